@@ -1,0 +1,126 @@
+"""Score a classification or regression model in memory on rows of a GLUE task, alone and against its teacher."""
+
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from zsaq.eval.gathering import collect, share
+from zsaq.eval.metrics import Agreement, KLDivergence, Pearson
+from zsaq.eval.tasks import Row, Task, find, label_order, targets
+
+
+@torch.no_grad()
+def predict(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task | str,
+    rows: Sequence[Row],
+    *,
+    order: Sequence[int] | None = None,
+    batch_size: int = 64,
+    max_length: int = 128,
+    accelerator: Accelerator | None = None,
+) -> Tensor:
+    """Logits of all rows in one pass: float32 (n, labels) on the CPU, rows in order, columns in GLUE's label order.
+
+    Batches hold sentences of like length and are padded no further than their longest. The model is used where it is,
+    in evaluation mode, and put back into its own; no random state is touched. With an `accelerator` of several
+    processes all of them must call this; each runs its share and all return the whole.
+
+    `order` overrides the label order read from the model's config. Raises `ValueError` for rows or a config that do
+    not fit the task, and for logits that are nan.
+    """
+    task = find(task)
+    targets(task, rows)
+    order = label_order(task, model.config)[0] if order is None else order
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: give at least 1")
+    sentences = [[row[column] for row in rows] for column in task.columns]
+    pair = sentences[1] if len(sentences) == 2 else None
+    encoded = tokenizer(sentences[0], pair, truncation=True, max_length=max_length)
+    by_length = sorted(range(len(rows)), key=lambda i: len(encoded["input_ids"][i]), reverse=True)
+    longest = len(encoded["input_ids"][by_length[0]])
+    limit = min(tokenizer.model_max_length, model.config.to_dict().get("max_position_embeddings", longest))
+    if longest > limit:
+        raise ValueError(f"{task.name}: an input has {longest} tokens, the model takes {limit}: lower max_length")
+    batches = share([by_length[i : i + batch_size] for i in range(0, len(rows), batch_size)], accelerator)
+
+    training = model.training
+    model.eval()
+    logits = [torch.empty(0, task.outputs, device=model.device)]
+    for batch in batches:
+        inputs = {name: [column[i] for i in batch] for name, column in encoded.items()}
+        # Padding a tokenized batch is meant: tokenizing anew for every batch would not allow the sort by length.
+        tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+        logits.append(model(**tokenizer.pad(inputs, return_tensors="pt").to(model.device)).logits.float())
+    model.train(training)
+
+    result = collect([i for batch in batches for i in batch], torch.cat(logits), len(rows), accelerator)
+    if result.isnan().any():
+        raise ValueError(f"{task.name}: {int(result.isnan().any(1).sum())} of {len(rows)} rows have nan logits")
+    return result[:, list(order)]
+
+
+def score(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Task | str,
+    rows: Sequence[Row],
+    teacher: PreTrainedModel | Tensor | None = None,
+    *,
+    batch_size: int = 64,
+    max_length: int = 128,
+    accelerator: Accelerator | None = None,
+) -> dict[str, float]:
+    """The task's metrics, their mean as "score" and, with a teacher, "agreement", "kl", "teacher_score" and so on.
+
+    `teacher` is a model with the same tokenizer or, to save its pass when many students are compared, its logits from
+    :func:`predict` on the same rows, shape (n, labels). All values are fractions; "kl" is the mean
+    KL(teacher || student) in nats. Agreement is the share of equal arg max; for regression the Pearson correlation of
+    the two predictions, and there is no "kl". Raises `ValueError` like :func:`predict`.
+    """
+    task = find(task)
+    options = {"batch_size": batch_size, "max_length": max_length, "accelerator": accelerator}
+    configs = [model.config] if teacher is None or isinstance(teacher, Tensor) else [model.config, teacher.config]
+    logits = predict(model, tokenizer, task, rows, order=label_order(task, *configs)[0], **options)
+    result = grade(task, rows, logits)
+    if teacher is None:
+        return result
+    if not isinstance(teacher, Tensor):
+        order, _ = label_order(task, *reversed(configs))
+        teacher = predict(teacher, tokenizer, task, rows, order=order, **options)
+    return result | compare(task, rows, logits, teacher)
+
+
+def grade(task: Task, rows: Sequence[Row], logits: Tensor) -> dict[str, float]:
+    """The task's metrics of logits (n, labels) in GLUE's label order, and their mean as "score"."""
+    truth, guess = targets(task, rows).numpy(), _decide(task, logits)
+    values: dict[str, float] = {}
+    for metric in task.metrics:
+        values |= metric().compute(predictions=guess, references=truth) or {}
+    return values | {"score": sum(values.values()) / len(values)}
+
+
+def compare(task: Task, rows: Sequence[Row], logits: Tensor, teacher: Tensor) -> dict[str, float]:
+    """Agreement and KL of the student's logits to the teacher's, and the teacher's own metrics as "teacher_...".
+
+    Raises `ValueError` for logits of different shapes.
+    """
+    if logits.shape != teacher.shape:
+        raise ValueError(
+            f"{task.name}: student's logits are {tuple(logits.shape)}, teacher's {tuple(teacher.shape)}: "
+            "run both on the same rows"
+        )
+    guesses = {"predictions": _decide(task, logits), "references": _decide(task, teacher)}
+    result = {f"teacher_{name}": value for name, value in grade(task, rows, teacher).items()}
+    if not task.labels:
+        return result | {"agreement": (Pearson().compute(**guesses) or {})["pearson"]}
+    result |= Agreement().compute(**guesses) or {}
+    return result | (KLDivergence().compute(predictions=logits.numpy(), references=teacher.numpy()) or {})
+
+
+def _decide(task: Task, logits: Tensor):
+    return (logits.argmax(1) if task.labels else logits[:, 0]).numpy()

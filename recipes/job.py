@@ -1,0 +1,137 @@
+"""What a language recipe works on: a teacher, its tokenizer, a generator, and how a model is measured."""
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from embedded import prepare
+from accelerate import Accelerator
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from zsaq.eval.metrics import Accuracy
+from zsaq.eval.perplexity import perplexity, tokenize
+from zsaq.eval.pretrained import load
+from zsaq.eval.scoring import predict, score
+from zsaq.eval.tasks import Task, find, read_rows
+from zsaq.language.bridge import bridge_for
+from zsaq.language.generator import load_generator
+from zsaq.language.layout import Layout
+from zsaq.language.models import token_table
+from zsaq.language.sga import Player
+from zsaq.language.sources import random_tokens, texts
+from zsaq.language.text import Text
+from zsaq.pair import Batch
+
+Scores = dict[str, float]
+
+
+@dataclass
+class Job:
+    """`generator()` gives a fresh one, as it was before any climb, and its tokenizer. `measure` is only ever reported.
+
+    `length`: content tokens of synthetic rows, first to last. `real()`: unlabelled real text, for the oracle alone; it is
+    not read before the oracle asks.
+    """
+
+    name: str
+    teacher: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    measure: Callable[[PreTrainedModel], Scores]
+    layout: Layout
+    length: tuple[int, int]
+    generator: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None = None
+    real: Callable[[], Text | list[str] | list[tuple[str, str]]] | None = None
+    batch: int = 32
+    style: dict = field(default_factory=dict)
+    bridge: str = "auto"
+
+    def player(self, seed: int, **options) -> Player:
+        assert self.generator is not None
+        generator, tokenizer = self.generator()
+        device = self.teacher.device
+        table = token_table(self.teacher).weight.detach()
+        bridge = bridge_for(tokenizer, self.tokenizer, self.teacher, self.bridge).to(device)
+        options = {"batch_size": self.batch, "length": self.length, "seed": seed} | self.style | options
+        return Player(generator.to(device), tokenizer, bridge, self.layout, table, **options)
+
+    def noise(self, seed: int) -> Iterator[Batch]:
+        return random_tokens(self.tokenizer, self.layout, self.batch, length=self.length, seed=seed)
+
+    def oracle(self, seed: int) -> Iterator[Batch]:
+        if self.real is None:
+            raise ValueError(f"{self.name} has no real text for the oracle; give --data_dir or --real_text")
+        return texts(self.real(), self.tokenizer, self.layout, self.batch, seed=seed)
+
+
+def size(model: PreTrainedModel) -> int:
+    """Bytes of the model's weights as saved."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+
+
+def embedded(generator: str | None = None) -> Job:
+    """The default that downloads nothing: see embedded.py."""
+    made = prepare()
+    task = Task("python", ("sentence",), tuple(made.names), (Accuracy,), "python")
+    job = _scored("embedded", made.teacher, made.tokenizer, task, made.test, None)
+    own = lambda: (copy.deepcopy(made.generator).requires_grad_(True), made.tokenizer)  # noqa: E731
+    job.generator = own if generator is None else lambda: load_generator(generator)
+    job.real = lambda: made.unlabeled
+    return job
+
+
+def classifier(teacher: str, task: str, data_dir: str | None, generator: str, split: str, accelerator: Accelerator) -> Job:
+    """A BERT-type teacher of a GLUE task; folders and Hub ids alike. The train split is for the oracle only."""
+    spec = find(task)
+    model, tokenizer = load(teacher, AutoModelForSequenceClassification)
+    job = _scored(f"{teacher} on {task}", model, tokenizer, spec, read_rows(spec, split, data_dir), accelerator)
+    job.generator = lambda: load_generator(generator)
+
+    def real() -> list[str] | list[tuple[str, str]]:
+        columns = [[row[c] for c in spec.columns] for row in read_rows(spec, "train", data_dir)]
+        return [row[0] for row in columns] if len(spec.columns) == 1 else [(row[0], row[1]) for row in columns]
+
+    job.real = real
+    return job
+
+
+def _scored(name: str, model, tokenizer, spec: Task, rows: list, accelerator: Accelerator | None) -> Job:
+    model.to(accelerator.device if accelerator else "cpu").eval()
+    answers = predict(model, tokenizer, spec, rows, accelerator=accelerator)
+
+    def measure(student: PreTrainedModel) -> Scores:
+        return score(student, tokenizer, spec, rows, answers, accelerator=accelerator)
+
+    layout = Layout.of(tokenizer, min(128, tokenizer.model_max_length), len(spec.columns) == 2)
+    return Job(name, model, tokenizer, measure, layout, length=(4, 40))
+
+
+def causal(
+    teacher: str, text: str, window: int, windows: int | None, separator: str | None, generator: str | None,
+    real_text: str | None, accelerator: Accelerator,
+) -> Job:  # fmt: skip
+    """A causal teacher, measured by perplexity on `text`; its generator is a copy of itself unless another is named."""
+    model, tokenizer = load(teacher, AutoModelForCausalLM)
+    model.to(accelerator.device).eval()
+    ids = tokenize(tokenizer, Path(text).read_text(encoding="utf-8"), separator)
+    length = min(128, window - 2)
+
+    def measure(student: PreTrainedModel) -> Scores:
+        told = perplexity(student, ids, window, teacher=model, max_windows=windows, accelerator=accelerator)
+        return told | {"score": told["perplexity"]}
+
+    def real() -> Text:
+        assert real_text is not None
+        stream = tokenize(tokenizer, Path(real_text).read_text(encoding="utf-8")[:4_000_000], None)
+        rows = stream[: len(stream) // length * length].view(-1, length)
+        return Text(rows, torch.ones_like(rows, dtype=torch.bool))
+
+    job = Job(teacher, model, tokenizer, measure, Layout.of(tokenizer, length + 2), length=(length, length))
+    job.generator = lambda: (copy.deepcopy(model).requires_grad_(True), tokenizer) if generator is None else load_generator(generator)
+    job.real = real if real_text else None
+    job.batch = 16
+    return job

@@ -1,0 +1,78 @@
+"""The rows of the tables: every method on the same job, with the same budget of student steps."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from job import Job
+from transformers import PreTrainedModel
+
+from zsaq import Batch, Loop, QuantConfig, quantize_model
+from zsaq.config import Ranges
+from zsaq.language.zsaq import pull, student_of, warm_start, zsaq
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`steps` student steps in all, the first `warm` of them layer by layer where a method warm-starts."""
+
+    steps: int = 300
+    warm: int = 100
+    lr: float = 2e-4
+    hidden: float = 1.0
+    rho: float = 0.05
+    ratio: tuple[int, int] = (5, 1)
+    generator_lr: float = 1e-5
+
+
+Method = Callable[[Job, QuantConfig, Budget, int, Loop], PreTrainedModel]
+
+
+def rtn(ranges: Ranges) -> Method:
+    """Round-to-nearest; no step is taken."""
+    return lambda job, config, budget, seed, loop: quantize_model(job.teacher, dataclasses.replace(config, ranges=ranges))
+
+
+def distilled(source: Callable[[Job, int], Iterator[Batch]], warm: bool = False) -> Method:
+    """End-to-end distillation on a source, with the objective and plain steps; `warm`: after ZSAQ's warm start on it."""
+
+    def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        stream, first = source(job, seed), budget.warm if warm else 0
+        student = warm_start(student_of(job.teacher, config), job.teacher, stream, first, budget.lr, loop)
+        return pull(student, job.teacher, stream, steps=budget.steps - first, lr=budget.lr, hidden=budget.hidden, loop=loop)
+
+    return run
+
+
+def lkd(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
+    """ZeroQuant's layer-wise distillation alone, for the whole budget."""
+
+    def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        return warm_start(student_of(job.teacher, config), job.teacher, source(job, seed), budget.steps, budget.lr, loop)
+
+    return run
+
+
+def full(sam: bool = True, sga: bool = True) -> Method:
+    def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        player = job.player(seed, lr=budget.generator_lr)
+        options = {"steps": budget.steps, "warm": budget.warm, "lr": budget.lr, "hidden": budget.hidden, "loop": loop}
+        ratio = budget.ratio if sga else (budget.ratio[0], 0)
+        return zsaq(job.teacher, config, player, rho=budget.rho if sam else 0.0, ratio=ratio, **options)
+
+    return run
+
+
+METHODS: dict[str, Method] = {
+    "rtn-minmax": rtn("minmax"),
+    "rtn-searched": rtn("searched"),
+    "random-qat": distilled(Job.noise),
+    "lkd-random": lkd(Job.noise),
+    "lkd-text": lkd(Job.player),
+    "llm-qat": distilled(Job.player),  # text sampled from the generator: the teacher itself where it is causal
+    "zsaq-plain": full(sam=False, sga=False),
+    "zsaq-no-sam": full(sam=False),
+    "zsaq-no-sga": full(sga=False),
+    "zsaq": full(),
+    "oracle": distilled(Job.oracle, warm=True),  # real unlabelled text: not zero-shot
+}

@@ -1,0 +1,121 @@
+"""Toy tokenizers and models for the generator's side, built in memory."""
+
+import string
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers.trainers import BpeTrainer
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+WORDS = "the a film is was good bad very and not it of story actor plays well badly in this that".split()
+PROSE = [
+    "the film is very good and the story was not bad",
+    "this actor plays well in that story",
+    "it was badly played",
+]
+
+
+def wordpiece(extra: tuple[str, ...] = (), types: bool = True) -> PreTrainedTokenizerFast:
+    tokens = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase]
+    tokens += [f"##{c}" for c in string.ascii_lowercase] + [".", ",", "!"] + [w for w in WORDS if len(w) > 1]
+    tokens += ["##ly", "##s", *extra] if "##s" not in tokens else ["##ly", *extra]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    core = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    core.normalizer = normalizers.BertNormalizer(lowercase=True)
+    core.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    core.decoder = decoders.WordPiece()
+    ends = [("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])]
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_max_length=32,
+        model_input_names=["input_ids", *(["token_type_ids"] if types else []), "attention_mask"],
+    )
+
+
+def bpe(turn: int = 0, template: tuple[str, str] | None = None) -> PreTrainedTokenizerFast:
+    """Byte-level BPE; `turn` rotates the ids of its ordinary tokens, `template` is of (single, pair)."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<pad>", "</s>"]
+    trainer = BpeTrainer(
+        vocab_size=330,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(PROSE * 3, trainer)
+    if turn:
+        import json
+
+        state = json.loads(core.to_str())
+        n = len(state["model"]["vocab"]) - 2
+        state["model"]["vocab"] = {
+            t: i if t in special else 2 + (i - 2 + turn) % n for t, i in state["model"]["vocab"].items()
+        }
+        core = Tokenizer.from_str(json.dumps(state))
+    core.decoder = decoders.ByteLevel()
+    if template:
+        core.post_processor = processors.TemplateProcessing(
+            single=template[0], pair=template[1], special_tokens=[("</s>", 1)]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="</s>",
+        eos_token="</s>",
+        unk_token="</s>",
+        model_max_length=32,
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def opt(tokenizer: PreTrainedTokenizerFast, spare: int = 5, scale: float = 0.3, embed: int = 32) -> OPTForCausalLM:
+    """A generator with `spare` rows more than its tokenizer has tokens, as OPT's own."""
+    torch.manual_seed(1)
+    bos = tokenizer.convert_tokens_to_ids("[CLS]" if tokenizer.bos_token is None else tokenizer.bos_token)
+    eos = tokenizer.convert_tokens_to_ids("[SEP]" if tokenizer.eos_token is None else tokenizer.eos_token)
+    config = OPTConfig(
+        vocab_size=len(tokenizer) + spare,
+        hidden_size=32,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        word_embed_proj_dim=embed,
+        init_std=scale,
+        dropout=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=bos,
+        eos_token_id=eos,
+    )
+    return OPTForCausalLM(config).eval()
+
+
+def bert(tokenizer: PreTrainedTokenizerFast, labels: int = 3, seed: int = 2) -> BertForSequenceClassification:
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=32,
+        num_labels=labels,
+        initializer_range=0.3,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return BertForSequenceClassification(config).eval()

@@ -1,0 +1,58 @@
+"""SAM in plain loops: a float twin holds the dequantized weights, so its gradients are the gradients there."""
+
+import torch
+from torch import Tensor, nn
+
+from zsaq.config import Grid
+
+
+def on_grid(w: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Symmetric grids, a scale per row: the dequantized weight, and where the straight-through gradient passes."""
+    codes = (w / scale + grid.zero).round()
+    passes = (codes >= grid.low) & (codes <= grid.high)
+    return (codes.clamp(grid.low, grid.high) - grid.zero) * scale, passes
+
+
+def gradients(twin: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    twin.zero_grad()
+    nn.functional.mse_loss(twin(batch[0]), batch[1]).backward()
+    return {name: p.grad.clone() for name, p in twin.named_parameters() if p.grad is not None}
+
+
+def perturbation(
+    twin: nn.Module, grads: dict[str, Tensor], rho: float, adaptive: bool, eta: float
+) -> dict[str, Tensor]:
+    """eps by the formulas of SAM and ASAM, one parameter after the other."""
+    square, eps = 0.0, {}
+    for name, p in twin.named_parameters():
+        t = p.detach().abs() + eta if adaptive else torch.ones_like(p)
+        square += float((t * grads[name]).square().sum())
+        eps[name] = t * t * grads[name]
+    return {name: rho * e / (square**0.5 + 1e-12) for name, e in eps.items()}
+
+
+def sam_gradients(
+    twin: nn.Module,
+    latent: dict[str, Tensor],
+    quantized: dict[str, tuple[Tensor, Grid]],
+    batch: tuple[Tensor, Tensor],
+    rho: float,
+    adaptive: bool = False,
+    eta: float = 0.01,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The gradients that the latent parameters get, and eps. `quantized`: parameter name -> (scale [out, 1], grid)."""
+    passes = {}
+    with torch.no_grad():
+        for name, p in twin.named_parameters():
+            p.copy_(latent[name])
+            if name in quantized:
+                value, passes[name] = on_grid(latent[name], *quantized[name])
+                p.copy_(value)
+    eps = perturbation(twin, gradients(twin, batch), rho, adaptive, eta)
+    with torch.no_grad():
+        for name, p in twin.named_parameters():
+            p.add_(eps[name])
+    grads = gradients(twin, batch)
+    for name, mask in passes.items():
+        grads[name] = torch.where(mask, grads[name], 0.0)
+    return grads, eps

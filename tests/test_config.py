@@ -1,0 +1,99 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zsaq import Grid, QuantConfig
+
+grids = st.one_of(
+    st.builds(Grid, bits=st.integers(2, 8), symmetric=st.booleans(), per=st.sampled_from(["channel", "tensor", 32])),
+    st.builds(Grid, bits=st.just(2), levels=st.sampled_from(["half", "ternary"])),
+)
+plain = st.builds(
+    QuantConfig,
+    weight=st.none() | grids,
+    input=st.none() | st.builds(Grid, bits=st.integers(2, 8), per=st.sampled_from(["token", "tensor", 16])),
+    embedding=st.none() | st.builds(Grid, bits=st.integers(2, 8)),
+    ranges=st.sampled_from(["minmax", "searched", "learned"]),
+)
+rules = st.lists(st.tuples(st.text(min_size=1, max_size=8), st.none() | plain), max_size=3).map(tuple)
+
+
+@given(plain, rules)
+def test_json_both_ways(config: QuantConfig, rules) -> None:
+    config = QuantConfig(config.weight, config.input, config.embedding, config.ranges, rules)
+    assert QuantConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "weight", "inputs"),
+    [
+        ("w2a8", Grid(2, levels="half"), Grid(8, per="token")),
+        ("w2a8-ternary", Grid(2, levels="ternary"), Grid(8, per="token")),
+        ("w2a8-integer", Grid(2), Grid(8, per="token")),
+        ("w4a8g128", Grid(4, per=128), Grid(8, per="token")),
+        ("w8a8", Grid(8), Grid(8, per="token")),
+        ("W4A4", Grid(4), Grid(4, per="token")),
+        ("w3a16", Grid(3), None),
+    ],
+)
+def test_parse(text: str, weight: Grid, inputs: Grid | None) -> None:
+    config = QuantConfig.parse(text)
+    assert (config.weight, config.input, config.embedding) == (weight, inputs, Grid(8))
+
+
+@pytest.mark.parametrize("text", ["", "w2", "w1a8", "w9a8", "a8w2", "w2a8g0", "w2a8g", "w4a8-half", "w2a8 x", "w2a0", "w16a8g8", "2"])
+def test_bad_text_is_named(text: str) -> None:
+    with pytest.raises(ValueError, match="w2a8|group size"):
+        QuantConfig.parse(text)
+
+
+@given(st.text(max_size=12))
+def test_any_text_parses_or_says_why(text: str) -> None:
+    try:
+        config = QuantConfig.parse(text)
+    except ValueError as error:
+        assert repr(text) in str(error) or "per is" in str(error)
+    else:
+        assert QuantConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("data", "named"),
+    [
+        ({"weights": None}, "weights"),
+        ({"weight": {"bits": 4, "group": 3}}, "group"),
+        ({"weight": {"bits": "4"}}, "'4'"),
+        ({"weight": {"bits": True}}, "True"),
+        ({"weight": {"bits": 99}}, "99"),
+        ({"weight": {"per": -3}}, "-3"),
+        ({"weight": {"per": "token"}}, "token"),
+        ({"input": {"per": "channel"}}, "channel"),
+        ({"ranges": "best"}, "best"),
+        ({"rules": "all"}, "all"),
+        ({"rules": [["a"]]}, "'a'"),
+        ({"rules": [[1, None]]}, "1"),
+        ({"rules": [["*", {"rules": [["*", None]]}]]}, "rules"),
+        ({"weight": {"bits": 4, "levels": "half"}}, "half"),
+        ([], "QuantConfig"),
+        (None, "QuantConfig"),
+    ],
+)
+def test_hostile_json_is_refused(data, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        QuantConfig.from_dict(data)
+
+
+def test_first_matching_rule_wins() -> None:
+    fine = QuantConfig(Grid(8))
+    config = QuantConfig(Grid(2), rules=(("a.*", fine), ("*", None)))
+    assert config.of("a.b") == (fine, True)
+    assert config.of("b") == (None, True)
+    assert QuantConfig(Grid(2)).of("b")[1] is False
+
+
+def test_a_rule_that_matches_nothing_is_named() -> None:
+    config = QuantConfig(rules=(("decoder.*", None),))
+    with pytest.raises(ValueError, match=r"decoder\.\*.*encoder"):
+        config.check_rules(["encoder"])

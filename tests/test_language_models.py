@@ -1,0 +1,126 @@
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BertForMaskedLM,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from language_toys import bert, bpe, opt, wordpiece
+from zsaq.language.models import (
+    Vocabulary,
+    attention_projections,
+    blocks,
+    longest,
+    printable,
+    spelled,
+    task_kind,
+    token_table,
+)
+
+
+def gpt2() -> GPT2LMHeadModel:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=16)).eval()
+
+
+def llama() -> LlamaForCausalLM:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes)).eval()
+
+
+def test_blocks_tables_and_kinds() -> None:
+    tokenizer = wordpiece()
+    for model, kind in (
+        (bert(tokenizer), "classification"),
+        (bert(tokenizer, labels=1), "regression"),
+        (opt(tokenizer), "causal"),
+        (gpt2(), "causal"),
+        (llama(), "causal"),
+    ):
+        assert len(blocks(model)) == 2 and len({type(b) for b in blocks(model)}) == 1
+        assert token_table(model) is model.get_input_embeddings()
+        assert task_kind(model) == kind
+
+
+def test_what_cannot_be_taught_is_refused() -> None:
+    config = bert(wordpiece()).config
+    for model in (BertModel(config), BertForMaskedLM(config)):
+        with pytest.raises(ValueError, match="neither a causal"):
+            task_kind(model)
+    many = bert(wordpiece())
+    many.config.problem_type = "multi_label_classification"
+    with pytest.raises(ValueError, match="several labels"):
+        task_kind(many)
+    with pytest.raises(ValueError, match="no model of transformers"):
+        blocks(nn.Linear(2, 2))
+
+
+def test_longest_counts_from_behind_robertas_padding() -> None:
+    config = RobertaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=20, pad_token_id=1,
+    )  # fmt: skip
+    model = RobertaForSequenceClassification(config).eval()
+    limit = longest(model)
+    assert limit == 18
+    model(input_ids=torch.full((1, limit), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, limit + 1), 5))
+    assert longest(gpt2()) == 16
+
+
+def test_printable_tokens_show_and_specials_do_not() -> None:
+    tokenizer = wordpiece()
+    tokens = tokenizer.convert_ids_to_tokens(printable(tokenizer).tolist())
+    assert set(tokens) == {t for t in tokenizer.get_vocab() if not t.startswith("[")}
+    tokenizer = bpe()
+    texts = spelled(tokenizer)
+    assert texts[tokenizer.convert_tokens_to_ids("Ġfilm")] == " film"
+    assert texts[tokenizer.convert_tokens_to_ids("Ċ")] == "\n"
+    seen = set(tokenizer.convert_ids_to_tokens(printable(tokenizer).tolist()))
+    assert "Ġfilm" in seen and not seen & {"Ċ", "Ġ", "<pad>", "</s>", "Ã"}  # the last is half a character
+
+
+def test_the_vocabulary_of_a_generator() -> None:
+    tokenizer = bpe()
+    vocabulary = Vocabulary.of(opt(tokenizer), tokenizer)
+    assert (vocabulary.bos, vocabulary.ends, vocabulary.pad) == (1, (1,), 0)
+    assert not vocabulary.content[:2].any() and not vocabulary.content[len(tokenizer) :].any()
+    assert vocabulary.content[2 : len(tokenizer)].all() and vocabulary.content[vocabulary.printable].all()
+    with pytest.raises(ValueError, match="no pair"):
+        Vocabulary.of(opt(wordpiece()), tokenizer)
+    with pytest.raises(ValueError, match="writes no tokens"):
+        Vocabulary.of(bert(tokenizer), tokenizer)
+
+
+def eager_scores(model: nn.Module, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    model.set_attn_implementation("eager")
+    return model(**batch, output_attentions=True).attentions
+
+
+@pytest.mark.parametrize("name", ["bert", "opt", "gpt2"])
+def test_the_softmax_of_the_scores_is_the_models_attention(name: str) -> None:
+    model = {"bert": lambda: bert(wordpiece()), "opt": lambda: opt(wordpiece()), "gpt2": gpt2}[name]()
+    batch = {"input_ids": torch.randint(6, 50, (2, 7))}
+    seen: dict[nn.Module, torch.Tensor] = {}
+    places = attention_projections(model)
+    for place in places:
+        for module in {place.query, place.key}:
+            module.register_forward_hook(lambda m, _, out: seen.update({m: out}))
+    attentions = eager_scores(model, batch)
+    causal = torch.full((7, 7), -torch.inf).triu(1) if name != "bert" else torch.zeros(7, 7)
+    assert [place.block for place in places] == [0, 1]
+    for place, attention in zip(places, attentions, strict=True):
+        scores = place.scores(seen[place.query], seen[place.key])
+        torch.testing.assert_close((scores + causal).softmax(-1), attention)
+
+
+def test_rotated_queries_are_refused() -> None:
+    with pytest.raises(ValueError, match="rotates"):
+        attention_projections(llama())

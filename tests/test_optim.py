@@ -1,0 +1,291 @@
+"""SAM and Clip against their formulas, a plain twin and each other."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+from transformers.pytorch_utils import Conv1D
+
+from reference_optim import sam_gradients
+from toys_optim import MLP, W2, adamw, closure_of, layers, make_batch, make_student, params, same, watch
+from zsaq.config import Grid, QuantConfig
+from zsaq.layers import quant_layers
+from zsaq.optim import SAM, Clip, norm_layers
+from zsaq.quantize import quantize_model
+from zsaq.quantizer import Searched
+
+
+def twin_of(student: nn.Module) -> tuple[nn.Module, dict[str, tuple[Tensor, Grid]]]:
+    """A float twin, and scale and grid of each quantized weight."""
+    grids = {}
+    for name, layer in quant_layers(student):
+        ranges = layer.weight_quantizer.ranges
+        assert isinstance(ranges, Searched)
+        grids[f"{name}.weight"] = (ranges.scale.detach(), layer.weight_quantizer.grid)
+    return MLP(), grids
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+@pytest.mark.parametrize("text", ["w2a16", "w4a16"])
+def test_agrees_with_plain_loops(adaptive: bool, text: str) -> None:
+    student, batch, rho = make_student(QuantConfig.parse(text)), make_batch(), 0.3
+    plain = copy.deepcopy(student)
+    twin, grids = twin_of(student)
+    expected = adamw(plain)
+    optimizer = SAM(adamw(student), student, rho, adaptive=adaptive)
+    looks, see = watch(student)
+    for step in range(3):
+        grads, eps = sam_gradients(twin, params(plain), grids, batch, rho, adaptive)
+        for name, p in plain.named_parameters():
+            p.grad = grads[name]
+        expected.step()
+        optimizer.step(closure_of(student, batch, see=see))
+        for name in eps:
+            torch.testing.assert_close(
+                looks[2 * step + 1][name] - looks[2 * step][name], eps[name], rtol=2e-4, atol=1e-6
+            )
+        torch.testing.assert_close(params(student), params(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_climbs_exactly_rho_and_latent_weights_never_move() -> None:
+    student, rho = make_student(), 0.05
+    before = params(student)
+    looks, see = watch(student)
+    latents: list[bool] = []
+
+    def both() -> None:
+        see()
+        latents.append(all(torch.equal(before[f"{n}.weight"], layer.weight) for n, layer in quant_layers(student)))
+
+    optimizer = SAM(torch.optim.SGD(student.parameters(), lr=0.0), student, rho)
+    optimizer.step(closure_of(student, make_batch(), see=both))
+    moved = torch.cat([(looks[1][name].double() - looks[0][name].double()).flatten() for name in looks[0]])
+    assert abs(float(moved.norm()) - rho) < 1e-5 * rho + 1e-6
+    assert latents == [True, True] and same(params(student), before)
+    assert not torch.equal(looks[0]["norm.weight"], looks[1]["norm.weight"])
+    assert [layer.offset for layer in layers(student)] == [None, None]
+
+
+def test_rho_0_is_the_plain_step_bit_for_bit() -> None:
+    class Dropping(MLP):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(super().forward(x), 0.5)
+
+    torch.manual_seed(1)
+    student = quantize_model(Dropping(), W2)
+    plain = copy.deepcopy(student)
+    base, optimizer = adamw(plain), SAM(adamw(student), student, rho=0.0)
+    for model, one in ((plain, base), (student, optimizer)):
+        torch.manual_seed(5)
+        for _ in range(3):
+            one.step(closure_of(model, make_batch()))
+    assert same(params(student), params(plain))
+    assert optimizer.diagnostics()["gap"] == 0.0 and "cosine" not in optimizer.diagnostics()
+
+
+def test_the_scale_of_the_loss_does_not_matter() -> None:
+    seen = []
+    for scale in (1.0, 1024.0):
+        student = make_student()
+        looks, see = watch(student)
+        SAM(adamw(student), student).step(closure_of(student, make_batch(), scale=scale, see=see))
+        seen.append(looks[1])
+    torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-8)
+
+
+def test_micro_batches_equal_the_full_batch() -> None:
+    x, y = make_batch(6)
+    results = []
+    for batches in ([(x, y)], [(x[:3], y[:3]), (x[3:], y[3:])]):
+        student = make_student()
+        looks, see = watch(student)
+        optimizer = SAM(torch.optim.SGD(student.parameters(), lr=0.1), student, rho=0.5)
+        loss = optimizer.step(closure_of(student, *batches, see=see))
+        results.append((loss, looks[-1], params(student)))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-6)
+
+
+def test_interval_and_the_phase_survives_a_checkpoint() -> None:
+    student = make_student()
+    looks, see = watch(student)
+    closure = closure_of(student, make_batch(), see=see)
+    optimizer = SAM(adamw(student), student, interval=3)
+    counts = []
+    for step in range(5):
+        if step == 2:
+            state = optimizer.state_dict()
+            optimizer = SAM(adamw(student), student, interval=3)
+            optimizer.load_state_dict(state)
+        optimizer.step(closure)
+        counts.append(len(looks))
+    assert counts == [2, 3, 4, 6, 7]
+
+
+def test_clips_the_second_gradient_only() -> None:
+    student, batch = make_student(), make_batch()
+    plain = copy.deepcopy(student)
+    clip = Clip(torch.optim.SGD(student.parameters(), lr=0.1), 0.01)
+    optimizer = SAM(clip, student, rho=0.05)
+    looks, see = watch(student)
+    optimizer.step(closure_of(student, batch, see=see))
+    SAM(torch.optim.SGD(plain.parameters(), lr=0.0), plain, rho=0.05).step(closure_of(plain, batch))
+    second = torch.cat([p.grad.flatten() for p in plain.parameters() if p.grad is not None])
+    assert optimizer.diagnostics()["norm"] == pytest.approx(float(second.norm()), rel=1e-5) and clip.norm > 0.01
+    step = torch.cat([(a - b).flatten() for a, b in zip(params(student).values(), params(plain).values(), strict=True)])
+    torch.testing.assert_close(step, -0.1 * 0.01 * second / second.norm(), rtol=1e-2, atol=1e-7)
+    moved = torch.cat([(looks[1][name] - looks[0][name]).flatten() for name in looks[0]])
+    assert float(moved.norm()) == pytest.approx(0.05, rel=1e-4)
+
+
+def test_clip_alone() -> None:
+    student, batch = make_student(), make_batch()
+    clip = Clip(torch.optim.SGD(student.parameters(), lr=0.1), 1e9)
+    plain = copy.deepcopy(student)
+    loss = clip.step(closure_of(student, batch))
+    assert loss is not None and float(loss) == pytest.approx(float(mse_loss(plain(batch[0]), batch[1]).detach()))
+    torch.optim.SGD(plain.parameters(), lr=0.1).step(closure_of(plain, batch))
+    torch.testing.assert_close(params(student), params(plain))
+    before = params(student)
+    next(student.parameters()).grad = torch.full_like(next(student.parameters()), torch.nan)
+    with pytest.raises(ValueError, match="no step was taken"):
+        clip.step()
+    assert same(params(student), before)
+
+
+def test_latent_climbs_flip_codes_at_random_where_post_quantizer_climbs_arrive() -> None:
+    torch.manual_seed(3)
+    wide = nn.Sequential(nn.Linear(64, 256), nn.LayerNorm(256), Conv1D(64, 256))
+    x = torch.randn(16, 64)
+    cosines = {}
+    for where in ("post-quantizer", "latent"):
+        student = quantize_model(wide, W2)
+        before = params(student)
+        optimizer = SAM(torch.optim.SGD(student.parameters(), lr=0.0), student, 0.05, where=where)
+        optimizer.step(closure_of(student, (x, torch.randn(16, 64))))
+        assert same(params(student), before)
+        cosines[where] = optimizer.diagnostics()["cosine"]
+    assert cosines["post-quantizer"] > 0.999 and cosines["latent"] < 0.3
+
+
+def test_latent_climb_is_the_step_on_every_latent_parameter() -> None:
+    student = make_student(QuantConfig.parse("w8a16"))
+    looks: list[dict[str, Tensor]] = []
+    optimizer = SAM(adamw(student), student, rho=0.5, where="latent")
+    optimizer.step(closure_of(student, make_batch(), see=lambda: looks.append(params(student))))
+    moved = torch.cat([(looks[1][name] - looks[0][name]).flatten() for name in looks[0]])
+    assert float(moved.norm()) == pytest.approx(0.5, rel=1e-5) and bool((moved != 0).all())
+
+
+def test_norm_climbs_norm_layers_only_and_finds_them_by_structure() -> None:
+    class HouseNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.weight * x
+
+    model = nn.Sequential(
+        nn.Linear(8, 16), HouseNorm(), nn.PReLU(), nn.BatchNorm1d(16), nn.LayerNorm(16), nn.Linear(16, 4)
+    )
+    student = quantize_model(model, W2)
+    assert list(norm_layers(student)) == [student[1], student[3], student[4]]  # type: ignore[index]
+    looks, see = watch(student)
+    optimizer = SAM(adamw(student), student, rho=0.5, where="norm")
+    optimizer.step(closure_of(student, make_batch(), see=see))
+    moved = {name for name in looks[0] if not torch.equal(looks[0][name], looks[1][name])}
+    assert moved == {"1.weight", "3.weight", "3.bias", "4.weight", "4.bias"}
+    without = quantize_model(nn.Sequential(nn.Linear(8, 4)), W2)
+    with pytest.raises(ValueError, match=r"nothing to climb.*'norm'"):
+        SAM(adamw(without), without, where="norm")
+
+
+def test_learned_scales_frozen_layers_and_strangers_are_not_climbed() -> None:
+    student = make_student(QuantConfig.parse("w2a16"))
+    learned = quantize_model(MLP(), QuantConfig(weight=Grid(2, levels="half"), ranges="learned"))
+    looks: list[dict[str, Tensor]] = []
+    optimizer = SAM(adamw(learned), learned, rho=0.5)
+    optimizer.step(closure_of(learned, make_batch(), see=lambda: looks.append(params(learned))))
+    scales = [name for name in looks[0] if name.endswith("scale")]
+    assert len(scales) == 2 and all(torch.equal(looks[0][name], looks[1][name]) for name in scales)
+    student.get_submodule("first").requires_grad_(False)
+    looks, see = watch(student)
+    optimizer = SAM(torch.optim.SGD(student.get_submodule("last").parameters(), lr=0.1), student, rho=0.5)
+    optimizer.step(closure_of(student, make_batch(), see=see))
+    moved = {name for name in looks[0] if not torch.equal(looks[0][name], looks[1][name])}
+    assert moved == {"last.weight", "last.bias"}
+
+
+def test_ends_of_a_tie_share_one_climb() -> None:
+    student = make_student()
+    first = quantize_model(nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False)), W2)
+    a, b = layers(first)
+    b.weight, b.weight_quantizer = a.weight, a.weight_quantizer
+    offsets: list[tuple[Tensor | None, Tensor | None]] = []
+    optimizer = SAM(adamw(first), first, rho=0.05)
+    closure = closure_of(
+        first, (torch.randn(5, 8), torch.randn(5, 8)), see=lambda: offsets.append((a.offset, b.offset))
+    )
+    optimizer.step(closure)
+    one, other = offsets[1]
+    assert one is other and one is not None and float(one.norm()) == pytest.approx(0.05, rel=1e-5)
+    assert a.offset is None and b.offset is None and student is not first
+
+
+def test_diagnostics_and_delegation() -> None:
+    student, batch = make_student(), make_batch()
+    base = adamw(student)
+    clip = Clip(base, 1.0)
+    optimizer = SAM(clip, student, rho=0.5)
+    assert optimizer.innermost is base and optimizer.param_groups is base.param_groups and optimizer.state is base.state
+    manager = torch.no_grad
+    optimizer.no_sync = manager
+    assert clip.no_sync is manager
+    optimizer = SAM(clip, student, rho=0.5)
+    looks, see = watch(student)
+    losses: list[float] = []
+    closure = closure_of(student, batch, see=see)
+
+    def noted() -> Tensor:
+        loss = closure()
+        losses.append(float(loss))
+        return loss
+
+    loss = optimizer.step(noted)
+    told = optimizer.diagnostics()
+    assert told["loss"] == float(loss) == losses[0] < losses[1] and len(looks) == 2
+    assert told["gap"] == pytest.approx((losses[1] - losses[0]) / losses[0], rel=1e-4) and told["cosine"] > 0.999
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in student.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rho": -1.0}, "rho is -1.0"),
+        ({"rho": float("nan")}, "rho is nan"),
+        ({"eta": float("inf")}, "eta inf"),
+        ({"interval": 0}, "interval is 0"),
+        ({"probe": True}, "probe True"),
+        ({"where": "there"}, "where is 'there'.*post-quantizer"),
+        ({"climb": "alone"}, "climb 'alone'.*local"),
+    ],
+)
+def test_options_that_cannot_be(options: dict, message: str) -> None:
+    student = make_student()
+    with pytest.raises(ValueError, match=message):
+        SAM(adamw(student), student, **options)
+
+
+def test_other_mistakes() -> None:
+    student = make_student()
+    with pytest.raises(ValueError, match="give an optimizer instance"):
+        SAM(torch.optim.AdamW, student)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="max_norm is 0"):
+        Clip(adamw(student), 0)
+    with pytest.raises(ValueError, match="give step a closure, and put Clip inside"):
+        Clip(SAM(adamw(student), student), 1.0).step()
+    with pytest.raises(ValueError, match="bfloat16"):
+        SAM(adamw(student.bfloat16()), student)

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import levels, nearest, running, search_row, straight
+
+from zsaq import Grid, MinMax, Quantizer, Running, Searched
+from zsaq.quantizer import dequantize, groups, search
+
+KINDS = [(2, "half"), (2, "ternary"), (2, "integer"), (3, "integer"), (4, "integer"), (8, "integer")]
+
+
+@pytest.mark.parametrize(("bits", "kind"), KINDS)
+def test_rounds_to_the_nearest_level(bits: int, kind: str) -> None:
+    grid = Grid(bits, levels=kind)  # type: ignore[arg-type]
+    x = torch.randn(5, 12)
+    quantizer = Quantizer(grid, Searched(groups(x, grid), grid))
+    scale = quantizer.ranges(groups(x, grid), grid)[0]
+    expected = [[nearest(float(v / s), levels(bits, kind)) * float(s) for v in row] for row, s in zip(x, scale, strict=True)]
+    assert torch.allclose(quantizer(x), torch.tensor(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "kind"), KINDS[:5])
+def test_search_is_the_best_of_its_candidates(bits: int, kind: str) -> None:
+    grid = Grid(bits, levels=kind)  # type: ignore[arg-type]
+    x = torch.randn(3, 20)
+    factors = torch.linspace(1.0, 0.15, 64).tolist()
+    expected = [search_row(row, levels(bits, kind), factors, grid.amplitude) for row in x.tolist()]
+    assert torch.allclose(search(x, grid)[0][:, 0], torch.tensor(expected), rtol=2e-2)
+
+
+def test_searched_halves_lose_least_on_gaussian_rows() -> None:
+    """facts: 0.345 for searched halves, 0.44 for ternary, 0.49 for halves at abs-max, 0.86 for {-1, 0, 1} at abs-max."""
+    x = torch.randn(64, 768)
+
+    def loss(grid: Grid, searched: bool) -> float:
+        ranges = Searched(x, grid) if searched else MinMax()
+        return float((Quantizer(grid, ranges)(x) - x).norm() / x.norm())
+
+    half, ternary = Grid(2, levels="half"), Grid(2, levels="ternary")
+    assert loss(half, True) == pytest.approx(0.345, abs=0.01)
+    assert loss(ternary, True) == pytest.approx(0.44, abs=0.015)
+    assert loss(half, False) > 0.45
+    assert loss(ternary, False) > 0.8
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    bits=st.integers(2, 8), symmetric=st.booleans(), per=st.sampled_from(["channel", "tensor", "token", 4]),
+    shift=st.floats(-3, 3), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_codes_stay_on_the_grid_and_zero_is_zero(bits, symmetric, per, shift, seed) -> None:
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(seed)) + shift
+    x[0, 0] = 0.0
+    quantizer = Quantizer(Grid(bits, symmetric, per), MinMax())
+    codes, scale, zero = quantizer.codes(x)
+    assert codes.shape == x.shape
+    assert codes.min() >= quantizer.grid.low and codes.max() <= quantizer.grid.high
+    assert torch.equal(dequantize(codes, scale, zero, quantizer.grid), quantizer(x))
+    assert quantizer(x)[0, 0] == 0.0
+    step = scale.max()
+    limit = step if (bits, symmetric) != (2, True) else 1.01 * step
+    assert (quantizer(x) - x).abs().max() <= limit
+
+
+@pytest.mark.parametrize(("bits", "kind"), KINDS[:5])
+def test_gradients_are_the_plain_ones(bits: int, kind: str) -> None:
+    grid = Grid(bits, levels=kind)  # type: ignore[arg-type]
+    ranges = Searched(torch.randn(4, 10), grid, learned=True)
+    x = torch.randn(4, 10).mul_(1.5).requires_grad_()
+    weight = torch.randn(4, 10)
+    (Quantizer(grid, ranges)(x) * weight).sum().backward()
+    twin, scale = x.detach().clone().requires_grad_(), ranges.scale.detach().clone().requires_grad_()
+    (straight(twin, scale, grid.zero, grid.low, grid.high, grid.amplitude) * weight).sum().backward()
+    assert x.grad is not None and ranges.scale.grad is not None
+    assert torch.allclose(x.grad, twin.grad)
+    assert torch.allclose(ranges.scale.grad, scale.grad, atol=1e-5)
+
+
+def test_a_range_that_saturates_nothing_passes_every_gradient() -> None:
+    x = torch.randn(4, 10, requires_grad=True)
+    Quantizer(Grid(8, per="token"), MinMax())(x).sum().backward()
+    assert torch.equal(x.grad, torch.ones_like(x))
+
+
+def test_running_ranges_are_corrected_when_read_and_never_fed_back() -> None:
+    ranges, seen = Running(0.9), [torch.ones(1, 6), torch.randn(1, 6) * 3, torch.randn(1, 6)]
+    quantizer = Quantizer(Grid(8, symmetric=False, per="tensor"), ranges)
+    with pytest.raises(ValueError, match=r"zsaq\.calibrate"):
+        quantizer(seen[0])
+    ranges.observing = True
+    for t, x in enumerate(seen, 1):
+        assert torch.equal(quantizer(x), x)
+        lo, hi = running(seen[:t], 0.9)
+        share = 1 - 0.9**t
+        assert float(ranges.lo) / share == pytest.approx(lo, abs=1e-5)
+        assert float(ranges.hi) / share == pytest.approx(hi, abs=1e-5)
+    ranges.observing = False
+    before = ranges.hi.clone()
+    quantizer(torch.full((1, 6), 50.0))
+    assert torch.equal(ranges.hi, before)
+
+
+def test_rows_of_a_table_are_the_table_s_rows() -> None:
+    table = torch.randn(10, 8)
+    for grid in (Grid(4), Grid(4, per=4), Grid(4, symmetric=False)):
+        quantizer = Quantizer(grid, Searched(groups(table, grid), grid))
+        index = torch.tensor([[1, 3], [9, 1]])
+        assert torch.equal(quantizer.rows(table[index], index), quantizer(table)[index])
+
+
+def test_a_group_size_must_divide() -> None:
+    with pytest.raises(ValueError, match="5 does not divide the input dimension 8"):
+        groups(torch.randn(2, 8), Grid(4, per=5))
+
+
+def test_a_row_of_zeros_stays_zeros_where_zero_is_a_level() -> None:
+    for grid in (Grid(4), Grid(2, levels="ternary"), Grid(4, symmetric=False)):
+        x = torch.zeros(2, 8)
+        assert torch.equal(Quantizer(grid, Searched(x, grid))(x), x)
+    half = Grid(2, levels="half")
+    assert Quantizer(half, Searched(torch.zeros(2, 8), half))(torch.zeros(2, 8)).abs().max() < 1e-7

@@ -1,0 +1,183 @@
+import copy
+import math
+from itertools import islice
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from language_toys import bert, bpe, opt, wordpiece
+from zsaq.language.bridge import bridge_for
+from zsaq.language.generator import load_generator
+from zsaq.language.layout import Layout
+from zsaq.language.models import token_table
+from zsaq.language.sga import Player, distinct, entropy
+from zsaq.language.text import Text
+from zsaq.pair import Batch
+
+
+def player(kind="auto", source=wordpiece, pair: bool = False, labels: int = 3, **options) -> tuple[Player, nn.Module]:
+    generator, tokenizer = source(), wordpiece()
+    teacher = bert(tokenizer, labels)
+    layout = Layout.of(tokenizer, 32, pair)
+    bridge = bridge_for(generator, tokenizer, teacher, kind)
+    options = {"rows": 24, "batch_size": 8, "length": (2, 8), "refresh": 3, "top": 8, "lr": 1e-3, **options}
+    return Player(opt(generator), generator, bridge, layout, token_table(teacher).weight, **options), teacher
+
+
+def against(teacher: nn.Module, seed: int = 9):
+    """Symmetric disagreement with a frozen student that was drawn elsewhere."""
+    student = bert(wordpiece(), teacher.config.num_labels, seed)
+
+    def divergence(batch: Batch) -> tuple[Tensor, Tensor]:
+        logits = teacher(**batch).logits
+        return (logits - student(**batch).logits).square().mean(), logits
+
+    return divergence, student
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_batches_are_texts_of_the_teacher_without_end(pair: bool) -> None:
+    one, _ = player(pair=pair)
+    same, _ = player(pair=pair)
+    for batch, again in islice(zip(one, same, strict=True), 8):
+        assert set(batch) == {"input_ids", "token_type_ids", "attention_mask"}
+        assert all(torch.equal(batch[key], again[key]) for key in batch)
+        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
+        assert len(ids) == 8 and (ids[:, 0] == 3).all() and ((ids == 4).sum(1) == 1 + pair).all()
+        assert (ids[mask] >= 2).all() and not torch.isin(ids[:, 1:], torch.tensor([1, 3, 5])).any()
+    assert len(one.buffer) == 3 * 24
+
+
+def test_the_buffer_forgets_the_oldest_and_fresh_rows_are_fresh() -> None:
+    mixed, _ = player(capacity=30, fresh=1.0, refresh=1)
+    old = {tuple(row) for row in mixed.buffer}
+    next(mixed)
+    batch = next(mixed)
+    newest = {tuple(row) for row in mixed.translated.lists()}
+    rows = [
+        tuple(ids[1 : n - 1])
+        for ids, n in zip(batch["input_ids"].tolist(), batch["attention_mask"].sum(1).tolist(), strict=True)
+    ]
+    assert set(rows) <= newest and not set(rows) <= old
+    assert len(mixed.buffer) == 30 and [tuple(r) for r in mixed.buffer][-24:] == [
+        tuple(r) for r in mixed.translated.lists()
+    ]
+    with pytest.raises(ValueError, match="must lie in 0"):
+        player(fresh=1.5)
+
+
+@pytest.mark.parametrize("source", [wordpiece, bpe])
+@pytest.mark.parametrize("kind", ["auto", "vocabulary", "representation"])
+def test_every_bridge_climbs_and_leaves_teacher_and_student_alone(kind, source) -> None:
+    climber, teacher = player(kind, source)
+    divergence, student = against(teacher)
+    marked = next(iter(student.parameters()))
+    marked.grad = torch.full_like(marked, 7.0)
+    before = copy.deepcopy([m.state_dict() for m in (teacher, student, climber.reference)])
+    start = copy.deepcopy(climber.generator.state_dict())
+    told = climber.climb(divergence)
+    names = {"disagreement", "fluency", "diversity", "generator_gradient", "distinct_1", "distinct_2"}
+    assert set(told) == names and all(map(math.isfinite, told.values()))
+    assert told["fluency"] == pytest.approx(0.0, abs=1e-6), "the first step starts at the reference"
+    assert told["generator_gradient"] > 0
+    for model, state in zip((teacher, student, climber.reference), before, strict=True):
+        assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert all(p.grad is None for m in (teacher, climber.generator) for p in m.parameters())
+    assert (marked.grad == 7).all() and sum(p.grad is not None for p in student.parameters()) == 1
+    assert any(not torch.equal(v, start[k]) for k, v in climber.generator.state_dict().items())
+    assert climber.climb(divergence)["fluency"] > 0
+
+
+@pytest.mark.parametrize("pair", [False, True])
+def test_disagreement_rises_on_what_is_written_after_climbing(pair: bool) -> None:
+    climber, teacher = player(
+        pair=pair, lr=3e-3, ceiling=1e9, fluency=0.0, diversity=0.0, rows=256, batch_size=64, refresh=10**6, top=64
+    )
+    divergence, _ = against(teacher)
+
+    def found() -> float:
+        climber.renew()
+        with torch.no_grad():
+            return sum(float(divergence(batch)[0]) for batch in islice(climber, 8)) / 8
+
+    climber.fresh = 1.0
+    before = found()
+    for _ in range(6):
+        for _ in range(5):
+            climber.climb(divergence)
+        climber.renew()
+    assert found() > 1.15 * before
+
+
+def test_weights_switch_terms_off_and_the_ceiling_holds() -> None:
+    bare, teacher = player(fluency=0.0, diversity=0.0)
+    divergence, _ = against(teacher)
+    assert bare.reference is bare.generator
+    assert not set(bare.climb(divergence)) & {"fluency", "diversity"}
+    held, teacher = player(fluency=0.0, diversity=0.0, ceiling=1e-6)
+    assert held.climb(divergence)["generator_gradient"] == 0
+
+
+def test_fluency_and_diversity_alone_pull_where_they_should() -> None:
+    still = lambda teacher: lambda batch: (0.0 * teacher(**batch).logits.sum(), teacher(**batch).logits)  # noqa: E731
+    climber, teacher = player(fluency=1.0, diversity=0.0, lr=2e-3, batch_size=24)
+    with torch.no_grad():
+        for p in climber.generator.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    told = [climber.climb(still(teacher))["fluency"] for _ in range(25)]
+    assert sum(told[-5:]) < 0.6 * sum(told[:5])
+    climber, teacher = player(fluency=0.0, diversity=1.0, lr=3e-3, batch_size=24)
+    found = []
+    for _ in range(15):
+        found.append(climber.climb(still(teacher))["diversity"])
+        climber.renew()
+    assert sum(found[-4:]) > sum(found[:4])
+
+
+def test_steps_that_are_not_finite_stop() -> None:
+    climber, teacher = player()
+    state = copy.deepcopy(climber.generator.state_dict())
+    with pytest.raises(ValueError, match="not finite"):
+        climber.climb(lambda batch: (teacher(**batch).logits.sum() * torch.nan, teacher(**batch).logits))
+    assert all(torch.equal(v, state[k]) for k, v in climber.generator.state_dict().items())
+
+
+def test_adapters_climb_over_a_generator_that_stays(tmp_path) -> None:
+    pytest.importorskip("peft")
+    tokenizer = wordpiece()
+    opt(tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    generator, _ = load_generator(str(tmp_path), lora=True)
+    teacher = bert(tokenizer)
+    climber = Player(
+        generator, tokenizer, bridge_for(tokenizer, tokenizer, teacher), Layout.of(tokenizer, 32),
+        token_table(teacher).weight, rows=16, batch_size=8, length=8, lr=1e-2,
+    )  # fmt: skip
+    state = copy.deepcopy(generator.state_dict())
+    divergence, _ = against(teacher)
+    fluency = [climber.climb(divergence)["fluency"] for _ in range(3)]
+    assert fluency[0] == pytest.approx(0.0, abs=1e-6) and fluency[2] > 0
+    assert climber.reference is generator and all(
+        p.requires_grad == ("lora" in n) for n, p in generator.named_parameters()
+    )
+    assert {"lora" in k for k, v in generator.state_dict().items() if not torch.equal(v, state[k])} == {True}
+
+
+def test_entropy_and_distinct_by_hand() -> None:
+    mask = torch.ones(2, 3)
+    sure = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
+    assert entropy(sure, mask).item() == pytest.approx(math.log(2))
+    assert entropy(sure[:1].repeat(4, 1), mask).item() == pytest.approx(0, abs=1e-6)
+    numbers = torch.tensor([[0.0], [2.0]])
+    assert entropy(numbers, mask).item() == pytest.approx(0.5 * math.log(2 * math.pi * math.e))
+    words = torch.zeros(1, 3, 4)
+    words[0, 0, 0] = words[0, 1, 1] = words[0, 2, 2] = 99
+    assert entropy(words, torch.tensor([[1, 1, 0]])).item() == pytest.approx(math.log(2))
+    text = Text.of([[5, 6, 5, 6], [5]])
+    assert distinct(text, 1) == 2 / 5 and distinct(text, 2) == 2 / 3 and distinct(text, 5) == 0
+
+
+def test_regression_teachers_climb_too() -> None:
+    climber, teacher = player(labels=1, pair=True)
+    assert all(map(math.isfinite, climber.climb(against(teacher)[0]).values()))

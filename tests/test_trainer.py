@@ -1,0 +1,191 @@
+import json
+import math
+import os
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from toys import batches, bert, mlp
+from torch import nn
+from transformers.models.bert.modeling_bert import BertLayer
+
+from zsaq import KL, SAM, Clip, Grid, HiddenStates, Loop, QuantConfig, calibrate, coverage, distill, parameter_groups, quantize_model, repeat
+from zsaq.optim import Wrapper
+from zsaq.quantizer import Running
+
+CONFIG = QuantConfig.parse("w2a8")
+
+
+def plain(student: nn.Module, lr: float = 1e-2) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameter_groups(student, lr), lr, weight_decay=0.0)
+
+
+def constant(**options) -> Loop:
+    return Loop(schedule="constant", warmup=0.0, **options)
+
+
+def weights(model: nn.Module) -> list[torch.Tensor]:
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_distill_is_the_plain_loop(tmp_path) -> None:
+    teacher, seen = bert(), batches(4)
+    objective = KL() + 0.1 * HiddenStates(BertLayer)
+    student = quantize_model(teacher, CONFIG)
+    twin = quantize_model(teacher, CONFIG)
+    distill(student, teacher, seen, objective, plain(student), 4, constant(folder=tmp_path))
+    optimizer, losses = plain(twin), []
+    for batch in seen:
+        optimizer.zero_grad()
+        p, q = (m(**batch, output_hidden_states=True) for m in (teacher, twin))
+        loss = nn.functional.kl_div(q.logits.log_softmax(-1), p.logits.log_softmax(-1), log_target=True, reduction="batchmean")
+        for a, b in zip(p.hidden_states[1:], q.hidden_states[1:], strict=True):
+            loss = loss + 0.1 * (a.detach() - b).square().sum() / a.detach().square().sum()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(weights(student), weights(twin), strict=True))
+    told = [json.loads(line) for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in told] == [1, 2, 3, 4]
+    assert [line["loss"] for line in told] == pytest.approx(losses, rel=1e-4)
+    assert {"KL", "HiddenStates", "lr", "seconds"} <= set(told[0])
+
+
+def test_the_student_comes_closer_and_the_teacher_stays() -> None:
+    teacher = bert()
+    before, student = weights(teacher), quantize_model(teacher, CONFIG)
+    held = batches(1, size=64, seed=9)[0]
+
+    def gap() -> float:
+        with torch.no_grad():
+            return float((teacher(**held).logits - student(**held).logits).square().mean())
+
+    start = gap()
+    distill(student, teacher, batches(40, seed=1), KL() + HiddenStates(BertLayer), SAM(Clip(plain(student), 1.0), student), 40)
+    assert gap() < 0.6 * start
+    assert all(torch.equal(a, b) for a, b in zip(weights(teacher), before, strict=True))
+    assert "2-bit half" in coverage(student)["bert.encoder.layer.0.output.dense"]
+
+
+@pytest.mark.parametrize("sam", [False, True])
+def test_accumulated_micro_batches_equal_the_whole(sam: bool) -> None:
+    teacher, whole = bert(), batches(3, size=8)
+    parts = [{k: v[i : i + 4] for k, v in batch.items()} for batch in whole for i in (0, 4)]
+    ends = []
+    for given, accumulate in ((whole, 1), (parts, 2)):
+        student = quantize_model(teacher, QuantConfig.parse("w2a16"))
+        optimizer = SAM(plain(student, 1e-3), student) if sam else plain(student, 1e-3)
+        ends.append(weights(distill(student, teacher, given, KL(), optimizer, 3, constant(accumulate=accumulate))))
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(*ends, strict=True))
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state() -> None:
+    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
+    good = [{"input": torch.randn(4, 16)} for _ in range(2)]
+    twin = quantize_model(teacher, CONFIG)
+    student.load_state_dict(twin.state_dict())
+    distill(twin, teacher, good, KL(), plain(twin), 2, constant())
+    bad = [*good, {"input": torch.full((4, 16), math.nan)}]
+    with pytest.raises(ValueError, match="step 3: the loss is not finite"):
+        distill(student, teacher, bad, KL(), SAM(plain(student), student, rho=0.0), 3, constant())
+    assert all(torch.allclose(a, b) for a, b in zip(weights(student), weights(twin), strict=True))
+
+
+def test_batches_that_run_out_are_named() -> None:
+    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
+    with pytest.raises(ValueError, match="ran out at step 2 of 3"):
+        distill(student, teacher, [{"input": torch.randn(2, 16)}], KL(), plain(student), 3)
+    with pytest.raises(ValueError, match="no batch"):
+        next(repeat([]))
+
+
+class Climber:
+    def __init__(self) -> None:
+        self.at: list[float] = []
+
+    def climb(self, divergence):
+        x = torch.randn(4, 16, requires_grad=True)
+        value, logits = divergence({"input": x})
+        (gradient,) = torch.autograd.grad(value, x)
+        assert gradient.abs().sum() > 0 and logits.shape == (4, 4)
+        self.at.append(float(value))
+        return {"climbed": float(value)}
+
+
+@pytest.mark.parametrize(("ratio", "climbs"), [((2, 1), 2), ((3, 2), 2), ((1, 0), 0), ((5, 1), 1)])
+def test_the_player_moves_after_every_few_steps(ratio: tuple[int, int], climbs: int, tmp_path) -> None:
+    teacher, student, player = mlp(), quantize_model(mlp(), CONFIG), Climber()
+    given = repeat([{"input": torch.randn(4, 16)}])
+    distill(student, teacher, given, KL(), plain(student), 6, constant(folder=tmp_path), player=player, ratio=ratio)
+    assert len(player.at) == climbs
+    assert (tmp_path / "distill.jsonl").read_text().count("climbed") == (climbs if ratio[1] < 2 else climbs // ratio[1])
+    assert all(p.grad is None for p in student.parameters())
+
+
+def test_calibrate_fills_static_ranges() -> None:
+    teacher = mlp()
+    student = quantize_model(teacher, QuantConfig(Grid(8), Grid(8, symmetric=False, per="tensor")))
+    seen = [{"input": torch.randn(4, 16)} for _ in range(3)]
+    with pytest.raises(ValueError, match="calibrate"):
+        student(seen[0]["input"])
+    with pytest.raises(ValueError, match="at least one batch"):
+        calibrate(student, [])
+    calibrate(student, seen)
+    found = [m for m in student.modules() if isinstance(m, Running)]
+    assert len(found) == 2 and all(int(r.updates) == 3 for r in found)
+    assert torch.allclose(student(seen[0]["input"]), teacher(seen[0]["input"]), atol=0.1)
+
+
+def test_the_scheduler_reaches_the_innermost_optimizer(tmp_path) -> None:
+    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
+    optimizer = SAM(Clip(plain(student, 1.0e-3), 1.0), student)
+    assert isinstance(optimizer, Wrapper)
+    loop = Loop(schedule="linear", warmup=0.5, folder=tmp_path)
+    distill(student, teacher, [{"input": torch.randn(4, 16)}] * 4, KL(), optimizer, 4, loop)
+    told = [json.loads(line)["lr"] for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
+    assert told == pytest.approx([5e-4, 1e-3, 5e-4, 0.0])
+    assert "gap" in (tmp_path / "distill.jsonl").read_text()
+
+
+def test_fp16_is_refused() -> None:
+    accelerator = Accelerator()
+    accelerator.state._mixed_precision = "fp16"
+    try:
+        with pytest.raises(ValueError, match="bf16"):
+            Loop(accelerator)
+    finally:
+        accelerator.state._mixed_precision = "no"
+
+
+def half_of_the_batch(folder: str) -> None:
+    """One of two processes: its half of every batch; the first saves where it ends."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    teacher, rank = mlp(), int(os.environ["RANK"])
+    for name in ("plain", "sam"):
+        student = quantize_model(teacher, CONFIG)
+        optimizer = SAM(Clip(plain(student), 1.0), student, climb="synchronised") if name == "sam" else Clip(plain(student), 1.0)
+        torch.manual_seed(1)
+        given = [{"input": torch.randn(8, 16)[rank * 4 : rank * 4 + 4]} for _ in range(5)]
+        distill(student, teacher, given, KL(), optimizer, 5, constant(accelerator=Accelerator(cpu=True)))
+        torch.save(weights(student), f"{folder}/{name}{rank}.pt")
+
+
+def test_two_processes_equal_one(tmp_path) -> None:
+    from accelerate import debug_launcher
+
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    debug_launcher(half_of_the_batch, (str(tmp_path),), num_processes=2)
+    torch.manual_seed(0)
+    teacher = mlp()
+    for name in ("plain", "sam"):
+        student = quantize_model(teacher, CONFIG)
+        optimizer = SAM(Clip(plain(student), 1.0), student) if name == "sam" else Clip(plain(student), 1.0)
+        torch.manual_seed(1)
+        given = [{"input": torch.randn(8, 16)} for _ in range(5)]
+        distill(student, teacher, given, KL(), optimizer, 5, constant())
+        ranks = [torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in (0, 1)]
+        assert all(torch.equal(a, b) for a, b in zip(*ranks, strict=True))
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ranks[0], weights(student), strict=True))

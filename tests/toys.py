@@ -1,0 +1,71 @@
+"""Tiny models for tests: random weights, eager to build."""
+
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedModel,
+)
+
+VOCABULARY = 96
+
+
+def bert(labels: int = 3, layers: int = 2) -> BertForSequenceClassification:
+    config = BertConfig(
+        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=64, num_labels=labels,
+    )  # fmt: skip
+    return spread(BertForSequenceClassification(config))
+
+
+def gpt2() -> GPT2LMHeadModel:
+    ids = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    return spread(GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=64, **ids)))
+
+
+def opt() -> OPTForCausalLM:
+    config = OPTConfig(
+        vocab_size=VOCABULARY, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2,
+        word_embed_proj_dim=32, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=1,
+    )  # fmt: skip
+    return spread(OPTForCausalLM(config))
+
+
+def llama() -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=1, tie_word_embeddings=False,
+    )  # fmt: skip
+    return spread(LlamaForCausalLM(config))
+
+
+def spread(model: PreTrainedModel) -> PreTrainedModel:
+    """Weights larger than at initialisation, so that answers differ between inputs and rounding shows."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.25)
+    return model.eval()
+
+
+def mlp() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(16, 24), nn.LayerNorm(24), nn.ReLU(), nn.Linear(24, 4)).eval()
+
+
+def batches(n: int, size: int = 8, length: int = 10, seed: int = 0, pad: bool = False) -> list[dict[str, torch.Tensor]]:
+    rng = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(n):
+        mask = torch.ones(size, length, dtype=torch.int64)
+        if pad:
+            mask[: size // 2, length // 2 :] = 0
+        ids = torch.randint(2, VOCABULARY, (size, length), generator=rng)
+        made.append({"input_ids": ids, "attention_mask": mask})
+    return made

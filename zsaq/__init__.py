@@ -1,0 +1,46 @@
+"""zsaq: data-free quantization. Every public name, in the order of a run."""
+
+from zsaq.config import Grid, QuantConfig
+from zsaq.hub import load
+from zsaq.layers import parameter_groups
+from zsaq.objectives import KL, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
+from zsaq.optim import SAM, Clip, Wrapper
+from zsaq.pair import Batch, Out, Pair, Tap
+from zsaq.quantize import coverage, quantize_model
+from zsaq.quantizer import MinMax, Quantizer, Range, Running, Searched
+from zsaq.trainer import Loop, Player, calibrate, distill, repeat
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KL",
+    "SAM",
+    "Batch",
+    "Clip",
+    "Grid",
+    "HiddenStates",
+    "LayerWise",
+    "LogitL1",
+    "LogitMSE",
+    "Loop",
+    "MinMax",
+    "Objective",
+    "Out",
+    "Pair",
+    "Player",
+    "QuantConfig",
+    "Quantizer",
+    "Range",
+    "Running",
+    "SAM",
+    "Searched",
+    "Tap",
+    "Wrapper",
+    "calibrate",
+    "coverage",
+    "distill",
+    "load",
+    "parameter_groups",
+    "quantize_model",
+    "repeat",
+]

@@ -1,0 +1,192 @@
+"""What must be known of an architecture, read from its structure: blocks, tables, attention, vocabulary."""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+)
+
+from zsaq.language.text import filler
+
+TaskKind = Literal["classification", "regression", "causal"]
+QUERY_KEY = (("query", "key"), ("q_proj", "k_proj"), ("q_lin", "k_lin"))  # BERT, OPT, DistilBERT
+UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+")  # rows that vocabularies keep in reserve
+
+
+def pretrained(model: nn.Module) -> PreTrainedModel:
+    """The model, seen as one of transformers. Raises ValueError if it is another."""
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"{type(model).__name__} is no model of transformers; load it with an Auto class")
+    return model
+
+
+def blocks(model: nn.Module) -> nn.ModuleList:
+    """The transformer blocks: the longest list of equal modules. Raises ValueError if there is none."""
+    lists = [
+        m
+        for m in pretrained(model).base_model.modules()
+        if isinstance(m, nn.ModuleList) and len({type(b) for b in m}) == 1
+    ]
+    if not lists:
+        raise ValueError(f"{type(model).__name__} holds no list of equal blocks; give a transformer")
+    return max(lists, key=len)
+
+
+def token_table(model: nn.Module) -> nn.Embedding:
+    """The table of word embeddings [V, d]. Raises ValueError if the model has none."""
+    table = pretrained(model).get_input_embeddings()
+    if not isinstance(table, nn.Embedding):
+        raise ValueError(f"{type(model).__name__} reads no tokens: its input layer is {type(table).__name__}")
+    return table
+
+
+def output_layer(model: PreTrainedModel) -> nn.Linear:
+    """The layer from states to tokens. Raises ValueError if the model writes no tokens."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"{type(model).__name__} writes no tokens; take a causal language model")
+    return head
+
+
+def task_kind(model: nn.Module) -> TaskKind:
+    """What the model answers. Raises ValueError if that is not the next token, one of several classes or a number."""
+    names = {kind.__name__ for kind in type(model).__mro__}
+    config = pretrained(model).config
+    if names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
+        return "causal"
+    if not names & set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()):
+        raise ValueError(f"{type(model).__name__} is neither a causal language model nor a sequence classifier")
+    if config.problem_type == "multi_label_classification":
+        raise ValueError("a classifier with several labels at once is not supported; its answer is no distribution")
+    single = config.num_labels == 1 or config.problem_type == "regression"
+    return "regression" if single else "classification"
+
+
+def longest(model: PreTrainedModel) -> int | None:
+    """The most positions that the model can read, special tokens included; None where its configuration sets no end."""
+    config = model.config.to_dict()
+    found = next((config[k] for k in ("max_position_embeddings", "n_positions", "seq_length") if k in config), None)
+    if found is None:
+        return None
+    # RoBERTa counts positions from behind the padding row of their table.
+    tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == found]
+    return found - next((t.padding_idx + 1 for t in tables if t.padding_idx is not None), 0)
+
+
+def anchor(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The first token that is a plain word. Raises ValueError if there is none."""
+    ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+    for start in range(0, len(ids), 1024):
+        some = ids[start : start + 1024]
+        for i, word in zip(some, tokenizer.batch_decode([[i] for i in some]), strict=True):
+            if word.strip().isascii() and word.strip().isalpha():
+                return i
+    raise ValueError("the vocabulary holds no token made of letters; is it a tokenizer of text?")
+
+
+def spelled(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What each id adds to a text behind a word: " the", "ing", "!"; "" for special, unused and missing ids.
+
+    Bytes that are no character alone come out as U+FFFD.
+    """
+    vocabulary, first = tokenizer.get_vocab(), anchor(tokenizer)
+    head = tokenizer.batch_decode([[first]], clean_up_tokenization_spaces=False)[0]
+    special = set(tokenizer.all_special_ids)
+    ids = sorted(i for token, i in vocabulary.items() if i not in special and not UNUSED.fullmatch(token))
+    behind = tokenizer.batch_decode([[first, i] for i in ids], clean_up_tokenization_spaces=False)
+    texts = [""] * (max(vocabulary.values()) + 1)
+    for i, text in zip(ids, behind, strict=True):
+        texts[i] = text.removeprefix(head)
+    return texts
+
+
+def printable(tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Ids [P] int64 that a reader can see: no special, unused or blank token, no part of a character."""
+    return torch.tensor([i for i, text in enumerate(spelled(tokenizer)) if text.strip() and "\ufffd" not in text])
+
+
+@final
+@dataclass(frozen=True)
+class Vocabulary:
+    """A causal model's tokens: how a text begins and ends, what stands inside (`content` [V] bool), `printable` [P]."""
+
+    bos: int
+    ends: tuple[int, ...]
+    pad: int
+    content: Tensor
+    printable: Tensor
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> "Vocabulary":
+        """Begin and end as the model's configuration names them, else as the tokenizer does ([CLS], [SEP] included).
+
+        Raises ValueError if a text has no begin, or if the tokenizer has ids that the model has no row for.
+        """
+        rows, texts = output_layer(model).weight.shape[0], spelled(tokenizer)
+        if len(texts) > rows:
+            raise ValueError(f"the tokenizer counts to {len(texts)}, the model has {rows} rows; they are no pair")
+        begins = (model.config.bos_token_id, tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id)
+        bos = next((i for i in begins if isinstance(i, int)), None)
+        if bos is None:
+            raise ValueError("neither model nor tokenizer names a token that begins a text; set tokenizer.bos_token")
+        ends = model.config.eos_token_id
+        if ends is None:
+            ends = [i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if isinstance(i, int)][:1]
+        ends = tuple(ends) if isinstance(ends, list) else (ends,)
+        content = torch.zeros(rows, dtype=torch.bool)
+        content[[i for i, text in enumerate(texts) if text]] = True
+        content[[bos, *ends]] = False
+        shown = torch.tensor([i for i, t in enumerate(texts) if t.strip() and "\ufffd" not in t and content[i]])
+        return cls(bos, ends, filler(tokenizer), content.to(model.device), shown)
+
+
+@final
+@dataclass(frozen=True)
+class AttentionProjection:
+    """Where queries and keys of a block come from: outputs of two modules, or two slices of one (`query is key`)."""
+
+    block: int
+    query: nn.Module
+    key: nn.Module
+    heads: int
+    columns: tuple[slice, slice]
+
+    def scores(self, query: Tensor, key: Tensor) -> Tensor:
+        """Outputs [B, L, ...] of both modules -> scores before the softmax, q k^T / sqrt(d_head) [B, heads, L, L]."""
+        q, k = (
+            x[..., c].unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for x, c in zip((query, key), self.columns, strict=True)
+        )
+        return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+
+
+def attention_projections(model: nn.Module) -> list[AttentionProjection]:
+    """One for each block of BERT-type models, GPT-2 and OPT. Raises ValueError where queries are rotated after their
+    projection (Llama) or no queries and keys are found."""
+    name = type(model).__name__
+    if any("Rotary" in type(m).__name__ for m in model.modules()):
+        raise ValueError(
+            f"{name} rotates queries after their projection; match its hidden states, not attention scores"
+        )
+    config, found = pretrained(model).config, []
+    heads = config.num_attention_heads
+    for number, block in enumerate(blocks(model)):
+        children = [dict(module.named_children()) for module in block.modules()]
+        both = [(c[q], c[k]) for c in children for q, k in QUERY_KEY if q in c and k in c]
+        fused = [c["c_attn"] for c in children if "c_attn" in c]
+        if both:
+            found.append(AttentionProjection(number, *both[0], heads, (slice(None), slice(None))))
+        elif fused:
+            width = config.hidden_size
+            found.append(
+                AttentionProjection(number, fused[0], fused[0], heads, (slice(0, width), slice(width, 2 * width)))
+            )
+        else:
+            raise ValueError(f"block {number} of {name} has no query and key projections that are known")
+    return found

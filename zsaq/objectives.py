@@ -1,0 +1,149 @@
+"""What the student should match. Objectives add and scale: `KL() + 0.1 * HiddenStates(BertLayer)`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsaq.pair import Pair, Tap
+
+
+class Objective(ABC):
+    """A scalar of a Pair, with the taps it needs."""
+
+    taps: tuple[Tap, ...] = ()
+
+    @abstractmethod
+    def __call__(self, pair: Pair) -> Tensor: ...
+
+    def __add__(self, other: "Objective") -> "Sum":
+        return Sum(((1.0, self), (1.0, other)))
+
+    def __mul__(self, weight: float) -> "Sum":
+        return Sum(((float(weight), self),))
+
+    __rmul__ = __mul__
+
+
+@final
+class Sum(Objective):
+    """A weighted sum of objectives; a weight of 0 is not computed."""
+
+    def __init__(self, parts: tuple[tuple[float, Objective], ...]) -> None:
+        flat = []
+        for weight, part in parts:
+            flat += [(weight * w, p) for w, p in part.parts] if isinstance(part, Sum) else [(weight, part)]
+        self.parts = tuple((w, p) for w, p in flat if w != 0)
+        self.taps = tuple(dict.fromkeys(tap for _, part in self.parts for tap in part.taps))
+
+    def weighted(self, pair: Pair) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum, and its parts without their weights by class name, for the log."""
+        values = [(w, type(p).__name__, p(pair)) for w, p in self.parts]
+        return torch.stack([w * v for w, _, v in values]).sum(), {n: v.detach() for _, n, v in values}
+
+    def __call__(self, pair: Pair) -> Tensor:
+        return self.weighted(pair)[0]
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of values [B, ...] where mask (same shape) holds."""
+    return torch.where(mask, values, 0).sum() / mask.sum().clamp_min(1)
+
+
+@final
+class KL(Objective):
+    """T^2 * KL(P || Q) of softmax(logits / T), mean over samples, or over the positions that are not padding.
+
+    P is the teacher with direction "forward", the student with "reverse" (Hinton et al. 2015, arXiv 1503.02531).
+    Logits: [B, C] or [B, L, V]. Raises ValueError for a temperature that is not positive.
+    """
+
+    def __init__(self, temperature: float = 1.0, direction: Literal["forward", "reverse"] = "forward") -> None:
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}; give a positive number")
+        if direction not in ("forward", "reverse"):
+            raise ValueError(f"direction is {direction!r}; give 'forward' (teacher || student) or 'reverse'")
+        self.temperature, self.direction = temperature, direction
+
+    def __call__(self, pair: Pair) -> Tensor:
+        p, q = (F.log_softmax(out.logits / self.temperature, -1) for out in (pair.teacher, pair.student))
+        if self.direction == "reverse":
+            p, q = q, p
+        divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+        return self.temperature**2 * _masked_mean(divergence, pair.mask)
+
+
+@final
+class LogitL1(Objective):
+    """Mean |teacher - student| over the logits of samples or positions that are not padding."""
+
+    def __call__(self, pair: Pair) -> Tensor:
+        return _masked_mean((pair.teacher.logits - pair.student.logits).abs().mean(-1), pair.mask)
+
+
+@final
+class LogitMSE(Objective):
+    """Mean squared difference of the logits: the divergence of regression models."""
+
+    def __call__(self, pair: Pair) -> Tensor:
+        return _masked_mean((pair.teacher.logits - pair.student.logits).square().mean(-1), pair.mask)
+
+
+def _taps(where: type | Callable[[str, nn.Module], bool]) -> tuple[Tap, Tap]:
+    return Tap("teacher", where), Tap("student", where)
+
+
+@final
+class HiddenStates(Objective):
+    """Sum over the tapped blocks of ||h_P - h_Q||^2 / ||h_P||^2, over positions [B, L, d] that are not padding.
+
+    Divided by the teacher's own size, so that one weight serves every depth and model; Zhang et al. 2020
+    (TernaryBERT, arXiv 2009.12812, eq. 7) take the plain mean.
+    """
+
+    def __init__(self, where: type | Callable[[str, nn.Module], bool]) -> None:
+        self.taps = _taps(where)
+
+    def __call__(self, pair: Pair) -> Tensor:
+        mask = pair.batch.get("attention_mask")
+        total = []
+        for (_, p), (_, q) in zip(pair.teacher.seen[self.taps[0]], pair.student.seen[self.taps[1]], strict=True):
+            keep = torch.ones(p.shape[:2], device=p.device) if mask is None else mask.to(p.dtype)
+            p, q = p.float(), q.float()
+            miss, size = ((x.square().sum(-1) * keep).sum() for x in (p - q, p))
+            total.append(miss / size.detach().clamp_min(1e-12))
+        return torch.stack(total).sum()
+
+
+@final
+class LayerWise(Objective):
+    """ZeroQuant's layer-wise distillation (Yao et al. 2022, arXiv 2206.01861, sec. 4.3), all layers at once.
+
+    Every student block is fed what the teacher's block was fed and matches what it answered; no gradient crosses
+    blocks, so one backward pass trains each alone. Sum over blocks of the error that `HiddenStates` defines.
+    """
+
+    def __init__(self, blocks: type) -> None:
+        self.blocks = blocks
+        self.taps = (Tap("teacher", blocks, "input"), Tap("teacher", blocks), Tap("student", blocks))
+        self.error = HiddenStates(blocks)
+
+    def __call__(self, pair: Pair) -> Tensor:
+        fed = iter([value for _, value in pair.teacher.seen[self.taps[0]]])
+
+        def feed(module, args, kwargs):
+            value = next(fed)
+            if args:
+                return (value, *args[1:]), kwargs
+            return args, {**kwargs, next(iter(kwargs)): value}
+
+        blocks = [m for m in pair.models[1].modules() if isinstance(m, self.blocks)]
+        handles = [block.register_forward_pre_hook(feed, with_kwargs=True) for block in blocks]
+        try:
+            return self.error(pair.again())
+        finally:
+            for handle in handles:
+                handle.remove()

@@ -1,0 +1,114 @@
+"""Teacher and student side by side on one batch, and what is seen inside them.
+
+Each model runs at most once, and only if somebody looks. Hooks are put in by a `Tap` that an objective declares and
+are gone when the forward pass ends, so no two passes can mix.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+
+Batch = dict[str, Tensor]  # keyword arguments of forward, and "labels", which no model of ours is shown
+
+
+@dataclass(frozen=True)
+class Tap:
+    """A place to look: modules of a type or for which `where(name, module)` holds, at their "input" or "output"."""
+
+    model: Literal["teacher", "student"]
+    where: type | Callable[[str, nn.Module], bool]
+    side: Literal["input", "output"] = "output"
+
+    def finds(self, name: str, module: nn.Module) -> bool:
+        return isinstance(module, self.where) if isinstance(self.where, type) else self.where(name, module)
+
+
+@dataclass(frozen=True)
+class Out:
+    """What a model answered: `logits` [B, ...] float, and for each tap what its modules saw, in order of execution.
+
+    A seen value is the module and the tensor there (the first of a tuple; the first argument of "input").
+    """
+
+    logits: Tensor
+    seen: Mapping[Tap, list[tuple[nn.Module, Tensor]]]
+
+
+def run(model: nn.Module, batch: Batch, taps: tuple[Tap, ...] = ()) -> Out:
+    """One forward pass with taps. Raises ValueError if a tap finds no module or the answer has no logits."""
+    seen: dict[Tap, list[tuple[nn.Module, Tensor]]] = {tap: [] for tap in taps}
+    handles = []
+    bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    try:
+        for tap in seen:
+            found = [module for name, module in bare.named_modules() if tap.finds(name, module)]
+            if not found:
+                raise ValueError(f"a tap on the {tap.model} at {tap.where} finds no module in {type(bare).__name__}")
+            for module in found:
+                handles.append(_listen(module, tap, seen[tap]))
+        answer = model(**{k: v for k, v in batch.items() if k != "labels"})
+    finally:
+        for handle in handles:
+            handle.remove()
+    logits = answer if isinstance(answer, Tensor) else answer.get("logits")
+    if logits is None:
+        raise ValueError(f"{type(bare).__name__} answers no logits; give a model with a head")
+    return Out(logits.float(), seen)
+
+
+def _listen(module: nn.Module, tap: Tap, values: list[tuple[nn.Module, Tensor]]):
+    def first(value) -> Tensor:
+        return value[0] if isinstance(value, tuple) else value
+
+    def at_input(module, args, kwargs) -> None:
+        values.append((module, first(args) if args else next(iter(kwargs.values()))))
+
+    def at_output(module, args, output) -> None:
+        values.append((module, first(output)))
+
+    if tap.side == "input":
+        return module.register_forward_pre_hook(at_input, with_kwargs=True)
+    return module.register_forward_hook(at_output)
+
+
+@final
+class Pair:
+    """One batch before both models. The teacher runs without gradients unless an input of the batch wants one."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, batch: Batch, taps: tuple[Tap, ...] = ()) -> None:
+        self.models = (teacher, student)
+        self.batch, self.taps = batch, taps
+
+    @cached_property
+    def teacher(self) -> Out:
+        wanted = torch.is_grad_enabled() and any(v.requires_grad for v in self.batch.values())
+        with torch.set_grad_enabled(wanted):
+            return run(self.models[0], self.batch, tuple(t for t in self.taps if t.model == "teacher"))
+
+    @cached_property
+    def student(self) -> Out:
+        return run(self.models[1], self.batch, tuple(t for t in self.taps if t.model == "student"))
+
+    def again(self) -> "Pair":
+        """The student anew, the teacher's answer kept: SAM's second pass."""
+        pair = Pair(*self.models, self.batch, self.taps)
+        if "teacher" in vars(self):
+            vars(pair)["teacher"] = self.teacher
+        return pair
+
+    def at(self, **inputs: Tensor) -> "Pair":
+        """The same models and taps on other inputs."""
+        return Pair(*self.models, {**self.batch, **inputs}, self.taps)
+
+    @property
+    def mask(self) -> Tensor:
+        """Which positions count: [B, ...] bool, shaped like the logits without their last dimension."""
+        shape = self.teacher.logits.shape[:-1]
+        mask = self.batch.get("attention_mask")
+        if len(shape) < 2 or mask is None:
+            return torch.ones(shape, dtype=torch.bool, device=self.teacher.logits.device)
+        return mask.bool()

@@ -1,0 +1,133 @@
+"""What is decided about a model before it is touched: which modules are quantized how, and why others are not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from zsaq.config import QuantConfig
+from zsaq.layers import SWAPS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided for each module that holds weights: a configuration, or why it is left alone.
+
+    `tied`: chosen modules that read the codes of a token table, with the table's name.
+    """
+
+    config: QuantConfig
+    chosen: dict[str, QuantConfig]
+    left: dict[str, str]
+    tied: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` is its inverse."""
+        return {"config": self.config.to_dict(), "modules": list(self.chosen), "tied": self.tied, "left": self.left}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Plan":
+        """From JSON that nobody has checked yet. Raises ValueError that names what was given and what is allowed."""
+        keys = ["config", "modules", "tied", "left"]
+        if not isinstance(data, dict) or set(data) != set(keys):
+            raise ValueError(
+                f"a plan has the keys {keys}; this one has {list(data) if isinstance(data, dict) else data!r}"
+            )
+        modules, tied, left = data["modules"], data["tied"], data["left"]
+        if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
+            raise ValueError(f"modules is {modules!r}; give a list of module names")
+        if not modules or len(set(modules)) < len(modules):
+            raise ValueError("modules names nothing, or one module twice; name each quantized module once")
+        for key in ("tied", "left"):
+            if not isinstance(data[key], dict) or not all(
+                isinstance(s, str) for item in data[key].items() for s in item
+            ):
+                raise ValueError(f"{key} is {data[key]!r}; give an object of texts")
+        if unknown := [name for pair in tied.items() for name in pair if name not in modules or pair[1] in tied]:
+            raise ValueError(f"tied names {unknown}; both ends must be in modules, and the second end not tied itself")
+        config, chosen = QuantConfig.from_dict(data["config"]), {}
+        for name in modules:
+            own, _ = config.of(tied.get(name, name))
+            if own is None:
+                raise ValueError(f"{name} is among the quantized modules, but a rule leaves it alone")
+            chosen[name] = own
+        return cls(config, chosen, left, tied)
+
+
+def weighted(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that own parameters, by name."""
+    return {n: m for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))}
+
+
+def heads(model: nn.Module) -> set[nn.Module]:
+    """What stands outside the base model of a transformers model; nothing for a plain module."""
+    if not isinstance(model, PreTrainedModel) or model.base_model is model:
+        return set()
+    return set(model.modules()) - set(model.base_model.modules())
+
+
+def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
+    """Decide for every module that holds weights.
+
+    Quantized are linear layers, GPT-2's Conv1D and 2-d convolutions, and the token table. Heads, norms, biases,
+    position and type tables stay in floats unless a rule names them. A token table that is tied to the head stays in
+    floats with it; where a rule names the table, both ends read the same codes. Raises ValueError for a rule that
+    matches nothing and where nothing is left to quantize.
+    """
+    modules, outside = weighted(model), heads(model)
+    config.check_rules(list(modules))
+    table = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    shared: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        if isinstance(weight := module._parameters.get("weight"), nn.Parameter):
+            shared.setdefault(id(weight), []).append(name)
+
+    def decide(name: str, module: nn.Module) -> QuantConfig | str:
+        chosen, ruled = config.of(name)
+        if type(module) not in SWAPS:
+            return f"{type(module).__name__} has no quantized form"
+        if chosen is None:
+            return "left alone by a rule"
+        ends = shared[id(module._parameters["weight"])]
+        if type(module) is nn.Embedding:
+            if not ruled and module is not table:
+                return "a table, but not of tokens"
+            if chosen.embedding is None:
+                return "the configuration has no grid for embeddings"
+            if not ruled and len(ends) > 1:
+                return f"tied to {' and '.join(e for e in ends if e != name)}, which stays in floats"
+            return chosen
+        if len(ends) > 1 and (tied := next((e for e in ends if type(modules[e]) is nn.Embedding), None)):
+            with_table = config.of(tied)
+            if with_table[1] and with_table[0] is not None and with_table[0].embedding is not None:
+                return with_table[0]
+            if ruled:
+                raise ValueError(
+                    f"{name} is tied to the table {tied}; write the rule for {tied}, then both are quantized"
+                )
+        if module in outside and not ruled:
+            return "the head stays in floats"
+        return "the configuration has no grid for weights" if chosen.weight is None else chosen
+
+    chosen, left = {}, {}
+    for name, module in modules.items():
+        verdict = decide(name, module)
+        if isinstance(verdict, str):
+            left[name] = verdict
+        else:
+            chosen[name] = verdict
+    if not chosen:
+        reasons = "; ".join(f"{n}: {why}" for n, why in list(left.items())[:8])
+        raise ValueError(f"nothing would be quantized ({reasons}); name a module in a rule or give the config a grid")
+    tables = {id(modules[n].weight): n for n in chosen if type(modules[n]) is nn.Embedding}
+    owners = {n: tables.get(id(modules[n].weight), n) for n in chosen}
+    return Plan(config, chosen, left, {n: owner for n, owner in owners.items() if owner != n})
+
+
+def plan_of(model: nn.Module) -> Plan:
+    """The plan that `model` was quantized by. Raises ValueError if it was not."""
+    plan = vars(model).get("zsaq_plan")
+    if not isinstance(plan, Plan):
+        raise ValueError(f"this {type(model).__name__} is not a quantized model: give it to zsaq.quantize_model first")
+    return plan

@@ -1,0 +1,212 @@
+"""A quantizer is a Grid and a Range: values in, the nearest grid values out, gradients straight through.
+
+Ranges choose scale and zero. They see a tensor as groups: shape [..., group], one scale for each group.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from zsaq.config import Grid
+
+TINY = 1e-8  # smallest scale: a group of zeros stays zeros
+
+
+def groups(x: Tensor, grid: Grid) -> Tensor:
+    """`x` viewed as [..., group]: entries of the last dimension share a scale.
+
+    Raises ValueError if the group size does not divide the input dimension.
+    """
+    if grid.per == "tensor":
+        return x.reshape(1, -1)
+    if grid.per == "channel":
+        return x.reshape(x.shape[0], -1)
+    if grid.per == "token":
+        return x
+    assert isinstance(grid.per, int)
+    width = x.shape[-1]
+    if width % grid.per:
+        raise ValueError(f"the group size {grid.per} does not divide the input dimension {width}; choose a divisor")
+    return x.reshape(*x.shape[:-1], width // grid.per, grid.per)
+
+
+def round_to_grid(x: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
+    """The nearest codes, as floats: clamp(round(x / scale + zero), low, high)."""
+    return torch.div(x, scale).add_(zero).round_().clamp_(grid.low, grid.high)
+
+
+class Straight(torch.autograd.Function):
+    """(code - zero) * scale; the gradient passes where the grid does not saturate (straight-through).
+
+    With a trained scale its gradient is LSQ's (Esser et al. 2020, arXiv 1902.08153, eq. 3), scaled by
+    1 / sqrt(n * amplitude) for n entries a scale.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid, saturates: bool) -> Tensor:
+        ctx.grid, ctx.zero, ctx.saturates = grid, zero, saturates
+        ctx.save_for_backward(x, scale)
+        return (round_to_grid(x, scale, zero, grid) - zero) * scale
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        if not ctx.saturates:
+            return grad, None, None, None, None
+        x, scale = ctx.saved_tensors
+        grid, zero = ctx.grid, ctx.zero
+        v = x / scale
+        inside = ((v + zero).round() >= grid.low) & ((v + zero).round() <= grid.high)
+        slope = None
+        if ctx.needs_input_grad[1]:
+            error = (v + zero).round().clamp(grid.low, grid.high) - zero - torch.where(inside, v, 0)
+            slope = (grad * error).sum(-1, keepdim=True) / math.sqrt(x.shape[-1] * grid.amplitude)
+        return torch.where(inside, grad, 0), slope, None, None, None
+
+
+class Range(nn.Module, ABC):
+    """Chooses scale and zero for tensors seen as groups [..., group]."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
+        """Scale [..., 1] in x's dtype, and zero: [..., 1] if asymmetric, else the grid's own number."""
+
+
+def from_bounds(lo: Tensor, hi: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
+    """Scale and zero that cover [lo, hi]; zero is always on the grid."""
+    lo, hi = lo.clamp(max=0), hi.clamp(min=0)
+    if grid.symmetric:
+        return (torch.maximum(-lo, hi) / grid.amplitude).clamp_min(TINY), grid.zero
+    scale = ((hi - lo) / grid.amplitude).clamp_min(TINY)
+    return scale, torch.round(-lo / scale).clamp_(grid.low, grid.high)
+
+
+@final
+class MinMax(Range):
+    """The extremes of what is seen now: dynamic for activations, abs-max for weights."""
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
+        x = x.detach()
+        if grid.symmetric:
+            return (x.abs().amax(-1, keepdim=True) / grid.amplitude).clamp_min(TINY), grid.zero
+        return from_bounds(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), grid)
+
+
+@final
+class Running(Range):
+    """Static ranges: exponential means of the extremes, corrected for their start when read and never fed back.
+
+    With momentum b and t updates the read value is m / (1 - b^t), as in Adam. `observing` is set by
+    `zsaq.calibrate`; before any update, reading raises ValueError.
+    """
+
+    lo: Tensor
+    hi: Tensor
+    updates: Tensor
+
+    def __init__(self, momentum: float = 0.95) -> None:
+        super().__init__()
+        self.momentum, self.observing = momentum, False
+        self.register_buffer("lo", torch.zeros(1, 1, dtype=torch.float32))
+        self.register_buffer("hi", torch.zeros(1, 1, dtype=torch.float32))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        """One update with x [1, n]."""
+        self.lo.lerp_(x.amin(-1, keepdim=True).to(self.lo), 1 - self.momentum)
+        self.hi.lerp_(x.amax(-1, keepdim=True).to(self.hi), 1 - self.momentum)
+        self.updates += 1
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
+        if not int(self.updates):
+            raise ValueError("a static input range has seen nothing: run zsaq.calibrate(student, batches) first")
+        share = 1 - self.momentum ** int(self.updates)
+        scale, zero = from_bounds(self.lo / share, self.hi / share, grid)
+        return scale.to(x.dtype), zero
+
+
+@torch.no_grad()
+def search(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
+    """The min-max scale shrunk by the factor that minimises the squared error, for each group of x [..., group]."""
+    widest, zero = MinMax()(x, grid)
+    low = grid.bits < 5  # a row with outliers needs a small share of its maximum at 2 bits
+    factors = torch.linspace(1.0, 0.15, 64).tolist() if low else torch.linspace(1.0, 0.85, 12).tolist()
+    rows = max(1, 2**16 // x.shape[-1])  # chunks stay in the processor's cache
+    best = []
+    for part, wide, offset in zip(
+        x.flatten(0, -2).split(rows),
+        widest.flatten(0, -2).split(rows),
+        (zero if isinstance(zero, Tensor) else torch.full_like(widest, zero)).flatten(0, -2).split(rows),
+        strict=True,
+    ):
+        scale, error = wide.clone(), torch.full_like(wide, torch.inf)
+        for factor in factors:
+            tried = (wide * factor).clamp_min_(TINY)
+            miss = (round_to_grid(part, tried, offset, grid).sub_(offset).mul_(tried).sub_(part)).square_().sum(-1, keepdim=True)
+            scale, error = torch.where(miss < error, tried, scale), torch.minimum(miss, error)
+        best.append(scale)
+    return torch.cat(best).view_as(widest), zero
+
+
+@final
+class Searched(Range):
+    """Scale and zero found by search on the tensor that is given at the start, then kept, or trained if `learned` (LSQ)."""
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, x: Tensor, grid: Grid, learned: bool = False) -> None:
+        super().__init__()
+        scale, zero = search(x.detach().float(), grid)
+        if learned:
+            self.scale = nn.Parameter(scale)
+        else:
+            self.register_buffer("scale", scale)
+        self.register_buffer("zero", torch.as_tensor(zero, dtype=scale.dtype, device=scale.device).expand_as(scale).clone())
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
+        return self.scale.clamp_min(TINY), grid.zero if grid.symmetric else self.zero
+
+
+@final
+class Quantizer(nn.Module):
+    """Rounds onto `grid` within what `ranges` chooses. Vary it by its parts."""
+
+    def __init__(self, grid: Grid, ranges: Range) -> None:
+        super().__init__()
+        self.grid, self.ranges = grid, ranges
+
+    def codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Integer codes (int8, or uint8 if asymmetric, x's shape), float scale and zero [..., 1] of the grouped view."""
+        view = groups(x.detach(), self.grid)
+        scale, zero = self.ranges(view, self.grid)
+        codes = round_to_grid(view, scale, zero, self.grid)
+        zero = torch.as_tensor(zero, dtype=scale.dtype, device=scale.device).expand_as(scale)
+        return codes.to(torch.int8 if self.grid.symmetric else torch.uint8).reshape(x.shape), scale.detach(), zero
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x on the grid, same shape and dtype; while static ranges observe, x itself."""
+        view = groups(x, self.grid)
+        if isinstance(self.ranges, Running) and self.ranges.observing:
+            self.ranges.observe(view)
+            return x
+        scale, zero = self.ranges(view, self.grid)
+        whole = isinstance(self.ranges, MinMax) and self.grid.symmetric and self.grid.amplitude <= self.grid.high - self.grid.zero
+        return Straight.apply(view, scale, zero, self.grid, not whole).reshape(x.shape)
+
+    def rows(self, x: Tensor, index: Tensor) -> Tensor:
+        """Rows x [..., d] of a table on the grid, rounded with the scales of their `index` [...]. Needs searched ranges."""
+        assert isinstance(self.ranges, Searched) and self.grid.per not in ("tensor", "token")
+        flat = index.flatten()
+        view = x.reshape(len(flat), -1)
+        view = view if self.grid.per == "channel" else groups(view, self.grid)
+        zero = self.grid.zero if self.grid.symmetric else self.ranges.zero[flat]
+        return Straight.apply(view, self.ranges.scale.clamp_min(TINY)[flat], zero, self.grid, True).reshape(x.shape)
+
+
+def dequantize(codes: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
+    """(code - zero) * scale, in the scale's dtype and the codes' shape."""
+    return ((groups(codes, grid).to(scale.dtype) - zero) * scale).reshape(codes.shape)
