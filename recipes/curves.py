@@ -13,12 +13,19 @@ SKIPPED = {"step", "seconds", "lr"}
 
 def draw(folder: Path) -> Path:
     """`curves.png` in `folder`: one panel for each number that `*.jsonl` tells, one line for each stage."""
-    stages = {path.stem: [json.loads(line) for line in path.read_text().splitlines()] for path in sorted(folder.glob("*.jsonl"))}
-    names = list(dict.fromkeys(key for lines in stages.values() for line in lines for key in line if key not in SKIPPED))
+    stages = {
+        path.stem: [json.loads(line) for line in path.read_text().splitlines()]
+        for path in sorted(folder.glob("*.jsonl"))
+    }
+    names = list(
+        dict.fromkeys(key for lines in stages.values() for line in lines for key in line if key not in SKIPPED)
+    )
     if not names:
         raise ValueError(f"{folder} holds no *.jsonl with numbers to draw; run a recipe first")
     columns = 3
-    figure, axes = plt.subplots(-(-len(names) // columns), columns, figsize=(12, 2.6 * -(-len(names) // columns)), squeeze=False)
+    figure, axes = plt.subplots(
+        -(-len(names) // columns), columns, figsize=(12, 2.6 * -(-len(names) // columns)), squeeze=False
+    )
     for axis, name in zip(axes.flat, names, strict=False):
         for stage, lines in stages.items():
             points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from embedded import prepare
 from accelerate import Accelerator
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from embedded import prepare
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from zsaq.eval.metrics import Accuracy
 from zsaq.eval.perplexity import perplexity, tokenize
@@ -32,8 +37,8 @@ Scores = dict[str, float]
 class Job:
     """`generator()` gives a fresh one, as it was before any climb, and its tokenizer. `measure` is only ever reported.
 
-    `length`: content tokens of synthetic rows, first to last. `real()`: unlabelled real text, for the oracle alone; it is
-    not read before the oracle asks.
+    `length`: content tokens of synthetic rows, first to last. `real()`: unlabelled real text, for the oracle alone,
+    not read before it asks.
     """
 
     name: str
@@ -84,7 +89,9 @@ def embedded(generator: str | None = None) -> Job:
     return job
 
 
-def classifier(teacher: str, task: str, data_dir: str | None, generator: str, split: str, accelerator: Accelerator) -> Job:
+def classifier(
+    teacher: str, task: str, data_dir: str | None, generator: str, split: str, accelerator: Accelerator
+) -> Job:
     """A BERT-type teacher of a GLUE task; folders and Hub ids alike. The train split is for the oracle only."""
     spec = find(task)
     model, tokenizer = load(teacher, AutoModelForSequenceClassification)
@@ -131,7 +138,9 @@ def causal(
         return Text(rows, torch.ones_like(rows, dtype=torch.bool))
 
     job = Job(teacher, model, tokenizer, measure, Layout.of(tokenizer, length + 2), length=(length, length))
-    job.generator = lambda: (copy.deepcopy(model).requires_grad_(True), tokenizer) if generator is None else load_generator(generator)
+    job.generator = lambda: (
+        (copy.deepcopy(model).requires_grad_(True), tokenizer) if generator is None else load_generator(generator)
+    )
     job.real = real if real_text else None
     job.batch = 16
     return job

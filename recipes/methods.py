@@ -30,16 +30,20 @@ Method = Callable[[Job, QuantConfig, Budget, int, Loop], PreTrainedModel]
 
 def rtn(ranges: Ranges) -> Method:
     """Round-to-nearest; no step is taken."""
-    return lambda job, config, budget, seed, loop: quantize_model(job.teacher, dataclasses.replace(config, ranges=ranges))
+    return lambda job, config, budget, seed, loop: quantize_model(
+        job.teacher, dataclasses.replace(config, ranges=ranges)
+    )
 
 
 def distilled(source: Callable[[Job, int], Iterator[Batch]], warm: bool = False) -> Method:
-    """End-to-end distillation on a source, with the objective and plain steps; `warm`: after ZSAQ's warm start on it."""
+    """End-to-end distillation on a source, with plain steps; `warm`: after ZSAQ's warm start on it."""
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         stream, first = source(job, seed), budget.warm if warm else 0
         student = warm_start(student_of(job.teacher, config), job.teacher, stream, first, budget.lr, loop)
-        return pull(student, job.teacher, stream, steps=budget.steps - first, lr=budget.lr, hidden=budget.hidden, loop=loop)
+        return pull(
+            student, job.teacher, stream, steps=budget.steps - first, lr=budget.lr, hidden=budget.hidden, loop=loop
+        )
 
     return run
 
@@ -48,7 +52,9 @@ def lkd(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
     """ZeroQuant's layer-wise distillation alone, for the whole budget."""
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        return warm_start(student_of(job.teacher, config), job.teacher, source(job, seed), budget.steps, budget.lr, loop)
+        return warm_start(
+            student_of(job.teacher, config), job.teacher, source(job, seed), budget.steps, budget.lr, loop
+        )
 
     return run
 

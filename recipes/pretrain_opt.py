@@ -82,7 +82,7 @@ def batches(data: list[Ids], size: int, pad: int, seed: int):
 
 
 def sampled_loss(model, input_ids, attention_mask, labels, negatives: int) -> torch.Tensor:
-    """Next-token cross entropy; its partition function counts the batch's tokens and `negatives` random others, weighted up."""
+    """Next-token cross entropy; the softmax is over the batch's tokens and `negatives` random others, weighted up."""
     hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, :-1]
     targets, keep = labels[:, 1:], labels[:, 1:] != -100
     head = model.get_output_embeddings().weight
@@ -112,8 +112,12 @@ def build(arch: str, vocabulary: int, pad: int, bos: int, eos: int, hidden: int,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", nargs="+", required=True, help="text files (a document a line) or parquet files (column text)")
-    parser.add_argument("--tokenizer", default="bpe:8192", help="folder or Hub id; bpe:N trains N byte-level tokens on the text")
+    parser.add_argument(
+        "--text", nargs="+", required=True, help="text files (a document a line) or parquet files (column text)"
+    )
+    parser.add_argument(
+        "--tokenizer", default="bpe:8192", help="folder or Hub id; bpe:N trains N byte-level tokens on the text"
+    )
     parser.add_argument("--arch", choices=["opt", "gpt2"], default="opt")
     parser.add_argument("--unit", choices=["sentence", "window"], default="sentence")
     parser.add_argument("--hidden", type=int, default=256)
@@ -121,7 +125,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--length", type=int, default=64, help="longest sequence, in tokens")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--negatives", type=int, default=2048, help="random tokens in the softmax; 0 takes the whole vocabulary")
+    parser.add_argument(
+        "--negatives", type=int, default=2048, help="random tokens in the softmax; 0 takes the whole vocabulary"
+    )
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -160,13 +166,20 @@ def main() -> None:
             raise ValueError(f"the loss is {losses[-1]} at step {step}: lower --lr (now {args.lr})")
         if step % 100 == 0 or step == args.steps:
             mean = sum(losses[-100:]) / len(losses[-100:])
-            accelerator.print(f"step {step}/{args.steps}  perplexity {math.exp(mean):.1f}  {time.time() - begin:.0f} s", flush=True)
+            accelerator.print(
+                f"step {step}/{args.steps}  perplexity {math.exp(mean):.1f}  {time.time() - begin:.0f} s", flush=True
+            )
     if accelerator.is_main_process:
         model = accelerator.unwrap_model(model)
         model.generation_config.update(pad_token_id=pad, bos_token_id=bos, eos_token_id=eos)
         model.save_pretrained(args.output_dir)
         tokenizer.save_pretrained(args.output_dir)
-        record = {**vars(args), "tokens": sum(map(len, data)), "perplexity": math.exp(mean), "seconds": time.time() - begin}
+        record = {
+            **vars(args),
+            "tokens": sum(map(len, data)),
+            "perplexity": math.exp(mean),
+            "seconds": time.time() - begin,
+        }
         Path(args.output_dir, "pretraining.json").write_text(json.dumps(record, indent=1))
 
 

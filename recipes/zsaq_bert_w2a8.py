@@ -26,22 +26,41 @@ from rich.table import Table
 
 from zsaq import Loop, QuantConfig, coverage
 
+PACKAGES = ("zsaq", "torch", "transformers", "accelerate")
 ROWS = ("rtn-minmax", "rtn-searched", "zsaq")
 
 
 def parser(text: str | None, bits: str) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Budget()
-    made.add_argument("--bits", default=bits, help="w<bits>a<bits>[g<group>][-half|-ternary|-integer] (default: %(default)s)")
-    made.add_argument("--generator", help="OPT or any causal LM, folder or Hub id (default: facebook/opt-125m, or the teacher's own kind)")
-    made.add_argument("--bridge", choices=["auto", "vocabulary", "adapter"], default="auto", help="from the generator's tokens to the teacher's")
+    made.add_argument(
+        "--bits", default=bits, help="w<bits>a<bits>[g<group>][-half|-ternary|-integer] (default: %(default)s)"
+    )
+    made.add_argument(
+        "--generator",
+        help="OPT or any causal LM, folder or Hub id (default: facebook/opt-125m, or the teacher's own kind)",
+    )
+    made.add_argument(
+        "--bridge",
+        choices=["auto", "vocabulary", "adapter"],
+        default="auto",
+        help="from the generator's tokens to the teacher's",
+    )
     made.add_argument("--steps", type=int, default=default.steps, help="student steps in all (default: %(default)s)")
-    made.add_argument("--warm", type=int, default=default.warm, help="of them layer by layer, before SAM-SGA (default: %(default)s)")
+    made.add_argument(
+        "--warm", type=int, default=default.warm, help="of them layer by layer, before SAM-SGA (default: %(default)s)"
+    )
     made.add_argument("--lr", type=float, default=default.lr, help="student's learning rate (default: %(default)s)")
-    made.add_argument("--rho", type=float, default=default.rho, help="SAM's radius; 0 takes plain steps (default: %(default)s)")
-    made.add_argument("--generator_lr", type=float, default=default.generator_lr, help="generator's (default: %(default)s)")
+    made.add_argument(
+        "--rho", type=float, default=default.rho, help="SAM's radius; 0 takes plain steps (default: %(default)s)"
+    )
+    made.add_argument(
+        "--generator_lr", type=float, default=default.generator_lr, help="generator's (default: %(default)s)"
+    )
     made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--mixed_precision", choices=["no", "bf16"], default=None, help="as accelerate's (default: its own)")
+    made.add_argument(
+        "--mixed_precision", choices=["no", "bf16"], default=None, help="as accelerate's (default: its own)"
+    )
     made.add_argument("--trackers", nargs="*", default=[], help="accelerate's trackers by name, such as tensorboard")
     made.add_argument("--output_dir", default=None, help="default: outputs/<recipe>")
     made.add_argument("--push_to_hub", metavar="ID", help="also push the model to this Hub repository")
@@ -57,7 +76,9 @@ def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator)
     loop = Loop(accelerator, folder=folder)
     accelerator.init_trackers(name, vars(args) | {"trackers": str(args.trackers)})
     begin = time.perf_counter()
-    rows = [{"name": "teacher", **job.measure(job.teacher), "agreement": 1.0, "bytes": size(job.teacher), "seconds": 0.0}]
+    rows = [
+        {"name": "teacher", **job.measure(job.teacher), "agreement": 1.0, "bytes": size(job.teacher), "seconds": 0.0}
+    ]
     for row in ROWS:
         set_seed(args.seed)
         start = time.perf_counter()
@@ -72,8 +93,8 @@ def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator)
     results = {
         "rows": rows, "job": job.name, "config": config.to_dict(), "budget": vars(budget), "seed": args.seed,
         "arguments": vars(args), "seconds": round(time.perf_counter() - begin, 2), "coverage": coverage(student),
-        "versions": {p: version(p) for p in ("zsaq", "torch", "transformers", "accelerate")} | {"python": platform.python_version()},
-        "machine": {"processes": accelerator.num_processes, "device": str(accelerator.device), "threads": torch.get_num_threads()},
+        "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
+        "processes": accelerator.num_processes, "device": str(accelerator.device), "threads": torch.get_num_threads(),
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     draw(folder)
@@ -89,7 +110,9 @@ def show(rows: list[dict], name: str, bits: str, folder: Path) -> None:
     for column in ("name", *columns):
         table.add_column(column, justify="left" if column == "name" else "right")
     for row in rows:
-        table.add_row(row["name"], f"{row['score']:.4f}", f"{row['agreement']:.4f}", f"{row['bytes']:,}", f"{row['seconds']:.1f}")
+        table.add_row(
+            row["name"], f"{row['score']:.4f}", f"{row['agreement']:.4f}", f"{row['bytes']:,}", f"{row['seconds']:.1f}"
+        )
     Console().print(table)
     print(f"The model, results.json, curves.png and the steps' numbers are in {folder}")
 
@@ -103,7 +126,9 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
     args = made.parse_args()
     if (args.teacher is None) != (args.task is None) or (args.data_dir and not args.teacher):
         made.error("--teacher and --task go together, --data_dir with them; give none of them for the embedded default")
-    accelerator = Accelerator(mixed_precision=args.mixed_precision, log_with=args.trackers, project_dir=args.output_dir or f"outputs/{name}")
+    accelerator = Accelerator(
+        mixed_precision=args.mixed_precision, log_with=args.trackers, project_dir=args.output_dir or f"outputs/{name}"
+    )
     if args.teacher is None:
         with accelerator.main_process_first():
             job = embedded(args.generator)

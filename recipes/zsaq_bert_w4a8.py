@@ -1,7 +1,7 @@
 """ZSAQ on a BERT classifier with 4-bit or 8-bit weights and 8-bit inputs: as zsaq_bert_w2a8.py, other bits.
 
-    accelerate launch recipes/zsaq_bert_w4a8.py
-    accelerate launch recipes/zsaq_bert_w4a8.py --bits w8a8 --teacher DIR_OR_ID --task sst2 --data_dir DIR --generator DIR_OR_ID
+accelerate launch recipes/zsaq_bert_w4a8.py
+accelerate launch recipes/zsaq_bert_w4a8.py --bits w8a8 --teacher DIR_OR_ID --task sst2 --generator DIR_OR_ID
 """
 
 from zsaq_bert_w2a8 import main

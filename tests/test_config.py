@@ -43,9 +43,11 @@ def test_parse(text: str, weight: Grid, inputs: Grid | None) -> None:
     assert (config.weight, config.input, config.embedding) == (weight, inputs, Grid(8))
 
 
-@pytest.mark.parametrize("text", ["", "w2", "w1a8", "w9a8", "a8w2", "w2a8g0", "w2a8g", "w4a8-half", "w2a8 x", "w2a0", "w16a8g8", "2"])
+@pytest.mark.parametrize(
+    "text", ["", "w2", "w1a8", "w9a8", "a8w2", "w2a8g0", "w2a8g", "w4a8-half", "w2a8 x", "w2a0", "w16a8g8", "2"]
+)
 def test_bad_text_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match="w2a8|group size"):
+    with pytest.raises(ValueError, match=r"w2a8|group size"):
         QuantConfig.parse(text)
 
 

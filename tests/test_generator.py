@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from language_toys import bpe, opt, wordpiece
-from zsaq.language.generator import ascent_optimizer, load_generator, soft, write
+from zsaq.language.generator import ascent_optimizer, draw, load_generator, soft, write
 from zsaq.language.models import Vocabulary
 from zsaq.language.text import Partner, Text, encode, pairs
 
@@ -64,6 +64,19 @@ def test_samples_follow_the_models_distribution() -> None:
     expected = logits_before(model, vocabulary, text.rows(torch.tensor([0])))[0, 0].softmax(-1)
     seen = torch.bincount(text.ids[:, 0], minlength=len(expected)) / 20_000
     assert (seen - expected).abs().max() < 4 * (expected.max() / 20_000).sqrt()
+
+
+def test_draws_hit_every_token_by_its_share_and_no_other() -> None:
+    logits = torch.randn(700).masked_fill(torch.rand(700) < 0.5, -torch.inf)
+    logits[256:512] = -torch.inf  # a whole run of nothing
+    chance = torch.rand(2, 60_000, 1, generator=rng(), dtype=torch.float64)
+    seen = torch.bincount(draw(logits.expand(60_000, -1), chance)[:, 0], minlength=700) / 60_000
+    expected = logits.softmax(-1)
+    assert (seen[expected == 0] == 0).all()
+    assert ((seen - expected).abs() <= 5 * (expected / 60_000).sqrt() + 1e-9).all()
+    for edge in (0.0, 1 - 2**-53):
+        hit = draw(logits[None], torch.full((2, 1, 1), edge, dtype=torch.float64))
+        assert expected[hit.item()] > 0
 
 
 def test_the_cache_that_drops_finished_rows_changes_nothing() -> None:

@@ -275,7 +275,7 @@ def test_two_processes_equal_one(saved: Folder, tmp_path: Path, count: int) -> N
     write(tmp_path / "validation.jsonl", rows("rte", count))
     arguments = ["--model", saved(), "--teacher", saved("other", seed=1), "--task", "rte"]
     arguments += ["--data_dir", str(tmp_path), "--batch_size", "2"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, "eval/glue.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     values, alone = json.loads(done.stdout.splitlines()[-1])["tasks"]["rte"], main(arguments)["tasks"]["rte"]

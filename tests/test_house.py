@@ -20,7 +20,10 @@ FORBIDDEN = {  # whose module (by prefix) -> what it never imports; nothing at a
 }
 OUTSIDE = ["zsaq.eval", "recipes", "tests"]
 THIRD_PARTIES = {  # who may import them
-    "transformers": ["zsaq.hub", "zsaq.quantize", "zsaq.trainer", "zsaq.language", "zsaq.vision.models", *OUTSIDE],
+    "transformers": [
+        *(f"zsaq.{name}" for name in ("layers", "plan", "hub", "quantize", "trainer", "language", "vision.models")),
+        *OUTSIDE,
+    ],
     "accelerate": ["zsaq.trainer", "zsaq.journal", "zsaq.language", *OUTSIDE],
     **{pickler: [] for pickler in ("pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")},
 }

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from reference import kl, logit_l1, logit_mse, relative_error
-from toys import batches, bert, gpt2
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
+from reference import kl, logit_l1, logit_mse, relative_error
+from toys import batches, bert, gpt2
 from zsaq import KL, HiddenStates, LayerWise, LogitL1, LogitMSE, Pair, QuantConfig, quantize_model
 from zsaq.language.attention import AttentionScores
 
@@ -43,7 +43,7 @@ def test_logits() -> None:
 def test_hidden_states(kind: str) -> None:
     models, objective = couple(kind), HiddenStates(TAPPED[kind])
     pair = pair_of(models, objective)
-    base = {k: v for k, v in pair.batch.items()}
+    base = pair.batch
     # The last of transformers' hidden states of GPT-2 is normed once more; blocks are compared, so leave it out.
     states = [m(**base, output_hidden_states=True).hidden_states[1:2] for m in models]
     first = relative_error(*[[s.detach() for s in side] for side in states], keep=base["attention_mask"].bool())
@@ -106,7 +106,9 @@ def test_objectives_add_and_scale() -> None:
     pair = pair_of(models, total)
     value, parts = total.weighted(pair)
     assert set(parts) == {"KL", "HiddenStates", "LogitMSE"}
-    assert float(value) == pytest.approx(2 * float(parts["KL"]) + 0.5 * float(parts["HiddenStates"] + parts["LogitMSE"]), rel=1e-5)
+    assert float(value) == pytest.approx(
+        2 * float(parts["KL"]) + 0.5 * float(parts["HiddenStates"] + parts["LogitMSE"]), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(("options", "named"), [({"temperature": 0}, "0"), ({"direction": "up"}, "up")])

@@ -1,8 +1,8 @@
 import pytest
 import torch
 from torch import nn
-from toys import batches, bert, mlp
 
+from toys import batches, bert, mlp
 from zsaq import Pair, Tap
 
 

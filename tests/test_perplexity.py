@@ -129,7 +129,7 @@ def test_as_a_script_on_two_processes(tmp_path: Path) -> None:
     text.write_text(TEXT)
     arguments = ["--model", model, "--teacher", save(tmp_path / "other", 1), "--text", str(text), "--window", "9"]
     arguments += ["--batch_size", "2"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*launch, "eval/perplexity.py", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300
     )

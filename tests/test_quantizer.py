@@ -2,8 +2,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import levels, nearest, running, search_row, straight
 
+from reference import levels, nearest, running, search_row, straight
 from zsaq import Grid, MinMax, Quantizer, Running, Searched
 from zsaq.quantizer import dequantize, groups, search
 
@@ -16,7 +16,9 @@ def test_rounds_to_the_nearest_level(bits: int, kind: str) -> None:
     x = torch.randn(5, 12)
     quantizer = Quantizer(grid, Searched(groups(x, grid), grid))
     scale = quantizer.ranges(groups(x, grid), grid)[0]
-    expected = [[nearest(float(v / s), levels(bits, kind)) * float(s) for v in row] for row, s in zip(x, scale, strict=True)]
+    expected = [
+        [nearest(float(v / s), levels(bits, kind)) * float(s) for v in row] for row, s in zip(x, scale, strict=True)
+    ]
     assert torch.allclose(quantizer(x), torch.tensor(expected), atol=1e-6)
 
 
@@ -30,7 +32,7 @@ def test_search_is_the_best_of_its_candidates(bits: int, kind: str) -> None:
 
 
 def test_searched_halves_lose_least_on_gaussian_rows() -> None:
-    """facts: 0.345 for searched halves, 0.44 for ternary, 0.49 for halves at abs-max, 0.86 for {-1, 0, 1} at abs-max."""
+    """0.345 for searched halves, 0.44 for ternary, 0.49 for halves at abs-max, 0.86 for {-1, 0, 1} at abs-max."""
     x = torch.randn(64, 768)
 
     def loss(grid: Grid, searched: bool) -> float:

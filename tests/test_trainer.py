@@ -6,11 +6,26 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from toys import batches, bert, mlp
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers.models.bert.modeling_bert import BertLayer
 
-from zsaq import KL, SAM, Clip, Grid, HiddenStates, Loop, QuantConfig, calibrate, coverage, distill, parameter_groups, quantize_model, repeat
+from toys import batches, bert, mlp
+from zsaq import (
+    KL,
+    SAM,
+    Clip,
+    Grid,
+    HiddenStates,
+    Loop,
+    QuantConfig,
+    calibrate,
+    coverage,
+    distill,
+    parameter_groups,
+    quantize_model,
+    repeat,
+)
 from zsaq.optim import Wrapper
 from zsaq.quantizer import Running
 
@@ -39,7 +54,9 @@ def test_distill_is_the_plain_loop(tmp_path) -> None:
     for batch in seen:
         optimizer.zero_grad()
         p, q = (m(**batch, output_hidden_states=True) for m in (teacher, twin))
-        loss = nn.functional.kl_div(q.logits.log_softmax(-1), p.logits.log_softmax(-1), log_target=True, reduction="batchmean")
+        loss = nn.functional.kl_div(
+            q.logits.log_softmax(-1), p.logits.log_softmax(-1), log_target=True, reduction="batchmean"
+        )
         for a, b in zip(p.hidden_states[1:], q.hidden_states[1:], strict=True):
             loss = loss + 0.1 * (a.detach() - b).square().sum() / a.detach().square().sum()
         loss.backward()
@@ -62,7 +79,14 @@ def test_the_student_comes_closer_and_the_teacher_stays() -> None:
             return float((teacher(**held).logits - student(**held).logits).square().mean())
 
     start = gap()
-    distill(student, teacher, batches(40, seed=1), KL() + HiddenStates(BertLayer), SAM(Clip(plain(student), 1.0), student), 40)
+    distill(
+        student,
+        teacher,
+        batches(40, seed=1),
+        KL() + HiddenStates(BertLayer),
+        SAM(Clip(plain(student), 1.0), student),
+        40,
+    )
     assert gap() < 0.6 * start
     assert all(torch.equal(a, b) for a, b in zip(weights(teacher), before, strict=True))
     assert "2-bit half" in coverage(student)["bert.encoder.layer.0.output.dense"]
@@ -165,11 +189,15 @@ def half_of_the_batch(folder: str) -> None:
     teacher, rank = mlp(), int(os.environ["RANK"])
     for name in ("plain", "sam"):
         student = quantize_model(teacher, CONFIG)
-        optimizer = SAM(Clip(plain(student), 1.0), student, climb="synchronised") if name == "sam" else Clip(plain(student), 1.0)
+        optimizer = (
+            SAM(Clip(plain(student), 1.0), student, climb="synchronised")
+            if name == "sam"
+            else Clip(plain(student), 1.0)
+        )
         torch.manual_seed(1)
         given = [{"input": torch.randn(8, 16)[rank * 4 : rank * 4 + 4]} for _ in range(5)]
         distill(student, teacher, given, KL(), optimizer, 5, constant(accelerator=Accelerator(cpu=True)))
-        torch.save(weights(student), f"{folder}/{name}{rank}.pt")
+        save_file({str(i): w for i, w in enumerate(weights(student))}, f"{folder}/{name}{rank}.safetensors")
 
 
 def test_two_processes_equal_one(tmp_path) -> None:
@@ -186,6 +214,7 @@ def test_two_processes_equal_one(tmp_path) -> None:
         torch.manual_seed(1)
         given = [{"input": torch.randn(8, 16)} for _ in range(5)]
         distill(student, teacher, given, KL(), optimizer, 5, constant())
-        ranks = [torch.load(tmp_path / f"{name}{rank}.pt", weights_only=True) for rank in (0, 1)]
+        files = [load_file(tmp_path / f"{name}{rank}.safetensors") for rank in (0, 1)]
+        ranks = [[file[str(i)] for i in range(len(file))] for file in files]
         assert all(torch.equal(a, b) for a, b in zip(*ranks, strict=True))
         assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ranks[0], weights(student), strict=True))

@@ -27,7 +27,9 @@ def bert(labels: int = 3, layers: int = 2) -> BertForSequenceClassification:
 
 def gpt2() -> GPT2LMHeadModel:
     ids = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
-    return spread(GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=64, **ids)))
+    return spread(
+        GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=64, **ids))
+    )
 
 
 def opt() -> OPTForCausalLM:

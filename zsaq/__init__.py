@@ -32,7 +32,6 @@ __all__ = [
     "Quantizer",
     "Range",
     "Running",
-    "SAM",
     "Searched",
     "Tap",
     "Wrapper",

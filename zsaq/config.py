@@ -93,7 +93,9 @@ class QuantConfig:
         if self.weight is not None and self.weight.per == "token":
             raise ValueError("weight.per is 'token'; weights have 'tensor', 'channel' or a group size")
         if self.embedding is not None and self.embedding.per in ("token", "tensor"):
-            raise ValueError(f"embedding.per is {self.embedding.per!r}; give 'channel' (a scale per row) or a group size")
+            raise ValueError(
+                f"embedding.per is {self.embedding.per!r}; give 'channel' (a scale per row) or a group size"
+            )
         if self.input is not None and self.input.per == "channel":
             raise ValueError("input.per is 'channel'; inputs have 'token', 'tensor' or a group size")
         if self.ranges not in get_args(Ranges):
@@ -102,7 +104,9 @@ class QuantConfig:
             if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str) and rule[0]):
                 raise ValueError(f"rule {rule!r} is not a pair (glob on module names, QuantConfig or None)")
             if not isinstance(rule[1], QuantConfig | None):
-                raise ValueError(f"rule {rule[0]!r} has {rule[1]!r}; give a QuantConfig, or None to leave modules alone")
+                raise ValueError(
+                    f"rule {rule[0]!r} has {rule[1]!r}; give a QuantConfig, or None to leave modules alone"
+                )
             if rule[1] is not None and rule[1].rules:
                 raise ValueError(f"rule {rule[0]!r} has rules of its own; list them all at the top level")
 
@@ -113,7 +117,9 @@ class QuantConfig:
         16 leaves that side in floats; activations of up to 8 bits are dynamic per token; the token table gets 8 bits
         a row. Raises ValueError for any other text.
         """
-        match = re.fullmatch(r"w(\d{1,2})a(\d{1,2})(?:g(\d{1,9}))?(?:-(integer|half|ternary))?", str(text).strip().lower())
+        match = re.fullmatch(
+            r"w(\d{1,2})a(\d{1,2})(?:g(\d{1,9}))?(?:-(integer|half|ternary))?", str(text).strip().lower()
+        )
         widths = {int(match[1]), int(match[2])} if match else set()
         if not match or not widths <= {*range(2, 9), 16} or (match[3] and int(match[1]) == 16):
             raise ValueError(f"{text!r} is no quantization; the form is {FORM}; bits are 2 to 8, or 16 for floats")
@@ -122,7 +128,9 @@ class QuantConfig:
         if levels != "integer" and weights != 2:
             raise ValueError(f"{text!r}: only 2-bit weights have {levels} levels; the form is {FORM}")
         return cls(
-            weight=None if weights == 16 else Grid(weights, per=int(match[3]) if match[3] else "channel", levels=levels),  # type: ignore[arg-type]
+            weight=None
+            if weights == 16
+            else Grid(weights, per=int(match[3]) if match[3] else "channel", levels=levels),  # type: ignore[arg-type]
             input=None if inputs == 16 else Grid(inputs, per="token"),
             embedding=None if weights == 16 else Grid(8),
         )

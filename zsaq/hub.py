@@ -184,9 +184,12 @@ def check_header(model: PreTrainedModel, header: dict[str, tuple[str, tuple[int,
         known = {*buffers, f"{name}.bias"}
         if extra := [key for key in header if key.startswith(f"{name}.") and key not in known]:
             raise ValueError(f"{name}: its plan knows no tensors {extra}; {AGAIN}")
-    for key, (dtype, _) in header.items():
-        if key in state and (dtype in FLOATS) != state[key].is_floating_point():
-            raise ValueError(f"{key.rpartition('.')[0]}: {key} is {dtype}, the model has {state[key].dtype}; {AGAIN}")
+    for key, (dtype, shape) in header.items():
+        if key in state and ((dtype in FLOATS) != state[key].is_floating_point() or shape != tuple(state[key].shape)):
+            wanted = state[key].dtype, tuple(state[key].shape)
+            raise ValueError(
+                f"{key.rpartition('.')[0]}: {key} is {(dtype, shape)}, the model asks for {wanted}; {AGAIN}"
+            )
 
 
 def auto_class_of(config: PreTrainedConfig) -> Any:
@@ -221,20 +224,14 @@ def load(source: str | Path, auto_class: Any = None) -> PreTrainedModel:
         raise ValueError(f"{source} is no folder or Hub id of a saved student: {error}") from error
     auto = auto_class_of(config) if auto_class is None else auto_class
     try:
-        # Shapes that differ are reported like missing tensors, so that all are named together below.
         model, info = auto.from_pretrained(
-            source,
-            trust_remote_code=False,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
+            source, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
     except OSError as error:
         raise ValueError(f"{source} has no readable model.safetensors ({error}); {AGAIN}") from error
     for what, remedy in {
         "missing_keys": "are missing and were drawn at random",
         "unexpected_keys": "belong to no layer",
-        "mismatched_keys": "have another shape",
         "error_msgs": "could not be read",
     }.items():
         if info[what]:

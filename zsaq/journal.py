@@ -1,4 +1,4 @@
-"""What a run tells: a live bar for people, plain lines where there is no terminal, JSON lines and trackers for later."""
+"""What a run tells: a live bar for people, plain lines where there is no terminal, JSON lines and trackers."""
 
 import json
 import math
@@ -29,7 +29,8 @@ class Journal:
             self.file = (folder / f"{stage}.jsonl").open("a", encoding="utf-8")
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[told]}"), console=self.console, disable=not (self.speaks and self.console.is_terminal),
+            TextColumn("{task.fields[told]}"), console=self.console,
+            disable=not (self.speaks and self.console.is_terminal),
         )  # fmt: skip
 
     def __enter__(self) -> "Journal":

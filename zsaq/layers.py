@@ -30,7 +30,7 @@ class QuantLayer(nn.Module):
         return self.weight.T if self.columns_first else self.weight
 
     def dequantized(self) -> Tensor:
-        """The weight that the forward pass uses, rows first and flat: [out, in * ...]; with SAM's offset if there is one."""
+        """The weight that the forward pass uses, rows first and flat: [out, in * ...]; SAM's offset included."""
         weight = self.weight_quantizer(self.rows().flatten(1))
         return weight if self.offset is None else weight + self.offset
 
@@ -99,7 +99,9 @@ def swap(layer: nn.Module, config: QuantConfig) -> None:
     ranges = Searched(view, grid, learned=config.ranges == "learned" and not table) if searched else MinMax()
     layer.__class__ = kind
     layer.weight_quantizer = Quantizer(grid, ranges)
-    layer.input_quantizer = None if table or config.input is None else Quantizer(config.input, input_range(config.input))
+    layer.input_quantizer = (
+        None if table or config.input is None else Quantizer(config.input, input_range(config.input))
+    )
     layer.offset = None
 
 

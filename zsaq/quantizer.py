@@ -145,7 +145,11 @@ def search(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         scale, error = wide.clone(), torch.full_like(wide, torch.inf)
         for factor in factors:
             tried = (wide * factor).clamp_min_(TINY)
-            miss = (round_to_grid(part, tried, offset, grid).sub_(offset).mul_(tried).sub_(part)).square_().sum(-1, keepdim=True)
+            miss = (
+                (round_to_grid(part, tried, offset, grid).sub_(offset).mul_(tried).sub_(part))
+                .square_()
+                .sum(-1, keepdim=True)
+            )
             scale, error = torch.where(miss < error, tried, scale), torch.minimum(miss, error)
         best.append(scale)
     return torch.cat(best).view_as(widest), zero
@@ -153,7 +157,7 @@ def search(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
 
 @final
 class Searched(Range):
-    """Scale and zero found by search on the tensor that is given at the start, then kept, or trained if `learned` (LSQ)."""
+    """Scale and zero found by search on the tensor given at the start, then kept, or trained if `learned` (LSQ)."""
 
     scale: Tensor
     zero: Tensor
@@ -165,7 +169,9 @@ class Searched(Range):
             self.scale = nn.Parameter(scale)
         else:
             self.register_buffer("scale", scale)
-        self.register_buffer("zero", torch.as_tensor(zero, dtype=scale.dtype, device=scale.device).expand_as(scale).clone())
+        self.register_buffer(
+            "zero", torch.as_tensor(zero, dtype=scale.dtype, device=scale.device).expand_as(scale).clone()
+        )
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         return self.scale.clamp_min(TINY), grid.zero if grid.symmetric else self.zero
@@ -180,7 +186,7 @@ class Quantizer(nn.Module):
         self.grid, self.ranges = grid, ranges
 
     def codes(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Integer codes (int8, or uint8 if asymmetric, x's shape), float scale and zero [..., 1] of the grouped view."""
+        """Codes (int8, or uint8 if asymmetric, in x's shape), float scale and zero [..., 1] of the grouped view."""
         view = groups(x.detach(), self.grid)
         scale, zero = self.ranges(view, self.grid)
         codes = round_to_grid(view, scale, zero, self.grid)
@@ -194,11 +200,15 @@ class Quantizer(nn.Module):
             self.ranges.observe(view)
             return x
         scale, zero = self.ranges(view, self.grid)
-        whole = isinstance(self.ranges, MinMax) and self.grid.symmetric and self.grid.amplitude <= self.grid.high - self.grid.zero
+        whole = (
+            isinstance(self.ranges, MinMax)
+            and self.grid.symmetric
+            and self.grid.amplitude <= self.grid.high - self.grid.zero
+        )
         return Straight.apply(view, scale, zero, self.grid, not whole).reshape(x.shape)
 
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
-        """Rows x [..., d] of a table on the grid, rounded with the scales of their `index` [...]. Needs searched ranges."""
+        """Rows x [..., d] of a table, rounded with the scales of their `index` [...]. Needs searched ranges."""
         assert isinstance(self.ranges, Searched) and self.grid.per not in ("tensor", "token")
         flat = index.flatten()
         view = x.reshape(len(flat), -1)

@@ -52,9 +52,13 @@ class Loop:
 
     def __post_init__(self) -> None:
         if self.accelerator.mixed_precision == "fp16":
-            raise ValueError("mixed precision is 'fp16', whose loss scaler SAM's two passes would break; use 'bf16' or 'no'")
+            raise ValueError(
+                "mixed precision is 'fp16', whose loss scaler SAM's two passes would break; use 'bf16' or 'no'"
+            )
         if self.accumulate < 1 or not 0 <= self.warmup < 1:
-            raise ValueError(f"accumulate is {self.accumulate}, warmup {self.warmup}; give at least 1, and a share below 1")
+            raise ValueError(
+                f"accumulate is {self.accumulate}, warmup {self.warmup}; give at least 1, and a share below 1"
+            )
 
 
 def repeat(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -86,7 +90,9 @@ def calibrate(student: nn.Module, batches: Iterable[Batch], accelerator: Acceler
         for ranges in found:
             ranges.observing = False
     if not all(int(ranges.updates) for ranges in found):
-        raise ValueError("calibration left static ranges that saw nothing; give at least one batch that reaches every layer")
+        raise ValueError(
+            "calibration left static ranges that saw nothing; give at least one batch that reaches every layer"
+        )
     return student
 
 
@@ -152,8 +158,8 @@ def distill(
                 if not all(map(math.isfinite, numbers)):
                     named = dict(zip(["loss", *parts], numbers, strict=True))
                     raise ValueError(
-                        f"{stage}, step {step}: the loss is not finite ({named}). The student keeps the parameters of the "
-                        "last good step. Lower the learning rate or SAM's rho, or check the batches"
+                        f"{stage}, step {step}: the loss is not finite ({named}). The student keeps the parameters "
+                        "of the last good step. Lower the learning rate or SAM's rho, or check the batches"
                     )
                 if not told:
                     told.update(zip(["loss", *parts], numbers, strict=True))

@@ -100,8 +100,8 @@ def _write(
     ids = torch.full((n, int(limits.max())), vocabulary.pad)
     ids[:, :start] = begin
     ends = torch.tensor(vocabulary.ends, dtype=torch.int64)
-    closed = ~vocabulary.content
-    may_end = closed.index_fill(0, ends.to(device), False)
+    closed = (~vocabulary.content).nonzero()[:, 0]
+    but_end = closed[~torch.isin(closed, ends.to(device))]
     rows, lengths, going = torch.arange(n), limits.clone(), torch.ones(n, dtype=torch.bool)
     current, cache = torch.cat([torch.full((n, 1), vocabulary.bos), begin], 1).to(device), None
     for position in range(start, ids.shape[1]):
@@ -114,18 +114,34 @@ def _write(
             rows, current = rows[held], current[held.to(device)]
         out = model(input_ids=current, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
-        logits = out.logits[:, -1].float().masked_fill_(may_end if position else closed, -torch.inf)
-        # In double precision a token of probability 0 can never be hit.
-        reached = torch.softmax(logits / heat, -1).cumsum(-1, dtype=torch.float64)
-        chance = torch.rand(n, 1, generator=rng, dtype=torch.float64)[rows].to(device) * reached[:, -1:]
-        drawn = torch.searchsorted(reached, chance, right=True)[:, 0]
-        current = torch.where((position < safe[rows]).to(device), logits.argmax(-1), drawn)[:, None]
+        logits = out.logits[:, -1].float().index_fill_(1, but_end if position else closed, -torch.inf)
+        chance = torch.rand(2, n, 1, generator=rng, dtype=torch.float64)[:, rows].to(device)
+        careful = (position < safe[rows]).to(device)
+        current = draw(logits if heat == 1 else logits / heat, chance)
+        if careful.any():
+            current = torch.where(careful[:, None], logits.argmax(-1, keepdim=True), current)
         token = current[:, 0].cpu()
         ended = rows[torch.isin(token, ends) & going[rows]]
         lengths[ended], going[ended] = position, False
         ids[rows[going[rows]], position] = token[going[rows]]
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
     return Text(ids.to(device), mask.to(device))
+
+
+def draw(logits: Tensor, chance: Tensor) -> Tensor:
+    """Sample from softmax(logits) [N, V] with uniform numbers `chance` [2, N, 1] float64 -> ids [N, 1].
+
+    First a run of 256 tokens by its share, then a token in it by its own: no sum over the whole vocabulary is kept.
+    """
+
+    def pick(shares: Tensor, chance: Tensor) -> Tensor:
+        reached = shares.cumsum(-1, dtype=torch.float64)  # in double precision a share of 0 can never be hit
+        return torch.searchsorted(reached, chance * reached[:, -1:], right=True)
+
+    short = -logits.shape[1] % 256
+    shares = F.pad(torch.softmax(logits, -1), (0, short)).unflatten(1, (-1, 256))
+    run = pick(shares.sum(-1), chance[0])
+    return 256 * run + pick(shares[torch.arange(len(run), device=run.device), run[:, 0]], chance[1])
 
 
 @final

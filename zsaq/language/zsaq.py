@@ -15,9 +15,9 @@ from torch import nn
 from zsaq.config import QuantConfig
 from zsaq.language.models import blocks, task_kind, token_table
 from zsaq.language.sga import Player as TextPlayer
+from zsaq.layers import parameter_groups
 from zsaq.objectives import KL, HiddenStates, LayerWise, LogitMSE, Objective
 from zsaq.optim import SAM, Clip, Wrapper
-from zsaq.layers import parameter_groups
 from zsaq.pair import Batch
 from zsaq.quantize import quantize_model
 from zsaq.trainer import Loop, Player, distill
@@ -44,7 +44,12 @@ def stepper(student: nn.Module, lr: float, rho: float = 0.0) -> Wrapper:
 
 
 def warm_start(
-    student: nn.Module, teacher: nn.Module, batches: Iterable[Batch], steps: int, lr: float = 1e-4, loop: Loop | None = None
+    student: nn.Module,
+    teacher: nn.Module,
+    batches: Iterable[Batch],
+    steps: int,
+    lr: float = 1e-4,
+    loop: Loop | None = None,
 ) -> nn.Module:
     """ZeroQuant's layer-wise distillation: only the blocks move, each alone."""
     if steps:
@@ -63,7 +68,7 @@ def pull(
     student: nn.Module, teacher: nn.Module, batches: Iterable[Batch], *, steps: int, lr: float, hidden: float = 1.0,
     rho: float = 0.0, player: Player | None = None, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
 ) -> nn.Module:  # fmt: skip
-    """End-to-end distillation on any batches: random tokens, sampled text (LLM-QAT), the oracle's real text, or ZSAQ's."""
+    """End-to-end distillation on any batches: random tokens, sampled text (LLM-QAT), the oracle's, or ZSAQ's."""
     return distill(
         student, teacher, batches, divergence(teacher, hidden), stepper(student, lr, rho), steps, loop,
         player=player, ratio=ratio,
@@ -82,5 +87,14 @@ def zsaq(
     """
     student = warm_start(student_of(teacher, config), teacher, player, warm, lr, loop)
     return pull(
-        student, teacher, player, steps=steps - warm, lr=lr, hidden=hidden, rho=rho, player=player, ratio=ratio, loop=loop
+        student,
+        teacher,
+        player,
+        steps=steps - warm,
+        lr=lr,
+        hidden=hidden,
+        rho=rho,
+        player=player,
+        ratio=ratio,
+        loop=loop,
     )

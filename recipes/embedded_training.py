@@ -1,0 +1,186 @@
+"""How the embedded default's tokenizer, teacher and generator are trained: small, from scratch, the same on every run."""
+
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+    get_linear_schedule_with_warmup,
+)
+
+WORDS, PIECES, LENGTH = 2500, 1200, 64
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """`size`: sentences a batch; `masked`: weight of the masked words' loss beside the label's."""
+
+    width: int
+    layers: int
+    epochs: float
+    lr: float
+    size: int
+    masked: float = 0.0
+
+
+TEACHER = Recipe(width=96, layers=4, epochs=5, lr=2e-3, size=48, masked=0.2)
+GENERATOR = Recipe(width=128, layers=2, epochs=6, lr=2e-3, size=32)
+
+
+def train_tokenizer(sentences: list[str]) -> PreTrainedTokenizerFast:
+    """Lower-case WordPiece; [CLS] and [SEP] are also a generator's begin and end.
+
+    The vocabulary: every character, the most frequent words, and the most frequent ends ("##ing") of the other words.
+    By counts with ties in the alphabet's order, because tokenizers' own trainers differ from run to run.
+    """
+    lower, words = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    counts = Counter(word for text in sentences for word, _ in words.pre_tokenize_str(lower.normalize_str(text)))
+    ranked = sorted((word for word in counts if len(word) > 1), key=lambda word: (-counts[word], word))
+    ends = Counter("##" + word[i:] for word in ranked[WORDS:] for i in range(1, len(word) - 1))
+    pieces = sorted(ends, key=lambda end: (-ends[end] * (len(end) - 2), end))[:PIECES]
+    characters = sorted(set("".join(counts)))
+    vocabulary = [*SPECIAL, *characters, *("##" + c for c in characters), *ranked[:WORDS], *pieces]
+    wordpiece = Tokenizer(models.WordPiece({token: i for i, token in enumerate(vocabulary)}, unk_token="[UNK]"))
+    wordpiece.normalizer, wordpiece.pre_tokenizer, wordpiece.decoder = lower, words, decoders.WordPiece()
+    wordpiece.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", SPECIAL.index("[CLS]")), ("[SEP]", SPECIAL.index("[SEP]"))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=wordpiece,
+        model_max_length=LENGTH,
+        model_input_names=["input_ids", "attention_mask"],
+        bos_token="[CLS]",
+        eos_token="[SEP]",
+        **{f"{token.strip('[]').lower()}_token": token for token in SPECIAL},
+    )
+
+
+def train_teacher(
+    tokenizer: PreTrainedTokenizerFast,
+    sentences: list[str],
+    labels: list[int],
+    names: list[str],
+    log,
+    recipe: Recipe = TEACHER,
+) -> BertForSequenceClassification:
+    """Cross entropy of the label plus a share of that of masked words (Devlin et al. 2019: 15 %, 8 in 10 as [MASK])."""
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.width // 32,
+        intermediate_size=4 * recipe.width,
+        max_position_embeddings=LENGTH,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        id2label=dict(enumerate(names)),
+        label2id={name: label for label, name in enumerate(names)},
+    )
+    teacher = BertForSequenceClassification(config)
+    words = BertForMaskedLM(config)
+    words.bert = teacher.bert
+    words.tie_weights()
+    ordinary = min(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
+
+    def loss(ids: Tensor, mask: Tensor, label: Tensor) -> Tensor:
+        draw = torch.rand(ids.shape)
+        chosen = (draw < 0.15) & (ids >= ordinary)
+        shown = ids.masked_fill(chosen & (draw < 0.12), tokenizer.mask_token_id)
+        shown = torch.where(chosen & (draw >= 0.135), torch.randint(ordinary, len(tokenizer), ids.shape), shown)
+        out = teacher.bert(shown, mask)
+        masked = cross_entropy(words.cls(out.last_hidden_state[chosen]), ids[chosen])
+        return cross_entropy(teacher.classifier(out.pooler_output), label) + recipe.masked * masked
+
+    parameters = [*teacher.parameters(), *words.cls.predictions.transform.parameters(), words.cls.predictions.bias]
+    fit("teacher", parameters, loss, encode(tokenizer, sentences), labels, recipe, log)
+    return teacher.eval()
+
+
+def train_generator(
+    tokenizer: PreTrainedTokenizerFast, sentences: list[str], log, recipe: Recipe = GENERATOR
+) -> OPTForCausalLM:
+    config = OPTConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.width,
+        word_embed_proj_dim=recipe.width,
+        ffn_dim=4 * recipe.width,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.width // 32,
+        max_position_embeddings=LENGTH,
+        dropout=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.cls_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+    )
+    generator = OPTForCausalLM(config)
+
+    def loss(ids: Tensor, mask: Tensor, _: Tensor) -> Tensor:
+        return generator(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss
+
+    examples = encode(tokenizer, sentences)
+    fit("generator", list(generator.parameters()), loss, examples, [0] * len(examples), recipe, log)
+    return generator.eval()
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> list[list[int]]:
+    return tokenizer(sentences, truncation=True)["input_ids"]
+
+
+def batches(texts: list[list[int]], labels: list[int], size: int, pad: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless shuffled batches of similar lengths: ids, mask [size, length], labels [size]; int64."""
+    rng = random.Random(0)
+    while True:
+        order = rng.sample(range(len(texts)), len(texts))
+        for start in range(0, len(order), size * 20):
+            pool = sorted(order[start : start + size * 20], key=lambda i: len(texts[i]))
+            groups = [pool[i : i + size] for i in range(0, len(pool), size)]
+            for group in rng.sample(groups, len(groups)):
+                rows = [torch.tensor(texts[i]) for i in group]
+                ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+                yield ids, (ids != pad).long(), torch.tensor([labels[i] for i in group])
+
+
+def fit(
+    name: str,
+    parameters: list[nn.Parameter],
+    loss: Loss,
+    texts: list[list[int]],
+    labels: list[int],
+    recipe: Recipe,
+    log,
+) -> None:
+    """AdamW, a tenth of warm-up and linear decay; ten progress lines. `loss` takes ids, mask and labels."""
+    steps = math.ceil(recipe.epochs * len(texts) / recipe.size)
+    optimizer = torch.optim.AdamW(parameters, recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    schedule = get_linear_schedule_with_warmup(optimizer, steps // 10, steps)
+    stream, begin, recent = batches(texts, labels, recipe.size, SPECIAL.index("[PAD]")), time.time(), []
+    for step in range(1, steps + 1):
+        value = loss(*next(stream))
+        value.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        recent.append(value.item())
+        if step * 10 // steps > (step - 1) * 10 // steps:
+            log(f"{name}: step {step}/{steps}  loss {sum(recent) / len(recent):.3f}  {time.time() - begin:.0f} s")
+            recent.clear()
