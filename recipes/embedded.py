@@ -1,9 +1,9 @@
 """The embedded default of `zsaq_bert_w2a8.py`: a task, a teacher and a generator made on the spot, without a download.
 
-The task is to tell from one sentence which area of Python it documents (`embedded_corpus.py`). The teacher, a small BERT,
-learns it from docstrings, with masked words beside the labels as BERT's own pretraining has them: such a network uses all
-of its width and feels 2 bits. The generator, a small OPT with the teacher's tokens, learns English from comments and
-never sees a sentence of the task. Both are trained once, in under two minutes on two cores, and cached.
+The task is to tell from one sentence which area of Python it documents (`embedded_corpus.py`). The teacher, a small
+BERT, learns it from docstrings, with masked words beside the labels as in BERT's own pretraining: such a network needs
+all of its width, and feels 2 bits. The generator, a small OPT with the teacher's tokens, learns English from comments
+and never sees a sentence of the task. Both are trained once, in under two minutes on two cores, and cached.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +19,8 @@ import embedded_training
 import tokenizers
 import torch
 import transformers
+from embedded_training import Log, train_generator, train_teacher, train_tokenizer
 from transformers import AutoTokenizer, BertForSequenceClassification, OPTForCausalLM, PreTrainedTokenizerFast
-
-Log = Callable[[str], object]
 
 
 @dataclass
@@ -82,14 +80,12 @@ def make(folder: Path, log: Log) -> None:
     log("the embedded default is trained once, on the prose of this Python's standard library; about two minutes")
     corpus = embedded_corpus.read()
     train = [row["sentence"] for row in corpus.train]
-    tokenizer = embedded_training.train_tokenizer(train)
+    tokenizer = train_tokenizer(train)
     log(f"{len(train)} sentences to train on, {len(corpus.test)} to test; {len(corpus.comments)} for the generator")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        teacher = embedded_training.train_teacher(
-            tokenizer, train, [row["label"] for row in corpus.train], corpus.names, log
-        )
-        generator = embedded_training.train_generator(tokenizer, corpus.comments, log)
+        teacher = train_teacher(tokenizer, corpus, embedded_training.TEACHER, log)
+        generator = train_generator(tokenizer, corpus, embedded_training.GENERATOR, log)
     for name, model in (("teacher", teacher), ("generator", generator)):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)

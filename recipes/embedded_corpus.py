@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 AREAS = {
-    "language": "pydoc_data importlib typing types enum dataclasses abc functools contextlib weakref copy copyreg ast dis "
-    "symtable tokenize pkgutil runpy zipimport pyclbr py_compile compileall modulefinder imp code codeop annotationlib",
+    "language": "pydoc_data importlib typing types enum dataclasses abc functools contextlib weakref copy copyreg ast "
+    "dis symtable tokenize pkgutil runpy zipimport pyclbr py_compile compileall modulefinder imp code codeop "
+    "annotationlib",
     "network": "email http urllib xmlrpc wsgiref smtplib imaplib poplib ftplib nntplib telnetlib socket socketserver "
     "ssl mailbox ipaddress cgi asyncore asynchat smtpd netrc uuid webbrowser hmac mimetypes",
     "files": "_pyio io os posixpath ntpath genericpath pathlib shutil tarfile zipfile tempfile gzip bz2 lzma "
@@ -109,20 +110,20 @@ def read(library: Path | None = None) -> Corpus:
     labels: dict[str, int | None] = {}
     rows: dict[str, tuple[str, bool]] = {}
     remarks: list[str] = []
-    for path in sorted(library.rglob("*.py")):
+    tops = [top for top in library.glob("*") if top.name not in SKIPPED]
+    for path in sorted(file for top in tops for file in (top.rglob("*.py") if top.is_dir() else [top])):
         name = path.relative_to(library)
-        if SKIPPED.intersection(name.parts):
+        if path.suffix != ".py" or SKIPPED.intersection(name.parts):
             continue
         source = path.read_text("utf8", errors="replace")
-        try:
-            tree = ast.parse(source)
-        except SyntaxError:  # lib2to3's grammars and templates are not Python 3
-            continue
         remarks += comments(source)
         module = name.parts[0].removesuffix(".py")
+        if module not in areas:
+            continue
+        tree = ast.parse(source)
         for position, text in enumerate(topics(tree) if name.stem == "topics" else docstrings(tree)):
             held_out = zlib.crc32(f"{name.as_posix()}:{position}".encode()) < HELD_OUT * 2**32
-            for sentence in sentences(text) if module in areas else ():
+            for sentence in sentences(text):
                 same = key(sentence)
                 rows.setdefault(same, (sentence, held_out))
                 # a sentence that two areas share tells nothing

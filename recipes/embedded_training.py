@@ -1,4 +1,4 @@
-"""How the embedded default's tokenizer, teacher and generator are trained: small, from scratch, the same on every run."""
+"""How the embedded default's tokenizer, teacher and generator are trained: from scratch, small, the same every time."""
 
 import math
 import random
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
+from embedded_corpus import Corpus
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from transformers import (
 
 WORDS, PIECES, LENGTH = 2500, 1200, 64
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+Texts = list[list[int]]
+Log = Callable[[str], object]
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -74,12 +77,7 @@ def train_tokenizer(sentences: list[str]) -> PreTrainedTokenizerFast:
 
 
 def train_teacher(
-    tokenizer: PreTrainedTokenizerFast,
-    sentences: list[str],
-    labels: list[int],
-    names: list[str],
-    log,
-    recipe: Recipe = TEACHER,
+    tokenizer: PreTrainedTokenizerFast, corpus: Corpus, recipe: Recipe, log: Log
 ) -> BertForSequenceClassification:
     """Cross entropy of the label plus a share of that of masked words (Devlin et al. 2019: 15 %, 8 in 10 as [MASK])."""
     config = BertConfig(
@@ -92,8 +90,8 @@ def train_teacher(
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
-        id2label=dict(enumerate(names)),
-        label2id={name: label for label, name in enumerate(names)},
+        id2label=dict(enumerate(corpus.names)),
+        label2id={name: label for label, name in enumerate(corpus.names)},
     )
     teacher = BertForSequenceClassification(config)
     words = BertForMaskedLM(config)
@@ -111,13 +109,12 @@ def train_teacher(
         return cross_entropy(teacher.classifier(out.pooler_output), label) + recipe.masked * masked
 
     parameters = [*teacher.parameters(), *words.cls.predictions.transform.parameters(), words.cls.predictions.bias]
-    fit("teacher", parameters, loss, encode(tokenizer, sentences), labels, recipe, log)
+    texts = encode(tokenizer, [row["sentence"] for row in corpus.train])
+    fit("teacher", parameters, loss, texts, [row["label"] for row in corpus.train], recipe, log)
     return teacher.eval()
 
 
-def train_generator(
-    tokenizer: PreTrainedTokenizerFast, sentences: list[str], log, recipe: Recipe = GENERATOR
-) -> OPTForCausalLM:
+def train_generator(tokenizer: PreTrainedTokenizerFast, corpus: Corpus, recipe: Recipe, log: Log) -> OPTForCausalLM:
     config = OPTConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.width,
@@ -136,16 +133,16 @@ def train_generator(
     def loss(ids: Tensor, mask: Tensor, _: Tensor) -> Tensor:
         return generator(input_ids=ids, attention_mask=mask, labels=ids.masked_fill(mask == 0, -100)).loss
 
-    examples = encode(tokenizer, sentences)
-    fit("generator", list(generator.parameters()), loss, examples, [0] * len(examples), recipe, log)
+    texts = encode(tokenizer, corpus.comments)
+    fit("generator", list(generator.parameters()), loss, texts, [0] * len(texts), recipe, log)
     return generator.eval()
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> list[list[int]]:
+def encode(tokenizer: PreTrainedTokenizerFast, sentences: list[str]) -> Texts:
     return tokenizer(sentences, truncation=True)["input_ids"]
 
 
-def batches(texts: list[list[int]], labels: list[int], size: int, pad: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(texts: Texts, labels: list[int], size: int, pad: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Endless shuffled batches of similar lengths: ids, mask [size, length], labels [size]; int64."""
     rng = random.Random(0)
     while True:
@@ -160,13 +157,7 @@ def batches(texts: list[list[int]], labels: list[int], size: int, pad: int) -> I
 
 
 def fit(
-    name: str,
-    parameters: list[nn.Parameter],
-    loss: Loss,
-    texts: list[list[int]],
-    labels: list[int],
-    recipe: Recipe,
-    log,
+    name: str, parameters: list[nn.Parameter], loss: Loss, texts: Texts, labels: list[int], recipe: Recipe, log: Log
 ) -> None:
     """AdamW, a tenth of warm-up and linear decay; ten progress lines. `loss` takes ids, mask and labels."""
     steps = math.ceil(recipe.epochs * len(texts) / recipe.size)

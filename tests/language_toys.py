@@ -86,8 +86,10 @@ def bpe(turn: int = 0, template: tuple[str, str] | None = None) -> PreTrainedTok
 def opt(tokenizer: PreTrainedTokenizerFast, spare: int = 5, scale: float = 0.3, embed: int = 32) -> OPTForCausalLM:
     """A generator with `spare` rows more than its tokenizer has tokens, as OPT's own."""
     torch.manual_seed(1)
-    bos = tokenizer.convert_tokens_to_ids("[CLS]" if tokenizer.bos_token is None else tokenizer.bos_token)
-    eos = tokenizer.convert_tokens_to_ids("[SEP]" if tokenizer.eos_token is None else tokenizer.eos_token)
+    ids = tokenizer.get_vocab()
+    pad, bos, eos = (
+        ids[name] for name in (("[PAD]", "[CLS]", "[SEP]") if "[CLS]" in ids else ("<pad>", "</s>", "</s>"))
+    )
     config = OPTConfig(
         vocab_size=len(tokenizer) + spare,
         hidden_size=32,
@@ -98,7 +100,7 @@ def opt(tokenizer: PreTrainedTokenizerFast, spare: int = 5, scale: float = 0.3, 
         word_embed_proj_dim=embed,
         init_std=scale,
         dropout=0.0,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=pad,
         bos_token_id=bos,
         eos_token_id=eos,
     )
@@ -114,8 +116,8 @@ def bert(tokenizer: PreTrainedTokenizerFast, labels: int = 3, seed: int = 2) -> 
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=32,
-        num_labels=labels,
         initializer_range=0.3,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.get_vocab().get("[PAD]", 0),
     )
+    config.num_labels = labels
     return BertForSequenceClassification(config).eval()

@@ -8,6 +8,7 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    PreTrainedModel,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -30,8 +31,10 @@ def gpt2() -> GPT2LMHeadModel:
 
 
 def llama() -> LlamaForCausalLM:
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=50, **sizes)).eval()
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    return LlamaForCausalLM(config).eval()
 
 
 def test_blocks_tables_and_kinds() -> None:
@@ -81,8 +84,8 @@ def test_printable_tokens_show_and_specials_do_not() -> None:
     assert set(tokens) == {t for t in tokenizer.get_vocab() if not t.startswith("[")}
     tokenizer = bpe()
     texts = spelled(tokenizer)
-    assert texts[tokenizer.convert_tokens_to_ids("Ġfilm")] == " film"
-    assert texts[tokenizer.convert_tokens_to_ids("Ċ")] == "\n"
+    assert texts[tokenizer.get_vocab()["Ġfilm"]] == " film"
+    assert texts[tokenizer.get_vocab()["Ċ"]] == "\n"
     seen = set(tokenizer.convert_ids_to_tokens(printable(tokenizer).tolist()))
     assert "Ġfilm" in seen and not seen & {"Ċ", "Ġ", "<pad>", "</s>", "Ã"}  # the last is half a character
 
@@ -99,7 +102,7 @@ def test_the_vocabulary_of_a_generator() -> None:
         Vocabulary.of(bert(tokenizer), tokenizer)
 
 
-def eager_scores(model: nn.Module, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+def eager_scores(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     model.set_attn_implementation("eager")
     return model(**batch, output_attentions=True).attentions
 
@@ -112,7 +115,7 @@ def test_the_softmax_of_the_scores_is_the_models_attention(name: str) -> None:
     places = attention_projections(model)
     for place in places:
         for module in {place.query, place.key}:
-            module.register_forward_hook(lambda m, _, out: seen.update({m: out}))
+            module.register_forward_hook(lambda m, _, out: seen.__setitem__(m, out))
     attentions = eager_scores(model, batch)
     causal = torch.full((7, 7), -torch.inf).triu(1) if name != "bert" else torch.zeros(7, 7)
     assert [place.block for place in places] == [0, 1]

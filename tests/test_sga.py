@@ -4,10 +4,11 @@ from itertools import islice
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from language_toys import bert, bpe, opt, wordpiece
-from zsaq.language.bridge import bridge_for
+from zsaq.language.bridge import Kind, bridge_for
 from zsaq.language.generator import load_generator
 from zsaq.language.layout import Layout
 from zsaq.language.models import token_table
@@ -16,7 +17,9 @@ from zsaq.language.text import Text
 from zsaq.pair import Batch
 
 
-def player(kind="auto", source=wordpiece, pair: bool = False, labels: int = 3, **options) -> tuple[Player, nn.Module]:
+def player(
+    kind: Kind = "auto", source=wordpiece, pair: bool = False, labels: int = 3, **options
+) -> tuple[Player, PreTrainedModel]:
     generator, tokenizer = source(), wordpiece()
     teacher = bert(tokenizer, labels)
     layout = Layout.of(tokenizer, 32, pair)
@@ -25,7 +28,7 @@ def player(kind="auto", source=wordpiece, pair: bool = False, labels: int = 3, *
     return Player(opt(generator), generator, bridge, layout, token_table(teacher).weight, **options), teacher
 
 
-def against(teacher: nn.Module, seed: int = 9):
+def against(teacher: PreTrainedModel, seed: int = 9):
     """Symmetric disagreement with a frozen student that was drawn elsewhere."""
     student = bert(wordpiece(), teacher.config.num_labels, seed)
 

@@ -36,6 +36,11 @@ def plain(student: nn.Module, lr: float = 1e-2) -> torch.optim.AdamW:
     return torch.optim.AdamW(parameter_groups(student, lr), lr, weight_decay=0.0)
 
 
+def sgd(student: nn.Module) -> torch.optim.SGD:
+    """Adam would blow up the rounding of gradients that are almost zero; where runs are compared, steps are plain."""
+    return torch.optim.SGD(student.parameters(), 0.05)
+
+
 def constant(**options) -> Loop:
     return Loop(schedule="constant", warmup=0.0, **options)
 
@@ -49,8 +54,8 @@ def test_distill_is_the_plain_loop(tmp_path) -> None:
     objective = KL() + 0.1 * HiddenStates(BertLayer)
     student = quantize_model(teacher, CONFIG)
     twin = quantize_model(teacher, CONFIG)
-    distill(student, teacher, seen, objective, plain(student), 4, constant(folder=tmp_path))
-    optimizer, losses = plain(twin), []
+    distill(student, teacher, seen, objective, sgd(student), 4, constant(folder=tmp_path))
+    optimizer, losses = sgd(twin), []
     for batch in seen:
         optimizer.zero_grad()
         p, q = (m(**batch, output_hidden_states=True) for m in (teacher, twin))
@@ -99,7 +104,7 @@ def test_accumulated_micro_batches_equal_the_whole(sam: bool) -> None:
     ends = []
     for given, accumulate in ((whole, 1), (parts, 2)):
         student = quantize_model(teacher, QuantConfig.parse("w2a16"))
-        optimizer = SAM(plain(student, 1e-3), student) if sam else plain(student, 1e-3)
+        optimizer = SAM(sgd(student), student) if sam else sgd(student)
         ends.append(weights(distill(student, teacher, given, KL(), optimizer, 3, constant(accumulate=accumulate))))
     assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(*ends, strict=True))
 
@@ -133,8 +138,8 @@ class Climber:
         value, logits = divergence({"input": x})
         (gradient,) = torch.autograd.grad(value, x)
         assert gradient.abs().sum() > 0 and logits.shape == (4, 4)
-        self.at.append(float(value))
-        return {"climbed": float(value)}
+        self.at.append(value.item())
+        return {"climbed": value.item()}
 
 
 @pytest.mark.parametrize(("ratio", "climbs"), [((2, 1), 2), ((3, 2), 2), ((1, 0), 0), ((5, 1), 1)])
@@ -190,9 +195,7 @@ def half_of_the_batch(folder: str) -> None:
     for name in ("plain", "sam"):
         student = quantize_model(teacher, CONFIG)
         optimizer = (
-            SAM(Clip(plain(student), 1.0), student, climb="synchronised")
-            if name == "sam"
-            else Clip(plain(student), 1.0)
+            SAM(Clip(sgd(student), 1.0), student, climb="synchronised") if name == "sam" else Clip(sgd(student), 1.0)
         )
         torch.manual_seed(1)
         given = [{"input": torch.randn(8, 16)[rank * 4 : rank * 4 + 4]} for _ in range(5)]
@@ -210,7 +213,7 @@ def test_two_processes_equal_one(tmp_path) -> None:
     teacher = mlp()
     for name in ("plain", "sam"):
         student = quantize_model(teacher, CONFIG)
-        optimizer = SAM(Clip(plain(student), 1.0), student) if name == "sam" else Clip(plain(student), 1.0)
+        optimizer = SAM(Clip(sgd(student), 1.0), student) if name == "sam" else Clip(sgd(student), 1.0)
         torch.manual_seed(1)
         given = [{"input": torch.randn(8, 16)} for _ in range(5)]
         distill(student, teacher, given, KL(), optimizer, 5, constant())

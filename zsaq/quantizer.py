@@ -49,7 +49,7 @@ class Straight(torch.autograd.Function):
     def forward(ctx, x: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid, saturates: bool) -> Tensor:
         ctx.grid, ctx.zero, ctx.saturates = grid, zero, saturates
         ctx.save_for_backward(x, scale)
-        return (round_to_grid(x, scale, zero, grid) - zero) * scale
+        return ((round_to_grid(x, scale, zero, grid) - zero) * scale).to(x.dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]

@@ -1,0 +1,117 @@
+"""The tables: several methods, one teacher, several bits and seeds, one budget; last iterate, mean and spread.
+
+    python recipes/compare.py classifier --teacher DIR --task sst2 --data_dir DIR --split validation+test \\
+        --generator DIR --bits w2a8 w4a8 --seeds 0 1 2 --output_dir outputs/sst2
+    python recipes/compare.py causal --teacher DIR --text FILE --real_text FILE --window 256 --bits w4a8 --output_dir outputs/stories
+
+Every finished run is a line of `runs.jsonl`, and a run that stands there is not repeated: stop and go on at will, or let
+two processes share the work by --bits or --methods. `table.md` and `table.csv` are made anew after each run.
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import time
+from dataclasses import fields
+from pathlib import Path
+from statistics import mean, stdev
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from job import Job, causal, classifier, embedded
+from methods import METHODS, Budget
+
+from zsaq import Loop, QuantConfig
+
+COLUMNS = ("score", "agreement", "kl", "seconds")
+
+
+def table(folder: Path) -> None:
+    """`table.md` and `table.csv`: a row for each bits and method, mean and standard deviation over the seeds."""
+    runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    rows = []
+    for bits, method in dict.fromkeys((run["bits"], run["method"]) for run in runs):
+        same = [run for run in runs if (run["bits"], run["method"]) == (bits, method)]
+        row = {"bits": bits, "method": method, "seeds": len(same)}
+        for column in COLUMNS:
+            values = [run[column] for run in same if column in run]
+            if values:
+                row[column] = f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+        rows.append(row)
+    names = ["bits", "method", "seeds", *COLUMNS]
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows]
+    (folder / "table.md").write_text("\n".join(lines) + "\n")
+
+
+def run(job: Job, method: str, bits: str, seed: int, budget: Budget, loop: Loop) -> dict:
+    set_seed(seed)
+    begin = time.perf_counter()
+    student = METHODS[method](job, QuantConfig.parse(bits), budget, seed, loop)
+    seconds = time.perf_counter() - begin
+    told = {"bits": bits, "method": method, "seed": seed, "seconds": round(seconds, 1), **job.measure(student)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return told | {"budget": vars(budget), "job": job.name, "peak_gib": round(peak, 2)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kind", choices=["embedded", "classifier", "causal"])
+    parser.add_argument("--teacher")
+    parser.add_argument("--task")
+    parser.add_argument("--data_dir")
+    parser.add_argument("--split", default="validation")
+    parser.add_argument("--text", help="causal: what the perplexity is measured on")
+    parser.add_argument("--real_text", help="causal: the oracle's text")
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--max_windows", type=int)
+    parser.add_argument("--separator")
+    parser.add_argument("--generator")
+    parser.add_argument("--bridge", choices=["auto", "vocabulary", "adapter"], default="auto")
+    parser.add_argument("--style", type=json.loads, default={}, help='the player\'s options as JSON: {"fluency": 0}')
+    parser.add_argument("--bits", nargs="+", default=["w2a8"])
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--output_dir", required=True)
+    for field in fields(Budget):
+        kind = {"type": int, "nargs": 2} if field.name == "ratio" else {"type": type(field.default)}
+        parser.add_argument(f"--{field.name}", default=field.default, **kind)
+    args = parser.parse_args()
+    accelerator = Accelerator()
+    if args.kind == "embedded":
+        job = embedded(args.generator)
+    elif args.kind == "classifier":
+        job = classifier(args.teacher, args.task, args.data_dir, args.generator, args.split, accelerator)
+    else:
+        limits = (args.window, args.max_windows, args.separator)
+        job = causal(args.teacher, args.text, *limits, args.generator, args.real_text, accelerator)
+    job.bridge, job.style = args.bridge, job.style | args.style
+    budget = Budget(**{f.name: tuple(v) if isinstance(v := vars(args)[f.name], list) else v for f in fields(Budget)})
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "runs.jsonl"
+    log.touch()
+    for bits in args.bits:
+        for seed in args.seeds:
+            for method in args.methods:
+                done = {(r["bits"], r["method"], r["seed"]) for r in map(json.loads, log.read_text().splitlines())}
+                if (bits, method, seed) in done or (method.startswith("rtn") and (bits, method, 0) in done):
+                    continue
+                told = run(job, method, bits, seed, budget, Loop(accelerator, every=50))
+                if accelerator.is_main_process:
+                    with log.open("a") as file:
+                        file.write(json.dumps(told) + os.linesep)
+                    table(folder)
+                    print(
+                        json.dumps({k: told[k] for k in ("bits", "method", "seed", *COLUMNS) if k in told}), flush=True
+                    )
+
+
+if __name__ == "__main__":
+    main()
