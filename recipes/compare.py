@@ -2,10 +2,10 @@
 
     python recipes/compare.py classifier --teacher DIR --task sst2 --data_dir DIR --split validation+test \\
         --generator DIR --bits w2a8 w4a8 --seeds 0 1 2 --output_dir outputs/sst2
-    python recipes/compare.py causal --teacher DIR --text FILE --real_text FILE --window 256 --bits w4a8 --output_dir outputs/stories
+    python recipes/compare.py causal --teacher DIR --text FILE --real_text FILE --bits w4a8 --output_dir outputs/s
 
-Every finished run is a line of `runs.jsonl`, and a run that stands there is not repeated: stop and go on at will, or let
-two processes share the work by --bits or --methods. `table.md` and `table.csv` are made anew after each run.
+Every finished run is a line of `runs.jsonl`, and a run that stands there is not repeated: stop and go on at will, or
+let two processes share the work by --bits or --methods. `table.md` and `table.csv` are made anew after each run.
 """
 
 import argparse
