@@ -20,12 +20,14 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import load_dataset
 from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor
 from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     OPTConfig,
     OPTForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     get_cosine_schedule_with_warmup,
 )
@@ -81,20 +83,29 @@ def batches(data: list[Ids], size: int, pad: int, seed: int):
                 yield {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, -100)}
 
 
-def sampled_loss(model, input_ids, attention_mask, labels, negatives: int) -> torch.Tensor:
-    """Next-token cross entropy; the softmax is over the batch's tokens and `negatives` random others, weighted up."""
-    hidden = model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, :-1]
-    targets, keep = labels[:, 1:], labels[:, 1:] != -100
-    head = model.get_output_embeddings().weight
-    present, index = targets[keep].unique(return_inverse=True)
-    if not 0 < negatives < len(head) - len(present):
-        return torch.nn.functional.cross_entropy(hidden[keep] @ head.T, targets[keep])
-    absent = torch.ones(len(head), device=head.device).index_fill(0, present, 0.0)
-    others = torch.multinomial(absent, negatives)
-    logits = hidden[keep] @ head[torch.cat([present, others])].T
-    weight = torch.zeros(logits.shape[1], device=head.device)
-    weight[len(present) :] = math.log((len(head) - len(present)) / negatives)
-    return torch.nn.functional.cross_entropy(logits + weight, index)
+class NextToken(torch.nn.Module):
+    """Next-token cross entropy; the softmax is over the batch's tokens and `negatives` random others, weighted up.
+
+    A module of its own, so that its forward pass goes through DistributedDataParallel.
+    """
+
+    def __init__(self, model: PreTrainedModel, negatives: int) -> None:
+        super().__init__()
+        self.model, self.negatives = model, negatives
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
+        hidden = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, :-1]
+        targets, keep = labels[:, 1:], labels[:, 1:] != -100
+        head = self.model.get_output_embeddings().weight
+        present, index = targets[keep].unique(return_inverse=True)
+        if not 0 < self.negatives < len(head) - len(present):
+            return torch.nn.functional.cross_entropy(hidden[keep] @ head.T, targets[keep])
+        absent = torch.ones(len(head), device=head.device).index_fill(0, present, 0.0)
+        others = torch.multinomial(absent, self.negatives)
+        logits = hidden[keep] @ head[torch.cat([present, others])].T
+        weight = torch.zeros(logits.shape[1], device=head.device)
+        weight[len(present) :] = math.log((len(head) - len(present)) / self.negatives)
+        return torch.nn.functional.cross_entropy(logits + weight, index)
 
 
 def build(arch: str, vocabulary: int, pad: int, bos: int, eos: int, hidden: int, embed: int, layers: int, length: int):
@@ -150,14 +161,15 @@ def main() -> None:
     model = build(args.arch, len(tokenizer), pad, bos, eos, args.hidden, args.embed, args.layers, args.length)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(200, args.steps // 10), args.steps)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model.to(accelerator.device).train()
+    wrapped, optimizer = accelerator.prepare(NextToken(model, args.negatives), optimizer)
     stream = batches(data, args.batch, pad, args.seed + accelerator.process_index)
     begin, losses = time.time(), []
     for step in range(1, args.steps + 1):
         batch = {k: v.to(accelerator.device) for k, v in next(stream).items()}
-        loss = sampled_loss(model, **batch, negatives=args.negatives)
+        loss = wrapped(**batch)
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        accelerator.clip_grad_norm_(wrapped.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
@@ -170,7 +182,6 @@ def main() -> None:
                 f"step {step}/{args.steps}  perplexity {math.exp(mean):.1f}  {time.time() - begin:.0f} s", flush=True
             )
     if accelerator.is_main_process:
-        model = accelerator.unwrap_model(model)
         model.generation_config.update(pad_token_id=pad, bos_token_id=bos, eos_token_id=eos)
         model.save_pretrained(args.output_dir)
         tokenizer.save_pretrained(args.output_dir)

@@ -113,9 +113,13 @@ def test_the_softmax_of_the_scores_is_the_models_attention(name: str) -> None:
     batch = {"input_ids": torch.randint(6, 50, (2, 7))}
     seen: dict[nn.Module, torch.Tensor] = {}
     places = attention_projections(model)
+
+    def keep(module: nn.Module, _, out: torch.Tensor) -> None:
+        seen[module] = out
+
     for place in places:
         for module in {place.query, place.key}:
-            module.register_forward_hook(lambda m, _, out: seen.__setitem__(m, out))
+            module.register_forward_hook(keep)
     attentions = eager_scores(model, batch)
     causal = torch.full((7, 7), -torch.inf).triu(1) if name != "bert" else torch.zeros(7, 7)
     assert [place.block for place in places] == [0, 1]

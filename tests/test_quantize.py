@@ -1,0 +1,120 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from toys import batches, bert, gpt2, llama, mlp, opt
+from transformers.pytorch_utils import Conv1D
+
+from zsaq import Grid, QuantConfig, coverage, parameter_groups, quantize_model
+from zsaq.layers import QuantConv1D, QuantConv2d, QuantEmbedding, QuantLinear, quant_layers
+
+W4 = QuantConfig.parse("w4a8")
+
+
+def ruled(*rules) -> QuantConfig:
+    return dataclasses.replace(W4, rules=rules)
+
+
+def test_a_student_is_a_copy_with_names_identity_and_types_kept() -> None:
+    teacher = bert()
+    before = {name: p.clone() for name, p in teacher.named_parameters()}
+    student = quantize_model(teacher, dataclasses.replace(W4, ranges="minmax"))
+    assert [n for n, _ in student.named_parameters()][: len(before)] and not any(quant_layers(teacher))
+    assert all(torch.equal(p, before[n]) for n, p in teacher.named_parameters())
+    latent = dict(student.named_parameters())
+    assert all(torch.equal(latent[n], p) for n, p in before.items())
+    layer = student.bert.encoder.layer[0].output.dense
+    assert isinstance(layer, QuantLinear) and isinstance(layer, nn.Linear) and not student.training
+
+
+@pytest.mark.parametrize("make", [bert, gpt2, opt, llama])
+def test_heads_norms_and_position_tables_stay_in_floats(make) -> None:
+    student = quantize_model(make(), QuantConfig.parse("w2a8"))
+    told = coverage(student)
+    owners = {n for n, m in student.named_modules() if n and any(True for _ in m.parameters(recurse=False))}
+    assert owners <= set(told)
+    outside = [n for n in told if not n.startswith(f"{student.base_model_prefix}.")]
+    assert outside and all("head stays in floats" in told[n] for n in outside)
+    assert all("left alone" in told[n] for n in told if "norm" in n.lower() or "ln_" in n or "position" in n)
+    inside = [m for m in student.base_model.modules() if type(m) in (nn.Linear, Conv1D)]
+    assert not inside
+    with torch.no_grad():
+        assert not torch.allclose(student(**batches(1)[0]).logits, make().eval()(**batches(1)[0]).logits, atol=1e-3)
+
+
+def test_a_table_tied_to_the_head_stays_in_floats_with_it() -> None:
+    student = quantize_model(gpt2(), W4)
+    assert coverage(student)["transformer.wte"] == "left alone: tied to lm_head, which stays in floats"
+    assert student.lm_head.weight is student.transformer.wte.weight
+
+
+def test_a_rule_for_the_table_quantizes_both_ends_with_one_quantizer() -> None:
+    student = quantize_model(gpt2(), ruled(("transformer.wte", W4)))
+    table, head = student.transformer.wte, student.lm_head
+    assert isinstance(table, QuantEmbedding) and isinstance(head, QuantLinear)
+    assert table.weight is head.weight and table.weight_quantizer is head.weight_quantizer
+    assert torch.equal(head.dequantized()[[3, 5]], table(torch.tensor([3, 5])))
+
+
+def test_a_rule_for_the_tied_head_alone_says_what_to_write() -> None:
+    with pytest.raises(ValueError, match=r"lm_head is tied to the table transformer\.wte; write the rule"):
+        quantize_model(gpt2(), ruled(("lm_head", W4)))
+
+
+def test_rules_leave_alone_change_and_name_heads() -> None:
+    rules = (("*.layer.0.*", None), ("*.intermediate.dense", QuantConfig.parse("w8a16")), ("classifier", W4))
+    told = coverage(quantize_model(bert(), ruled(*rules)))
+    assert told["bert.encoder.layer.0.output.dense"] == "left alone: left alone by a rule"
+    assert told["bert.encoder.layer.1.intermediate.dense"] == "weights 8-bit per channel, inputs float"
+    assert told["classifier"].startswith("weights 4-bit per channel, inputs 8-bit per token")
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (ruled(("decoder.*", None)), r"decoder\.\*"),
+        (ruled(("*", None)), "nothing would be quantized"),
+        (QuantConfig.parse("w4a8g5"), "group size 5 does not divide"),
+        (QuantConfig(None), "nothing would be quantized"),
+    ],
+)
+def test_what_cannot_be_is_named(config: QuantConfig, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        quantize_model(bert(), config)
+
+
+def test_a_quantized_teacher_is_refused_and_a_float_model_has_no_coverage() -> None:
+    with pytest.raises(ValueError, match="quantized already"):
+        quantize_model(quantize_model(mlp(), W4), W4)
+    with pytest.raises(ValueError, match=r"zsaq\.quantize_model"):
+        coverage(mlp())
+
+
+def test_layers_compute_on_rounded_weights_and_inputs() -> None:
+    for layer, x in (
+        (nn.Linear(6, 5), torch.randn(3, 6)),
+        (Conv1D(5, 6), torch.randn(3, 6)),
+        (nn.Conv2d(3, 4, 3, padding=1, stride=2), torch.randn(2, 3, 8, 8)),
+    ):
+        model = nn.Sequential(layer)
+        config = QuantConfig(Grid(3), None, ranges="minmax")
+        student = quantize_model(model, config)[0]
+        rows = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+        scale = rows.flatten(1).abs().amax(1, keepdim=True) / 3
+        weight = ((rows.flatten(1) / scale).round().clamp(-4, 3) * scale).view(rows.shape)
+        expected = F.conv2d(x, weight, layer.bias, 2, 1) if isinstance(layer, nn.Conv2d) else x @ weight.T + layer.bias
+        assert isinstance(student, QuantLinear | QuantConv1D | QuantConv2d)
+        assert torch.allclose(student(x), expected, atol=1e-5)
+
+
+def test_a_learned_scale_moves_relatively_as_fast_as_its_weights() -> None:
+    student = quantize_model(mlp(), dataclasses.replace(QuantConfig.parse("w4a8"), ranges="learned"))
+    rest, *scales = parameter_groups(student, 1e-3)
+    assert rest["lr"] == 1e-3 and len(scales) == 2
+    for group, (_, layer) in zip(scales, quant_layers(student), strict=True):
+        (scale,) = group["params"]
+        share = (scale.mean() / layer.weight.square().mean().sqrt()).item()
+        assert group["lr"] == pytest.approx(1e-3 * share, rel=1e-4)
+    assert sum(len(g["params"]) for g in (rest, *scales)) == len(list(student.parameters()))

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+import torch
+from toys import batches, bert, gpt2
+
+from zsaq import KL, HiddenStates, Loop, QuantConfig, repeat
+from zsaq.language.zsaq import divergence, pull, stepper, student_of, warm_start, zsaq
+from zsaq.optim import SAM, Clip
+
+W2 = QuantConfig.parse("w2a8")
+
+
+class Player:
+    """Stands in for the generator: random batches, and counts its climbs."""
+
+    def __init__(self) -> None:
+        self.given, self.climbs = repeat(batches(8)), 0
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return next(self.given)
+
+    def climb(self, told):
+        embeds = torch.randn(4, 6, 32, requires_grad=True)
+        value, logits = told({"inputs_embeds": embeds, "attention_mask": torch.ones(4, 6, dtype=torch.int64)})
+        (gradient,) = torch.autograd.grad(value, embeds)
+        assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0 and logits.shape[0] == 4
+        self.climbs += 1
+        return {"disagreement": value.item()}
+
+
+def gap(teacher, student) -> float:
+    held = batches(1, size=32, seed=7)[0]
+    with torch.no_grad():
+        return float((teacher(**held).logits - student(**held).logits).square().mean())
+
+
+@pytest.mark.parametrize("make", [bert, gpt2])
+def test_the_two_stages_bring_the_student_closer(make, tmp_path) -> None:
+    teacher, player = make(), Player()
+    start = gap(teacher, student_of(teacher, W2))
+    student = zsaq(teacher, W2, player, steps=24, warm=8, lr=3e-3, loop=Loop(folder=tmp_path))
+    assert gap(teacher, student) < 0.8 * start
+    assert player.climbs == 3
+    told = [json.loads(line) for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
+    assert len(told) == 16 and {"KL", "HiddenStates", "gap", "cosine", "disagreement"} <= set().union(*told)
+    assert len((tmp_path / "warm-start.jsonl").read_text().splitlines()) == 8
+
+
+def test_the_warm_start_moves_blocks_only() -> None:
+    teacher = bert()
+    student = student_of(teacher, W2)
+    before = {n: p.detach().clone() for n, p in student.named_parameters()}
+    warm_start(student, teacher, repeat(batches(2)), 3)
+    moved = {n for n, p in student.named_parameters() if not torch.equal(p, before[n])}
+    assert moved and all(n.startswith("bert.encoder.layer.") for n in moved)
+    trained = {n for n, p in student.named_parameters() if p.requires_grad}
+    assert "classifier.weight" in trained and "bert.embeddings.word_embeddings.weight" not in trained
+
+
+def test_a_part_that_is_switched_off_is_not_there() -> None:
+    teacher, player = bert(), Player()
+    zsaq(teacher, W2, player, steps=6, warm=0, ratio=(2, 0))
+    assert player.climbs == 0
+    student = student_of(teacher, W2)
+    assert isinstance(stepper(student, 1e-3), Clip) and isinstance(stepper(student, 1e-3, 0.1), SAM)
+    assert [type(part) for _, part in divergence(teacher, 0.0).parts] == [KL]
+    assert [type(part) for _, part in divergence(teacher, 0.5).parts] == [KL, HiddenStates]
+
+
+def test_the_same_seed_gives_the_same_student() -> None:
+    teacher = bert()
+    ends = []
+    for _ in range(2):
+        student = pull(student_of(teacher, W2), teacher, repeat(batches(3)), steps=4, lr=1e-3, rho=0.05)
+        ends.append([p.detach() for p in student.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
