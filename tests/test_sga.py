@@ -92,46 +92,27 @@ def test_every_bridge_climbs_and_leaves_teacher_and_student_alone(kind, source) 
     assert climber.climb(divergence)["fluency"] > 0
 
 
-def climbed(climber: Player, divergence, seen, steps: int = 20) -> tuple[float, float]:
-    """The mean of `seen(batch)` over newly written ids before and after the climb, on the generator's own newest text."""
-
-    def found() -> float:
+def climbed(climber: Player, divergence, term: str) -> tuple[float, float]:
+    """A term on the generator's first text, and its mean over the last 15 of 25 steps, each on newly written text."""
+    told = []
+    for _ in range(25):
+        told.append(climber.climb(divergence)[term])
         climber.renew()
-        with torch.no_grad():
-            return sum(float(seen(batch)) for batch in islice(climber, 8)) / 8
-
-    before = found()
-    for _ in range(steps):
-        climber.climb(divergence)
-        climber.renew()
-    return before, found()
+    return told[0], sum(told[-15:]) / 15
 
 
 @pytest.mark.parametrize("pair", [False, True])
-def test_disagreement_rises_on_what_is_written_after_climbing(pair: bool) -> None:
+def test_disagreement_rises_on_what_is_written_while_climbing(pair: bool) -> None:
     terms = {"ceiling": 1e9, "fluency": 0.0, "diversity": 0.0}
-    climber, teacher = player(pair=pair, lr=3e-3, rows=128, batch_size=64, refresh=10**6, fresh=1.0, top=200, **terms)
-    divergence, _ = against(teacher)
-    before, after = climbed(climber, divergence, lambda batch: divergence(batch)[0])
+    climber, teacher = player(pair=pair, lr=3e-3, rows=128, batch_size=64, top=200, **terms)
+    before, after = climbed(climber, against(teacher)[0], "disagreement")
     assert after > 1.2 * before
 
 
-def test_diversity_rises_on_what_is_written_after_climbing() -> None:
-    sizes = {"rows": 128, "batch_size": 128, "refresh": 10**6, "fresh": 1.0, "top": 200}
-    climber, teacher = player(fluency=0.0, diversity=1.0, lr=3e-3, **sizes)
-    before, after = climbed(
-        climber, flat(teacher), lambda batch: entropy(teacher(**batch).logits, batch["attention_mask"])
-    )
+def test_diversity_rises_on_what_is_written_while_climbing() -> None:
+    climber, teacher = player(fluency=0.0, diversity=1.0, lr=3e-3, rows=128, batch_size=64, top=200)
+    before, after = climbed(climber, flat(teacher), "diversity")
     assert after > before + 0.05
-
-
-def test_weights_switch_terms_off_and_the_ceiling_holds() -> None:
-    bare, teacher = player(fluency=0.0, diversity=0.0)
-    divergence, _ = against(teacher)
-    assert bare.reference is bare.generator
-    assert not set(bare.climb(divergence)) & {"fluency", "diversity"}
-    held, teacher = player(fluency=0.0, diversity=0.0, ceiling=1e-6)
-    assert held.climb(divergence)["generator_gradient"] == 0
 
 
 def flat(teacher: PreTrainedModel):
