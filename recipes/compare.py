@@ -14,7 +14,6 @@ import json
 import os
 import resource
 import time
-from dataclasses import fields
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -73,15 +72,20 @@ def main() -> None:
     parser.add_argument("--max_windows", type=int)
     parser.add_argument("--separator")
     parser.add_argument("--generator")
-    parser.add_argument("--bridge", choices=["auto", "vocabulary", "adapter"], default="auto")
+    parser.add_argument("--bridge", choices=["auto", "same", "vocabulary", "representation"], default="auto")
     parser.add_argument("--style", type=json.loads, default={}, help='the player\'s options as JSON: {"fluency": 0}')
     parser.add_argument("--bits", nargs="+", default=["w2a8"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--output_dir", required=True)
-    for field in fields(Budget):
-        kind = {"type": int, "nargs": 2} if field.name == "ratio" else {"type": type(field.default)}
-        parser.add_argument(f"--{field.name}", default=field.default, **kind)
+    default = Budget()
+    parser.add_argument("--steps", type=int, default=default.steps)
+    parser.add_argument("--warm", type=int, default=default.warm)
+    parser.add_argument("--lr", type=float, default=default.lr)
+    parser.add_argument("--hidden", type=float, default=default.hidden)
+    parser.add_argument("--rho", type=float, default=default.rho)
+    parser.add_argument("--ratio", type=int, nargs=2, default=default.ratio, help="student steps : climbs")
+    parser.add_argument("--generator_lr", type=float, default=default.generator_lr)
     args = parser.parse_args()
     accelerator = Accelerator()
     if args.kind == "embedded":
@@ -92,7 +96,9 @@ def main() -> None:
         limits = (args.window, args.max_windows, args.separator)
         job = causal(args.teacher, args.text, *limits, args.generator, args.real_text, accelerator)
     job.bridge, job.style = args.bridge, job.style | args.style
-    budget = Budget(**{f.name: tuple(v) if isinstance(v := vars(args)[f.name], list) else v for f in fields(Budget)})
+    budget = Budget(
+        args.steps, args.warm, args.lr, args.hidden, args.rho, (args.ratio[0], args.ratio[1]), args.generator_lr
+    )  # fmt: skip
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "runs.jsonl"

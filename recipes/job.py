@@ -21,7 +21,7 @@ from zsaq.eval.perplexity import perplexity, tokenize
 from zsaq.eval.pretrained import load
 from zsaq.eval.scoring import predict, score
 from zsaq.eval.tasks import Task, find, read_rows
-from zsaq.language.bridge import bridge_for
+from zsaq.language.bridge import Kind, bridge_for
 from zsaq.language.generator import load_generator
 from zsaq.language.layout import Layout
 from zsaq.language.models import token_table
@@ -51,7 +51,7 @@ class Job:
     real: Callable[[], Text | list[str] | list[tuple[str, str]]] | None = None
     batch: int = 32
     style: dict = field(default_factory=dict)
-    bridge: str = "auto"
+    bridge: Kind = "auto"
 
     def player(self, seed: int, **options) -> Player:
         assert self.generator is not None
@@ -60,7 +60,8 @@ class Job:
         table = token_table(self.teacher).weight.detach()
         bridge = bridge_for(tokenizer, self.tokenizer, self.teacher, self.bridge).to(device)
         options = {"batch_size": self.batch, "length": self.length, "seed": seed} | self.style | options
-        return Player(generator.to(device), tokenizer, bridge, self.layout, table, **options)
+        generator.to(device)  # type: ignore[arg-type]
+        return Player(generator, tokenizer, bridge, self.layout, table, **options)
 
     def noise(self, seed: int) -> Iterator[Batch]:
         return random_tokens(self.tokenizer, self.layout, self.batch, length=self.length, seed=seed)

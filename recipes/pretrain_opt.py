@@ -14,6 +14,7 @@ import random
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -96,7 +97,8 @@ class NextToken(torch.nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Tensor:
         hidden = self.model.base_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state[:, :-1]
         targets, keep = labels[:, 1:], labels[:, 1:] != -100
-        head = self.model.get_output_embeddings().weight
+        head: Any = self.model.get_output_embeddings()
+        head = head.weight
         present, index = targets[keep].unique(return_inverse=True)
         if not 0 < self.negatives < len(head) - len(present):
             return torch.nn.functional.cross_entropy(hidden[keep] @ head.T, targets[keep])
@@ -108,17 +110,14 @@ class NextToken(torch.nn.Module):
         return torch.nn.functional.cross_entropy(logits + weight, index)
 
 
-def build(arch: str, vocabulary: int, pad: int, bos: int, eos: int, hidden: int, embed: int, layers: int, length: int):
-    ids = {"pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos, "vocab_size": vocabulary}
+def build(arch: str, hidden: int, embed: int, layers: int, length: int, **ids: Any) -> PreTrainedModel:
+    """`ids`: vocab_size, pad_token_id, bos_token_id, eos_token_id."""
     if arch == "gpt2":
         config = GPT2Config(n_embd=hidden, n_layer=layers, n_head=hidden // 64, n_positions=length, **ids)
         return GPT2LMHeadModel(config)
-    return OPTForCausalLM(
-        OPTConfig(
-            hidden_size=hidden, ffn_dim=4 * hidden, num_hidden_layers=layers, num_attention_heads=hidden // 64,
-            word_embed_proj_dim=embed, max_position_embeddings=length, dropout=0.0, **ids,
-        )
-    )  # fmt: skip
+    sizes: dict[str, Any] = {"hidden_size": hidden, "ffn_dim": 4 * hidden, "word_embed_proj_dim": embed}
+    sizes |= {"num_hidden_layers": layers, "num_attention_heads": hidden // 64, "max_position_embeddings": length}
+    return OPTForCausalLM(OPTConfig(dropout=0.0, **sizes, **ids))
 
 
 def main() -> None:
@@ -152,13 +151,14 @@ def main() -> None:
         tokenizer = train_bpe(documents, int(args.tokenizer.removeprefix("bpe:")))
     else:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
-    bos = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    eos = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
-    pad = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    bos: Any = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    eos: Any = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+    pad: Any = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     data = examples(documents, tokenizer, args.unit, args.length, bos, eos)
     accelerator.print(f"{len(data)} sequences, {sum(map(len, data))} tokens")
 
-    model = build(args.arch, len(tokenizer), pad, bos, eos, args.hidden, args.embed, args.layers, args.length)
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
+    model = build(args.arch, args.hidden, args.embed, args.layers, args.length, **ids)
     optimizer = torch.optim.AdamW(model.parameters(), args.lr, betas=(0.9, 0.95), weight_decay=0.1)
     schedule = get_cosine_schedule_with_warmup(optimizer, min(200, args.steps // 10), args.steps)
     model.to(accelerator.device).train()

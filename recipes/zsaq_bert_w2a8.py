@@ -42,7 +42,7 @@ def parser(text: str | None, bits: str) -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--bridge",
-        choices=["auto", "vocabulary", "adapter"],
+        choices=["auto", "same", "vocabulary", "representation"],
         default="auto",
         help="from the generator's tokens to the teacher's",
     )

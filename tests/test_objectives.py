@@ -17,7 +17,8 @@ def couple(kind: str = "bert"):
 
 
 def pair_of(models, objective, pad: bool = True) -> Pair:
-    return Pair(*models, batches(1, pad=pad)[0], objective.taps)
+    teacher, student = models
+    return Pair(teacher, student, batches(1, pad=pad)[0], objective.taps)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from toys import batches, bert, gpt2, llama, mlp, opt
 from transformers.pytorch_utils import Conv1D
 
+from toys import batches, bert, gpt2, llama, mlp, opt
 from zsaq import Grid, QuantConfig, coverage, parameter_groups, quantize_model
 from zsaq.layers import QuantConv1D, QuantConv2d, QuantEmbedding, QuantLinear, quant_layers
 

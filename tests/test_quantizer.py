@@ -75,6 +75,7 @@ def test_gradients_are_the_plain_ones(bits: int, kind: str) -> None:
     twin, scale = x.detach().clone().requires_grad_(), ranges.scale.detach().clone().requires_grad_()
     (straight(twin, scale, grid.zero, grid.low, grid.high, grid.amplitude) * weight).sum().backward()
     assert x.grad is not None and ranges.scale.grad is not None
+    assert twin.grad is not None and scale.grad is not None
     assert torch.allclose(x.grad, twin.grad)
     assert torch.allclose(ranges.scale.grad, scale.grad, atol=1e-5)
 
@@ -82,7 +83,7 @@ def test_gradients_are_the_plain_ones(bits: int, kind: str) -> None:
 def test_a_range_that_saturates_nothing_passes_every_gradient() -> None:
     x = torch.randn(4, 10, requires_grad=True)
     Quantizer(Grid(8, per="token"), MinMax())(x).sum().backward()
-    assert torch.equal(x.grad, torch.ones_like(x))
+    assert x.grad is not None and torch.equal(x.grad, torch.ones_like(x))
 
 
 def test_running_ranges_are_corrected_when_read_and_never_fed_back() -> None:

@@ -103,8 +103,9 @@ def climbed(climber: Player, divergence, term: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize("pair", [False, True])
 def test_disagreement_rises_on_what_is_written_while_climbing(pair: bool) -> None:
-    terms = {"ceiling": 1e9, "fluency": 0.0, "diversity": 0.0}
-    climber, teacher = player(pair=pair, lr=3e-3, rows=128, batch_size=64, top=200, **terms)
+    climber, teacher = player(
+        pair=pair, lr=3e-3, rows=128, batch_size=64, top=200, ceiling=1e9, fluency=0.0, diversity=0.0
+    )
     before, after = climbed(climber, against(teacher)[0], "disagreement")
     assert after > 1.2 * before
 

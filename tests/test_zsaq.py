@@ -2,8 +2,8 @@ import json
 
 import pytest
 import torch
-from toys import batches, bert, gpt2
 
+from toys import batches, bert, gpt2
 from zsaq import KL, HiddenStates, Loop, QuantConfig, repeat
 from zsaq.language.zsaq import divergence, pull, stepper, student_of, warm_start, zsaq
 from zsaq.optim import SAM, Clip

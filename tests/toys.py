@@ -1,5 +1,7 @@
 """Tiny models for tests: random weights, eager to build."""
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import (
@@ -17,22 +19,22 @@ from transformers import (
 VOCABULARY = 96
 
 
-def bert(labels: int = 3, layers: int = 2) -> BertForSequenceClassification:
+def bert(labels: int = 3, layers: int = 2) -> Any:
     config = BertConfig(
         vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=64, num_labels=labels,
+        max_position_embeddings=64, id2label={i: str(i) for i in range(labels)},
     )  # fmt: skip
     return spread(BertForSequenceClassification(config))
 
 
-def gpt2() -> GPT2LMHeadModel:
-    ids = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+def gpt2() -> Any:
+    ids: Any = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
     return spread(
         GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=2, n_positions=64, **ids))
     )
 
 
-def opt() -> OPTForCausalLM:
+def opt() -> Any:
     config = OPTConfig(
         vocab_size=VOCABULARY, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2,
         word_embed_proj_dim=32, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=1,
@@ -40,7 +42,7 @@ def opt() -> OPTForCausalLM:
     return spread(OPTForCausalLM(config))
 
 
-def llama() -> LlamaForCausalLM:
+def llama() -> Any:
     config = LlamaConfig(
         vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=1, tie_word_embeddings=False,
@@ -48,7 +50,7 @@ def llama() -> LlamaForCausalLM:
     return spread(LlamaForCausalLM(config))
 
 
-def spread(model: PreTrainedModel) -> PreTrainedModel:
+def spread(model: PreTrainedModel) -> Any:
     """Weights larger than at initialisation, so that answers differ between inputs and rounding shows."""
     with torch.no_grad():
         for parameter in model.parameters():

@@ -98,6 +98,7 @@ def swap(layer: nn.Module, config: QuantConfig) -> None:
     searched = table or config.ranges != "minmax"
     ranges = Searched(view, grid, learned=config.ranges == "learned" and not table) if searched else MinMax()
     layer.__class__ = kind
+    assert isinstance(layer, QuantLayer)
     layer.weight_quantizer = Quantizer(grid, ranges)
     layer.input_quantizer = (
         None if table or config.input is None else Quantizer(config.input, input_range(config.input))

@@ -1,6 +1,7 @@
 """From teacher to student, and what was done to each of its modules."""
 
 import copy
+from typing import TypeVar
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -29,7 +30,10 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
     vars(model)["zsaq_plan"] = plan
 
 
-def quantize_model(teacher: nn.Module, config: QuantConfig) -> nn.Module:
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def quantize_model(teacher: Model, config: QuantConfig) -> Model:
     """A student: a copy of the teacher in eval mode, seen through integers. The teacher is not touched.
 
     A transformers student saves itself packed: `student.save_pretrained(folder)`. Raises ValueError if a rule matches

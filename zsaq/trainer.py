@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -22,6 +22,7 @@ from zsaq.optim import Wrapper
 from zsaq.pair import Batch, Pair, run
 from zsaq.quantizer import Running
 
+Model = TypeVar("Model", bound=nn.Module)
 Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
@@ -43,7 +44,7 @@ class Loop:
     averaged. Mixed precision is the accelerator's "no" or "bf16"; "fp16" is refused, its scaler cannot look twice.
     """
 
-    accelerator: Accelerator = field(default_factory=Accelerator)
+    accelerator: Accelerator = field(default_factory=lambda: Accelerator())
     accumulate: int = 1
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: float = 0.1
@@ -70,7 +71,7 @@ def repeat(batches: Iterable[Batch]) -> Iterator[Batch]:
         yield from kept
 
 
-def calibrate(student: nn.Module, batches: Iterable[Batch], accelerator: Accelerator | None = None) -> nn.Module:
+def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator | None = None) -> Model:
     """Fill the static input ranges of `student` from the float activations of `batches`; returns the student.
 
     Raises ValueError if there are no batches; a student without static ranges is returned as it is.
@@ -97,7 +98,7 @@ def calibrate(student: nn.Module, batches: Iterable[Batch], accelerator: Acceler
 
 
 def distill(
-    student: nn.Module,
+    student: Model,
     teacher: nn.Module,
     batches: Iterable[Batch],
     objective: Objective,
@@ -108,7 +109,7 @@ def distill(
     player: Player | None = None,
     ratio: tuple[int, int] = (5, 1),
     stage: str = "distill",
-) -> nn.Module:
+) -> Model:
     """Pull `student` to `teacher` for `steps` optimizer steps; both stay in eval mode, so that no dropout blurs SAM.
 
     `batches` yields this process's micro-batches, at least `steps * loop.accumulate` of them. With a `player`, after
@@ -154,7 +155,8 @@ def distill(
                     loss += value.detach() / len(pairs)
                     for name, term in terms.items():
                         parts[name] = parts.get(name, 0) + term / len(pairs)
-                numbers = accelerator.reduce(torch.stack([loss, *parts.values()]), "mean").tolist()
+                mean: Any = accelerator.reduce(torch.stack([loss, *parts.values()]), "mean")
+                numbers = mean.tolist()
                 if not all(map(math.isfinite, numbers)):
                     named = dict(zip(["loss", *parts], numbers, strict=True))
                     raise ValueError(
@@ -166,7 +168,7 @@ def distill(
                 return loss
 
             with accelerator.autocast():
-                optimizer.step(closure)
+                optimizer.step(closure)  # type: ignore[arg-type]  # torch says float, and takes tensors
             schedule.step()
             told["lr"] = innermost.param_groups[0]["lr"]
             if isinstance(optimizer, Wrapper):

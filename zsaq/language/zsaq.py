@@ -7,14 +7,14 @@ declared case (a MiniLM on SST-2 at W2A8, by its divergence on synthetic text) a
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import torch
-from torch import nn
+from transformers import PreTrainedModel
 
 from zsaq.config import QuantConfig
 from zsaq.language.models import blocks, task_kind, token_table
-from zsaq.language.sga import Player as TextPlayer
 from zsaq.layers import parameter_groups
 from zsaq.objectives import KL, HiddenStates, LayerWise, LogitMSE, Objective
 from zsaq.optim import SAM, Clip, Wrapper
@@ -23,7 +23,15 @@ from zsaq.quantize import quantize_model
 from zsaq.trainer import Loop, Player, distill
 
 
-def student_of(teacher: nn.Module, config: QuantConfig) -> nn.Module:
+class Stream(Player, Protocol):
+    """A player that is also the student's endless stream of batches: `zsaq.language.sga.Player`, or another like it."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+
+def student_of(teacher: PreTrainedModel, config: QuantConfig) -> PreTrainedModel:
     """A student to train: learned ranges below 8 bits; the token table is rounded once and kept."""
     low = config.weight is not None and config.weight.bits < 8
     student = quantize_model(teacher, dataclasses.replace(config, ranges="learned") if low else config)
@@ -31,26 +39,26 @@ def student_of(teacher: nn.Module, config: QuantConfig) -> nn.Module:
     return student
 
 
-def divergence(teacher: nn.Module, hidden: float) -> Objective:
+def divergence(teacher: PreTrainedModel, hidden: float) -> Objective:
     """KL of the answers (MSE for regression) plus `hidden` times the error of the hidden states."""
     answers = LogitMSE() if task_kind(teacher) == "regression" else KL()
     return answers + hidden * HiddenStates(type(blocks(teacher)[0]))
 
 
-def stepper(student: nn.Module, lr: float, rho: float = 0.0) -> Wrapper:
+def stepper(student: PreTrainedModel, lr: float, rho: float = 0.0) -> Wrapper:
     """AdamW without decay on the clipped gradient; SAM around it where rho is positive."""
     adam = Clip(torch.optim.AdamW(parameter_groups(student, lr), lr, weight_decay=0.0), 1.0)
     return SAM(adam, student, rho) if rho else adam
 
 
 def warm_start(
-    student: nn.Module,
-    teacher: nn.Module,
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
     batches: Iterable[Batch],
     steps: int,
     lr: float = 1e-4,
     loop: Loop | None = None,
-) -> nn.Module:
+) -> PreTrainedModel:
     """ZeroQuant's layer-wise distillation: only the blocks move, each alone."""
     if steps:
         inside = {id(p) for block in blocks(student) for p in block.parameters()}
@@ -65,9 +73,10 @@ def warm_start(
 
 
 def pull(
-    student: nn.Module, teacher: nn.Module, batches: Iterable[Batch], *, steps: int, lr: float, hidden: float = 1.0,
-    rho: float = 0.0, player: Player | None = None, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
-) -> nn.Module:  # fmt: skip
+    student: PreTrainedModel, teacher: PreTrainedModel, batches: Iterable[Batch], *, steps: int, lr: float,
+    hidden: float = 1.0, rho: float = 0.0, player: Player | None = None, ratio: tuple[int, int] = (5, 1),
+    loop: Loop | None = None,
+) -> PreTrainedModel:  # fmt: skip
     """End-to-end distillation on any batches: random tokens, sampled text (LLM-QAT), the oracle's, or ZSAQ's."""
     return distill(
         student, teacher, batches, divergence(teacher, hidden), stepper(student, lr, rho), steps, loop,
@@ -76,9 +85,9 @@ def pull(
 
 
 def zsaq(
-    teacher: nn.Module, config: QuantConfig, player: TextPlayer, *, steps: int = 300, warm: int = 100, lr: float = 2e-4,
-    hidden: float = 1.0, rho: float = 0.05, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
-) -> nn.Module:  # fmt: skip
+    teacher: PreTrainedModel, config: QuantConfig, player: Stream, *, steps: int = 300, warm: int = 100,
+    lr: float = 2e-4, hidden: float = 1.0, rho: float = 0.05, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
+) -> PreTrainedModel:  # fmt: skip
     """Warm start, then SAM-SGA: `steps` student steps in all, the first `warm` of them layer by layer.
 
     `player` is the stream of batches and climbs ratio[1] times after every ratio[0] student steps. rho 0 takes plain
