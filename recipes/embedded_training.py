@@ -89,6 +89,7 @@ def train_teacher(
         max_position_embeddings=LENGTH,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
+        initializer_range=recipe.width**-0.5,
         pad_token_id=tokenizer.pad_token_id,
         id2label=dict(enumerate(corpus.names)),
         label2id={name: label for label, name in enumerate(corpus.names)},

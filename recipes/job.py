@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from embedded import prepare
 from transformers import (
     AutoModelForCausalLM,
@@ -59,17 +59,27 @@ class Job:
         device = self.teacher.device
         table = token_table(self.teacher).weight.detach()
         bridge = bridge_for(tokenizer, self.tokenizer, self.teacher, self.bridge).to(device)
-        options = {"batch_size": self.batch, "length": self.length, "seed": seed} | self.style | options
+        mine = own(seed)
+        options = {"batch_size": self.batch, "length": self.length, "seed": mine} | self.style | options
         generator.to(device)  # type: ignore[arg-type]
         return Player(generator, tokenizer, bridge, self.layout, table, **options)
 
     def noise(self, seed: int) -> Iterator[Batch]:
-        return random_tokens(self.tokenizer, self.layout, self.batch, length=self.length, seed=seed)
+        return random_tokens(
+            self.tokenizer, self.layout, self.batch, length=self.length, seed=seed + 1000 * PartialState().process_index
+        )
 
     def oracle(self, seed: int) -> Iterator[Batch]:
         if self.real is None:
             raise ValueError(f"{self.name} has no real text for the oracle; give --data_dir or --real_text")
-        return texts(self.real(), self.tokenizer, self.layout, self.batch, seed=seed)
+        return texts(
+            self.real(), self.tokenizer, self.layout, self.batch, seed=seed + 1000 * PartialState().process_index
+        )
+
+
+def own(seed: int) -> int:
+    """A seed of this process's own."""
+    return seed + 1000 * PartialState().process_index
 
 
 def size(model: PreTrainedModel) -> int:
@@ -84,8 +94,8 @@ def embedded(generator: str | None = None) -> Job:
     made = prepare()
     task = Task("python", ("sentence",), tuple(made.names), (Accuracy,), "python")
     job = _scored("embedded", made.teacher, made.tokenizer, task, made.test, None)
-    own = lambda: (copy.deepcopy(made.generator).requires_grad_(True), made.tokenizer)  # noqa: E731
-    job.generator = own if generator is None else lambda: load_generator(generator)
+    ours = lambda: (copy.deepcopy(made.generator).requires_grad_(True), made.tokenizer)  # noqa: E731
+    job.generator = ours if generator is None else lambda: load_generator(generator)
     job.real = lambda: made.unlabeled
     return job
 

@@ -20,7 +20,7 @@ class Budget:
     warm: int = 100
     lr: float = 2e-4
     hidden: float = 1.0
-    rho: float = 0.05
+    rho: float = 0.01
     ratio: tuple[int, int] = (5, 1)
     generator_lr: float = 1e-5
 

@@ -1,12 +1,15 @@
 import json
+from collections.abc import Iterator
 
 import pytest
 import torch
 
 from toys import batches, bert, gpt2
-from zsaq import KL, HiddenStates, Loop, QuantConfig, repeat
-from zsaq.language.zsaq import divergence, pull, stepper, student_of, warm_start, zsaq
+from zsaq import KL, Batch, HiddenStates, Loop, QuantConfig, repeat
+from zsaq.language.zsaq import divergence as objective
+from zsaq.language.zsaq import pull, stepper, student_of, warm_start, zsaq
 from zsaq.optim import SAM, Clip
+from zsaq.trainer import Divergence
 
 W2 = QuantConfig.parse("w2a8")
 
@@ -17,15 +20,15 @@ class Player:
     def __init__(self) -> None:
         self.given, self.climbs = repeat(batches(8)), 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
-    def __next__(self):
+    def __next__(self) -> Batch:
         return next(self.given)
 
-    def climb(self, told):
+    def climb(self, divergence: Divergence) -> dict[str, float]:
         embeds = torch.randn(4, 6, 32, requires_grad=True)
-        value, logits = told({"inputs_embeds": embeds, "attention_mask": torch.ones(4, 6, dtype=torch.int64)})
+        value, logits = divergence({"inputs_embeds": embeds, "attention_mask": torch.ones(4, 6, dtype=torch.int64)})
         (gradient,) = torch.autograd.grad(value, embeds)
         assert torch.isfinite(gradient).all() and gradient.abs().sum() > 0 and logits.shape[0] == 4
         self.climbs += 1
@@ -67,8 +70,8 @@ def test_a_part_that_is_switched_off_is_not_there() -> None:
     assert player.climbs == 0
     student = student_of(teacher, W2)
     assert isinstance(stepper(student, 1e-3), Clip) and isinstance(stepper(student, 1e-3, 0.1), SAM)
-    assert [type(part) for _, part in divergence(teacher, 0.0).parts] == [KL]
-    assert [type(part) for _, part in divergence(teacher, 0.5).parts] == [KL, HiddenStates]
+    assert [type(part) for _, part in objective(teacher, 0.0).parts] == [KL]
+    assert [type(part) for _, part in objective(teacher, 0.5).parts] == [KL, HiddenStates]
 
 
 def test_the_same_seed_gives_the_same_student() -> None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from zsaq.config import QuantConfig
 from zsaq.language.models import blocks, task_kind, token_table
 from zsaq.layers import parameter_groups
-from zsaq.objectives import KL, HiddenStates, LayerWise, LogitMSE, Objective
+from zsaq.objectives import KL, HiddenStates, LayerWise, LogitMSE, Sum
 from zsaq.optim import SAM, Clip, Wrapper
 from zsaq.pair import Batch
 from zsaq.quantize import quantize_model
@@ -39,7 +39,7 @@ def student_of(teacher: PreTrainedModel, config: QuantConfig) -> PreTrainedModel
     return student
 
 
-def divergence(teacher: PreTrainedModel, hidden: float) -> Objective:
+def divergence(teacher: PreTrainedModel, hidden: float) -> Sum:
     """KL of the answers (MSE for regression) plus `hidden` times the error of the hidden states."""
     answers = LogitMSE() if task_kind(teacher) == "regression" else KL()
     return answers + hidden * HiddenStates(type(blocks(teacher)[0]))
@@ -86,7 +86,7 @@ def pull(
 
 def zsaq(
     teacher: PreTrainedModel, config: QuantConfig, player: Stream, *, steps: int = 300, warm: int = 100,
-    lr: float = 2e-4, hidden: float = 1.0, rho: float = 0.05, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
+    lr: float = 2e-4, hidden: float = 1.0, rho: float = 0.01, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """Warm start, then SAM-SGA: `steps` student steps in all, the first `warm` of them layer by layer.
 
