@@ -40,6 +40,7 @@ class Recipe:
     lr: float
     size: int
     masked: float = 0.0
+    init: float = 0.02
 
 
 TEACHER = Recipe(width=96, layers=4, epochs=5, lr=2e-3, size=48, masked=0.2)
@@ -89,7 +90,7 @@ def train_teacher(
         max_position_embeddings=LENGTH,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
-        initializer_range=recipe.width**-0.5,
+        initializer_range=recipe.init,
         pad_token_id=tokenizer.pad_token_id,
         id2label=dict(enumerate(corpus.names)),
         label2id={name: label for label, name in enumerate(corpus.names)},
@@ -101,6 +102,8 @@ def train_teacher(
     ordinary = min(set(range(len(tokenizer))) - set(tokenizer.all_special_ids))
 
     def loss(ids: Tensor, mask: Tensor, label: Tensor) -> Tensor:
+        if not recipe.masked:
+            return cross_entropy(teacher(ids, mask).logits, label)
         draw = torch.rand(ids.shape)
         chosen = (draw < 0.15) & (ids >= ordinary)
         shown = ids.masked_fill(chosen & (draw < 0.12), tokenizer.mask_token_id)

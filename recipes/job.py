@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -21,10 +22,9 @@ from zsaq.eval.perplexity import perplexity, tokenize
 from zsaq.eval.pretrained import load
 from zsaq.eval.scoring import predict, score
 from zsaq.eval.tasks import Task, find, read_rows
-from zsaq.language.bridge import Kind, bridge_for
+from zsaq.language.bridge import Kind
 from zsaq.language.generator import load_generator
 from zsaq.language.layout import Layout
-from zsaq.language.models import token_table
 from zsaq.language.sga import Player
 from zsaq.language.sources import random_tokens, texts
 from zsaq.language.text import Text
@@ -56,25 +56,17 @@ class Job:
     def player(self, seed: int, **options) -> Player:
         assert self.generator is not None
         generator, tokenizer = self.generator()
-        device = self.teacher.device
-        table = token_table(self.teacher).weight.detach()
-        bridge = bridge_for(tokenizer, self.tokenizer, self.teacher, self.bridge).to(device)
-        mine = own(seed)
-        options = {"batch_size": self.batch, "length": self.length, "seed": mine} | self.style | options
-        generator.to(device)  # type: ignore[arg-type]
-        return Player(generator, tokenizer, bridge, self.layout, table, **options)
+        options = {"batch_size": self.batch, "length": self.length, "seed": own(seed)} | self.style | options
+        shape: dict[str, Any] = {"kind": self.bridge, "max_length": self.layout.max_length, "pair": self.layout.pair}
+        return Player.of(generator, tokenizer, self.teacher, self.tokenizer, **shape, **options)
 
     def noise(self, seed: int) -> Iterator[Batch]:
-        return random_tokens(
-            self.tokenizer, self.layout, self.batch, length=self.length, seed=seed + 1000 * PartialState().process_index
-        )
+        return random_tokens(self.tokenizer, self.layout, self.batch, length=self.length, seed=own(seed))
 
     def oracle(self, seed: int) -> Iterator[Batch]:
         if self.real is None:
             raise ValueError(f"{self.name} has no real text for the oracle; give --data_dir or --real_text")
-        return texts(
-            self.real(), self.tokenizer, self.layout, self.batch, seed=seed + 1000 * PartialState().process_index
-        )
+        return texts(self.real(), self.tokenizer, self.layout, self.batch, seed=own(seed))
 
 
 def own(seed: int) -> int:

@@ -71,7 +71,7 @@ def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator)
     """Every row, the table and the output folder."""
     config = QuantConfig.parse(args.bits)
     budget = Budget(args.steps, args.warm, args.lr, rho=args.rho, generator_lr=args.generator_lr)
-    folder = Path(args.output_dir or f"outputs/{name}")
+    folder = Path(args.output_dir)
     job.bridge = args.bridge
     loop = Loop(accelerator, folder=folder)
     accelerator.init_trackers(name, vars(args) | {"trackers": str(args.trackers)})
@@ -126,8 +126,9 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
     args = made.parse_args()
     if (args.teacher is None) != (args.task is None) or (args.data_dir and not args.teacher):
         made.error("--teacher and --task go together, --data_dir with them; give none of them for the embedded default")
+    args.output_dir = args.output_dir or f"outputs/{name}"
     accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, log_with=args.trackers, project_dir=args.output_dir or f"outputs/{name}"
+        mixed_precision=args.mixed_precision, log_with=args.trackers or None, project_dir=args.output_dir
     )
     if args.teacher is None:
         with accelerator.main_process_first():

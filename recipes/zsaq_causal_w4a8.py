@@ -19,8 +19,9 @@ def main() -> None:
     made.add_argument("--separator", help="what stands between the documents of --text, such as '<|endoftext|>'")
     args = made.parse_args()
     name = "zsaq_causal_w4a8"
+    args.output_dir = args.output_dir or f"outputs/{name}"
     accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, log_with=args.trackers, project_dir=args.output_dir or f"outputs/{name}"
+        mixed_precision=args.mixed_precision, log_with=args.trackers or None, project_dir=args.output_dir
     )
     job = causal(
         args.teacher, args.text, args.window, args.max_windows, args.separator, args.generator, None, accelerator

@@ -4,17 +4,17 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zsaq.language.bridge import Bridge
+from zsaq.language.bridge import Bridge, Kind, bridge_for
 from zsaq.language.generator import SoftText, ascent_optimizer, soft, write
 from zsaq.language.layout import Layout
-from zsaq.language.models import Vocabulary, output_layer
+from zsaq.language.models import Vocabulary, output_layer, token_table
 from zsaq.language.text import Partner, Text, pairs
 from zsaq.pair import Batch
 
@@ -54,8 +54,8 @@ class Player:
         greedy: tuple[int, int] = (0, 0),
         temperature: float = 1.0,
         uniform_start: bool = False,
-        rows: int = 512,
-        refresh: int = 50,
+        rows: int = 128,
+        refresh: int = 10,
         fresh: float = 0.5,
         capacity: int = 20_000,
         lr: float = 1e-6,
@@ -89,6 +89,25 @@ class Player:
         self.renew()
         with torch.no_grad():
             bridge.fit(self.soft(self.generator, self.newest))
+
+    @classmethod
+    def of(
+        cls,
+        generator: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        teacher: PreTrainedModel,
+        teacher_tokenizer: PreTrainedTokenizerBase,
+        *,
+        kind: Kind = "auto",
+        max_length: int = 128,
+        pair: bool = False,
+        **options: Any,
+    ) -> Self:
+        """A player for a teacher: bridge of that `kind`, layout of one text or a `pair`, on the teacher's device."""
+        bridge = bridge_for(tokenizer, teacher_tokenizer, teacher, kind).to(teacher.device)
+        layout = Layout.of(teacher_tokenizer, min(max_length, teacher_tokenizer.model_max_length), pair)
+        generator.to(teacher.device)  # type: ignore[arg-type]
+        return cls(generator, tokenizer, bridge, layout, token_table(teacher).weight, **options)
 
     def __iter__(self) -> Self:
         return self
