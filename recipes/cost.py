@@ -1,0 +1,103 @@
+"""Seconds of a SAM-SGA step against the counted cost of its passes, and the peak memory.
+
+    python recipes/cost.py --teacher DIR --generator DIR --steps 20
+
+Counted, on the batches that the steps see: one teacher forward and two student forward-and-backward passes a student
+step (Zhu et al. leave their cost open; 1.75 times a plain step), and for a climb one generator forward-and-backward,
+and teacher and student forward-and-backward to the inputs. Passes and steps are timed in turn, in one process, and the
+medians compared; whatever is over 1 is quantizers' state, SAM's arithmetic, AdamW, writing text and the log.
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from zsaq import Batch, Loop, Pair, QuantConfig, distill
+from zsaq.language.generator import load_generator
+from zsaq.language.sga import Player
+from zsaq.language.zsaq import divergence, stepper, student_of
+
+
+def timed(do: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    do()
+    return time.perf_counter() - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--generator", required=True)
+    parser.add_argument("--bits", default="w2a8")
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args()
+    teacher = AutoModelForSequenceClassification.from_pretrained(args.teacher, dtype=torch.float32).eval()
+    teacher.requires_grad_(False)
+    generator, tokenizer = load_generator(args.generator)
+    player = Player.of(generator, tokenizer, teacher, AutoTokenizer.from_pretrained(args.teacher), lr=1e-5)
+    student = student_of(teacher, QuantConfig.parse(args.bits))
+    trained = [p for p in student.parameters() if p.requires_grad]
+    objective = divergence(teacher, 1.0)
+    soft: list[Batch] = []
+
+    def answer(batch: Batch) -> tuple[Tensor, Tensor]:
+        soft.append({k: v.detach() for k, v in batch.items()})
+        pair = Pair(teacher, student, batch, objective.taps)
+        return objective(pair), pair.teacher.logits
+
+    def to_inputs(batch: Batch) -> None:
+        batch = batch | {"inputs_embeds": batch["inputs_embeds"].clone().requires_grad_()}
+        torch.autograd.grad(objective(Pair(teacher, student, batch, objective.taps)), batch["inputs_embeds"])
+
+    def speak() -> None:
+        text = player.newest.rows(torch.arange(player.batch_size))
+        written = player.soft(generator, text)
+        torch.autograd.grad(written.log_probs.sum(), player.trained, allow_unused=True)
+
+    def both(pair: Pair) -> None:
+        student.zero_grad()
+        objective(pair).backward()
+
+    seconds: dict[str, list[float]] = {
+        "step": [],
+        "plain step": [],
+        "teacher": [],
+        "student": [],
+        "climb": [],
+        "counted climb": [],
+    }
+    for _ in range(args.steps):
+        batch = next(player)
+        loop = Loop(schedule="constant", warmup=0.0, every=10**9)
+        for name, rho in (("step", 0.01), ("plain step", 0.0)):
+            optimizer = stepper(student, 1e-5, rho)
+            seconds[name].append(timed(lambda: distill(student, teacher, [batch], objective, optimizer, 1, loop)))
+        pair = Pair(teacher, student, batch, objective.taps)
+        seconds["teacher"].append(timed(lambda: pair.teacher))
+        seconds["student"].append(timed(lambda: both(pair)))
+        for p in trained:
+            p.requires_grad_(False)
+        seconds["climb"].append(timed(lambda: player.climb(answer)))
+        seconds["counted climb"].append(timed(lambda: (speak(), to_inputs(soft[-1]))))
+        for p in trained:
+            p.requires_grad_(True)
+    middle = {name: round(median(values), 4) for name, values in seconds.items()}
+    told = middle | {
+        "step / counted": round(middle["step"] / (middle["teacher"] + 2 * middle["student"]), 3),
+        "plain step / counted": round(middle["plain step"] / (middle["teacher"] + middle["student"]), 3),
+        "climb / counted": round(middle["climb"] / middle["counted climb"], 3),
+        "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "threads": torch.get_num_threads(),
+    }
+    print(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main()
