@@ -1,9 +1,8 @@
 """The embedded default of `zsaq_bert_w2a8.py`: a task, a teacher and a generator made on the spot, without a download.
 
-The task is to tell from one sentence which area of Python it documents (`embedded_corpus.py`). The teacher, a small
-BERT, learns it from docstrings, with masked words beside the labels as in BERT's own pretraining: such a network needs
-all of its width, and feels 2 bits. The generator, a small OPT with the teacher's tokens, learns English from comments
-and never sees a sentence of the task. Both are trained once, in under two minutes on two cores, and cached.
+The task is to tell from one sentence which of 21 parts of Python it documents (`embedded_corpus.py`). The teacher, a
+small BERT, learns it from docstrings. The generator, a small OPT with the teacher's tokens, learns English from
+comments and never sees a sentence of the task. Both are trained once, in about two minutes on two cores, and cached.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """Real prose without a download: what every CPython carries in its own standard library, read and never imported.
 
-The task: tell from one sentence which area of Python it documents. Its sentences are docstrings of the standard library
+The task: tell from one sentence which part of Python it documents. Its sentences are docstrings of the standard library
 and, for the language itself, `pydoc_data.topics`. The split is by document: all sentences of one docstring (or of one
 paragraph of a topic) go to the same side, by a CRC of its module and position, so that it is the same on every machine.
 Other docstrings of the same module may be on the other side; a sentence, compared by its letters and digits, never is.
@@ -17,21 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 AREAS = {
-    "language": "pydoc_data importlib typing types enum dataclasses abc functools contextlib weakref copy copyreg ast "
-    "dis symtable tokenize pkgutil runpy zipimport pyclbr py_compile compileall modulefinder imp code codeop "
-    "annotationlib",
-    "network": "email http urllib xmlrpc wsgiref smtplib imaplib poplib ftplib nntplib telnetlib socket socketserver "
-    "ssl mailbox ipaddress cgi asyncore asynchat smtpd netrc uuid webbrowser hmac mimetypes",
-    "files": "_pyio io os posixpath ntpath genericpath pathlib shutil tarfile zipfile tempfile gzip bz2 lzma "
-    "subprocess glob fnmatch fileinput filecmp platform stat dbm shelve site sysconfig venv pty getpass _compression",
-    "concurrency": "asyncio threading multiprocessing concurrent queue sched selectors contextvars _threading_local "
-    "signal",
-    "text": "xml json html csv configparser codecs difflib re string textwrap base64 quopri binascii plistlib tomllib "
-    "pickle pickletools locale gettext argparse optparse getopt cmd shlex pprint reprlib struct",
-    "numbers": "_pydecimal decimal statistics fractions random numbers datetime _pydatetime calendar heapq bisect "
-    "colorsys zoneinfo _strptime graphlib collections _collections_abc operator",
-    "debugging": "unittest doctest pdb bdb traceback logging trace timeit profile cProfile pstats tracemalloc warnings "
-    "inspect pydoc cgitb faulthandler linecache",
+    "language": "pydoc_data",
+    "mail": "email mailbox smtplib imaplib poplib",
+    "asyncio": "asyncio",
+    "testing": "unittest doctest",
+    "logging": "logging",
+    "imports": "importlib pkgutil zipimport runpy",
+    "xml": "xml",
+    "web": "http urllib xmlrpc wsgiref",
+    "types": "typing types enum dataclasses",
+    "numbers": "_pydecimal decimal fractions statistics random numbers",
+    "inspection": "inspect pydoc ast dis symtable tokenize",
+    "addresses": "ipaddress",
+    "diff": "difflib",
+    "parallel": "threading multiprocessing concurrent queue",
+    "archives": "tarfile zipfile gzip bz2 lzma",
+    "streams": "_pyio io codecs",
+    "debugger": "pdb bdb traceback trace",
+    "dates": "datetime _pydatetime calendar zoneinfo _strptime",
+    "options": "argparse optparse configparser getopt",
+    "paths": "os posixpath ntpath genericpath pathlib shutil tempfile glob fnmatch",
+    "sockets": "socket socketserver ssl selectors ftplib",
 }
 SKIPPED = {
     *("site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "encodings", "ensurepip", "turtledemo")

@@ -111,12 +111,13 @@ def classifier(
 
 def _scored(name: str, model, tokenizer, spec: Task, rows: list, accelerator: Accelerator | None) -> Job:
     model.to(accelerator.device if accelerator else "cpu").eval()
-    answers = predict(model, tokenizer, spec, rows, accelerator=accelerator)
+    limit = min(128, tokenizer.model_max_length)
+    answers = predict(model, tokenizer, spec, rows, max_length=limit, accelerator=accelerator)
 
     def measure(student: PreTrainedModel) -> Scores:
-        return score(student, tokenizer, spec, rows, answers, accelerator=accelerator)
+        return score(student, tokenizer, spec, rows, answers, max_length=limit, accelerator=accelerator)
 
-    layout = Layout.of(tokenizer, min(128, tokenizer.model_max_length), len(spec.columns) == 2)
+    layout = Layout.of(tokenizer, limit, len(spec.columns) == 2)
     return Job(name, model, tokenizer, measure, layout, length=(4, 40))
 
 

@@ -29,7 +29,7 @@ def test_every_area_is_on_both_sides(corpus):
     assert len(corpus.test) >= 600
     for side in (corpus.train, corpus.test):
         shares = [sum(row["label"] == label for row in side) / len(side) for label in range(len(corpus.names))]
-        assert min(shares) > 0.03 and max(shares) < 0.4, dict(zip(corpus.names, shares, strict=True))
+        assert min(shares) > 0.005 and max(shares) < 0.3, dict(zip(corpus.names, shares, strict=True))
 
 
 def test_no_sentence_is_on_two_sides(embedded, corpus):
@@ -87,7 +87,7 @@ def test_prepare_trains_once(embedded, tmp_path, monkeypatch):
     rows = [row, {"sentence": "Files are opened by their names.", "label": 0}]
     tiny = embedded.embedded_corpus.Corpus(["files", "threads"], rows, rows, ["We wait here because of a lock."])
     monkeypatch.setattr(embedded.embedded_corpus, "read", lambda: tiny)
-    recipe = training.Recipe(width=32, layers=1, epochs=2, lr=1e-3, size=2, masked=0.1)
+    recipe = training.Recipe(width=32, layers=1, init=0.1, epochs=2, lr=1e-3, size=2)
     monkeypatch.setattr(training, "TEACHER", recipe)
     monkeypatch.setattr(training, "GENERATOR", recipe)
     state = torch.get_rng_state()
