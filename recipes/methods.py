@@ -16,8 +16,8 @@ from zsaq.language.zsaq import pull, student_of, warm_start, zsaq
 class Budget:
     """`steps` student steps in all, the first `warm` of them layer by layer where a method warm-starts."""
 
-    steps: int = 300
-    warm: int = 100
+    steps: int = 200
+    warm: int = 40
     lr: float = 2e-4
     hidden: float = 1.0
     rho: float = 0.01

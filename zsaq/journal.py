@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 class Journal:
     """A context around one stage of `steps` steps. Only the main process speaks.
 
-    `folder`: where `<stage>.jsonl` is appended to, a JSON object a step; None writes no file. Accelerate's trackers
+    `folder`: where `<stage>.jsonl` begins anew, a JSON object a step; None writes no file. Accelerate's trackers
     that were initialised on `accelerator` get the same numbers under `<stage>/`.
     """
 
@@ -26,7 +26,7 @@ class Journal:
         self.file = None
         if self.speaks and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = (folder / f"{stage}.jsonl").open("a", encoding="utf-8")
+            self.file = (folder / f"{stage}.jsonl").open("w", encoding="utf-8")
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[told]}"), console=self.console,

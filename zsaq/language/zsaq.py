@@ -85,7 +85,7 @@ def pull(
 
 
 def zsaq(
-    teacher: PreTrainedModel, config: QuantConfig, player: Stream, *, steps: int = 300, warm: int = 100,
+    teacher: PreTrainedModel, config: QuantConfig, player: Stream, *, steps: int = 200, warm: int = 40,
     lr: float = 2e-4, hidden: float = 1.0, rho: float = 0.01, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """Warm start, then SAM-SGA: `steps` student steps in all, the first `warm` of them layer by layer.
