@@ -49,17 +49,17 @@ def running(values: list[Tensor], momentum: float) -> tuple[float, float]:
 def kl(p_logits: Tensor, q_logits: Tensor, temperature: float, keep: Tensor) -> float:
     p, q = (torch.softmax(z.double() / temperature, -1) for z in (p_logits, q_logits))
     each = (p * (p.log() - q.log())).sum(-1)
-    return temperature**2 * float(each[keep].mean())
+    return temperature**2 * each[keep].mean().item()
 
 
 def logit_l1(p: Tensor, q: Tensor) -> float:
-    return float((p - q).abs().mean())
+    return (p - q).abs().mean().item()
 
 
 def logit_mse(p: Tensor, q: Tensor) -> float:
-    return float(F.mse_loss(p, q))
+    return F.mse_loss(p, q).item()
 
 
 def relative_error(p: list[Tensor], q: list[Tensor], keep: Tensor) -> float:
     """Sum over layers of ||p - q||^2 / ||p||^2 over kept entries."""
-    return sum(float((a[keep] - b[keep]).square().sum() / a[keep].square().sum()) for a, b in zip(p, q, strict=True))
+    return sum(((a[keep] - b[keep]).square().sum() / a[keep].square().sum()).item() for a, b in zip(p, q, strict=True))

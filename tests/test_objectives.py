@@ -31,13 +31,13 @@ def test_kl(kind: str, temperature: float, direction) -> None:
     if direction == "reverse":
         p, q = q, p
     keep = pair.batch["attention_mask"].bool() if kind == "gpt2" else torch.ones(len(p), dtype=torch.bool)
-    assert float(objective(pair)) == pytest.approx(kl(p, q, temperature, keep), rel=1e-4)
+    assert objective(pair).item() == pytest.approx(kl(p, q, temperature, keep), rel=1e-4)
 
 
 def test_logits() -> None:
     pair = pair_of(couple(), KL())
-    assert float(LogitL1()(pair)) == pytest.approx(logit_l1(pair.teacher.logits, pair.student.logits), rel=1e-5)
-    assert float(LogitMSE()(pair)) == pytest.approx(logit_mse(pair.teacher.logits, pair.student.logits), rel=1e-5)
+    assert LogitL1()(pair).item() == pytest.approx(logit_l1(pair.teacher.logits, pair.student.logits), rel=1e-5)
+    assert LogitMSE()(pair).item() == pytest.approx(logit_mse(pair.teacher.logits, pair.student.logits), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
@@ -52,7 +52,7 @@ def test_hidden_states(kind: str) -> None:
     assert torch.allclose(seen[0][0][1], states[0][0]) and torch.allclose(seen[1][0][1], states[1][0])
     whole = relative_error(*[[v.detach() for _, v in side] for side in seen], keep=base["attention_mask"].bool())
     assert first < whole
-    assert float(objective(pair)) == pytest.approx(whole, rel=1e-4)
+    assert objective(pair).item() == pytest.approx(whole, rel=1e-4)
 
 
 def test_attention_scores() -> None:
@@ -75,7 +75,7 @@ def test_attention_scores() -> None:
             assert torch.allclose(torch.where(kept, ours - log - shift, 0), torch.zeros(()), atol=1e-4)
         keep = (mask[:, None, :, None] & mask[:, None, None, :]).expand_as(mine[0])
         total += relative_error([mine[0]], [mine[1]], keep)
-    assert float(objective(pair)) == pytest.approx(total, rel=1e-4)
+    assert objective(pair).item() == pytest.approx(total, rel=1e-4)
 
 
 def test_layer_wise_feeds_every_block_the_teacher_s_input_and_trains_it_alone() -> None:
@@ -91,7 +91,7 @@ def test_layer_wise_feeds_every_block_the_teacher_s_input_and_trains_it_alone() 
         answer = block(hidden[i], outside)
         answer = answer[0] if isinstance(answer, tuple) else answer
         expected += relative_error([hidden[i + 1].detach()], [answer.detach()], mask.bool())
-    assert float(loss) == pytest.approx(expected, rel=1e-4)
+    assert loss.item() == pytest.approx(expected, rel=1e-4)
     loss.backward()
     first = student.bert.encoder.layer[0].intermediate.dense.weight.grad.clone()
     student.zero_grad()
@@ -107,8 +107,8 @@ def test_objectives_add_and_scale() -> None:
     pair = pair_of(models, total)
     value, parts = total.weighted(pair)
     assert set(parts) == {"KL", "HiddenStates", "LogitMSE"}
-    assert float(value) == pytest.approx(
-        2 * float(parts["KL"]) + 0.5 * float(parts["HiddenStates"] + parts["LogitMSE"]), rel=1e-5
+    assert value.item() == pytest.approx(
+        2 * parts["KL"].item() + 0.5 * (parts["HiddenStates"] + parts["LogitMSE"]).item(), rel=1e-5
     )
 
 
