@@ -81,10 +81,13 @@ def make(folder: Path, log: Log) -> None:
     train = [row["sentence"] for row in corpus.train]
     tokenizer = train_tokenizer(train)
     log(f"{len(train)} sentences to train on, {len(corpus.test)} to test; {len(corpus.comments)} for the generator")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in another order end in another teacher; so small a model gains nothing from more
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         teacher = train_teacher(tokenizer, corpus, embedded_training.TEACHER, log)
         generator = train_generator(tokenizer, corpus, embedded_training.GENERATOR, log)
+    torch.set_num_threads(threads)
     for name, model in (("teacher", teacher), ("generator", generator)):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)

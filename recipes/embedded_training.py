@@ -44,7 +44,7 @@ class Recipe:
 
 # At the usual init of 0.02 so narrow a BERT learns little more than a bag of words, and 2 bits cost it nothing. At the
 # inverse root of its fan-in, 64 ** -0.5, it needs all of its width.
-TEACHER = Recipe(width=64, layers=4, init=0.125, epochs=6, lr=1e-3, size=32)
+TEACHER = Recipe(width=64, layers=4, init=0.115, epochs=6, lr=1.2e-3, size=32)
 GENERATOR = Recipe(width=96, layers=2, init=0.02, epochs=4, lr=3e-3, size=32)
 
 
