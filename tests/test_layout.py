@@ -1,4 +1,5 @@
-from itertools import islice
+from collections import Counter
+from itertools import islice, pairwise
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from language_toys import PROSE, bert, bpe, opt, wordpiece
 from zsaq.language.layout import Layout, fitted
 from zsaq.language.models import printable, token_table
 from zsaq.language.sources import random_tokens, texts
-from zsaq.language.text import Text, encode
+from zsaq.language.text import Text, encode, similar
 
 STRINGS = ["the film is good", "very bad", "this actor plays well in that story"]
 OTHERS = ["a good story", "it was not well played and badly", "no"]
@@ -110,14 +111,24 @@ def test_random_tokens_are_printable_and_of_many_lengths(pair: bool) -> None:
         next(random_tokens(tokenizer, layout, 4, length=(5, 4)))
 
 
-def test_given_texts_come_once_before_any_comes_again() -> None:
+def test_given_texts_come_in_turns() -> None:
     tokenizer = wordpiece()
     rows = [f"{word} film" for word in "the is was good bad very and".split()]
     stream = texts(rows, tokenizer, Layout.of(tokenizer, 32), 2, seed=1)
-    seen = [tuple(row.tolist()) for batch in islice(stream, 7) for row in batch["input_ids"]]
-    assert len(set(seen[:7])) == 7 and len(set(seen[7:])) == 7 and seen[:7] != seen[7:]
+    seen = [tuple(row.tolist()) for batch in islice(stream, 12) for row in batch["input_ids"]]
+    counts = Counter(seen)
+    assert len(counts) == 7 and set(counts.values()) == {3, 4} and len(set(seen[:6])) == 6
     again = texts(rows, tokenizer, Layout.of(tokenizer, 32), 2, seed=1)
-    assert seen == [tuple(row.tolist()) for batch in islice(again, 7) for row in batch["input_ids"]]
+    assert seen == [tuple(row.tolist()) for batch in islice(again, 12) for row in batch["input_ids"]]
+
+
+def test_rows_of_similar_length_share_a_batch() -> None:
+    lengths = torch.randint(1, 40, (70,), generator=torch.Generator().manual_seed(0))
+    found = list(similar(lengths, 16, torch.Generator().manual_seed(1)))
+    assert len(found) == 4 and len(torch.cat(found).unique()) == 64
+    spans = sorted((int(lengths[index].min()), int(lengths[index].max())) for index in found)
+    assert all(first[1] <= second[0] for first, second in pairwise(spans))
+    assert [b.tolist() for b in found] != [b.tolist() for b in sorted(found, key=lambda b: int(lengths[b].min()))]
 
 
 def test_pairs_that_are_given_and_pairs_that_are_made() -> None:

@@ -15,7 +15,7 @@ from zsaq.language.bridge import Bridge, Kind, bridge_for
 from zsaq.language.generator import SoftText, ascent_optimizer, soft, write
 from zsaq.language.layout import Layout
 from zsaq.language.models import Vocabulary, output_layer, token_table
-from zsaq.language.text import Partner, Text, pairs
+from zsaq.language.text import Partner, Text, pairs, similar
 from zsaq.pair import Batch
 
 Divergence = Callable[[Batch], tuple[Tensor, Tensor]]  # a batch -> (disagreement, the teacher's logits)
@@ -25,8 +25,9 @@ Divergence = Callable[[Batch], tuple[Tensor, Tensor]]  # a batch -> (disagreemen
 class Player:
     """An endless iterator of batches of ids for the student, and `climb` for the generator.
 
-    Batches: a share `fresh` from what the generator wrote last, the rest from a replay buffer of the `capacity` newest
-    rows; `rows` new ones are written every `refresh` batches. Without any `climb` this is LLM-QAT's sampled text.
+    For every `refresh` batches `rows` new texts are written; a share `fresh` of what the batches hold is drawn from
+    these, the rest from a replay buffer of the `capacity` newest ones, and rows of similar length share a batch.
+    Without any `climb` this is LLM-QAT's sampled text.
 
     climb ascends min(D, ceiling) - fluency * KL(G || G_0) + diversity * H, where D is the disagreement of teacher and
     student on soft tokens, G_0 the generator at the start (a frozen copy; LoRA switched off) and H the entropy of the
@@ -84,6 +85,7 @@ class Player:
         self.trained = [p for p in generator.parameters() if p.requires_grad]
         self.optimizer = ascent_optimizer(generator, lr, eight_bit)
         self.buffer: deque[list[int]] = deque(maxlen=capacity)
+        self.ready: list[Text] = []
         self.given = 0
         check_head(generator, self.vocabulary)
         self.renew()
@@ -113,14 +115,22 @@ class Player:
         return self
 
     def __next__(self) -> Batch:
-        if self.given and self.given % self.refresh == 0:
-            self.renew()
+        if not self.ready:
+            if self.given:
+                self.renew()
+            self.ready = self.gather()
         self.given += 1
-        new = round(self.fresh * self.batch_size)
-        latest = self.translated.rows(self.draw(len(self.translated), new))
-        old = [self.buffer[i] for i in self.draw(len(self.buffer), self.batch_size - new).tolist()]
-        text = Text.cat([latest, Text.of(old).to(latest.ids.device)])
+        text = self.ready.pop()
         return self.layout.place(*(pairs(text, self.rng) if self.layout.pair else (text,)))
+
+    def gather(self) -> list[Text]:
+        """The next `refresh` batches."""
+        n = self.refresh * self.batch_size
+        new = round(self.fresh * n)
+        latest = self.translated.rows(self.draw(len(self.translated), new))
+        old = [self.buffer[i] for i in self.draw(len(self.buffer), n - new).tolist()]
+        text = Text.cat([latest, Text.of(old).to(latest.ids.device)])
+        return [text.rows(index) for index in similar(text.mask.sum(1), self.batch_size, self.rng)]
 
     def draw(self, among: int, n: int) -> Tensor:
         return torch.randint(among, (n,), generator=self.rng)

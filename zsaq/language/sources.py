@@ -7,8 +7,10 @@ from transformers import PreTrainedTokenizerBase
 
 from zsaq.language.layout import Layout
 from zsaq.language.models import printable
-from zsaq.language.text import Text, encode, pairs
+from zsaq.language.text import Text, encode, pairs, similar
 from zsaq.pair import Batch
+
+POOL = 10  # batches that are drawn together, so that each can hold rows of similar length
 
 
 def random_tokens(
@@ -25,13 +27,13 @@ def random_tokens(
     if not 1 <= low <= high:
         raise ValueError(f"length is {length}; give 1 <= first <= last")
 
-    def content() -> Text:
-        ids = tokens[torch.randint(len(tokens), (batch_size, high), generator=rng)]
-        limits = torch.randint(low, high + 1, (batch_size, 1), generator=rng)
-        return Text(ids, torch.arange(high) < limits)
-
     while True:
-        yield layout.place(*(content() for _ in layout.gaps[1:]))
+        lengths = torch.randint(low, high + 1, (POOL * batch_size, len(layout.gaps) - 1), generator=rng)
+        for index in similar(lengths.sum(1), batch_size, rng):
+            masks = [torch.arange(high) < each[:, None] for each in lengths[index].unbind(1)]
+            ids = [tokens[torch.randint(len(tokens), mask.shape, generator=rng)] for mask in masks]
+            contents = [Text(i, mask).rows(torch.arange(batch_size)) for i, mask in zip(ids, masks, strict=True)]
+            yield layout.place(*contents)
 
 
 def texts(
@@ -42,7 +44,9 @@ def texts(
     *,
     seed: int = 0,
 ) -> Iterator[Batch]:
-    """Given texts or pairs of texts, each once before any comes again. `Text` holds ids of the teacher.
+    """Given texts or pairs of texts, one pass over them after the other, rows of similar length together.
+
+    `rows`: strings, pairs of strings, or ids of the teacher as `Text`.
 
     For a layout of pairs, single texts get partners (`zsaq.language.text.pairs`). Raises ValueError if there are none,
     or for pairs in a layout of single texts.
@@ -53,13 +57,16 @@ def texts(
     if len(contents) > len(layout.gaps) - 1:
         raise ValueError("pairs of texts were given, but the layout is for single ones; make it with pair=True")
     rng = torch.Generator().manual_seed(seed)
+    lengths = torch.stack([content.mask.sum(1) for content in contents]).sum(0)
     order = torch.empty(0, dtype=torch.int64)
+    size = batch_size * max(1, min(POOL, len(rows) // batch_size))
     while True:
-        while len(order) < batch_size:
+        while len(order) < size:
             order = torch.cat([order, torch.randperm(len(rows), generator=rng)])
-        index, order = order[:batch_size], order[batch_size:]
-        chosen = [content.rows(index) for content in contents]
-        yield layout.place(*(pairs(chosen[0], rng) if len(chosen) < len(layout.gaps) - 1 else chosen))
+        pool, order = order[:size], order[size:]
+        for index in similar(lengths[pool], batch_size, rng):
+            chosen = [content.rows(pool[index]) for content in contents]
+            yield layout.place(*(pairs(chosen[0], rng) if len(chosen) < len(layout.gaps) - 1 else chosen))
 
 
 def columns(rows: list[str] | list[tuple[str, str]]) -> list[tuple[str, ...]]:

@@ -1,6 +1,6 @@
 """Rows of token ids without special tokens, and pairs made of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
@@ -52,6 +52,17 @@ class Text:
         ids = [torch.nn.functional.pad(t.ids, (0, m), value=pad) for t, m in zip(texts, missing, strict=True)]
         mask = [torch.nn.functional.pad(t.mask, (0, m), value=False) for t, m in zip(texts, missing, strict=True)]
         return cls(torch.cat(ids), torch.cat(mask))
+
+
+def similar(lengths: Tensor, size: int, rng: torch.Generator) -> Iterator[Tensor]:
+    """Indices [size] of rows of similar `lengths` [N], batch by batch in random order, so that little is padding.
+
+    Where `size` does not divide N, the rest (of the longest rows) is left out.
+    """
+    noise = torch.rand(len(lengths), generator=rng)  # equal lengths meet in another order each time
+    order = torch.argsort(lengths.cpu() + noise)
+    for batch in torch.randperm(len(lengths) // size, generator=rng).tolist():
+        yield order[batch * size : (batch + 1) * size]
 
 
 def filler(tokenizer: PreTrainedTokenizerBase) -> int:
