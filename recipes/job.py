@@ -13,6 +13,7 @@ from embedded import prepare
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -38,7 +39,8 @@ class Job:
     """`generator()` gives a fresh one, as it was before any climb, and its tokenizer. `measure` is only ever reported.
 
     `length`: content tokens of synthetic rows, first to last. `real()`: unlabelled real text, for the oracle alone,
-    not read before it asks.
+    not read before it asks. `start`: the float model that students are copied from, and that scores compare with; the
+    teacher is another only where `answer_in` loads it in few bits.
     """
 
     name: str
@@ -52,6 +54,23 @@ class Job:
     batch: int = 32
     style: dict = field(default_factory=dict)
     bridge: Kind = "auto"
+    start: PreTrainedModel = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = self.teacher
+
+    def answer_in(self, bits: int, path: str) -> None:
+        """The teacher anew, in 8 or 4 bits by bitsandbytes: a large one's answers for a fraction of the memory."""
+        try:
+            import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ValueError(
+                f'a teacher in {bits} bits needs bitsandbytes: pip install "zsaq[bnb]", or leave --teacher_bits off'
+            ) from None
+        quantization = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4")
+        self.teacher = type(self.start).from_pretrained(
+            path, quantization_config=quantization, device_map={"": self.start.device}, dtype=self.start.dtype
+        )
 
     def player(self, seed: int, **options) -> Player:
         assert self.generator is not None
@@ -81,25 +100,26 @@ def size(model: PreTrainedModel) -> int:
         return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
 
 
-def embedded(generator: str | None = None) -> Job:
+def embedded(generator: str | None = None, lora: bool = False) -> Job:
     """The default that downloads nothing: see embedded.py."""
     made = prepare()
     task = Task("python", ("sentence",), tuple(made.names), (Accuracy,), "python")
     job = _scored("embedded", made.teacher, made.tokenizer, task, made.test, None)
     ours = lambda: (copy.deepcopy(made.generator).requires_grad_(True), made.tokenizer)  # noqa: E731
-    job.generator = ours if generator is None else lambda: load_generator(generator)
+    job.generator = ours if generator is None else lambda: load_generator(generator, lora)
     job.real = lambda: made.unlabeled
     return job
 
 
 def classifier(
-    teacher: str, task: str, data_dir: str | None, generator: str, split: str, accelerator: Accelerator
-) -> Job:
+    teacher: str, task: str, data_dir: str | None, generator: str, split: str, accelerator: Accelerator,
+    lora: bool = False,
+) -> Job:  # fmt: skip
     """A BERT-type teacher of a GLUE task; folders and Hub ids alike. The train split is for the oracle only."""
     spec = find(task)
     model, tokenizer = load(teacher, AutoModelForSequenceClassification)
     job = _scored(f"{teacher} on {task}", model, tokenizer, spec, read_rows(spec, split, data_dir), accelerator)
-    job.generator = lambda: load_generator(generator)
+    job.generator = lambda: load_generator(generator, lora)
 
     def real() -> list[str] | list[tuple[str, str]]:
         columns = [[row[c] for c in spec.columns] for row in read_rows(spec, "train", data_dir)]
@@ -123,7 +143,7 @@ def _scored(name: str, model, tokenizer, spec: Task, rows: list, accelerator: Ac
 
 def causal(
     teacher: str, text: str, window: int, windows: int | None, separator: str | None, generator: str | None,
-    real_text: str | None, accelerator: Accelerator,
+    real_text: str | None, accelerator: Accelerator, lora: bool = False,
 ) -> Job:  # fmt: skip
     """A causal teacher, measured by perplexity on `text`; its generator is a copy of itself unless another is named."""
     model, tokenizer = load(teacher, AutoModelForCausalLM)
@@ -143,7 +163,7 @@ def causal(
 
     job = Job(teacher, model, tokenizer, measure, Layout.of(tokenizer, length + 2), length=(length, length))
     job.generator = lambda: (
-        (copy.deepcopy(model).requires_grad_(True), tokenizer) if generator is None else load_generator(generator)
+        (copy.deepcopy(model).requires_grad_(True), tokenizer) if generator is None else load_generator(generator, lora)
     )
     job.real = real if real_text else None
     job.batch = 16

@@ -30,9 +30,7 @@ Method = Callable[[Job, QuantConfig, Budget, int, Loop], PreTrainedModel]
 
 def rtn(ranges: Ranges) -> Method:
     """Round-to-nearest; no step is taken."""
-    return lambda job, config, budget, seed, loop: quantize_model(
-        job.teacher, dataclasses.replace(config, ranges=ranges)
-    )
+    return lambda job, config, budget, seed, loop: quantize_model(job.start, dataclasses.replace(config, ranges=ranges))
 
 
 def distilled(source: Callable[[Job, int], Iterator[Batch]], warm: bool = False) -> Method:
@@ -40,7 +38,7 @@ def distilled(source: Callable[[Job, int], Iterator[Batch]], warm: bool = False)
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         stream, first = source(job, seed), budget.warm if warm else 0
-        student = warm_start(student_of(job.teacher, config), job.teacher, stream, first, budget.lr, loop)
+        student = warm_start(student_of(job.start, config), job.teacher, stream, first, budget.lr, loop)
         return pull(
             student, job.teacher, stream, steps=budget.steps - first, lr=budget.lr, hidden=budget.hidden, loop=loop
         )
@@ -52,9 +50,7 @@ def lkd(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
     """ZeroQuant's layer-wise distillation alone, for the whole budget."""
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        return warm_start(
-            student_of(job.teacher, config), job.teacher, source(job, seed), budget.steps, budget.lr, loop
-        )
+        return warm_start(student_of(job.start, config), job.teacher, source(job, seed), budget.steps, budget.lr, loop)
 
     return run
 
@@ -64,7 +60,9 @@ def full(sam: bool = True, sga: bool = True) -> Method:
         player = job.player(seed, lr=budget.generator_lr)
         options = {"steps": budget.steps, "warm": budget.warm, "lr": budget.lr, "hidden": budget.hidden, "loop": loop}
         ratio = budget.ratio if sga else (budget.ratio[0], 0)
-        return zsaq(job.teacher, config, player, rho=budget.rho if sam else 0.0, ratio=ratio, **options)
+        return zsaq(
+            job.teacher, config, player, rho=budget.rho if sam else 0.0, ratio=ratio, start=job.start, **options
+        )
 
     return run
 

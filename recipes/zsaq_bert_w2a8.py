@@ -57,6 +57,13 @@ def parser(text: str | None, bits: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--generator_lr", type=float, default=default.generator_lr, help="generator's (default: %(default)s)"
     )
+    made.add_argument(
+        "--lora", action="store_true", help="train low-rank adapters of the generator only (peft; with --generator)"
+    )
+    made.add_argument("--eight_bit", action="store_true", help="the generator's AdamW in 8 bits (bitsandbytes)")
+    made.add_argument(
+        "--teacher_bits", type=int, choices=[8, 4], help="let the teacher answer in 8 or 4 bits (bitsandbytes)"
+    )
     made.add_argument("--seed", type=int, default=0)
     made.add_argument(
         "--mixed_precision", choices=["no", "bf16"], default=None, help="as accelerate's (default: its own)"
@@ -72,13 +79,13 @@ def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator)
     config = QuantConfig.parse(args.bits)
     budget = Budget(args.steps, args.warm, args.lr, rho=args.rho, generator_lr=args.generator_lr)
     folder = Path(args.output_dir)
-    job.bridge = args.bridge
+    job.bridge, job.style = args.bridge, {"eight_bit": args.eight_bit}
+    if args.teacher_bits:
+        job.answer_in(args.teacher_bits, args.teacher)
     loop = Loop(accelerator, folder=folder)
     accelerator.init_trackers(name, vars(args) | {"trackers": str(args.trackers)})
     begin = time.perf_counter()
-    rows = [
-        {"name": "teacher", **job.measure(job.teacher), "agreement": 1.0, "bytes": size(job.teacher), "seconds": 0.0}
-    ]
+    rows = [{"name": "teacher", **job.measure(job.start), "agreement": 1.0, "bytes": size(job.start), "seconds": 0.0}]
     for row in ROWS:
         set_seed(args.seed)
         start = time.perf_counter()
@@ -126,16 +133,18 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
     args = made.parse_args()
     if (args.teacher is None) != (args.task is None) or (args.data_dir and not args.teacher):
         made.error("--teacher and --task go together, --data_dir with them; give none of them for the embedded default")
+    if args.teacher is None and (args.teacher_bits or (args.lora and not args.generator)):
+        made.error("--teacher_bits needs --teacher, --lora needs --generator: the embedded models are already small")
     args.output_dir = args.output_dir or f"outputs/{name}"
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=args.trackers or None, project_dir=args.output_dir
     )
     if args.teacher is None:
         with accelerator.main_process_first():
-            job = embedded(args.generator)
+            job = embedded(args.generator, args.lora)
     else:
         generator = args.generator or "facebook/opt-125m"
-        job = classifier(args.teacher, args.task, args.data_dir, generator, args.split, accelerator)
+        job = classifier(args.teacher, args.task, args.data_dir, generator, args.split, accelerator, args.lora)
     run(job, args, name, accelerator)
 
 

@@ -23,9 +23,12 @@ def main() -> None:
     accelerator = Accelerator(
         mixed_precision=args.mixed_precision, log_with=args.trackers or None, project_dir=args.output_dir
     )
+    if args.lora and not args.generator:
+        made.error("--lora needs --generator: the copy of the teacher is trained whole")
     job = causal(
-        args.teacher, args.text, args.window, args.max_windows, args.separator, args.generator, None, accelerator
-    )
+        args.teacher, args.text, args.window, args.max_windows, args.separator, args.generator, None, accelerator,
+        args.lora,
+    )  # fmt: skip
     run(job, args, name, accelerator)
 
 

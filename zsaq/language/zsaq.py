@@ -87,14 +87,16 @@ def pull(
 def zsaq(
     teacher: PreTrainedModel, config: QuantConfig, player: Stream, *, steps: int = 200, warm: int = 40,
     lr: float = 2e-4, hidden: float = 1.0, rho: float = 0.01, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
+    start: PreTrainedModel | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """Warm start, then SAM-SGA: `steps` student steps in all, the first `warm` of them layer by layer.
 
     `player` is the stream of batches and climbs ratio[1] times after every ratio[0] student steps. rho 0 takes plain
-    steps, ratio (n, 0) keeps the generator as it is. Returns the student; its latent weights, scales, norms and biases
+    steps, ratio (n, 0) keeps the generator as it is. A teacher that is loaded in 8 or 4 bits (bitsandbytes) answers, but
+    cannot be copied: then `start` is the float model that becomes the student. Returns the student; its latent weights, scales, norms and biases
     are trained, the token table is not. Raises ValueError as `distill` does.
     """
-    student = warm_start(student_of(teacher, config), teacher, player, warm, lr, loop)
+    student = warm_start(student_of(start or teacher, config), teacher, player, warm, lr, loop)
     return pull(
         student,
         teacher,
