@@ -22,7 +22,7 @@ class Budget:
     hidden: float = 1.0
     rho: float = 0.01
     ratio: tuple[int, int] = (5, 1)
-    generator_lr: float = 1e-5
+    generator_lr: float = 1e-4
 
 
 Method = Callable[[Job, QuantConfig, Budget, int, Loop], PreTrainedModel]
