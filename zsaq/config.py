@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
@@ -10,6 +10,7 @@ Levels = Literal["integer", "half", "ternary"]
 Ranges = Literal["minmax", "searched", "learned"]
 Per = Literal["tensor", "channel", "token"] | int
 
+GRIDS = ("weight", "input", "activation", "embedding")
 FORM = "w<bits>a<bits>[g<group size>][-integer|-half|-ternary], for example w2a8, w4a8g128, w3a16, w2a8-ternary"
 
 
@@ -75,19 +76,21 @@ class QuantConfig:
     """How a model is quantized.
 
     `weight`: linear and convolution weights; `input`: their activations ("token": dynamic, "tensor": static, after
-    `zsaq.calibrate`); `embedding`: the token table. None leaves that part in floats. `ranges`: of the weights (the
-    token table always has searched ones). `rules`: (glob on module names, config or None to leave the module alone),
-    the first that matches wins.
+    `zsaq.calibrate`); `activation`: what nn.ReLU and nn.ReLU6 modules put out, always a static range of the whole
+    tensor; `embedding`: the token table. None leaves that part in floats. `ranges`: of the weights (the token table
+    always has searched ones). `rules`: (glob on module names, config or None to leave the module alone), the first
+    that matches wins.
     """
 
     weight: Grid | None = Grid()
     input: Grid | None = None
+    activation: Grid | None = field(default=None, kw_only=True)
     embedding: Grid | None = None
     ranges: Ranges = "searched"
     rules: "tuple[tuple[str, QuantConfig | None], ...]" = ()
 
     def __post_init__(self) -> None:
-        for name in ("weight", "input", "embedding"):
+        for name in GRIDS:
             if not isinstance(getattr(self, name), Grid | None):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give a Grid or None")
         if self.weight is not None and self.weight.per == "token":
@@ -98,6 +101,11 @@ class QuantConfig:
             )
         if self.input is not None and self.input.per == "channel":
             raise ValueError("input.per is 'channel'; inputs have 'token', 'tensor' or a group size")
+        if self.activation is not None and (self.activation.per, self.activation.levels) != ("tensor", "integer"):
+            raise ValueError(
+                f"activation is per {self.activation.per!r} with {self.activation.levels!r} levels; what a ReLU puts "
+                "out has one static range for the whole tensor and needs its zero: give per='tensor' and integer levels"
+            )
         if self.ranges not in get_args(Ranges):
             raise ValueError(f"ranges is {self.ranges!r}; give one of {get_args(Ranges)}")
         for rule in self.rules:
@@ -152,7 +160,7 @@ class QuantConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is its inverse."""
         data = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        for name in ("weight", "input", "embedding"):
+        for name in GRIDS:
             data[name] = data[name] and dataclasses.asdict(data[name])
         data["rules"] = [[glob, config and config.to_dict()] for glob, config in self.rules]
         return data
@@ -161,7 +169,7 @@ class QuantConfig:
     def from_dict(cls, data: Any) -> "QuantConfig":
         """From JSON that nobody has checked yet. Raises ValueError that names what was given and what is allowed."""
         values = _known(data, cls)
-        for name in ("weight", "input", "embedding"):
+        for name in GRIDS:
             if values.get(name) is not None:
                 values[name] = Grid(**_known(values[name], Grid))
         if "rules" in values:

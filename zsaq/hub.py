@@ -30,10 +30,9 @@ from transformers import (
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from zsaq.layers import quant_layers
-from zsaq.packed import pack_plan, packed_layers, packed_weight
+from zsaq.layers import check_static, quant_layers
+from zsaq.packed import PackedLayer, check_ranges, pack_plan, packed_weight, quantized
 from zsaq.plan import Plan, plan_of
-from zsaq.quantizer import Running
 
 METHOD: Final = "zsaq"
 FORMAT_VERSION: Final = 1
@@ -99,17 +98,20 @@ class ZsaqQuantizer(HfQuantizer):
     ) -> None:
         untie(model, self.quantization_config.plan)
         pack_plan(model, self.quantization_config.plan)
-        for _, layer in packed_layers(model):
+        for _, layer in quantized(model):
             layer._is_hf_initialized = True  # type: ignore[assignment]
         if checkpoint_files is not None:
             check_header(model, read_header(checkpoint_files))
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         vars(model)["_weight_conversions"] = []
-        for name, layer in packed_layers(model):
-            layer.cache = None
+        for name, layer in quantized(model):
             try:
-                layer.check()
+                if isinstance(layer, PackedLayer):
+                    layer.cache = None
+                    layer.check()
+                else:
+                    check_static(layer.output_quantizer, "output")
             except ValueError as error:
                 raise ValueError(f"{name}: {error}; {AGAIN}") from None
 
@@ -128,13 +130,11 @@ def attach(student: PreTrainedModel) -> None:
 
 def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """What is saved: packed weights instead of latent ones. Raises ValueError for a static range without values."""
+    check_ranges(model)
     state, tied = model.state_dict(), plan_of(model).tied
     for name, layer in quant_layers(model):
         latent = f"{name}.weight_quantizer."
         state = {k: v for k, v in state.items() if k != f"{name}.weight" and not k.startswith(latent)}
-        ranges = None if layer.input_quantizer is None else layer.input_quantizer.ranges
-        if isinstance(ranges, Running) and not int(ranges.updates):
-            raise ValueError(f"{name}: its static input range has seen nothing: run zsaq.calibrate before saving")
         if name not in tied:
             state |= {f"{name}.{key}": value for key, value in packed_weight(layer).items()}
     return state
@@ -173,7 +173,7 @@ def read_header(files: list[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
 def check_header(model: PreTrainedModel, header: dict[str, tuple[str, tuple[int, ...]]]) -> None:
     """Raises ValueError for missing, foreign, wrongly shaped or wrongly typed tensors, before any of them is read."""
     state = model.state_dict()
-    for name, layer in packed_layers(model):
+    for name, layer in quantized(model):
         buffers = {f"{name}.{key}": value for key, value in layer.named_buffers()}
         for key, value in buffers.items():
             wanted = HEADER_NAMES[value.dtype], tuple(value.shape)
@@ -236,7 +236,6 @@ def load(source: str | Path, auto_class: Any = None) -> PreTrainedModel:
     }.items():
         if info[what]:
             raise ValueError(f"{source}: {sorted(map(str, info[what]))} {remedy}; {AGAIN}")
-    layers = dict(packed_layers(model))
-    if set(layers) != set(plan_of(model).chosen):
-        raise ValueError(f"{source}: {set(plan_of(model).chosen) - set(layers)} did not become packed layers; {AGAIN}")
+    if lost := set(plan_of(model).chosen) ^ {name for name, _ in quantized(model)}:
+        raise ValueError(f"{source}: {lost} did not become packed layers; {AGAIN}")
     return model.eval()

@@ -2,6 +2,7 @@
 
 Weights are latent floats, rounded in every forward. `offset` is where SAM stands: a leaf tensor that is added to the
 dequantized weight, so its gradient is the gradient there and latent weights are never moved for a look around.
+ReLU modules that round what they put out are swapped likewise.
 """
 
 from collections.abc import Iterator
@@ -69,6 +70,28 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
             return self._conv_forward(self.inputs(input), self.dequantized().view_as(self.weight), self.bias)
 
 
+class QuantActivation(nn.Module):
+    """An activation that rounds what it puts out. Never constructed: `swap_activation` gives a module its class.
+
+    A module that is called at several places of the network has one range for all of them.
+    """
+
+    output_quantizer: Quantizer
+
+    def forward(self, input: Tensor) -> Tensor:
+        return self.output_quantizer(super().forward(input))
+
+
+@final
+class QuantReLU(QuantActivation, nn.ReLU):
+    """Straight through: where the grid saturates, above its range, no gradient passes."""
+
+
+@final
+class QuantReLU6(QuantActivation, nn.ReLU6):
+    """As QuantReLU."""
+
+
 @final
 class QuantEmbedding(QuantLayer, nn.Embedding):
     """Rounds only the rows that are looked up."""
@@ -85,6 +108,7 @@ SWAPS: dict[type, type[QuantLayer]] = {
     nn.Conv2d: QuantConv2d,
     nn.Embedding: QuantEmbedding,
 }
+ACTIVATIONS: dict[type, type[QuantActivation]] = {nn.ReLU: QuantReLU, nn.ReLU6: QuantReLU6}
 
 
 def swap(layer: nn.Module, config: QuantConfig) -> None:
@@ -106,6 +130,28 @@ def swap(layer: nn.Module, config: QuantConfig) -> None:
     layer.offset = None
 
 
+def swap_activation(module: nn.Module, grid: Grid) -> None:
+    """Give a ReLU its quantized class and quantizer, in place."""
+    module.__class__ = ACTIVATIONS[type(module)]
+    assert isinstance(module, QuantActivation)
+    module.output_quantizer = Quantizer(grid, input_range(grid))
+
+
+def check_static(quantizer: Quantizer | None, side: str) -> None:
+    """Raises ValueError for a static range of a layer's `side` that nothing or nonsense has filled."""
+    if quantizer is None or not isinstance(ranges := quantizer.ranges, Running):
+        return
+    if int(ranges.updates) < 1:
+        raise ValueError(f"the static {side} range has seen nothing: run zsaq.calibrate before saving")
+    scale, _ = ranges(ranges.lo, quantizer.grid)
+    lo, hi = float(ranges.lo), float(ranges.hi)
+    if not (lo <= hi and (lo < 0 or hi > 0) and scale.isfinite().all()):
+        raise ValueError(
+            f"the static {side} range goes from {lo} to {hi} (before its correction); it must be finite, from low to "
+            "high and not empty: run zsaq.calibrate on other batches before saving"
+        )
+
+
 def input_range(grid: Grid) -> Range:
     """Dynamic for tokens and groups; static for whole tensors, which `zsaq.calibrate` must fill."""
     return Running() if grid.per == "tensor" else MinMax()
@@ -115,6 +161,13 @@ def quant_layers(model: nn.Module) -> Iterator[tuple[str, QuantLayer]]:
     """Names and quantized layers, each once."""
     for name, module in model.named_modules():
         if isinstance(module, QuantLayer):
+            yield name, module
+
+
+def quant_activations(model: nn.Module) -> Iterator[tuple[str, QuantActivation]]:
+    """Names and quantized activations, each once; the same classes stand in students and in loaded models."""
+    for name, module in model.named_modules():
+        if isinstance(module, QuantActivation):
             yield name, module
 
 

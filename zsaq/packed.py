@@ -12,10 +12,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.config import Grid
-from zsaq.layers import Conv1D, QuantLayer, input_range
+from zsaq.layers import (
+    ACTIVATIONS,
+    Conv1D,
+    QuantActivation,
+    QuantLayer,
+    check_static,
+    input_range,
+    quant_activations,
+    quant_layers,
+    swap_activation,
+)
 from zsaq.packing import pack, unpack, width
 from zsaq.plan import Plan
-from zsaq.quantizer import Quantizer, Running, dequantize, groups
+from zsaq.quantizer import Quantizer, dequantize, groups
 
 
 class PackedLayer(nn.Module):
@@ -83,11 +93,7 @@ class PackedLayer(nn.Module):
                 raise ValueError("the bits that pad the rows of codes are not zero")
             if not self.grid.symmetric and int(self.zero.max()) > self.grid.high:
                 raise ValueError(f"a zero is {int(self.zero.max())}, the grid ends at {self.grid.high}")
-        seen = None if self.input_quantizer is None else self.input_quantizer.ranges
-        if isinstance(seen, Running):
-            whole = seen.lo.isfinite() & seen.hi.isfinite() & (seen.lo <= seen.hi)
-            if int(seen.updates) < 1 or not whole.all():
-                raise ValueError("the static input range has seen nothing or does not run from low to high")
+        check_static(self.input_quantizer, "input")
 
 
 @final
@@ -150,13 +156,37 @@ def packed_layers(model: nn.Module) -> Iterator[tuple[str, PackedLayer]]:
             yield name, module
 
 
+def quantized(model: nn.Module) -> Iterator[tuple[str, PackedLayer | QuantActivation]]:
+    """Names and modules of what a loaded model's plan names: packed layers, then activations."""
+    yield from packed_layers(model)
+    yield from quant_activations(model)
+
+
+def check_ranges(model: nn.Module) -> None:
+    """Raises ValueError for a static range that nothing or nonsense has filled, by the name of its layer."""
+    seen = [(name, layer.input_quantizer, "input") for name, layer in (*quant_layers(model), *packed_layers(model))]
+    seen += [(name, layer.output_quantizer, "output") for name, layer in quant_activations(model)]
+    for name, quantizer, side in seen:
+        try:
+            check_static(quantizer, side)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+
+
 def pack_plan(model: nn.Module, plan: Plan) -> None:
     """Give the chosen float layers of a model, usually on the meta device, empty packed forms in place.
+
+    Activations get the class that they have in students, with static ranges that have seen nothing.
 
     Raises ValueError for a module that the model lacks, that has no packed form, or whose group size does not fit.
     """
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
+        if type(modules.get(name)) in ACTIVATIONS:
+            if (grid := plan.chosen[name].activation) is None:
+                raise ValueError(f"{name}: the configuration has no grid for activations")
+            swap_activation(modules[name], grid)
+            continue
         if name not in modules or type(modules[name]) not in PACKS:
             found = type(modules[name]).__name__ if name in modules else "nothing of that name"
             raise ValueError(

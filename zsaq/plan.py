@@ -7,14 +7,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from zsaq.config import QuantConfig
-from zsaq.layers import SWAPS
+from zsaq.layers import ACTIVATIONS, SWAPS
 
 
 @dataclass(frozen=True)
 class Plan:
     """What was decided for each module that holds weights: a configuration, or why it is left alone.
 
-    `tied`: chosen modules that read the codes of a token table, with the table's name.
+    ReLU modules are among them if the configuration has a grid for activations. `tied`: chosen modules that read the
+    codes of a token table, with the table's name.
     """
 
     config: QuantConfig
@@ -60,6 +61,24 @@ def weighted(model: nn.Module) -> dict[str, nn.Module]:
     return {n: m for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))}
 
 
+def rectifiers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
+    """The ReLU modules, by name, if `config` has a grid for them anywhere; one shared by many has its first name.
+
+    Raises ValueError if there is a grid and no module.
+    """
+    if not any(own is not None and own.activation is not None for own in (config, *(own for _, own in config.rules))):
+        return {}
+    found = {n: m for n, m in model.named_modules() if n and type(m) in ACTIVATIONS}
+    if not found:
+        kinds = " or ".join(f"nn.{kind.__name__}" for kind in ACTIVATIONS)
+        raise ValueError(
+            f"the configuration has a grid for activations, but {type(model).__name__} has no module {kinds}, and a "
+            "functional relu cannot be seen: make it a module, or quantize what goes into the layers instead, "
+            "for example QuantConfig(input=Grid(8, symmetric=False, per='tensor'))"
+        )
+    return found
+
+
 def heads(model: nn.Module) -> set[nn.Module]:
     """What stands outside the base model of a transformers model; nothing for a plain module."""
     if not isinstance(model, PreTrainedModel) or model.base_model is model:
@@ -67,17 +86,27 @@ def heads(model: nn.Module) -> set[nn.Module]:
     return set(model.modules()) - set(model.base_model.modules())
 
 
+def token_table(model: nn.Module) -> nn.Module | None:
+    """What transformers calls the input embeddings; None for a plain module and for models without any (ResNet)."""
+    try:
+        return model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    except NotImplementedError:
+        return None
+
+
 def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
     """Decide for every module that holds weights.
 
     Quantized are linear layers, GPT-2's Conv1D and 2-d convolutions, and the token table. Heads, norms, biases,
     position and type tables stay in floats unless a rule names them. A token table that is tied to the head stays in
-    floats with it; where a rule names the table, both ends read the same codes. Raises ValueError for a rule that
-    matches nothing and where nothing is left to quantize.
+    floats with it; where a rule names the table, both ends read the same codes. ReLU modules are decided on if the
+    configuration has a grid for activations. Raises ValueError for a rule that matches nothing, a grid for activations
+    without a ReLU module, and where nothing is left to quantize.
     """
-    modules, outside = weighted(model), heads(model)
+    outside = heads(model)
+    modules = weighted(model) | rectifiers(model, config)
     config.check_rules(list(modules))
-    table = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+    table = token_table(model)
     shared: dict[int, list[str]] = {}
     for name, module in modules.items():
         if isinstance(weight := module._parameters.get("weight"), nn.Parameter):
@@ -85,10 +114,14 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
 
     def decide(name: str, module: nn.Module) -> QuantConfig | str:
         chosen, ruled = config.of(name)
-        if type(module) not in SWAPS:
+        if type(module) not in SWAPS and type(module) not in ACTIVATIONS:
             return f"{type(module).__name__} has no quantized form"
         if chosen is None:
             return "left alone by a rule"
+        if type(module) in ACTIVATIONS:
+            if module in outside and not ruled:
+                return "the head stays in floats"
+            return "the configuration has no grid for activations" if chosen.activation is None else chosen
         ends = shared[id(module._parameters["weight"])]
         if type(module) is nn.Embedding:
             if not ruled and module is not table:
@@ -121,7 +154,7 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
         reasons = "; ".join(f"{n}: {why}" for n, why in list(left.items())[:8])
         raise ValueError(f"nothing would be quantized ({reasons}); name a module in a rule or give the config a grid")
     tables = {id(modules[n].weight): n for n in chosen if type(modules[n]) is nn.Embedding}
-    owners = {n: tables.get(id(modules[n].weight), n) for n in chosen}
+    owners = {n: tables.get(id(modules[n]._parameters.get("weight")), n) for n in chosen}
     return Plan(config, chosen, left, {n: owner for n, owner in owners.items() if owner != n})
 
 

@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from zsaq.config import Grid, QuantConfig
 from zsaq.hub import attach
-from zsaq.layers import QuantEmbedding, QuantLayer, swap
+from zsaq.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
 from zsaq.packed import PackedEmbedding, PackedLayer
 from zsaq.plan import Plan, make_plan, plan_of
 
@@ -18,6 +18,10 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         layer, config = modules[name], plan.chosen[name]
+        if type(layer) in ACTIVATIONS:
+            assert config.activation is not None
+            swap_activation(layer, config.activation)
+            continue
         owner = plan.tied.get(name, name)
         if owner != name:
             config = QuantConfig(config.embedding, config.input, config.embedding, "searched")
@@ -39,7 +43,7 @@ def quantize_model(teacher: Model, config: QuantConfig) -> Model:
     A transformers student saves itself packed: `student.save_pretrained(folder)`. Raises ValueError if a rule matches
     nothing, a group size does not fit, nothing would be quantized, or the teacher is quantized already.
     """
-    if any(isinstance(module, QuantLayer | PackedLayer) for module in teacher.modules()):
+    if any(isinstance(module, QuantLayer | PackedLayer | QuantActivation) for module in teacher.modules()):
         raise ValueError("the teacher is quantized already; give the float model")
     plan = make_plan(teacher, config)
     student = copy.deepcopy(teacher).eval().requires_grad_(True)
@@ -60,7 +64,7 @@ def describe(grid: Grid | None) -> str:
 def coverage(student: nn.Module) -> dict[str, str]:
     """For every module that holds weights, of a student or of a loaded model: quantized how, or left alone why.
 
-    Raises ValueError if nothing is quantized.
+    Activations are told too where the configuration speaks of them. Raises ValueError if nothing is quantized.
     """
     plan, told, found = plan_of(student), {}, False
     for name, module in student.named_modules():
@@ -69,6 +73,8 @@ def coverage(student: nn.Module) -> dict[str, str]:
             inputs = f", inputs {describe(module.input_quantizer and module.input_quantizer.grid)}"
             table = isinstance(module, QuantEmbedding | PackedEmbedding)
             told[name], found = f"weights {describe(grid)}{'' if table else inputs}", True
+        elif isinstance(module, QuantActivation):
+            told[name], found = f"outputs {describe(module.output_quantizer.grid)}", True
         elif name in plan.left:
             told[name] = f"left alone: {plan.left[name]}"
     if not found:

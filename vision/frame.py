@@ -1,0 +1,19 @@
+"""What a classifier is shown: the frame that synthetic images are made in."""
+
+from dataclasses import dataclass
+from typing import final
+
+
+@final
+@dataclass(frozen=True)
+class Frame:
+    """Images [channels, size, size] and the number of classes. Raises ValueError for a number below 1."""
+
+    classes: int
+    size: int
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}; give an integer of at least 1")

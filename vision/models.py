@@ -1,0 +1,224 @@
+"""What must be known of an architecture: its blocks, norms, attention contexts, last feature map, head and frame.
+
+The only file of `zsaq.vision` that knows architectures. Modules are found by type (transformers' classes) or by
+structure (any other `nn.Module`), never by name, so a student, which is a swapped copy, is found alike. Lists stand in
+the order of registration, which in all of these models is the order of execution, but for a shortcut inside its block.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.convnext.modeling_convnext import ConvNextLayer
+from transformers.models.deit.modeling_deit import DeiTAttention, DeiTLayer
+from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import MobileNetV2InvertedResidual
+from transformers.models.regnet.modeling_regnet import RegNetXLayer, RegNetYLayer
+from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
+from transformers.models.swin.modeling_swin import SwinAttention, SwinLayer, SwinModel
+from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer
+
+from zsaq.vision.frame import Frame
+
+BLOCKS = (
+    ResNetBasicLayer, ResNetBottleNeckLayer, RegNetXLayer, RegNetYLayer, MobileNetV2InvertedResidual, ConvNextLayer,
+    ViTLayer, DeiTLayer, SwinLayer,
+)  # fmt: skip
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+Named = list[tuple[str, nn.Module]]
+
+
+@final
+@dataclass(frozen=True)
+class At:
+    """Where a `Tap` looks: the modules of these names, in a teacher and in its copy, the student."""
+
+    names: tuple[str, ...]
+
+    def __call__(self, name: str, module: nn.Module) -> bool:
+        return name in self.names
+
+
+@final
+class Classifier(nn.Module):
+    """A plain classifier under the signature of transformers: logits [B, C] for `pixel_values` [B, channels, H, W]."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.module(pixel_values)
+
+
+def classifier(module: nn.Module) -> nn.Module:
+    """A teacher that takes `pixel_values=`: transformers' models as they are, others (takes and answers a Tensor)
+    wrapped in `Classifier`."""
+    return module if isinstance(module, PreTrainedModel | Classifier) else Classifier(module)
+
+
+def frame_of(teacher: nn.Module, size: int | None = None) -> Frame:
+    """Classes, channels and image size as a transformers configuration names them.
+
+    `size`: of the images, for configurations that name none (ResNet, RegNet: their image processor knows). Raises
+    ValueError for a plain module and for images that are not square.
+    """
+    if not isinstance(teacher, PreTrainedModel):
+        raise ValueError(f"{_name(teacher)} has no configuration that tells its images; give Frame(...)")
+    config = teacher.config.to_dict()
+    named = config.get("image_size") if size is None else size
+    if named is None:
+        raise ValueError(f"the configuration of {_name(teacher)} names no image size; give size or Frame(...)")
+    sides = set(named) if isinstance(named, list | tuple) else {named}
+    if len(sides) != 1:
+        raise ValueError(f"image_size is {named}; only square images are made, give Frame(...) of one size")
+    return Frame(teacher.config.num_labels, sides.pop(), config.get("num_channels", 3))
+
+
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+    """The BatchNorms that hold statistics of the training data. Raises ValueError if there is none."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
+    if not norms:
+        raise ValueError(
+            f"{_name(model)} has no BatchNorm with running statistics, which this method reads; take a ResNet, RegNet, "
+            "MobileNetV2 or another net with BatchNorm, or a method for transformers (PSAQ-ViT)"
+        )
+    return norms
+
+
+def layers(model: nn.Module) -> Named:
+    """Names and modules of all convolutions and linear layers."""
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def units(model: nn.Module) -> Named:
+    """What is reconstructed at once, each layer in one unit: residual blocks, and layers that stand outside of them.
+
+    Blocks are transformers' block types. An addition cannot be seen from outside, so elsewhere a block is a module
+    that is no mere container, whose type stands in the model at least twice, and that holds at least two
+    convolutions, one of them wider than a pixel; of nested ones the innermost. Raises ValueError if there is no layer.
+    """
+    found = _units(model, "", Counter(type(m) for m in model.modules()))
+    if not found:
+        raise ValueError(f"{_name(model)} holds no convolution or linear layer; give a classifier of images")
+    return found
+
+
+def blocks(model: nn.Module) -> At:
+    """Where features are compared (He et al. style: HAST's channel attention looks here).
+
+    For each residual block with BatchNorm the output of its last, before the shortcut is added, a BatchNorm of the
+    shortcut excepted; other blocks' own outputs. In a net without blocks, its BatchNorms. Raises ValueError without
+    any of them.
+    """
+    found = [_branch_end(name, unit) for name, unit in units(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]
+    found = found or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    if not found:
+        raise ValueError(f"{_name(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
+    return At(tuple(found))
+
+
+def attentions(model: nn.Module) -> dict[nn.Module, int]:
+    """Output projections of the attentions, with their numbers of heads; their input [B, T, heads * d] is the context.
+
+    Swin: [B * windows, T, heads * d]. Raises ValueError for anything but transformers' ViT, DeiT and Swin.
+    """
+    kinds = ViTAttention | DeiTAttention | SwinAttention
+    found = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, kinds)}
+    if not found:
+        raise ValueError(f"{_name(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
+    return found
+
+
+def head(model: nn.Module) -> nn.Linear:
+    """The layer that answers the logits. Raises ValueError unless it is one linear layer."""
+    inner = set(model.base_model.modules()) if isinstance(model, PreTrainedModel) else set()
+    found = [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inner]
+    if not found or (inner and len(found) > 1):
+        raise ValueError(f"{_name(model)} has {len(found)} linear heads; give a classifier that ends in one")
+    return found[-1]
+
+
+def last_feature_map(model: nn.Module, frame: Frame | None = None) -> At:
+    """Where activation maps are taken (Grad-CAM), never on a map of one pixel.
+
+    The last convolution (of no shortcut) whose output has H * W > 1: a map [B, C, H, W]. ConvNeXt: its last block. ViT
+    and DeiT: the norm before the last attention, [B, special + patches, d], because with a head on the class token the
+    gradient at the patches behind it is zero. Swin: the last norm, [B, patches, d]. `frame`: what a plain module is
+    shown to measure its maps, by default 64 x 64 pixels. Raises ValueError if no map is wider than a pixel.
+    """
+    modules, last = list(model.named_modules()), units(model)
+    wanted = next((m for _, m in reversed(last) if isinstance(m, ViTLayer | DeiTLayer | ConvNextLayer)), None)
+    if isinstance(wanted, ViTLayer | DeiTLayer):
+        wanted = wanted.layernorm_before
+    wanted = next((m.layernorm for _, m in modules if isinstance(m, SwinModel)), wanted)
+    if wanted is None:
+        sides = _sides(model, frame)
+        shortcuts = {m for _, unit in last for s in _shortcuts(unit) for m in s.modules()}
+        convolutions = [m for _, m in modules if isinstance(m, nn.Conv2d) and m not in shortcuts]
+        wanted = next((m for m in reversed(convolutions) if sides.get(m, 1) > 1), None)
+    if wanted is None:
+        raise ValueError(f"{_name(model)} has no convolution with a map of more than one pixel; show larger images")
+    return At(tuple(name for name, module in modules if module is wanted))
+
+
+def _name(model: nn.Module) -> str:
+    return type(model.module if isinstance(model, Classifier) else model).__name__
+
+
+def _units(module: nn.Module, name: str, kinds: Counter[type]) -> Named:
+    if isinstance(module, (*BLOCKS, nn.Conv2d, nn.Linear)):
+        return [(name, module)]
+    if _is_block(module, kinds) and not any(_is_block(m, kinds) for m in module.modules() if m is not module):
+        return [(name, module)]
+    children = ((f"{name}.{child}" if name else child, m) for child, m in module.named_children())
+    return [unit for child, m in children for unit in _units(m, child, kinds)]
+
+
+def _is_block(module: nn.Module, kinds: Counter[type]) -> bool:
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    repeated = kinds[type(module)] > 1 and not isinstance(module, CONTAINERS)
+    return isinstance(module, BLOCKS) or (
+        repeated and len(convolutions) > 1 and any(max(m.kernel_size) > 1 for m in convolutions)
+    )
+
+
+def _shortcuts(block: nn.Module) -> list[nn.Module]:
+    """Children of a block beside its branch: those with one convolution where another child has them all, or where
+    convolutions stand in the block itself (`downsample` and `shortcut` of the usual implementations)."""
+    count = {m: sum(isinstance(c, nn.Conv2d) for c in m.modules()) for m in block.children()}
+    bare = any(isinstance(m, nn.Conv2d) for m in count)
+    whole = any(n > 1 for n in count.values())
+    return [m for m, n in count.items() if n == 1 and (whole or bare) and not isinstance(m, nn.Conv2d)]
+
+
+def _branch_end(name: str, block: nn.Module) -> str:
+    shortcut = {m for s in _shortcuts(block) for m in s.modules()}
+    norms = [n for n, m in block.named_modules() if isinstance(m, nn.BatchNorm2d) and m not in shortcut]
+    return f"{name}.{norms[-1]}" if norms else name
+
+
+def _sides(model: nn.Module, frame: Frame | None) -> dict[nn.Module, int]:
+    """The pixels H * W of what each convolution answers to a blank image."""
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    if frame is None and isinstance(model, PreTrainedModel) and "image_size" in model.config.to_dict():
+        frame = frame_of(model)
+    frame = frame or Frame(1, 64, convolutions[0].in_channels) if convolutions else frame
+    if frame is None:
+        return {}
+    seen: dict[nn.Module, int] = {}
+
+    def see(module: nn.Module, args: object, output: Tensor) -> None:
+        seen[module] = output.shape[-2] * output.shape[-1]
+
+    handles = [m.register_forward_hook(see) for m in convolutions]
+    like = convolutions[0].weight
+    try:
+        with torch.no_grad():
+            classifier(model)(pixel_values=like.new_zeros(1, frame.channels, frame.size, frame.size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
