@@ -1,5 +1,6 @@
 """What the student should match. Objectives add and scale: `KL() + 0.1 * HiddenStates(BertLayer)`."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, final
@@ -147,3 +148,49 @@ class LayerWise(Objective):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def labels_of(pair: Pair) -> Tensor:
+    """The batch's labels: int64 [B], or soft float [B, C]. Raises ValueError if there are none."""
+    if "labels" not in pair.batch:
+        raise ValueError(
+            f"this objective needs labels, and the batch has only {list(pair.batch)}; add 'labels': "
+            "int64 [B] or soft float [B, C]"
+        )
+    return pair.batch["labels"]
+
+
+@final
+class CE(Objective):
+    """Cross-entropy of the student with the batch's labels, int64 [B] or soft float [B, C]; mean over samples.
+
+    Logits: [B, C]. Raises ValueError if the batch has no labels.
+    """
+
+    def __call__(self, pair: Pair) -> Tensor:
+        return F.cross_entropy(pair.student.logits, labels_of(pair))
+
+
+@final
+class AtWorstInput(Objective):
+    """`objective` at x + epsilon * sign(g), g its gradient at x through teacher and student: one step, no clamping.
+
+    Both models answer anew there, so that the teacher tells what is right for the moved input. HAST's sample difficulty
+    promotion (Li et al. 2023, arXiv 2303.13826). `epsilon` is in units of batch["pixel_values"], which is what moves;
+    the step itself is a constant. Costs a forward and a backward pass of both models more than `objective`. Raises
+    ValueError for an epsilon that is not positive, and if the batch has no pixel_values.
+    """
+
+    def __init__(self, objective: Objective, epsilon: float) -> None:
+        if not 0 < epsilon < math.inf:
+            raise ValueError(f"epsilon is {epsilon!r}; give a positive number, in units of the normalised pixels")
+        self.objective, self.epsilon, self.taps = objective, epsilon, objective.taps
+
+    def __call__(self, pair: Pair) -> Tensor:
+        if "pixel_values" not in pair.batch:
+            raise ValueError(f"the batch has only {list(pair.batch)}; there is no pixel_values to move")
+        x = pair.batch["pixel_values"]
+        with torch.enable_grad():
+            here = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.objective(pair.at(pixel_values=here)), here)
+        return self.objective(pair.at(pixel_values=x + self.epsilon * slope.sign()))
