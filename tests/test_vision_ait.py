@@ -1,0 +1,52 @@
+"""AIT on each of its hosts: a short run that changes integers, and the parts it is made of."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from vision_toys import CLASSES, cnn
+from zsaq.config import Grid, QuantConfig
+from zsaq.inundation import weight_codes
+from zsaq.quantize import quantize_model
+from zsaq.synthesis import Source
+from zsaq.trainer import Loop
+from zsaq.vision.ait import ait
+from zsaq.vision.arc import CIFAR10, Searched
+from zsaq.vision.frame import Frame
+from zsaq.vision.generators import Conditional
+from zsaq.vision.models import classifier
+from zsaq.vision.qimera import Superposed
+
+FRAME = Frame(CLASSES, 16)
+W4 = QuantConfig(weight=Grid(4, symmetric=False), ranges="minmax")
+SHORT: Any = {"steps": 2, "warmup": 1, "calibration": 1, "lr": 1e-3, "share": 0.02}
+
+
+def hosts() -> dict[str, Source]:
+    return {
+        "gdfq": Conditional(FRAME, 4),
+        "arc": Searched(FRAME, 4, CIFAR10),
+        "qimera": Superposed(FRAME, 4, cnn().linear.weight.detach()),
+    }
+
+
+@pytest.mark.parametrize("host", ["gdfq", "arc", "qimera"])
+def test_every_host_changes_integers(host: str) -> None:
+    teacher = classifier(cnn())
+    loop = Loop(schedule="constant", warmup=0.0)
+    student = ait(teacher, W4, hosts()[host], loop=loop, **SHORT)
+    before = dict(quantize_model(teacher, W4).named_parameters())
+    codes = weight_codes(student)
+    names = {id(p): name for name, p in student.named_parameters()}
+    for c in codes:
+        old = c.quantizer.codes(before[names[id(c.weight)]].flatten(1))[0]
+        assert int((c.quantizer.codes(c.rows())[0] != old).sum()) >= 1, names[id(c.weight)]
+    assert all(bool(p.isfinite().all()) for p in student.parameters())
+
+
+def test_the_same_seed_gives_the_same_student() -> None:
+    teacher = classifier(cnn())
+    one, two = (ait(teacher, W4, Conditional(FRAME, 4, seed=3), **SHORT) for _ in range(2))
+    for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
+        assert torch.equal(p, q), name

@@ -1,0 +1,255 @@
+"""Methods that make images once and fine-tune on crops of them: what is made, trained, left alone, repeated."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vision_toys import CLASSES, cnn, images, resnet, vit
+from zsaq import KL, Loop, Pair, QuantConfig, quantize_model
+from zsaq.objectives import CE, AtWorstInput
+from zsaq.pair import Batch, run
+from zsaq.quantizer import Running
+from zsaq.vision import synq as module
+from zsaq.vision.direct import fine_tune, noise_images, parts
+from zsaq.vision.features import ActivationMap, ChannelAttention
+from zsaq.vision.frame import Frame
+from zsaq.vision.hast import hast, hast_images, hast_objective
+from zsaq.vision.intraq import intraq, intraq_images
+from zsaq.vision.labels import EasyCE
+from zsaq.vision.models import classifier
+from zsaq.vision.plf import FeatureMSE, plf, plf_images
+from zsaq.vision.priors import BatchNormStats, TeacherCE, measure
+from zsaq.vision.protocols import uniform
+from zsaq.vision.spectrum import low_pass
+from zsaq.vision.synq import synq, synq_images, synq_objective
+from zsaq.vision.texq import centres, mixed, texq
+
+FRAME = Frame(CLASSES, 16)
+FEW: dict[str, Any] = {"images": 6, "batch_size": 4, "steps": 3}
+SHORT: dict[str, Any] = {"steps": 3, "batch_size": 4, "lr": 1e-3}
+BATCH: Batch = {"pixel_values": images(8), "labels": torch.arange(8) % CLASSES}
+MAKERS = {
+    "hast": hast_images, "intraq": intraq_images, "plf": plf_images,
+    "synq": lambda *args, **options: synq_images(*args, **options, centre_steps=2),
+}  # fmt: skip
+
+
+def logits(model: nn.Module, x: Tensor | None = None) -> Tensor:
+    with torch.no_grad():
+        return run(model, {"pixel_values": images(4) if x is None else x}).logits
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_images_are_made_in_batches_and_repeat(name: str) -> None:
+    teacher = cnn()
+    before = logits(classifier(teacher))
+    made, again = (MAKERS[name](teacher, FRAME, **FEW) for _ in range(2))
+    assert made["pixel_values"].shape == (6, 3, 16, 16) and made["labels"].shape == (6,)
+    assert made["labels"].dtype == torch.int64 and not made["pixel_values"].requires_grad
+    assert all(torch.equal(made[key], again[key]) for key in made)
+    assert not torch.equal(made["pixel_values"], MAKERS[name](teacher, FRAME, **FEW, seed=7)["pixel_values"])
+    assert torch.equal(logits(classifier(teacher)), before)
+
+
+def test_optimised_images_please_their_objective(tmp_path: Path) -> None:
+    teacher = classifier(cnn())
+    objective = BatchNormStats(teacher) + TeacherCE()
+    told = []
+    made = noise_images(
+        teacher, objective, FRAME, images=8, batch_size=8, steps=25, lr=0.1, crops=0.5, finished=told.append,
+        folder=tmp_path,
+    )  # fmt: skip
+    noise = {**made, "pixel_values": torch.randn(8, 3, 16, 16)}
+    after, start = (objective(Pair(teacher, teacher, b, objective.taps)).item() for b in (made, noise))
+    assert after < 0.5 * start
+    assert len(told) == 1 and torch.equal(told[0]["pixel_values"], made["pixel_values"])
+    assert {p.name for p in tmp_path.iterdir()} == {"images.png", "spectrum.png", "losses.png"}
+
+
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"steps": 0}, {"labels": torch.zeros(3, dtype=torch.int64)}])
+def test_noise_images_refuses(wrong: dict[str, Any]) -> None:
+    teacher = classifier(cnn())
+    with pytest.raises(ValueError, match="give at least 1"):
+        noise_images(teacher, TeacherCE(), FRAME, **{**FEW, **wrong})
+
+
+def test_methods_that_read_statistics_refuse_a_teacher_without() -> None:
+    with pytest.raises(ValueError, match="BatchNorm"):
+        hast_images(vit(), FRAME, **FEW)
+
+
+METHODS: dict[str, Any] = {
+    "hast": lambda t, c, b, **o: hast(t, c, b, **o, attention=10.0),
+    "intraq": intraq,
+    "plf": lambda t, c, b, **o: plf(t, c, b, **o, features=1.0),
+    "synq": synq,
+    "synq with hast": lambda t, c, b, **o: synq(t, c, b, **o, attention=10.0, epsilon=0.01),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_train_the_student_and_repeat(name: str, tmp_path: Path) -> None:
+    teacher = cnn()
+    config, before = uniform("w4a4", teacher), logits(classifier(teacher))
+    student, again = (METHODS[name](teacher, config, BATCH, **SHORT, loop=Loop(folder=tmp_path)) for _ in range(2))
+    torch.testing.assert_close(logits(student), logits(again))
+    assert torch.equal(logits(classifier(teacher)), before)
+    plain = quantize_model(classifier(cnn()), config)
+    moved = [not torch.equal(p, q) for p, q in zip(student.parameters(), plain.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+    ranges = [m for m in student.modules() if isinstance(m, Running)]
+    assert ranges and all(int(r.updates) == 2 and not r.observing for r in ranges)  # 8 images, 4 at a time
+
+
+def test_fine_tuning_takes_ranges_and_batches_from_elsewhere(tmp_path: Path) -> None:
+    teacher = classifier(cnn())
+    given = [{"pixel_values": images(4, seed=s)} for s in range(5)]
+    student = quantize_model(teacher, uniform("w4a4", teacher))
+    fine_tune(
+        student, teacher, BATCH, KL(), steps=5, lr=1e-3, batch_size=4, loop=Loop(folder=tmp_path), batches=given,
+        ranges=given[:3],
+    )  # fmt: skip
+    assert {int(m.updates) for m in student.modules() if isinstance(m, Running)} == {3}
+    with pytest.raises(ValueError, match="ran out"):
+        fine_tune(student, teacher, BATCH, KL(), steps=6, lr=1e-3, batch_size=4, loop=Loop(), batches=given)
+
+
+def test_parts_are_all_images_once() -> None:
+    found = list(parts(BATCH, 3))
+    assert [len(part["labels"]) for part in found] == [3, 3, 2]
+    assert torch.equal(torch.cat([part["pixel_values"] for part in found]), BATCH["pixel_values"])
+
+
+def terms(objective: Any) -> dict[str, float]:
+    return {type(part).__name__: weight for weight, part in objective.parts}
+
+
+def test_the_objectives_are_the_papers() -> None:
+    teacher = classifier(cnn())
+    assert terms(hast_objective(teacher, 4000.0, 0.01)) == {"KL": 20.0, "ChannelAttention": 4000.0, "AtWorstInput": 1.0}
+    options: dict[str, Any] = {"labels": 0.5, "difficulty": 0.5, "maps": 50.0, "attention": 0.0, "epsilon": None}
+    for change, known in (
+        ({}, {"KL": 20.0, "EasyCE": 0.5, "ActivationMap": 50.0}),
+        ({"maps": 0.0}, {"KL": 20.0, "EasyCE": 0.5}),
+        ({"difficulty": None}, {"KL": 20.0, "CE": 0.5, "ActivationMap": 50.0}),
+        ({"labels": 0.0}, {"KL": 20.0, "ActivationMap": 50.0}),
+        (
+            {"attention": 1000.0, "epsilon": 0.01},
+            {"KL": 20.0, "EasyCE": 0.5, "ChannelAttention": 1000.0, "AtWorstInput": 1.0, "ActivationMap": 50.0},
+        ),
+    ):
+        assert terms(synq_objective(teacher, BATCH, **{**options, **change})) == known
+
+
+def test_synq_filters_what_it_trains_and_calibrates_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def keep(student: nn.Module, teacher: nn.Module, images: Batch, objective: Any, **options: Any) -> nn.Module:
+        seen.update(options, images=images, view=next(iter(options["batches"])))
+        return student
+
+    monkeypatch.setattr(module, "fine_tune", keep)
+    teacher, config = cnn(), QuantConfig.parse("w4a16")
+    synq(teacher, config, BATCH, steps=1, batch_size=4, cutoff=0.1, folder=tmp_path)
+    assert torch.allclose(seen["images"]["pixel_values"], low_pass(BATCH["pixel_values"], 0.1))
+    clear = seen["view"]["pixel_values"]
+    synq(teacher, config, BATCH, steps=1, batch_size=4, cutoff=None)
+    assert torch.equal(seen["images"]["pixel_values"], BATCH["pixel_values"])
+    assert torch.allclose(clear, low_pass(seen["view"]["pixel_values"], 0.1))
+    assert {p.name for p in tmp_path.iterdir()} == {"filter.png", "filter-spectrum.png"}
+
+
+@pytest.mark.parametrize("make", [vit, resnet])
+def test_synq_takes_images_without_labels_and_transformers_teachers(make: Any, tmp_path: Path) -> None:
+    teacher, pixels = make(), images(6, 16)
+    student = synq(teacher, QuantConfig.parse("w4a8"), {"pixel_values": pixels}, **SHORT, loop=Loop(folder=tmp_path))
+    assert type(student) is type(teacher)
+    told = (tmp_path / "distill.jsonl").read_text()
+    assert "ActivationMap" in told and "EasyCE" in told
+    assert logits(student, pixels).isfinite().all()
+
+
+def test_synq_trains_on_what_another_method_made(tmp_path: Path) -> None:
+    teacher = cnn()
+    student = hast(teacher, uniform("w4a4", teacher), BATCH, **SHORT, attention=1.0)
+    before = [p.detach().clone() for p in student.parameters()]
+    assert synq(teacher, student, {"pixel_values": images(6)}, **SHORT, loop=Loop(folder=tmp_path)) is student
+    assert any(not torch.equal(p, q) for p, q in zip(student.parameters(), before, strict=True))
+    assert {int(m.updates) for m in student.modules() if isinstance(m, Running)} == {2}
+
+
+def test_hast_and_maps_go_together_in_one_step() -> None:
+    teacher = classifier(cnn()).requires_grad_(False)
+    student = quantize_model(teacher, QuantConfig.parse("w3a16"))
+    clean = KL(20.0) + 0.5 * EasyCE(0.5) + 10.0 * ChannelAttention(nn.BatchNorm2d)
+    total = clean + 1.0 * AtWorstInput(clean, 0.01) + 50.0 * ActivationMap(teacher, BATCH["pixel_values"])
+    pair = Pair(teacher, student, BATCH, total.taps)
+    value, told = total.weighted(pair)
+    value.backward()
+    assert set(told) == {"KL", "EasyCE", "ChannelAttention", "AtWorstInput", "ActivationMap"}
+    assert told["AtWorstInput"].item() > clean(pair).item()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in student.parameters())
+
+
+def test_feature_mse() -> None:
+    teacher = classifier(cnn())
+    student = quantize_model(teacher, QuantConfig.parse("w3a16"))
+    objective = FeatureMSE(nn.BatchNorm2d)
+    pair = Pair(teacher, student, BATCH, objective.taps)
+    sides = [side.seen[tap] for side, tap in zip((pair.teacher, pair.student), objective.taps, strict=True)]
+    known = sum(((p - q.detach()) ** 2).mean().item() for (_, p), (_, q) in zip(*sides, strict=True))
+    assert objective(pair).item() == pytest.approx(known, rel=1e-5) and known > 0
+
+
+def test_plf_refuses_thresholds_out_of_order() -> None:
+    with pytest.raises(ValueError, match="lowest"):
+        plf(cnn(), QuantConfig.parse("w4a16"), BATCH, **SHORT, lowest=0.5, highest=0.2)
+
+
+def test_centres_are_statistics_of_an_image_for_each_class() -> None:
+    teacher = classifier(cnn())
+    found = centres(teacher, FRAME, steps=3, texture=1.0)
+    noise = measure(teacher, [{"pixel_values": torch.randn(CLASSES, 3, 16, 16)}])
+    assert [m.mean.shape for m in found] == [m.mean.shape for m in noise]
+    assert any(not torch.allclose(a.mean, b.mean) for a, b in zip(found, noise, strict=True))
+
+
+def test_mixed_images_are_between_two_of_their_batch_and_have_no_label() -> None:
+    (found,) = mixed(iter([BATCH]), seed=3)
+    assert set(found) == {"pixel_values"}
+    x, y = BATCH["pixel_values"], found["pixel_values"]
+    shares = []
+    for i in range(8):
+        # y_i = s x_i + (1 - s) x_j for some j: the j with no residual
+        fits = [
+            (float(((y[i] - x[j]) * (x[i] - x[j])).sum() / (x[i] - x[j]).square().sum()), j) for j in range(8) if j != i
+        ]
+        errors = [((y[i] - x[j] - s * (x[i] - x[j])).abs().max().item(), s) for s, j in fits]
+        error, share = min(errors)
+        if not torch.allclose(y[i], x[i]):
+            assert error < 1e-5
+            shares.append(share)
+    assert len(shares) > 4 and max(shares) - min(shares) < 1e-4 and 0 < shares[0] < 1
+
+
+def test_texq_runs_and_repeats(tmp_path: Path) -> None:
+    teacher, options = cnn(), {**SHORT, "warmup": 1, "calibration": 2, "centre_steps": 2}
+    config = uniform("w4a4", teacher)
+    student = texq(teacher, config, FRAME, **options, loop=Loop(folder=tmp_path))
+    again = texq(teacher, config, FRAME, **options, loop=Loop())
+    torch.testing.assert_close(logits(student), logits(again))
+    assert logits(student).isfinite().all()
+
+
+def test_labels_are_read_where_the_method_says_so() -> None:
+    teacher = cnn()
+    config = uniform("w4a4", teacher)
+    bare = {"pixel_values": BATCH["pixel_values"]}
+    hast(teacher, config, bare, **SHORT, attention=1.0)
+    plf(teacher, config, bare, **SHORT, features=1.0)
+    with pytest.raises(ValueError, match="needs labels"):
+        intraq(teacher, config, bare, **SHORT)
+    assert CE.taps == ()

@@ -1,0 +1,40 @@
+"""AIT, "It's all in the teacher" (Choi et al. 2022, arXiv 2203.17008): the teacher's answers alone, steps inundated.
+
+Cross-entropy pulls a student away from flat minima of the KL divergence; without it the steps become too small to
+change integers, so each is stretched until a share of them changes. Any generator method hosts it: GDFQ, ARC, Qimera.
+"""
+
+from torch import nn
+
+from zsaq.config import QuantConfig
+from zsaq.inundation import GradientInundation, weight_codes
+from zsaq.objectives import KL
+from zsaq.quantize import quantize_model
+from zsaq.synthesis import Source
+from zsaq.trainer import Loop
+from zsaq.vision.adversarial import fit
+from zsaq.vision.gdfq import play, sgd
+from zsaq.vision.models import classifier
+
+EPOCH = 200  # steps
+
+
+def ait(
+    teacher: nn.Module, config: QuantConfig, source: Source, *, steps: int = 70_000, warmup: int = 10_000,
+    calibration: int = 100, lr: float = 1e-4, share: float = 1e-4, cap: int = 1024, loop: Loop | None = None,
+) -> nn.Module:  # fmt: skip
+    """A quantized student of `teacher` without data. `source` is the host's: `generators.Conditional` of GDFQ,
+    `arc.Searched` or `qimera.Superposed`.
+
+    Stages as in `gdfq`. Defaults are the paper's for ImageNet, with batches of 16; for CIFAR it has steps=79_200,
+    warmup=800, share=1e-3, batches of 200. Of each layer a `share` of the codes changes at every step, unless that
+    takes a step more than `cap` times as long (128 in the first 200 steps); learning rate and share follow
+    `loop.schedule`.
+    The KL divergence is summed over classes: its scale is taken up by the stretch. Raises ValueError for a teacher
+    without BatchNorm2d, and when a loss is not finite.
+    """
+    teacher = classifier(teacher)
+    student = quantize_model(teacher, config)
+    player = play(source, teacher, warmup + calibration + steps)
+    optimizer = GradientInundation(sgd(student, lr, 0.0), weight_codes(student), share, cap, warmup=EPOCH)
+    return fit(student, teacher, player, KL(20.0), optimizer, steps, warmup=warmup, calibration=calibration, loop=loop)
