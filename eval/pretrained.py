@@ -8,15 +8,24 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 import zsaq  # noqa: F401  registers the quantized format with transformers
 
 
-def load(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model (through the transformers auto class `auto`) and tokenizer of a folder or Hub id.
+def load_model(name: str, auto: Any) -> PreTrainedModel:
+    """The model of a folder or Hub id, through the transformers auto class `auto`, in eval mode.
 
     Raises `ValueError` where the checkpoint lacks weights of that class, which would be scored with random numbers.
     """
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
-        raise ValueError(f"{name!r} is no folder: give a folder with config.json, or an id on the Hub")
-    name = str(Path(name).expanduser()) if name.startswith("~") else name
+    name = _path(name)
     model, info = auto.from_pretrained(name, output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(f"{name!r} has no weights for {sorted(info['missing_keys'])}: give one with this head")
-    return model.eval(), AutoTokenizer.from_pretrained(name)
+    return model.eval()
+
+
+def load(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer of a folder or Hub id; raises `ValueError` like :func:`load_model`."""
+    return load_model(name, auto), AutoTokenizer.from_pretrained(_path(name))
+
+
+def _path(name: str) -> str:
+    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+        raise ValueError(f"{name!r} is no folder: give a folder with config.json, or an id on the Hub")
+    return str(Path(name).expanduser()) if name.startswith("~") else name

@@ -9,44 +9,19 @@ let two processes share the work by --bits or --methods. `table.md` and `table.c
 """
 
 import argparse
-import csv
 import json
 import os
 import resource
 import time
 from pathlib import Path
-from statistics import mean, stdev
 
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from job import Job, causal, classifier, embedded
 from methods import METHODS, Budget
+from tables import COLUMNS, table
 
 from zsaq import Loop, QuantConfig
-
-COLUMNS = ("score", "agreement", "kl", "seconds")
-
-
-def table(folder: Path) -> None:
-    """`table.md` and `table.csv`: a row for each bits and method, mean and standard deviation over the seeds."""
-    runs = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
-    rows = []
-    for bits, method in dict.fromkeys((run["bits"], run["method"]) for run in runs):
-        same = [run for run in runs if (run["bits"], run["method"]) == (bits, method)]
-        row = {"bits": bits, "method": method, "seeds": len(same)}
-        for column in COLUMNS:
-            values = [run[column] for run in same if column in run]
-            if values:
-                row[column] = f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
-        rows.append(row)
-    names = ["bits", "method", "seeds", *COLUMNS]
-    with (folder / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    lines += ["| " + " | ".join(str(row.get(name, "")) for name in names) + " |" for row in rows]
-    (folder / "table.md").write_text("\n".join(lines) + "\n")
 
 
 def run(job: Job, method: str, bits: str, seed: int, budget: Budget, loop: Loop) -> dict:

@@ -31,7 +31,7 @@ BORDER = 4
 
 def read(path: str, size: int) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, 3, size, size] and labels int64 [N] of a parquet file with columns `image` and `label`."""
-    rows = load_dataset("parquet", data_files=path, split="train")
+    rows: Any = load_dataset("parquet", data_files=path, split="train")
     if missing := {"image", "label"} - set(rows.column_names):
         raise ValueError(f"{path} has the columns {rows.column_names}, not {sorted(missing)}; give labelled images")
     images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)

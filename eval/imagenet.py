@@ -1,0 +1,213 @@
+"""Image classification: `python eval/imagenet.py --model DIR_OR_ID --data_dir PATH_OR_ID [--teacher DIR_OR_ID]`.
+
+Any data with any number of classes, not ImageNet alone. Also under `accelerate launch` and `torchrun`. Prints a
+table, then a JSON object as the last line.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessorPil
+from transformers.image_processing_backends import PilBackend
+
+from zsaq.eval.gathering import collect
+from zsaq.eval.images import Picture, Source, class_order, read
+from zsaq.eval.metrics import kl_divergence
+from zsaq.eval.pretrained import load_model
+from zsaq.pair import run
+
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+Transform = Callable[[Image.Image], Tensor]
+Batch = Mapping[str, Tensor]
+
+
+def grade(logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> dict[str, Tensor]:
+    """What is averaged over samples, each [B] float64: "top1", and "top5" of more than 5 classes; with the teacher's
+    logits [B, C] also "teacher_top1", "teacher_top5", "agreement" (equal arg max) and "kl" (teacher || student, nats).
+
+    Raises ValueError for labels outside of 0 ... C - 1, and for logits that are not finite.
+    """
+    classes = logits.shape[1]
+    if labels.min() < 0 or labels.max() >= classes:
+        wrong = labels[(labels < 0) | (labels >= classes)][0]
+        raise ValueError(f"a label is {int(wrong)}, the model answers {classes} classes: give data of its classes")
+    rows = {}
+    for who, answer in (("", logits), ("teacher_", teacher)):
+        if answer is None:
+            continue
+        if answer.shape != logits.shape:
+            raise ValueError(f"the teacher answers {answer.shape[1]} classes, the model {classes}: they are no pair")
+        if not answer.isfinite().all():
+            raise ValueError(f"the {'teacher' if who else 'model'} answers nan or infinite logits: it is broken")
+        for k in (1, 5) if classes > 5 else (1,):
+            rows[f"{who}top{k}"] = (answer.topk(k).indices == labels[:, None]).any(1).double()
+    if teacher is not None:
+        rows["agreement"] = (logits.argmax(1) == teacher.argmax(1)).double()
+        rows["kl"] = kl_divergence(logits.double(), teacher.double())
+    return rows
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    teacher: nn.Module | None = None,
+    *,
+    accelerator: Accelerator | None = None,
+) -> dict[str, float]:
+    """Means of `grade` over all samples, and their number as "samples".
+
+    `batches` are of {"pixel_values": [B, ...], "labels": [B] int64}; with an accelerator each process gives its own,
+    with the samples' numbers as "index" [B], and all get the means of all. Models are used where they are, in eval
+    mode, and put back into their own. Raises ValueError like `grade`, and if there is no sample.
+    """
+    models = [m for m in (model, teacher) if m is not None]
+    modes, index, tables, names = [m.training for m in models], [], [], []
+    for each in models:
+        each.eval()
+    for batch in batches:
+        size = len(batch["labels"])
+        device = next(model.parameters()).device
+        answers = [run(m, {"pixel_values": batch["pixel_values"].to(device)}).logits for m in models]
+        rows = grade(answers[0], batch["labels"].to(device), *answers[1:])
+        names = list(rows)
+        tables.append(torch.stack(list(rows.values()), 1))
+        index += batch["index"].tolist() if "index" in batch else range(len(index), len(index) + size)
+    for each, mode in zip(models, modes, strict=True):
+        each.train(mode)
+    counts = torch.tensor([len(index)], device=accelerator.device if accelerator else None)
+    counts = cast(Tensor, accelerator.gather(counts)) if accelerator else counts
+    if not counts.min():
+        raise ValueError(f"the processes got {counts.tolist()} samples to score: give each at least one image")
+    total = int(counts.sum())
+    means = collect(index, torch.cat(tables), total, accelerator).mean(0)
+    return dict(zip(names, means.tolist(), strict=True)) | {"samples": total}
+
+
+def batches(
+    pictures: Iterable[Picture], transform: Transform, order: list[int], size: int, share: tuple[int, int], threads: int
+) -> Iterator[Batch]:
+    """What `score` reads: this process's pictures, every n-th with `share` (first, n), decoded by threads.
+
+    Not a DataLoader with workers: a stream of `datasets` splits itself among those once more, and rows are lost.
+    """
+    own = ((n, p) for n, p in enumerate(pictures) if n % share[1] == share[0])
+    pool = ThreadPoolExecutor(threads)
+    while chunk := list(islice(own, size)):
+        pixels = list(pool.map(lambda row: transform(row[1].image()), chunk))
+        # A label outside of the names goes on as it is: `grade` tells what is wrong with it.
+        labels = [order[p.label] if 0 <= p.label < len(order) else p.label for _, p in chunk]
+        yield {
+            "index": torch.tensor([n for n, _ in chunk]),
+            "pixel_values": torch.stack(pixels),
+            "labels": torch.tensor(labels),
+        }
+    pool.shutdown()
+
+
+def processor_of(names: Sequence[str], size: int | None, resize: int | None, mean: Any, deviation: Any) -> PilBackend:
+    """The PIL image processor of the first folder or id that has one; with `size`, one of our own making.
+
+    Raises ValueError if none has one, or none that works with PIL.
+    """
+    if size is not None:
+        sides = {"height": size, "width": size}
+        return BitImageProcessorPil(  # shorter side to `resize`, bilinear, then the middle
+            size={"shortest_edge": resize or size}, crop_size=sides, resample=Image.Resampling.BILINEAR,
+            image_mean=list(mean), image_std=list(deviation),
+        )  # fmt: skip
+    for name in names:
+        try:
+            found = AutoImageProcessor.from_pretrained(name, backend="pil")
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, PilBackend):
+            return found
+        raise ValueError(f"{name} has a {type(found).__name__}, which does not work with PIL: give --size")
+    raise ValueError(f"{' and '.join(names)} have no image processor: give --size, and --mean and --std if need be")
+
+
+def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
+    """What is reported of a model, and of its teacher beside it, but for the arguments."""
+    names = [name for name in (args.model, args.teacher) if name]
+    models = [load_model(name, AutoModelForImageClassification).to(accelerator.device) for name in names]  # pyright: ignore[reportArgumentType]
+    processor = processor_of(names, args.size, args.resize, args.mean, args.std)
+    pictures = read(Source(args.data_dir, args.split, (args.image_column, args.label_column)))
+    order, note = class_order(pictures.names, models[0].config)
+    mode = "L" if models[0].config.to_dict().get("num_channels", 3) == 1 else "RGB"
+
+    def transform(image: Image.Image) -> Tensor:
+        return processor(images=image.convert(mode), return_tensors="pt")["pixel_values"][0]
+
+    share = accelerator.process_index, accelerator.num_processes
+    stream = batches(pictures, transform, order, args.batch_size, share, args.threads)
+    result = score(models[0], stream, *models[1:], accelerator=accelerator)
+    settings = {
+        "class": type(processor).__name__,
+        "backend": processor.backend,
+        **json.loads(processor.to_json_string()),
+    }
+    return {**result, "classes": len(order), "processor": settings, "notes": [note] if note else []}
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """What a person sees: all values x 100, except KL (nats)."""
+    view = Table("model", "samples", "top-1", "top-5", *(["agreement", "kl"] if report["teacher"] else []))
+
+    def shown(name: str, scale: float = 100) -> str:
+        return f"{scale * report[name]:.{2 if scale > 1 else 4}f}" if name in report else "-"
+
+    both = [shown("agreement"), shown("kl", 1)] if report["teacher"] else []
+    view.add_row(report["model"], str(report["samples"]), shown("top1"), shown("top5"), *both)
+    if report["teacher"]:
+        view.add_row(report["teacher"], str(report["samples"]), shown("teacher_top1"), shown("teacher_top5"))
+    return view
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """The command line; returns what it prints as JSON."""
+    parser = argparse.ArgumentParser(description="Score an image classifier, alone or beside its teacher.")
+    parser.add_argument("--model", required=True, help="folder or Hub id, quantized or not")
+    parser.add_argument("--teacher", help="the same for the model it came from: adds agreement, KL and its accuracy")
+    parser.add_argument("--data_dir", required=True, help="folder of class folders, parquet file or folder, or Hub id")
+    parser.add_argument("--split", help="folder or start of file names in --data_dir; on the Hub: validation if absent")
+    parser.add_argument("--image_column", default="image")
+    parser.add_argument("--label_column", default="label")
+    parser.add_argument("--size", type=int, help="side in pixels of what the model is shown, for want of a processor")
+    parser.add_argument("--resize", type=int, help="the shorter side before the middle is cut out; default: --size")
+    parser.add_argument("--mean", type=float, nargs="+", default=MEAN, help="with --size; default: ImageNet's")
+    parser.add_argument("--std", type=float, nargs="+", default=DEVIATION, help="with --size; default: ImageNet's")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a batch on each process")
+    parser.add_argument("--threads", type=int, default=4, help="that decode images, on each process")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    args = parser.parse_args(argv)
+    for name in ("batch_size", "threads"):
+        if vars(args)[name] < 1:
+            raise ValueError(f"{name} is {vars(args)[name]}: give at least 1")
+
+    accelerator = Accelerator()
+    settings = {name: vars(args)[name] for name in ("model", "teacher", "data_dir", "split")}
+    report = {**settings, "unit": "fraction; kl in nats", **evaluate(args, accelerator)}
+    if accelerator.is_main_process:
+        Console().print(table(report))
+        print("".join(f"{note}\n" for note in report["notes"]), end="")
+        if args.output:
+            args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        print(json.dumps(report), flush=True)
+    accelerator.end_training()
+    return report
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The vision tables: several methods, one teacher, several bits and seeds, one budget; last iterate, mean and spread.
+
+    python recipes/vision_compare.py digits-resnet --bits w4a4 w3a3 --output_dir outputs/digits
+    python recipes/vision_compare.py cifar --weights resnet20.safetensors --test test.parquet --real train.parquet \\
+        --protocol uniform --bits w4a4 w3a3 --methods zeroq gdfq synq oracle --seeds 0 1 2 --output_dir outputs/cifar
+
+Every finished run is a line of `runs.jsonl`, and a run that stands there is not repeated. `table.md`, `table.csv` and
+`table.png` are made anew after each run.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from tables import bars, table
+from vision_job import VisionJob, cifar, digits
+from vision_methods import METHODS, VisionBudget
+
+from zsaq import Loop, QuantConfig
+from zsaq.vision import protocols
+
+
+def config_of(protocol: str, bits: str, job: VisionJob) -> QuantConfig:
+    if protocol == "brecq":
+        return protocols.brecq(bits, job.teacher, job.frame)
+    return {"uniform": protocols.uniform, "psaq": protocols.psaq}[protocol](bits, job.teacher)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=["digits-resnet", "digits-vit", "cifar"])
+    parser.add_argument("--weights", help="cifar: a ResNet's state dict in safetensors, see recipes/cifar.py")
+    parser.add_argument("--test", nargs="+", default=[], help="cifar: parquet files with test images")
+    parser.add_argument("--real", help="cifar: a parquet file for the oracle, which is not zero-shot")
+    parser.add_argument("--protocol", choices=["uniform", "brecq", "psaq"], default="uniform")
+    parser.add_argument("--bits", nargs="+", default=["w4a4"])
+    parser.add_argument(
+        "--methods", nargs="+", required=True, choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS)
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--output_dir", required=True)
+    default = VisionBudget()
+    for name in ("images", "dream", "steps", "unit_steps", "batch"):
+        parser.add_argument(f"--{name}", type=int, default=vars(default)[name])
+    parser.add_argument("--speed", type=float, default=default.speed, help="times the published learning rate")
+    args = parser.parse_args()
+    accelerator = Accelerator()
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.job == "cifar":
+        if not args.weights or not args.test:
+            parser.error("cifar needs --weights and --test")
+        job = cifar(args.weights, args.test, args.real)
+    else:
+        job = digits(args.job.removeprefix("digits-"))
+    budget = VisionBudget(
+        args.images, args.dream, args.steps, args.unit_steps, args.batch, args.speed, folder / "pictures"
+    )
+    told = {"bits": "", "method": "teacher", "seed": 0, **job.measure(job.teacher)}
+    print(json.dumps(told), flush=True)
+    log = folder / "runs.jsonl"
+    log.touch()
+    for seed in args.seeds:
+        for bits in args.bits:
+            config = config_of(args.protocol, bits, job)
+            for method in args.methods:
+                done = {(r["bits"], r["method"], r["seed"]) for r in map(json.loads, log.read_text().splitlines())}
+                if (bits, method, seed) in done:
+                    continue
+                set_seed(seed)
+                begin = time.perf_counter()
+                student = METHODS[method](job, config, budget, seed, Loop(accelerator, every=100))
+                seconds = round(time.perf_counter() - begin, 1)
+                told = {"bits": bits, "method": method, "seed": seed, "seconds": seconds, **job.measure(student)}
+                if accelerator.is_main_process:
+                    record = told | {"protocol": args.protocol, "job": job.name, "budget": vars(args)}
+                    with log.open("a") as file:
+                        file.write(json.dumps(record) + os.linesep)
+                    table(folder)
+                    bars(folder)
+                    print(json.dumps(told), flush=True)
+
+
+if __name__ == "__main__":
+    main()
