@@ -5,6 +5,7 @@ Ranges choose scale and zero. They see a tensor as groups: shape [..., group], o
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import final
 
 import torch
@@ -120,6 +121,13 @@ class Running(Range):
         self.hi.lerp_(x.amax(-1, keepdim=True).to(self.hi), 1 - self.momentum)
         self.updates += 1
 
+    @torch.no_grad()
+    def hold(self, lo: Tensor, hi: Tensor) -> None:
+        """From now on what is read is [lo, hi] exactly: as after so many updates that no start is left to correct."""
+        self.lo.copy_(lo)
+        self.hi.copy_(hi)
+        self.updates.fill_(math.ceil(math.log(2.0**-54) / math.log(self.momentum)) if self.momentum else 1)
+
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         if not int(self.updates):
             raise ValueError("a static input range has seen nothing: run zsaq.calibrate(student, batches) first")
@@ -129,11 +137,14 @@ class Running(Range):
 
 
 @torch.no_grad()
-def search(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
-    """The min-max scale shrunk by the factor that minimises the squared error, for each group of x [..., group]."""
+def search(
+    x: Tensor, grid: Grid, power: float = 2.0, factors: Sequence[float] | None = None
+) -> tuple[Tensor, Tensor | float]:
+    """The min-max scale times the factor that minimises sum |error|^power, for each group of x [..., group]."""
     widest, zero = MinMax()(x, grid)
-    low = grid.bits < 5  # a row with outliers needs a small share of its maximum at 2 bits
-    factors = torch.linspace(1.0, 0.15, 64).tolist() if low else torch.linspace(1.0, 0.85, 12).tolist()
+    if factors is None:
+        low = grid.bits < 5  # a row with outliers needs a small share of its maximum at 2 bits
+        factors = torch.linspace(1.0, 0.15, 64).tolist() if low else torch.linspace(1.0, 0.85, 12).tolist()
     rows = max(1, 2**16 // x.shape[-1])  # chunks stay in the processor's cache
     best = []
     for part, wide, offset in zip(
@@ -145,11 +156,8 @@ def search(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         scale, error = wide.clone(), torch.full_like(wide, torch.inf)
         for factor in factors:
             tried = (wide * factor).clamp_min_(TINY)
-            miss = (
-                (round_to_grid(part, tried, offset, grid).sub_(offset).mul_(tried).sub_(part))
-                .square_()
-                .sum(-1, keepdim=True)
-            )
+            miss = round_to_grid(part, tried, offset, grid).sub_(offset).mul_(tried).sub_(part)
+            miss = (miss.square_() if power == 2 else miss.abs_().pow_(power)).sum(-1, keepdim=True)
             scale, error = torch.where(miss < error, tried, scale), torch.minimum(miss, error)
         best.append(scale)
     return torch.cat(best).view_as(widest), zero
@@ -162,9 +170,16 @@ class Searched(Range):
     scale: Tensor
     zero: Tensor
 
-    def __init__(self, x: Tensor, grid: Grid, learned: bool = False) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        grid: Grid,
+        learned: bool = False,
+        power: float = 2.0,
+        factors: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
-        scale, zero = search(x.detach().float(), grid)
+        scale, zero = search(x.detach().float(), grid, power, factors)
         if learned:
             self.scale = nn.Parameter(scale)
         else:

@@ -1,0 +1,79 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vision_toys import cnn, images, resnet
+from zsaq import Pair
+from zsaq.layers import quant_layers
+from zsaq.quantizer import Quantizer, Searched
+from zsaq.vision.frame import Frame
+from zsaq.vision.genie import genie, genie_images, prior, sources
+from zsaq.vision.models import batch_norms, classifier
+from zsaq.vision.protocols import brecq, uniform
+
+FRAME = Frame(4, 16)
+
+
+def test_the_prior_is_the_formula() -> None:
+    """sum_l mean_c (m - mu)^2 + mean_c (s - sigma)^2, and the image's own with 0 and 1."""
+    teacher, pixels = classifier(cnn()), images(6)
+    seen: list[tuple[Any, torch.Tensor]] = []
+    handles = [n.register_forward_pre_hook(lambda m, args: seen.append((m, args[0]))) for n in batch_norms(teacher)]
+    with torch.no_grad():
+        teacher(pixel_values=pixels)
+    for handle in handles:
+        handle.remove()
+    expected = pixels.mean((2, 3)).square().sum(1).mean() + (pixels.std((2, 3)) - 1).square().sum(1).mean()
+    for norm, x in seen:
+        assert norm.running_mean is not None and norm.running_var is not None
+        expected += (x.mean((0, 2, 3)) - norm.running_mean).square().mean()
+        expected += (x.std((0, 2, 3)) - norm.running_var.sqrt()).square().mean()
+    objective = prior(teacher)
+    assert float(objective(Pair(teacher, teacher, {"pixel_values": pixels}, objective.taps))) == pytest.approx(
+        float(expected), rel=1e-2
+    )
+
+
+def test_images_fall_in_loss_come_in_groups_and_repeat() -> None:
+    teacher = cnn()
+    made = genie_images(teacher, FRAME, images=10, group=4, steps=2)["pixel_values"]
+    assert made.shape == (10, 3, 16, 16) and made.device.type == "cpu" and not made.requires_grad
+    assert torch.equal(made, genie_images(teacher, FRAME, images=10, group=4, steps=2)["pixel_values"])
+    assert not torch.equal(made[:4], made[4:8])
+    model = classifier(teacher)
+    objective = prior(model)
+    losses = [
+        float(objective(Pair(model, model, genie_images(teacher, FRAME, images=8, group=8, steps=n), objective.taps)))
+        for n in (1, 25)
+    ]
+    assert losses[1] < 0.7 * losses[0]
+    assert not any(m._forward_pre_hooks for m in model.modules()), "swinging has ended"
+
+
+def test_one_call_makes_an_ordinary_student() -> None:
+    teacher = resnet()
+    config = brecq("w4a4", teacher)
+    student = genie(teacher, config, Frame(4, 32), images=8, group=4, steps=2, unit_steps=2, batch_size=4)
+    found = [layer.weight_quantizer for _, layer in quant_layers(student)]
+    assert all(type(q) is Quantizer and isinstance(q.ranges, Searched) for q in found)
+    with torch.no_grad():
+        assert student(pixel_values=images(2, 32)).logits.isfinite().all()
+
+
+def test_it_takes_a_plain_net_and_ranges_behind_activations() -> None:
+    teacher = classifier(cnn())
+    student = genie(teacher, uniform("w3a3", teacher), FRAME, images=6, group=6, steps=2, unit_steps=2, batch_size=4)
+    with torch.no_grad():
+        assert student(pixel_values=images(2)).isfinite().all()
+
+
+def test_what_cannot_be_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no group of a single image"):
+        sources(9, 4, FRAME)
+    with pytest.raises(ValueError, match="steps is 0"):
+        genie_images(cnn(), FRAME, images=4, group=4, steps=0)
+    with pytest.raises(ValueError, match="BatchNorm"):
+        genie_images(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), FRAME, images=4, group=4, steps=1)
