@@ -123,3 +123,9 @@ def test_a_row_of_zeros_stays_zeros_where_zero_is_a_level() -> None:
         assert torch.equal(Quantizer(grid, Searched(x, grid))(x), x)
     half = Grid(2, levels="half")
     assert Quantizer(half, Searched(torch.zeros(2, 8), half))(torch.zeros(2, 8)).abs().max() < 1e-7
+
+
+def test_asymmetric_minmax_passes_every_gradient() -> None:
+    x = torch.randn(6, 20, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    Quantizer(Grid(4, symmetric=False), MinMax())(x).sum().backward()
+    assert x.grad is not None and (x.grad == 1).all()

@@ -2,23 +2,28 @@
 
 from zsaq.config import Grid, QuantConfig
 from zsaq.hub import load
+from zsaq.inundation import GradientInundation, weight_codes
 from zsaq.layers import parameter_groups
-from zsaq.objectives import KL, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
+from zsaq.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
 from zsaq.optim import SAM, Clip, Wrapper
 from zsaq.pair import Batch, Out, Pair, Tap
 from zsaq.quantize import coverage, quantize_model
 from zsaq.quantizer import MinMax, Quantizer, Range, Running, Searched
+from zsaq.reconstruction import reconstruct
+from zsaq.synthesis import Source, dream
 from zsaq.trainer import Loop, Player, calibrate, distill, repeat
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "KL",
-    "SAM",
+    "AtWorstInput",
     "Batch",
+    "CE",
     "Clip",
+    "GradientInundation",
     "Grid",
     "HiddenStates",
+    "KL",
     "LayerWise",
     "LogitL1",
     "LogitMSE",
@@ -32,14 +37,19 @@ __all__ = [
     "Quantizer",
     "Range",
     "Running",
+    "SAM",
     "Searched",
+    "Source",
     "Tap",
     "Wrapper",
     "calibrate",
     "coverage",
     "distill",
+    "dream",
     "load",
     "parameter_groups",
     "quantize_model",
+    "reconstruct",
     "repeat",
+    "weight_codes",
 ]

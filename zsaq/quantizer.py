@@ -130,7 +130,7 @@ class Running(Range):
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         if not int(self.updates):
-            raise ValueError("a static input range has seen nothing: run zsaq.calibrate(student, batches) first")
+            raise ValueError("a static range has seen nothing: run zsaq.calibrate(student, batches) first")
         share = 1 - self.momentum ** int(self.updates)
         scale, zero = from_bounds(self.lo / share, self.hi / share, grid)
         return scale.to(x.dtype), zero
@@ -215,10 +215,8 @@ class Quantizer(nn.Module):
             self.ranges.observe(view)
             return x
         scale, zero = self.ranges(view, self.grid)
-        whole = (
-            isinstance(self.ranges, MinMax)
-            and self.grid.symmetric
-            and self.grid.amplitude <= self.grid.high - self.grid.zero
+        whole = isinstance(self.ranges, MinMax) and (  # nothing lies outside, but for the rounding of an integer zero
+            not self.grid.symmetric or self.grid.amplitude <= self.grid.high - self.grid.zero
         )
         return Straight.apply(view, scale, zero, self.grid, not whole).reshape(x.shape)
 
