@@ -118,3 +118,10 @@ def test_a_learned_scale_moves_relatively_as_fast_as_its_weights() -> None:
         share = (scale.mean() / layer.weight.square().mean().sqrt()).item()
         assert group["lr"] == pytest.approx(1e-3 * share, rel=1e-4)
     assert sum(len(g["params"]) for g in (rest, *scales)) == len(list(student.parameters()))
+
+
+def test_a_model_loaded_in_few_bits_is_refused() -> None:
+    teacher = mlp()
+    teacher[0].weight = nn.Parameter(torch.zeros(24, 16, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"0\.weight holds integers.*give the float model"):
+        quantize_model(teacher, QuantConfig.parse("w4a8"))

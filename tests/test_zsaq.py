@@ -3,6 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from transformers import BitsAndBytesConfig
 
 from toys import batches, bert, gpt2
 from zsaq import KL, Batch, HiddenStates, Loop, QuantConfig, repeat
@@ -38,7 +39,8 @@ class Player:
 def gap(teacher, student) -> float:
     held = batches(1, size=32, seed=7)[0]
     with torch.no_grad():
-        return float((teacher(**held).logits - student(**held).logits).square().mean())
+        answers = [model(**held).logits.log_softmax(-1) for model in (teacher, student)]
+    return float((answers[0] - answers[1]).square().mean())
 
 
 @pytest.mark.parametrize("make", [bert, gpt2])
@@ -81,3 +83,15 @@ def test_the_same_seed_gives_the_same_student() -> None:
         student = pull(student_of(teacher, W2), teacher, repeat(batches(3)), steps=4, lr=1e-3, rho=0.05)
         ends.append([p.detach() for p in student.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_a_teacher_in_few_bits_answers_for_a_student_of_the_float_model(tmp_path) -> None:
+    pytest.importorskip("bitsandbytes")
+    start = bert()
+    start.save_pretrained(tmp_path)
+    few = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    teacher = type(start).from_pretrained(tmp_path, quantization_config=few)
+    with pytest.raises(ValueError, match="holds integers"):
+        zsaq(teacher, W2, Player(), steps=2, warm=0)
+    student = zsaq(teacher, W2, Player(), steps=24, warm=8, lr=3e-3, start=start)
+    assert gap(teacher, student) < gap(teacher, student_of(start, W2))

@@ -45,6 +45,8 @@ def quantize_model(teacher: Model, config: QuantConfig) -> Model:
     """
     if any(isinstance(module, QuantLayer | PackedLayer | QuantActivation) for module in teacher.modules()):
         raise ValueError("the teacher is quantized already; give the float model")
+    if packed := [n for n, p in teacher.named_parameters() if not p.is_floating_point()]:
+        raise ValueError(f"{packed[0]} holds integers: the teacher was loaded in 8 or 4 bits; give the float model")
     plan = make_plan(teacher, config)
     student = copy.deepcopy(teacher).eval().requires_grad_(True)
     apply_plan(student, plan)

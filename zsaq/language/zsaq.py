@@ -92,9 +92,9 @@ def zsaq(
     """Warm start, then SAM-SGA: `steps` student steps in all, the first `warm` of them layer by layer.
 
     `player` is the stream of batches and climbs ratio[1] times after every ratio[0] student steps. rho 0 takes plain
-    steps, ratio (n, 0) keeps the generator as it is. A teacher that is loaded in 8 or 4 bits (bitsandbytes) answers, but
-    cannot be copied: then `start` is the float model that becomes the student. Returns the student; its latent weights, scales, norms and biases
-    are trained, the token table is not. Raises ValueError as `distill` does.
+    steps, ratio (n, 0) keeps the generator as it is. A teacher that is loaded in 8 or 4 bits (bitsandbytes) answers,
+    but cannot be copied: then `start` is the float model that becomes the student. Returns the student; its latent
+    weights, scales, norms and biases are trained, the token table is not. Raises ValueError as `distill` does.
     """
     student = warm_start(student_of(start or teacher, config), teacher, player, warm, lr, loop)
     return pull(
