@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--output_dir", required=True)
     default = VisionBudget()
-    for name in ("images", "dream", "steps", "unit_steps", "batch"):
+    for name in ("images", "dream", "warmup", "steps", "unit_steps", "batch"):
         parser.add_argument(f"--{name}", type=int, default=vars(default)[name])
     parser.add_argument("--speed", type=float, default=default.speed, help="times the published learning rate")
     args = parser.parse_args()
@@ -57,9 +57,8 @@ def main() -> None:
         job = cifar(args.weights, args.test, args.real)
     else:
         job = digits(args.job.removeprefix("digits-"))
-    budget = VisionBudget(
-        args.images, args.dream, args.steps, args.unit_steps, args.batch, args.speed, folder / "pictures"
-    )
+    given = {name: value for name, value in vars(args).items() if name in vars(default)}
+    budget = VisionBudget(**given, pictures=folder / "pictures")
     told = {"bits": "", "method": "teacher", "seed": 0, **job.measure(job.teacher)}
     print(json.dumps(told), flush=True)
     log = folder / "runs.jsonl"

@@ -1,33 +1,48 @@
 """What a vision recipe works on: a teacher, its frame, how a model is measured, and images that methods share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from cifar import FRAME, load, test_images
-from digits import prepare
+from digits import PROCESSOR, prepare
+from PIL import Image
 from torch import Tensor, nn
+from transformers import AutoModelForImageClassification
+from transformers.image_processing_backends import PilBackend
 
-from zsaq.pair import Batch, run
+from zsaq.eval.imagenet import DEVIATION, MEAN, batches, score
+from zsaq.eval.images import Source, class_order, read
+from zsaq.eval.pretrained import load_model
+from zsaq.pair import Batch
 from zsaq.vision.frame import Frame
 from zsaq.vision.models import classifier, frame_of
 
-Images = tuple[Tensor, Tensor]
+Numbers = tuple[float, ...]
+Labelled = Mapping[str, Tensor]  # pixel_values [B, C, S, S] and labels [B]
 
 
 @dataclass
 class VisionJob:
-    """`test`: what is reported, nothing else; `real()`: unlabelled real images for the oracle, not read before it asks.
+    """`test()`: labelled images for what is reported, nothing else; with None nothing is. `real()`: unlabelled real
+    images for the oracle, not read before it asks.
 
-    `made`: synthetic images by name and seed, so that methods (and bit widths) that share them compare on the same.
+    `mean`, `deviation`: the teacher's normalisation, a number for each channel. `processor`: what is saved beside a
+    student. `accelerator`: given where `test` gives each process its share. `made`: synthetic images by name and seed,
+    so that methods (and bit widths) that share them compare on the same.
     """
 
     name: str
     teacher: nn.Module
     frame: Frame
-    test: Images
+    test: Callable[[], Iterable[Labelled]] | None
     real: Callable[[], Tensor] | None = None
+    mean: Numbers = MEAN
+    deviation: Numbers = DEVIATION
+    processor: PilBackend | None = None
+    accelerator: Accelerator | None = None
     made: dict[tuple[str, int], Batch] = field(default_factory=dict)
 
     def images(self, name: str, seed: int, make: Callable[[], Batch]) -> Batch:
@@ -35,32 +50,74 @@ class VisionJob:
             self.made[name, seed] = make()
         return self.made[name, seed]
 
-    def measure(self, student: nn.Module, size: int = 250) -> dict[str, float]:
-        """Top-1 on the test images, agreement with the teacher and KL(teacher || student) in nats."""
-        device = next(student.parameters()).device
-        with torch.no_grad():
-            sides = [
-                torch.cat([run(m, {"pixel_values": x.to(device)}).logits.cpu() for x in self.test[0].split(size)])
-                for m in (self.teacher.to(device), student.eval())
-            ]
-        p, q = (side.double().log_softmax(-1) for side in sides)
-        return {
-            "score": float((q.argmax(-1) == self.test[1]).double().mean()),
-            "agreement": float((p.argmax(-1) == q.argmax(-1)).double().mean()),
-            "kl": float((p.exp() * (p - q)).sum(-1).mean()),
-        }
+    def measure(self, student: nn.Module) -> dict[str, float]:
+        """Top-1 on the test images, agreement with the teacher and KL(teacher || student) in nats; {} without any."""
+        if self.test is None:
+            return {}
+        self.teacher.to(next(student.parameters()).device)
+        told = score(student, self.test(), self.teacher, accelerator=self.accelerator)
+        return {"score": told["top1"], "agreement": told["agreement"], "kl": told["kl"]}
+
+
+def split(pixels: Tensor, labels: Tensor, size: int = 250) -> Callable[[], Iterator[Labelled]]:
+    """Images [N, C, S, S] and labels [N], `size` at a time, as often as asked."""
+    pairs = list(zip(pixels.split(size), labels.split(size), strict=True))
+    return lambda: ({"pixel_values": x, "labels": y} for x, y in pairs)
+
+
+def normalisation(processor: PilBackend, channels: int) -> tuple[Numbers, Numbers]:
+    """Mean and deviation that the processor normalises each channel by."""
+    told = processor.to_dict()
+    if not told["do_normalize"]:
+        return (0.0,) * channels, (1.0,) * channels
+    return tuple(told["image_mean"]), tuple(told["image_std"])
 
 
 def digits(which: str) -> VisionJob:
     """The embedded default that downloads nothing: `which` is "resnet" or "vit"."""
     made = prepare()
     teacher = {"resnet": made.resnet, "vit": made.vit}[which]
-    return VisionJob(f"digits {which}", teacher, frame_of(teacher), made.test, lambda: made.train[0])
+    job = VisionJob(f"digits {which}", teacher, frame_of(teacher), split(*made.test), lambda: made.train[0])
+    job.processor, (job.mean, job.deviation) = PROCESSOR, normalisation(PROCESSOR, job.frame.channels)
+    return job
 
 
 def cifar(weights: str, test: list[str], real: str | None) -> VisionJob:
     """A CIFAR ResNet (recipes/cifar.py) on one or several parquet files of test images."""
     parts = [test_images(path) for path in test]
-    images = (torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
+    images = split(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
     name = f"{Path(weights).stem} on {', '.join(Path(path).stem for path in test)}"
-    return VisionJob(name, classifier(load(weights)), FRAME, images, real and (lambda: test_images(real)[0]))
+    return VisionJob(name, classifier(load(weights)), FRAME, images, (lambda: test_images(real)[0]) if real else None)
+
+
+def pretrained(
+    teacher: str, processor: PilBackend, accelerator: Accelerator, test: Source | None = None,
+    real: Source | None = None, *, batch_size: int = 64, threads: int = 4,
+) -> VisionJob:  # fmt: skip
+    """A transformers classifier, folder or Hub id; `processor` gives size and normalisation of what it is shown.
+
+    `test`: labelled images that are streamed for the score, each process its share; `real`: those of the oracle, read
+    into memory when it asks. Raises ValueError for weights, images and labels that do not fit.
+    """
+    model = load_model(teacher, AutoModelForImageClassification)
+    channels = model.config.to_dict().get("num_channels", 3)
+    mode = "L" if channels == 1 else "RGB"
+
+    def transform(image: Image.Image) -> Tensor:
+        return processor(images=image.convert(mode), return_tensors="pt")["pixel_values"][0]
+
+    def stream(source: Source, share: tuple[int, int]) -> Callable[[], Iterator[Labelled]]:
+        pictures = read(source)
+        order, note = class_order(pictures.names, model.config)
+        if note:
+            accelerator.print(note)
+        return lambda: batches(pictures, transform, order, batch_size, share, threads)
+
+    # A square picture: where a processor keeps proportions, frames are square all the same.
+    frame = frame_of(model, transform(Image.new(mode, (256, 256))).shape[-1])
+    own = accelerator.process_index, accelerator.num_processes
+    job = VisionJob(teacher, model, frame, test and stream(test, own), processor=processor, accelerator=accelerator)
+    job.mean, job.deviation = normalisation(processor, channels)
+    if real:
+        job.real = lambda: torch.cat([batch["pixel_values"] for batch in stream(real, (0, 1))()])
+    return job

@@ -35,15 +35,16 @@ from zsaq.vision.zeroq import zeroq_images
 
 @dataclass(frozen=True)
 class VisionBudget:
-    """`images` made in `dream` steps each; `steps` student steps of `batch` images (`unit_steps` a block where blocks
+    """`images` made in `dream` steps each, or a generator that takes `warmup` steps alone; `steps` student steps of `batch` images (`unit_steps` a block where blocks
     are reconstructed), at the method's published learning rate times `speed`, for budgets far below the published."""
 
     images: int = 256
     dream: int = 200
+    warmup: int = 600
     steps: int = 300
     unit_steps: int = 300
     batch: int = 64
-    speed: float = 10.0
+    speed: float = 1.0
     pictures: Path | None = None
 
 
@@ -65,7 +66,9 @@ def shared(job: VisionJob, name: str, budget: VisionBudget, seed: int) -> Batch:
         "synq": lambda: synq_images(teacher, frame, **direct, **small, centre_steps=steps),
         "plf": lambda: plf_images(teacher, frame, **direct, inception=10.0 if frame.size <= 64 else 0.1),
         "genie": lambda: genie_images(teacher, frame, images=n, group=128, steps=steps, seed=seed, folder=folder),
-        "psaq": lambda: psaq_images(teacher, frame, images=n, steps=steps, seed=seed, folder=folder),
+        "psaq": lambda: psaq_images(
+            teacher, frame, images=n, steps=steps, seed=seed, mean=job.mean, deviation=job.deviation, folder=folder
+        ),
         "real": lambda: real(job, n, seed),
     }
     return job.images(name, seed, make[name])
@@ -107,12 +110,13 @@ def direct(method: Callable[..., nn.Module], source: str, lr: float, **options: 
 
 
 def generated(method: Callable[..., nn.Module], lr: float, **options: Any) -> Method:
-    """A generator that learns beside the student, after `dream` steps alone."""
+    """A generator that learns beside the student, after `warmup` steps alone."""
 
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
         return method(
-            job.teacher, config, job.frame, steps=budget.steps, warmup=budget.dream, calibration=10,
-            batch_size=budget.batch, lr=lr * budget.speed, seed=seed, loop=loop, **options,
+            job.teacher, config, job.frame, steps=budget.steps, warmup=budget.warmup, calibration=10,
+            batch_size=budget.batch, lr=lr * budget.speed, seed=seed, loop=loop,
+            folder=budget.pictures and budget.pictures / f"{method.__name__}-{seed}", **options,
         )  # fmt: skip
 
     return run
@@ -121,7 +125,8 @@ def generated(method: Callable[..., nn.Module], lr: float, **options: Any) -> Me
 def host(name: str, job: VisionJob, budget: VisionBudget, seed: int) -> Source:
     """The generator of a generator method, fresh."""
     if name == "qimera":
-        return Superposed(job.frame, budget.batch, head(job.teacher).weight, mix=2, seed=seed)
+        start = torch.randn(head(job.teacher).weight.shape, generator=torch.Generator().manual_seed(seed))
+        return Superposed(job.frame, budget.batch, start, mix=2, seed=seed)
     if name == "arc":
         return Searched(job.frame, budget.batch, CIFAR10, seed=seed)
     return Conditional(job.frame, budget.batch, seed=seed)
@@ -133,8 +138,9 @@ def inundated(name: str) -> Method:
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
         source = host(name, job, budget, seed)
         return ait(
-            job.teacher, config, source, steps=budget.steps, warmup=budget.dream, calibration=10, share=1e-3, loop=loop
-        )
+            job.teacher, config, source, steps=budget.steps, warmup=budget.warmup, calibration=10, share=1e-3, loop=loop,
+            folder=budget.pictures and budget.pictures / f"{name}-ait-{seed}",
+        )  # fmt: skip
 
     return run
 
@@ -144,10 +150,11 @@ def divergence_alone(name: str, lr: float) -> Method:
 
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
         student = quantize_model(job.teacher, config)
-        player = play(host(name, job, budget, seed), job.teacher, budget.dream + 10 + budget.steps)
+        total = budget.warmup + 10 + budget.steps
+        player = play(host(name, job, budget, seed), job.teacher, total, warmup=budget.warmup)
         return fit(
             student, job.teacher, player, KL(20.0), sgd(student, lr, 0.0), budget.steps,
-            warmup=budget.dream, calibration=10, loop=loop,
+            warmup=budget.warmup, calibration=10, loop=loop,
         )  # fmt: skip
 
     return run
@@ -167,8 +174,9 @@ def sharpened(released: bool) -> Method:
     """SADAG: Genie's images sharpened against a student of a fifth of the reconstruction's budget, as published."""
 
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
+        folder = budget.pictures and budget.pictures / f"sadag{'-released' * released}-{seed}"
         images = sadag_images(
-            job.teacher, config, job.frame, images=budget.images, group=128, steps=budget.dream,
+            job.teacher, config, job.frame, images=budget.images, group=128, steps=budget.dream, folder=folder,
             unit_steps=max(1, budget.unit_steps // 5), sharpening=max(1, budget.dream // 8), released=released,
             seed=seed, loop=loop,
         )  # fmt: skip
@@ -184,7 +192,7 @@ METHODS: dict[str, Method] = {
     "dsg": ranges("dsg"),
     "psaq": ranges("psaq"),
     "gdfq": generated(gdfq, 1e-4),
-    "qimera": generated(qimera, 1e-4, mix=2),
+    "qimera": generated(qimera, 1e-4, mix=2, from_teacher=False),
     "arc": generated(arc, 1e-4, cells=CIFAR10),
     "gdfq-ait": inundated("gdfq"),
     "qimera-ait": inundated("qimera"),
@@ -192,7 +200,7 @@ METHODS: dict[str, Method] = {
     "gdfq-kl": divergence_alone("gdfq", 1e-4),
     "adasg": generated(adasg, 1e-4, temperature=20.0),
     "adadfq": generated(adadfq, 1e-4, temperature=20.0),
-    "texq": generated(texq, 1e-4),
+    "texq": generated(texq, 1e-4, centre_steps=200),
     "intraq": direct(intraq, "intraq", 1e-4),
     "plf": direct(plf, "plf", 1e-3, highest=0.5, lowest=0.2, unsure=0.3, features=100.0),
     "hast": direct(hast, "hast", 1e-5, attention=1000.0),
@@ -200,6 +208,7 @@ METHODS: dict[str, Method] = {
     "synq-no-filter": direct(synq, "hast", 1e-5, difficulty=0.7, cutoff=None),
     "synq-no-maps": direct(synq, "hast", 1e-5, difficulty=0.7, maps=0.0),
     "synq-all-labels": direct(synq, "hast", 1e-5, difficulty=None),
+    "synq-psaq": direct(synq, "psaq", 1e-5),
     "synq-noise": direct(synq, "noise", 1e-5, difficulty=0.7),
     "oracle": direct(synq, "real", 1e-5, difficulty=0.7, cutoff=None),  # real images: not zero-shot
     "genie": blockwise("genie"),

@@ -4,6 +4,7 @@ Images on which teacher and student agree teach nothing, images on which they ca
 generator keeps the disagreement within margins, while the student reduces it.
 """
 
+from pathlib import Path
 from typing import final
 
 import torch
@@ -18,7 +19,7 @@ from zsaq.trainer import Loop
 from zsaq.vision.adversarial import fit
 from zsaq.vision.disagreement import AgreementCE, DisagreementCE, EntropyMargin
 from zsaq.vision.frame import Frame
-from zsaq.vision.gdfq import sgd
+from zsaq.vision.gdfq import paced, sgd
 from zsaq.vision.generators import Conditional
 from zsaq.vision.models import classifier
 from zsaq.vision.priors import BatchNormStats
@@ -44,35 +45,34 @@ class EntropyOfDifference(Objective):
 def contend(
     teacher: nn.Module, config: QuantConfig, frame: Frame, *, margins: tuple[float, float], disagree: float,
     agree: float, steps: int, warmup: int, calibration: int, batch_size: int, lr: float, temperature: float, seed: int,
-    loop: Loop | None,
+    loop: Loop | None, folder: Path | None,
 ) -> nn.Module:  # fmt: skip
     """The game: the generator minimises margin + disagree * DisagreementCE + agree * AgreementCE + BatchNormStats."""
     teacher = classifier(teacher)
     student = quantize_model(teacher, config)
     source = Conditional(frame, batch_size, seed=seed)
     bounded = EntropyMargin(*margins) + disagree * DisagreementCE() + agree * AgreementCE()
-    adam = torch.optim.Adam(source.parameters(), 1e-3, betas=(0.5, 0.999))
-    total = warmup + calibration + steps
-    schedule = torch.optim.lr_scheduler.MultiStepLR(adam, [total // 4, total // 2, 3 * total // 4], 0.1)
+    adam, schedule = paced(source, warmup + calibration + steps, warmup=warmup)
     player = Player(source, bounded + BatchNormStats(teacher), adam, teacher, student, scheduler=schedule)
     return fit(
         student, teacher, player, EntropyOfDifference(temperature), sgd(student, lr), steps,
-        warmup=warmup, calibration=calibration, loop=loop,
+        warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip
 
 
 def adasg(
     teacher: nn.Module, config: QuantConfig, frame: Frame, *, margins: tuple[float, float] = (0.3, 0.8),
     steps: int = 70_000, warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-5,
-    temperature: float = 5.0, seed: int = 0, loop: Loop | None = None,
+    temperature: float = 5.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher` without data. Defaults are the paper's for ImageNet (ResNet-18, MobileNetV2);
     for CIFAR it has steps=79_200, warmup=800, lr=1e-4, temperature=20.
 
-    `margins`: of the disagreement's normalised entropy. Stages as in `gdfq`. Raises ValueError for margins that are not
+    `margins`: of the disagreement's normalised entropy. Stages and `folder` as in `gdfq`. Raises ValueError for margins that are not
     0 <= lower <= upper <= 1, a teacher without BatchNorm2d, and when a loss is not finite.
     """
     return contend(
         teacher, config, frame, margins=margins, disagree=0.1, agree=0.1, steps=steps, warmup=warmup,
         calibration=calibration, batch_size=batch_size, lr=lr, temperature=temperature, seed=seed, loop=loop,
+        folder=folder,
     )  # fmt: skip

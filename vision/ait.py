@@ -4,6 +4,8 @@ Cross-entropy pulls a student away from flat minima of the KL divergence; withou
 change integers, so each is stretched until a share of them changes. Any generator method hosts it: GDFQ, ARC, Qimera.
 """
 
+from pathlib import Path
+
 from torch import nn
 
 from zsaq.config import QuantConfig
@@ -22,6 +24,7 @@ EPOCH = 200  # steps
 def ait(
     teacher: nn.Module, config: QuantConfig, source: Source, *, steps: int = 70_000, warmup: int = 10_000,
     calibration: int = 100, lr: float = 1e-4, share: float = 1e-4, cap: int = 1024, loop: Loop | None = None,
+    folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher` without data. `source` is the host's: `generators.Conditional` of GDFQ,
     `arc.Searched` or `qimera.Superposed`.
@@ -30,11 +33,14 @@ def ait(
     warmup=800, share=1e-3, batches of 200. Of each layer a `share` of the codes changes at every step, unless that
     takes a step more than `cap` times as long (128 in the first 200 steps); learning rate and share follow
     `loop.schedule`.
-    The KL divergence is summed over classes: its scale is taken up by the stretch. Raises ValueError for a teacher
+    `folder` is where pictures of the last images go. The KL divergence is summed over classes: its scale is taken up by the stretch. Raises ValueError for a teacher
     without BatchNorm2d, and when a loss is not finite.
     """
     teacher = classifier(teacher)
     student = quantize_model(teacher, config)
-    player = play(source, teacher, warmup + calibration + steps)
+    player = play(source, teacher, warmup + calibration + steps, warmup=warmup)
     optimizer = GradientInundation(sgd(student, lr, 0.0), weight_codes(student), share, cap, warmup=EPOCH)
-    return fit(student, teacher, player, KL(20.0), optimizer, steps, warmup=warmup, calibration=calibration, loop=loop)
+    return fit(
+        student, teacher, player, KL(20.0), optimizer, steps,
+        warmup=warmup, calibration=calibration, loop=loop, folder=folder,
+    )  # fmt: skip

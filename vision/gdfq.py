@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import MultiStepLR
 
 from zsaq.config import QuantConfig
 from zsaq.layers import parameter_groups
@@ -19,18 +21,26 @@ from zsaq.vision.adversarial import fit
 from zsaq.vision.frame import Frame
 from zsaq.vision.generators import Conditional
 from zsaq.vision.models import classifier
-from zsaq.vision.pictures import album
 from zsaq.vision.priors import BatchNormStats, TeacherCE
 
 
-def play(source: Source, teacher: nn.Module, steps: int, lr: float = 1e-3) -> Player:
-    """A player on the teacher's CE and 0.1 BatchNorm statistics, by Adam, lr / 10 at 1/4, 1/2, 3/4 of `steps`.
+def play(source: Source, teacher: nn.Module, steps: int, lr: float = 1e-3, *, warmup: int = 0) -> Player:
+    """A player on the teacher's CE and 0.1 BatchNorm statistics, by Adam; see `paced`.
 
     Qimera and ARC differ only in the source.
     """
-    adam = torch.optim.Adam(source.parameters(), lr, betas=(0.5, 0.999))
-    schedule = torch.optim.lr_scheduler.MultiStepLR(adam, [steps // 4, steps // 2, 3 * steps // 4], 0.1)
+    adam, schedule = paced(source, steps, lr, warmup)
     return Player(source, TeacherCE() + 0.1 * BatchNormStats(teacher), adam, teacher, scheduler=schedule)
+
+
+def paced(source: Source, steps: int, lr: float = 1e-3, warmup: int = 0) -> tuple[Adam, MultiStepLR]:
+    """The lineage's Adam, lr / 10 at 1/4, 1/2, 3/4 of `steps`, but not before the first `warmup` of them are over.
+
+    The published warm-up ends before the first quarter. In a short run the student would otherwise be held to labels
+    that a source, slowed down too early, never learned to meet.
+    """
+    adam = Adam(source.parameters(), lr, betas=(0.5, 0.999))
+    return adam, MultiStepLR(adam, [max(warmup, part * steps // 4) for part in (1, 2, 3)], 0.1)
 
 
 def answers(frame: Frame) -> Sum:
@@ -49,14 +59,11 @@ def learn(
 ) -> nn.Module:  # fmt: skip
     """A student of `teacher` from what `source` learns to give, GDFQ's way; pictures of it in `folder`."""
     student = quantize_model(teacher, config)
-    player = play(source, teacher, warmup + calibration + steps)
-    fit(
+    player = play(source, teacher, warmup + calibration + steps, warmup=warmup)
+    return fit(
         student, teacher, player, answers(frame), sgd(student, lr), steps,
-        warmup=warmup, calibration=calibration, loop=loop,
+        warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip
-    if folder is not None:
-        album(next(player), folder, player.losses)
-    return student
 
 
 def gdfq(
@@ -68,8 +75,10 @@ def gdfq(
     steps=79_200, warmup=800, batch_size=200, lr=1e-4.
 
     The generator takes `warmup` steps alone, then `calibration` while the static input ranges are set, then one for
-    each of the student's `steps`. The student's learning rate follows `loop.schedule`. `folder` is where pictures
-    of the last images go. Raises ValueError for a teacher without BatchNorm2d, and when a loss is not finite.
+    each of the student's `steps`. A warm-up cut short does harm: as long as the teacher does not see in the images the
+    classes they were made for (its CE is not well below 1), the student's CE, the larger term, teaches it errors and
+    it ends below its calibration. The student's learning rate follows `loop.schedule`. `folder` is where pictures of
+    the last images go. Raises ValueError for a teacher without BatchNorm2d, and when a loss is not finite.
     """
     source = Conditional(frame, batch_size, seed=seed)
     return learn(

@@ -68,9 +68,9 @@ def qimera(
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher` without data; stages and defaults as in `gdfq`.
 
-    `from_teacher`: embeddings start as the rows of the classifier, else from N(0, I). Published (share, mix): CIFAR-10
-    (0.4, 2), CIFAR-100 (0.4, 10), ImageNet ResNet-18 (0.4, 500), ResNet-50 (0.7, 500), MobileNetV2 (0.4, 100) at 4
-    bits. Raises ValueError for a teacher without BatchNorm2d or a linear head.
+    `from_teacher`: embeddings start as the rows of the classifier, else from N(0, I). Published (share, mix) at 4 bits:
+    CIFAR-100 (0.4, 10), ImageNet ResNet-50 (0.7, 500); and from N(0, I) CIFAR-10 (0.4, 2), ResNet-18 (0.4, 500),
+    MobileNetV2 (0.4, 100). Raises ValueError for a teacher without BatchNorm2d or a linear head.
     """
     teacher = classifier(teacher)
     start = head(teacher).weight

@@ -21,7 +21,7 @@ from zsaq.synthesis import Player, process
 from zsaq.trainer import Loop, calibrate, distill
 from zsaq.vision.direct import noise_images, parts
 from zsaq.vision.frame import Frame
-from zsaq.vision.gdfq import sgd
+from zsaq.vision.gdfq import paced, sgd
 from zsaq.vision.generators import Conditional
 from zsaq.vision.models import classifier
 from zsaq.vision.pictures import album
@@ -79,9 +79,7 @@ def texq(
     objective = TeacherCE() + BatchNormStats(teacher, weights=layered(teacher, 0.2, 1.1))
     objective += centred * BatchNormStats(teacher, weights=layered(teacher, 0.0, 1.0), targets=targets)
     source = Conditional(frame, batch_size, seed=seed)
-    adam = torch.optim.Adam(source.parameters(), 1e-3, betas=(0.5, 0.999))
-    total = warmup + calibration + steps
-    schedule = torch.optim.lr_scheduler.MultiStepLR(adam, [total // 4, total // 2, 3 * total // 4], 0.1)
+    adam, schedule = paced(source, warmup + calibration + steps, warmup=warmup)
     player = Player(source, objective, adam, teacher, scheduler=schedule, stage="texq")
     for _ in range(warmup):
         next(player)

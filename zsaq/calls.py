@@ -54,16 +54,15 @@ def collect(
         after.append(_first(answer).float().cpu())
         args, kwargs, _ = _stop_at(student, unit, batch, answers=False)
         own.append(_first(args or tuple(kwargs.values())).cpu())
-        others.append((args, kwargs))
+        # What else the call holds; where the first tensor stood is left empty.
+        others.append(((None, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): None}))
     sizes = [len(x) for x in own]
     tensors = [torch.cat(parts) for parts in (before, after, own)]
     if sum(t.nbytes for t in tensors) <= budget:
         device = next(iter(chunks[0].values())).device
         tensors = [t.to(device) for t in tensors]
     x, y, seen = tensors
-    # `seen` holds the first tensors; where they stood is left empty.
-    places = [(None, *args[1:]) if args else () for args, _ in others]
-    named = [kwargs if args else {**kwargs, next(iter(kwargs)): None} for args, kwargs in others]
+    places, named = zip(*others, strict=True)
     return Calls(x, y, seen, _stack(places, sizes), _stack(named, sizes))
 
 

@@ -73,17 +73,16 @@ class SoftWeight(nn.Module):
 
 @final
 class LearnedStep(Range):
-    """One learned step for a whole tensor (LSQ: Esser et al. 2020, arXiv 1902.08153).
+    """One learned step for a whole tensor (LSQ: Esser et al. 2020, arXiv 1902.08153), first searched on `x`.
 
-    Codes start at zero if `x`, from which the first step is searched, has no negative entry; else they are signed.
+    The zero of an asymmetric grid is that of x's extremes and stays. Genie takes the first code or, if x has a negative
+    entry, the middle one: half of the codes would then lie below zero for the -0.17 of a GELU.
     """
 
     def __init__(self, x: Tensor, grid: Grid) -> None:
         super().__init__()
-        signed = grid.symmetric or bool((x < 0).any())
-        seen = grid if grid.symmetric else Grid(grid.bits, symmetric=signed, per="tensor")
-        self.scale = nn.Parameter(search(x.detach().float().reshape(1, -1), seen, POWER, FACTORS)[0])
-        self.zero = grid.zero if grid.symmetric else float(2 ** (grid.bits - 1) * signed)
+        scale, zero = search(x.detach().float().reshape(1, -1), grid, POWER, FACTORS)
+        self.scale, self.zero = nn.Parameter(scale), float(zero)
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         return self.scale.clamp_min(TINY).to(x.dtype), self.zero
