@@ -35,8 +35,12 @@ from zsaq.vision.zeroq import zeroq_images
 
 @dataclass(frozen=True)
 class VisionBudget:
-    """`images` made in `dream` steps each, or a generator that takes `warmup` steps alone; `steps` student steps of `batch` images (`unit_steps` a block where blocks
-    are reconstructed), at the method's published learning rate times `speed`, for budgets far below the published."""
+    """What a run may take.
+
+    `images` made in `dream` steps each, or a generator that takes `warmup` steps alone; `steps` student steps of
+    `batch` images (`unit_steps` a block where blocks are reconstructed), at the method's published learning rate times
+    `speed`, for budgets far below the published.
+    """
 
     images: int = 256
     dream: int = 200
@@ -138,8 +142,8 @@ def inundated(name: str) -> Method:
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
         source = host(name, job, budget, seed)
         return ait(
-            job.teacher, config, source, steps=budget.steps, warmup=budget.warmup, calibration=10, share=1e-3, loop=loop,
-            folder=budget.pictures and budget.pictures / f"{name}-ait-{seed}",
+            job.teacher, config, source, steps=budget.steps, warmup=budget.warmup, calibration=10, share=1e-3,
+            loop=loop, folder=budget.pictures and budget.pictures / f"{name}-ait-{seed}",
         )  # fmt: skip
 
     return run

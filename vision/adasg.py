@@ -68,8 +68,8 @@ def adasg(
     """A quantized student of `teacher` without data. Defaults are the paper's for ImageNet (ResNet-18, MobileNetV2);
     for CIFAR it has steps=79_200, warmup=800, lr=1e-4, temperature=20.
 
-    `margins`: of the disagreement's normalised entropy. Stages and `folder` as in `gdfq`. Raises ValueError for margins that are not
-    0 <= lower <= upper <= 1, a teacher without BatchNorm2d, and when a loss is not finite.
+    `margins`: of the disagreement's normalised entropy. Stages and `folder` as in `gdfq`. Raises ValueError for
+    margins that are not 0 <= lower <= upper <= 1, a teacher without BatchNorm2d, and when a loss is not finite.
     """
     return contend(
         teacher, config, frame, margins=margins, disagree=0.1, agree=0.1, steps=steps, warmup=warmup,

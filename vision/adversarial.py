@@ -34,7 +34,8 @@ def fit(
 
     First the player moves `warmup` times alone; its next `calibration` batches set the student's static ranges, which
     then stay. Until then ranges are those of a batch before the warm-up, for objectives of the player that look at the
-    student; they are forgotten. `folder` is where pictures of the player's next images go. Raises ValueError as `calibrate`, `distill` and the player do.
+    student; they are forgotten. `folder` is where pictures of the player's next images go. Raises ValueError as
+    `calibrate`, `distill` and the player do.
     """
     if warmup < 0 or calibration < 1:
         raise ValueError(f"warmup is {warmup}, calibration {calibration}; give steps, at least 0 and 1")

@@ -33,8 +33,8 @@ def ait(
     warmup=800, share=1e-3, batches of 200. Of each layer a `share` of the codes changes at every step, unless that
     takes a step more than `cap` times as long (128 in the first 200 steps); learning rate and share follow
     `loop.schedule`.
-    `folder` is where pictures of the last images go. The KL divergence is summed over classes: its scale is taken up by the stretch. Raises ValueError for a teacher
-    without BatchNorm2d, and when a loss is not finite.
+    `folder` is where pictures of the last images go. The KL divergence is summed over classes: its scale is taken up
+    by the stretch. Raises ValueError for a teacher without BatchNorm2d, and when a loss is not finite.
     """
     teacher = classifier(teacher)
     student = quantize_model(teacher, config)
