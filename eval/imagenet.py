@@ -92,7 +92,7 @@ def score(
         raise ValueError(f"the processes got {counts.tolist()} samples to score: give each at least one image")
     total = int(counts.sum())
     means = collect(index, torch.cat(tables), total, accelerator).mean(0)
-    return dict(zip(names, means.tolist(), strict=True)) | {"samples": total}
+    return {**dict(zip(names, means.tolist(), strict=True)), "samples": total}
 
 
 def batches(

@@ -127,7 +127,7 @@ def class_order(names: tuple[str, ...] | None, config: PretrainedConfig) -> tupl
     without regard to case and blanks. WordNet ids stand for the outputs in sorted order, as in ImageNet, and so do any
     names where the model names no classes, if there are as many as outputs. Raises ValueError for any other names.
     """
-    outputs = list(range(config.num_labels))
+    outputs = list(range(config.num_labels or 0))
     if names is None:
         return outputs, None
     own = [_plain(str(name)) for _, name in sorted((config.id2label or {}).items())]

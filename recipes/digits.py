@@ -137,10 +137,10 @@ def make(train: tuple[Tensor, Tensor], recipes: dict[str, Recipe], log: Log) -> 
     made: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        extra: dict[str, Any] = {"image_size": FRAME.size, **NAMES}  # a ResNet's configuration does not know its size
         made["resnet"] = ResNetForImageClassification(
             ResNetConfig(
-                image_size=FRAME.size, embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1],
-                layer_type="basic", **NAMES,
+                embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", **extra
             )
         )  # fmt: skip
         made["vit"] = ViTForImageClassification(

@@ -60,7 +60,7 @@ def shared(job: VisionJob, name: str, budget: VisionBudget, seed: int) -> Batch:
     n, steps, teacher, frame = budget.images, budget.dream, job.teacher, job.frame
     folder = budget.pictures and budget.pictures / f"{name}-{seed}"
     direct: dict[str, Any] = {"images": n, "batch_size": min(n, 128), "steps": steps, "seed": seed, "folder": folder}
-    small = {"hard": 10.0, "focus": 2.0, "crops": 0.0} if frame.size <= 64 else {}
+    small: dict[str, Any] = {"hard": 10.0, "focus": 2.0, "crops": 0.0} if frame.size <= 64 else {}
     make: dict[str, Callable[[], Batch]] = {
         "noise": lambda: gaussian(job, n, seed),
         "zeroq": lambda: zeroq_images(teacher, frame, n=n, steps=steps, seed=seed),

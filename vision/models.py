@@ -7,7 +7,7 @@ the order of registration, which in all of these models is the order of executio
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,8 @@ def frame_of(teacher: nn.Module, size: int | None = None) -> Frame:
     sides = set(named) if isinstance(named, list | tuple) else {named}
     if len(sides) != 1:
         raise ValueError(f"image_size is {named}; only square images are made, give Frame(...) of one size")
-    return Frame(teacher.config.num_labels, sides.pop(), config.get("num_channels", 3))
+    classes: Any = teacher.config.num_labels
+    return Frame(classes, sides.pop(), config.get("num_channels", 3))
 
 
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
@@ -126,7 +127,7 @@ def attentions(model: nn.Module) -> dict[nn.Module, int]:
     Swin: [B * windows, T, heads * d]. Raises ValueError for anything but transformers' ViT, DeiT and Swin.
     """
     kinds = ViTAttention | DeiTAttention | SwinAttention
-    found = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, kinds)}
+    found: dict[Any, Any] = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, kinds)}
     if not found:
         raise ValueError(f"{_name(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
     return found
