@@ -42,11 +42,11 @@ class VisionBudget:
     `speed`, for budgets far below the published.
     """
 
-    images: int = 256
+    images: int = 128
     dream: int = 200
     warmup: int = 600
-    steps: int = 300
-    unit_steps: int = 300
+    steps: int = 200
+    unit_steps: int = 200
     batch: int = 64
     speed: float = 1.0
     pictures: Path | None = None

@@ -2,9 +2,9 @@
 
     accelerate launch recipes/vision_quantize.py
     accelerate launch recipes/vision_quantize.py --teacher digits-vit --method psaq --protocol psaq --bits w8a8
-    accelerate launch recipes/vision_quantize.py --teacher DIR_OR_ID --method genie --protocol brecq --data_dir DATA
+    accelerate launch recipes/vision_quantize.py --teacher DIR_OR_ID --method synq --protocol uniform --bits w4a4 --data_dir DATA
 
-Without arguments it runs the embedded default, which downloads nothing: SynQ at W4A4 on a small ResNet that this
+Without arguments it runs the embedded default, which downloads nothing: Genie at W2A4 on a small ResNet that this
 machine trains once on scikit-learn's scans of handwritten digits. --data_dir serves the scores alone, and is read when
 the students are done; without it nothing is scored. Ends with a table, and a folder: the model and its image processor,
 results.json, pictures of what was dreamt, the loss curves, and a JSON line for every step.
@@ -54,15 +54,15 @@ def parser() -> argparse.ArgumentParser:
         "--teacher", default=DIGITS[0], help=f"{', '.join(DIGITS)}, or an image classifier: folder or Hub id"
     )
     made.add_argument(
-        "--method", default="synq", choices=METHODS, metavar="METHOD", help=f"one of {', '.join(METHODS)}"
+        "--method", default="genie", choices=METHODS, metavar="METHOD", help=f"one of {', '.join(METHODS)}"
     )
     made.add_argument(
         "--protocol",
         choices=["uniform", "brecq", "psaq"],
-        default="uniform",
+        default="brecq",
         help="what W4A4 means, see zsaq.vision.protocols; for ViT, DeiT and Swin psaq or brecq (default: %(default)s)",
     )
-    made.add_argument("--bits", default="w4a4", help="w<bits>a<bits>, 2 to 8 (default: %(default)s)")
+    made.add_argument("--bits", default="w2a4", help="w<bits>a<bits>, 2 to 8 (default: %(default)s)")
     for name, text in BUDGET.items():
         default = vars(VisionBudget())[name]
         made.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (default: %(default)s)")
