@@ -2,7 +2,7 @@
 
     accelerate launch recipes/vision_quantize.py
     accelerate launch recipes/vision_quantize.py --teacher digits-vit --method psaq --protocol psaq --bits w8a8
-    accelerate launch recipes/vision_quantize.py --teacher DIR_OR_ID --method synq --protocol uniform --bits w4a4 --data_dir DATA
+    accelerate launch recipes/vision_quantize.py --teacher DIR_OR_ID --method synq --protocol uniform --data_dir DATA
 
 Without arguments it runs the embedded default, which downloads nothing: Genie at W2A4 on a small ResNet that this
 machine trains once on scikit-learn's scans of handwritten digits. --data_dir serves the scores alone, and is read when
