@@ -76,8 +76,8 @@ def main() -> None:
     for _ in range(args.steps):
         batch = next(player)
         loop = Loop(schedule="constant", warmup=0.0, every=10**9)
-        for name, rho in (("step", 0.01), ("plain step", 0.0)):
-            optimizer = stepper(student, 1e-5, rho)
+        for name, rho in (("step", 0.16), ("plain step", 0.0)):
+            optimizer = stepper(student, 1e-4, rho)
             seconds[name].append(timed(lambda: distill(student, teacher, [batch], objective, optimizer, 1, loop)))
         pair = Pair(teacher, student, batch, objective.taps)
         seconds["teacher"].append(timed(lambda: pair.teacher))

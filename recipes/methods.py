@@ -18,9 +18,9 @@ class Budget:
 
     steps: int = 200
     warm: int = 40
-    lr: float = 2e-4
+    lr: float = 0.0032
     hidden: float = 1.0
-    rho: float = 0.01
+    rho: float = 0.16
     ratio: tuple[int, int] = (5, 1)
     generator_lr: float = 1e-4
 

@@ -50,9 +50,17 @@ def parser(text: str | None, bits: str) -> argparse.ArgumentParser:
     made.add_argument(
         "--warm", type=int, default=default.warm, help="of them layer by layer, before SAM-SGA (default: %(default)s)"
     )
-    made.add_argument("--lr", type=float, default=default.lr, help="student's learning rate (default: %(default)s)")
     made.add_argument(
-        "--rho", type=float, default=default.rho, help="SAM's radius; 0 takes plain steps (default: %(default)s)"
+        "--lr",
+        type=float,
+        default=default.lr,
+        help="student's learning rate, in steps of its grid (default: %(default)s)",
+    )
+    made.add_argument(
+        "--rho",
+        type=float,
+        default=default.rho,
+        help="SAM's radius, in steps of the grid; 0 takes plain steps (default: %(default)s)",
     )
     made.add_argument(
         "--generator_lr", type=float, default=default.generator_lr, help="generator's (default: %(default)s)"

@@ -182,4 +182,4 @@ def test_the_embedded_default_end_to_end(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    assert [row["name"] for row in rows] == ["teacher", "rtn-noise", "synq"] and rows[0]["score"] > 0.95
+    assert [row["name"] for row in rows] == ["teacher", "rtn-noise", "genie"] and rows[0]["score"] > 0.95

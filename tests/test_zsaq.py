@@ -8,7 +8,8 @@ from transformers import BitsAndBytesConfig
 from toys import batches, bert, gpt2
 from zsaq import KL, Batch, HiddenStates, Loop, QuantConfig, repeat
 from zsaq.language.zsaq import divergence as objective
-from zsaq.language.zsaq import pull, stepper, student_of, warm_start, zsaq
+from zsaq.language.zsaq import grid_step, pull, stepper, student_of, warm_start, zsaq
+from zsaq.layers import QuantLinear, quant_layers
 from zsaq.optim import SAM, Clip
 from zsaq.trainer import Divergence
 
@@ -47,7 +48,7 @@ def gap(teacher, student) -> float:
 def test_the_two_stages_bring_the_student_closer(make, tmp_path) -> None:
     teacher, player = make(), Player()
     start = gap(teacher, student_of(teacher, W2))
-    student = zsaq(teacher, W2, player, steps=24, warm=8, lr=3e-3, loop=Loop(folder=tmp_path))
+    student = zsaq(teacher, W2, player, steps=24, warm=8, lr=0.02, loop=Loop(folder=tmp_path))
     assert gap(teacher, student) < 0.8 * start
     assert player.climbs == 3
     told = [json.loads(line) for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
@@ -71,7 +72,7 @@ def test_a_part_that_is_switched_off_is_not_there() -> None:
     zsaq(teacher, W2, player, steps=6, warm=0, ratio=(2, 0))
     assert player.climbs == 0
     student = student_of(teacher, W2)
-    assert isinstance(stepper(student, 1e-3), Clip) and isinstance(stepper(student, 1e-3, 0.1), SAM)
+    assert isinstance(stepper(student, 0.01), Clip) and isinstance(stepper(student, 0.01, 0.1), SAM)
     assert [type(part) for _, part in objective(teacher, 0.0).parts] == [KL]
     assert [type(part) for _, part in objective(teacher, 0.5).parts] == [KL, HiddenStates]
 
@@ -93,5 +94,17 @@ def test_a_teacher_in_few_bits_answers_for_a_student_of_the_float_model(tmp_path
     teacher = type(start).from_pretrained(tmp_path, quantization_config=few)
     with pytest.raises(ValueError, match="holds integers"):
         zsaq(teacher, W2, Player(), steps=2, warm=0)
-    student = zsaq(teacher, W2, Player(), steps=24, warm=8, lr=3e-3, start=start)
+    student = zsaq(teacher, W2, Player(), steps=24, warm=8, lr=0.02, start=start)
     assert gap(teacher, student) < gap(teacher, student_of(start, W2))
+
+
+@pytest.mark.parametrize("bits", ["w2a8", "w4a8", "w8a8"])
+def test_rates_count_in_grid_steps(bits: str) -> None:
+    student = student_of(bert(), QuantConfig.parse(bits))
+    layer = next(m for _, m in quant_layers(student) if isinstance(m, QuantLinear))
+    levels = layer.dequantized()[0].unique()
+    gaps = levels.diff()
+    assert gaps.min() <= 2 * grid_step(student) and grid_step(student) <= 4 * gaps.min()
+    sam = stepper(student, 0.01, 0.5)
+    assert isinstance(sam, SAM) and sam.rho == pytest.approx(0.5 * grid_step(student))
+    assert sam.param_groups[0]["lr"] == pytest.approx(0.01 * grid_step(student))
