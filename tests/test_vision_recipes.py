@@ -128,7 +128,8 @@ def test_a_processor_gives_the_frame_the_normalisation_and_the_images(saved: Pat
 
 def test_the_recipe_leaves_a_folder_that_loads(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher, data, out = (str(path) for path in (saved / "resnet", saved / "val.parquet", tmp_path / "out"))
-    vision_quantize.main(["--teacher", teacher, "--method", "hast", "--data_dir", data, *TINY, "--output_dir", out])
+    flags = ["--method", "hast", "--protocol", "uniform", "--bits", "w4a4", "--data_dir", data]
+    vision_quantize.main(["--teacher", teacher, *flags, *TINY, "--output_dir", out])
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert [row["name"] for row in results["rows"]] == ["teacher", "rtn-noise", "hast"]
     first, *students = results["rows"]
@@ -154,7 +155,7 @@ def test_the_recipe_without_images_scores_nothing(saved: Path, tmp_path: Path) -
     ("flags", "message"),
     [
         (["--method", "synq", "--protocol", "psaq"], "ViTForImageClassification has no BatchNorm"),
-        (["--method", "psaq"], "ViTForImageClassification has no module nn.ReLU"),
+        (["--method", "psaq", "--protocol", "uniform"], "ViTForImageClassification has no module nn.ReLU"),
         (["--bits", "w4"], "'w4' is no text of a protocol"),
     ],
 )
