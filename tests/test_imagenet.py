@@ -225,7 +225,7 @@ def test_a_folder_gives_the_same_numbers(saved: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(saved: Path) -> None:
     one = imagenet.main(flags(saved, "val.parquet"))
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [sys.executable, *launch, str(ROOT / "eval/imagenet.py"), *flags(saved, "val.parquet")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
