@@ -1,6 +1,6 @@
 """The vision tables: several methods, one teacher, several bits and seeds, one budget; last iterate, mean and spread.
 
-    python recipes/vision_compare.py digits-resnet --bits w4a4 w3a3 --output_dir outputs/digits
+    python recipes/vision_compare.py digits-resnet --methods rtn-noise zeroq --bits w4a4 --output_dir outputs/digits
     python recipes/vision_compare.py cifar --weights resnet20.safetensors --test test.parquet --real train.parquet \\
         --protocol uniform --bits w4a4 w3a3 --methods zeroq gdfq synq oracle --seeds 0 1 2 --output_dir outputs/cifar
 
@@ -63,6 +63,10 @@ def main() -> None:
     print(json.dumps(told), flush=True)
     log = folder / "runs.jsonl"
     log.touch()
+    mine = (job.name, args.protocol)
+    others = {(r["job"], r["protocol"]) for r in map(json.loads, log.read_text().splitlines())} - {mine}
+    if others:
+        parser.error(f"{folder} holds runs of {sorted(others)}: give another --output_dir")
     for seed in args.seeds:
         for bits in args.bits:
             config = config_of(args.protocol, bits, job)

@@ -63,8 +63,8 @@ def shared(job: VisionJob, name: str, budget: VisionBudget, seed: int) -> Batch:
     small: dict[str, Any] = {"hard": 10.0, "focus": 2.0, "crops": 0.0} if frame.size <= 64 else {}
     make: dict[str, Callable[[], Batch]] = {
         "noise": lambda: gaussian(job, n, seed),
-        "zeroq": lambda: zeroq_images(teacher, frame, n=n, steps=steps, seed=seed),
-        "dsg": lambda: dsg_images(teacher, frame, n=n, steps=steps, seed=seed),
+        "zeroq": lambda: zeroq_images(teacher, frame, n=n, steps=steps, seed=seed, folder=folder),
+        "dsg": lambda: dsg_images(teacher, frame, n=n, steps=steps, seed=seed, folder=folder),
         "intraq": lambda: intraq_images(teacher, frame, **direct),
         "hast": lambda: hast_images(teacher, frame, **direct, **small),
         "synq": lambda: synq_images(teacher, frame, **direct, **small, centre_steps=steps),
@@ -150,7 +150,7 @@ def inundated(name: str) -> Method:
 
 
 def divergence_alone(name: str, lr: float) -> Method:
-    """AIT's control: its objective with plain steps at a learning rate tuned for it."""
+    """AIT's control: its objective with plain steps at a learning rate of its own, which nobody has tuned yet."""
 
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
         student = quantize_model(job.teacher, config)
@@ -159,6 +159,7 @@ def divergence_alone(name: str, lr: float) -> Method:
         return fit(
             student, job.teacher, player, KL(20.0), sgd(student, lr, 0.0), budget.steps,
             warmup=budget.warmup, calibration=10, loop=loop,
+            folder=budget.pictures and budget.pictures / f"{name}-kl-{seed}",
         )  # fmt: skip
 
     return run

@@ -184,7 +184,9 @@ def pack_plan(model: nn.Module, plan: Plan) -> None:
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         if type(modules.get(name)) in ACTIVATIONS:
             if (grid := plan.chosen[name].activation) is None:
-                raise ValueError(f"{name}: the configuration has no grid for activations")
+                raise ValueError(
+                    f"{name}: the configuration has no grid for activations, yet names it; save the student anew"
+                )
             swap_activation(modules[name], grid)
             continue
         if name not in modules or type(modules[name]) not in PACKS:
