@@ -129,3 +129,10 @@ def test_asymmetric_minmax_passes_every_gradient() -> None:
     x = torch.randn(6, 20, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
     Quantizer(Grid(4, symmetric=False), MinMax())(x).sum().backward()
     assert x.grad is not None and (x.grad == 1).all()
+
+
+def test_a_group_of_zeros_stays_zeros_in_half_precision() -> None:
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for symmetric in (True, False):
+            x = torch.zeros(2, 4, dtype=dtype)
+            assert torch.equal(Quantizer(Grid(8, symmetric=symmetric, per="token"), MinMax())(x), x)

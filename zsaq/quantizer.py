@@ -16,6 +16,11 @@ from zsaq.config import Grid
 TINY = 1e-8  # smallest scale: a group of zeros stays zeros
 
 
+def floored(scale: Tensor) -> Tensor:
+    """`scale`, at least TINY, or the smallest number that its dtype holds in full precision (float16's is larger)."""
+    return scale.clamp_min(max(TINY, torch.finfo(scale.dtype).smallest_normal))
+
+
 def groups(x: Tensor, grid: Grid) -> Tensor:
     """`x` viewed as [..., group]: entries of the last dimension share a scale.
 
@@ -79,8 +84,8 @@ def from_bounds(lo: Tensor, hi: Tensor, grid: Grid) -> tuple[Tensor, Tensor | fl
     """Scale and zero that cover [lo, hi]; zero is always on the grid."""
     lo, hi = lo.clamp(max=0), hi.clamp(min=0)
     if grid.symmetric:
-        return (torch.maximum(-lo, hi) / grid.amplitude).clamp_min(TINY), grid.zero
-    scale = ((hi - lo) / grid.amplitude).clamp_min(TINY)
+        return floored(torch.maximum(-lo, hi) / grid.amplitude), grid.zero
+    scale = floored((hi - lo) / grid.amplitude)
     return scale, torch.round(-lo / scale).clamp_(grid.low, grid.high)
 
 
@@ -91,7 +96,7 @@ class MinMax(Range):
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         x = x.detach()
         if grid.symmetric:
-            return (x.abs().amax(-1, keepdim=True) / grid.amplitude).clamp_min(TINY), grid.zero
+            return floored(x.abs().amax(-1, keepdim=True) / grid.amplitude), grid.zero
         return from_bounds(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), grid)
 
 
@@ -113,6 +118,13 @@ class Running(Range):
         self.register_buffer("lo", torch.zeros(1, 1, dtype=torch.float32))
         self.register_buffer("hi", torch.zeros(1, 1, dtype=torch.float32))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+
+    def _apply(self, fn, recurse: bool = True):
+        lo, hi = self.lo, self.hi
+        super()._apply(fn, recurse)
+        # Moved with the model, never cast with it: half precision would move the whole grid.
+        self.lo, self.hi = lo.to(self.lo.device), hi.to(self.hi.device)
+        return self
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
