@@ -1,4 +1,4 @@
-"""Saving and loading through transformers, the one place that knows its quantizer interface.
+"""The transformers adapter, the one place that knows its quantizer interface, and the loader on top of it.
 
 Importing this module registers the method "zsaq": `from_pretrained` then reads what `save_pretrained` of a student
 wrote, packed codes and scales in safetensors and a `quantization_config` in config.json:
@@ -7,12 +7,14 @@ wrote, packed codes and scales in safetensors and a `quantization_config` in con
      "tied": {module: table}, "left": {module: reason}}
 """
 
+import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, Literal, final
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, StrictDataclassError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -30,8 +32,10 @@ from transformers import (
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from zsaq.header import AGAIN, check_header, decoys, expect, read_header
 from zsaq.layers import check_static, quant_layers
-from zsaq.packed import PackedLayer, check_ranges, pack_plan, packed_weight, quantized
+from zsaq.manifest import MANIFEST, check, read_manifest
+from zsaq.packed import PackedLayer, check_ranges, pack_plan, packed_layers, packed_weight, quantized
 from zsaq.plan import Plan, plan_of
 
 METHOD: Final = "zsaq"
@@ -46,9 +50,8 @@ AUTO_CLASSES: Final = (
     AutoModelForImageClassification,
     AutoModel,
 )
-FLOATS: Final = ("F64", "F32", "F16", "BF16")
-HEADER_NAMES: Final = {torch.uint8: "U8", torch.int64: "I64", torch.float32: "F32"}
-AGAIN: Final = "save the student again with save_pretrained, or fetch the files again"
+FOREIGN_KEYS: Final = ("auto_map", "custom_pipelines", "transformers_weights")
+ADAPTERS: Final = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @final
@@ -102,6 +105,7 @@ class ZsaqQuantizer(HfQuantizer):
             layer._is_hf_initialized = True  # type: ignore[assignment]
         if checkpoint_files is not None:
             check_header(model, read_header(checkpoint_files))
+        expect(model)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         vars(model)["_weight_conversions"] = []
@@ -129,7 +133,10 @@ def attach(student: PreTrainedModel) -> None:
 
 
 def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """What is saved: packed weights instead of latent ones. Raises ValueError for a static range without values."""
+    """What is saved: packed weights instead of latent ones, and the decoys of `zsaq.header`.
+
+    Raises ValueError for a static range without values.
+    """
     check_ranges(model)
     state, tied = model.state_dict(), plan_of(model).tied
     for name, layer in quant_layers(model):
@@ -137,7 +144,8 @@ def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:
         state = {k: v for k, v in state.items() if k != f"{name}.weight" and not k.startswith(latent)}
         if name not in tied:
             state |= {f"{name}.{key}": value for key, value in packed_weight(layer).items()}
-    return state
+    layers = [name for name, _ in (*quant_layers(model), *packed_layers(model)) if name not in tied]
+    return decoys(layers) | state
 
 
 def untie(model: PreTrainedModel, plan: Plan) -> None:
@@ -154,44 +162,6 @@ def untie(model: PreTrainedModel, plan: Plan) -> None:
             part.all_tied_weights_keys = {k: v for k, v in every if not {start + k, start + v} & packed}
 
 
-def read_header(files: list[str]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Name -> dtype as safetensors calls it, and shape. No tensor is read. Raises ValueError for any other file."""
-    header = {}
-    for file in files:
-        if Path(file).suffix != ".safetensors":
-            raise ValueError(f"{file} is not a safetensors file; zsaq reads nothing else: {AGAIN}")
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (not a dict)
-                    part = tensors.get_slice(name)
-                    header[name] = (part.get_dtype(), tuple(part.get_shape()))
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error}); {AGAIN}") from error
-    return header
-
-
-def check_header(model: PreTrainedModel, header: dict[str, tuple[str, tuple[int, ...]]]) -> None:
-    """Raises ValueError for missing, foreign, wrongly shaped or wrongly typed tensors, before any of them is read."""
-    state = model.state_dict()
-    for name, layer in quantized(model):
-        buffers = {f"{name}.{key}": value for key, value in layer.named_buffers()}
-        for key, value in buffers.items():
-            wanted = HEADER_NAMES[value.dtype], tuple(value.shape)
-            if key not in header:
-                raise ValueError(f"{name}: the tensor {key} is missing; {AGAIN}")
-            if header[key] != wanted:
-                raise ValueError(f"{name}: {key} is {header[key]}, its plan asks for {wanted}; {AGAIN}")
-        known = {*buffers, f"{name}.bias"}
-        if extra := [key for key in header if key.startswith(f"{name}.") and key not in known]:
-            raise ValueError(f"{name}: its plan knows no tensors {extra}; {AGAIN}")
-    for key, (dtype, shape) in header.items():
-        if key in state and ((dtype in FLOATS) != state[key].is_floating_point() or shape != tuple(state[key].shape)):
-            wanted = state[key].dtype, tuple(state[key].shape)
-            raise ValueError(
-                f"{key.rpartition('.')[0]}: {key} is {(dtype, shape)}, the model asks for {wanted}; {AGAIN}"
-            )
-
-
 def auto_class_of(config: PreTrainedConfig) -> Any:
     """The Auto class that builds `config.architectures[0]`. Raises ValueError if transformers has none."""
     names: Any = config.architectures
@@ -206,32 +176,71 @@ def auto_class_of(config: PreTrainedConfig) -> Any:
     )
 
 
-def load(source: str | Path, auto_class: Any = None) -> PreTrainedModel:
+def config_of(source: str | Path, folder: str | Path, revision: str | None) -> PreTrainedConfig:
+    """The config of what lies in `folder`. Raises ValueError for what zsaq has not saved, in the name of `source`."""
+    none = f"{source} is no folder or Hub id of a saved student"
+    try:
+        raw, _ = PreTrainedConfig.get_config_dict(folder, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{none} ({error}); {AGAIN}") from error
+    if raw and "quantization_config" not in raw:
+        raise ValueError(f"{none}: it has no quantization_config, so it is a float model: load it with transformers")
+    if raw:
+        ZsaqConfig.from_dict(raw["quantization_config"])
+    if foreign := [key for key in FOREIGN_KEYS if raw.get(key)]:
+        raise ValueError(
+            f"{source}: its config.json has {', '.join(foreign)}, which runs other code or reads other files than zsaq "
+            "saves: take it out, or fetch the files again"
+        )
+    try:
+        return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
+        raise ValueError(f"{none} ({error}); {AGAIN}") from error
+
+
+def load(
+    source: str | Path,
+    auto_class: Any = None,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype | Literal["auto"] = "auto",
+    device_map: Any = None,
+) -> PreTrainedModel:
     """A saved student from a folder or the Hub, verified before and after, without remote code and without pickle.
 
-    `auto_class`: a transformers Auto class; by default the one for the architecture that was saved. Raises ValueError,
-    with the layer's name and what to do, for whatever does not fit: no or another `quantization_config`, an unknown
-    format, missing, extra, wrongly shaped or typed tensors, scales or codes that no grid has, layers drawn at random.
+    `auto_class`: a transformers Auto class; by default the one for the architecture that was saved. `revision`: of a
+    Hub repository. `dtype`: "auto" is the one that was saved; scales stay float32, and a weight is rounded once, from
+    scale times code. `device_map`: as in transformers. Where there is a manifest, every file has to be what it says.
+    Raises ValueError, with the layer's or the file's name and what to do, for whatever does not fit: no or another
+    `quantization_config`, an unknown format, remote code, missing, extra, wrongly shaped or typed tensors, scales or
+    codes that no grid has, layers drawn at random.
     """
-    try:
-        raw, _ = PreTrainedConfig.get_config_dict(source)
-        if raw and "quantization_config" not in raw:
-            raise ValueError("it has no quantization_config, so it is a float model: load it with transformers")
-        if raw:
-            ZsaqConfig.from_dict(raw["quantization_config"])
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, StrictDataclassError) as error:
-        raise ValueError(f"{source} is no folder or Hub id of a saved student: {error}") from error
+    folder = verified(source, revision)
+    revision = None if folder != source else revision
+    config = config_of(source, folder, revision)
     auto = auto_class_of(config) if auto_class is None else auto_class
     try:
         model, info = auto.from_pretrained(
-            source, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            folder,
+            revision=revision,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+            dtype=dtype,
+            device_map=device_map,
         )
     except OSError as error:
         raise ValueError(f"{source} has no readable model.safetensors ({error}); {AGAIN}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{source}: no model can be made of its config.json ({type(error).__name__}: {error}); {AGAIN}"
+        ) from error
     for what, remedy in {
         "missing_keys": "are missing and were drawn at random",
         "unexpected_keys": "belong to no layer",
+        "mismatched_keys": "have another shape than the model",
         "error_msgs": "could not be read",
     }.items():
         if info[what]:
@@ -239,3 +248,27 @@ def load(source: str | Path, auto_class: Any = None) -> PreTrainedModel:
     if lost := set(plan_of(model).chosen) ^ {name for name, _ in quantized(model)}:
         raise ValueError(f"{source}: {lost} did not become packed layers; {AGAIN}")
     return model.eval()
+
+
+def verified(source: str | Path, revision: str | None) -> str | Path:
+    """Where the files lie that `source` means, found to be what the manifest says; `source` itself without manifest.
+
+    From the Hub, what the manifest lists is fetched at the commit that holds the manifest. Raises ValueError.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        try:
+            manifest = Path(hf_hub_download(str(source), MANIFEST, revision=revision))
+            folder = manifest.parent
+            for name in read_manifest(manifest)["files"]:
+                with suppress(EntryNotFoundError):  # `check` names it
+                    hf_hub_download(str(source), name, revision=folder.name)
+        except EntryNotFoundError:  # transformers fetches what it needs, and says what it misses
+            return source
+        except (OSError, HfHubHTTPError, HFValidationError) as error:
+            raise ValueError(f"{source} is no folder or Hub id of a saved student ({error}); {AGAIN}") from error
+    if os.path.lexists(folder / MANIFEST):
+        check(folder)
+    elif any((folder / name).exists() for name in ADAPTERS):
+        raise ValueError(f"{folder} holds an adapter, which reads another model than the one saved here: take it away")
+    return folder
