@@ -18,11 +18,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from zsaq.card import Data
 from zsaq.eval.metrics import Accuracy
 from zsaq.eval.perplexity import perplexity, tokenize
 from zsaq.eval.pretrained import load
 from zsaq.eval.scoring import predict, score
-from zsaq.eval.tasks import Task, find, read_rows
+from zsaq.eval.tasks import HUB, Task, find, read_rows
 from zsaq.language.bridge import Kind
 from zsaq.language.generator import load_generator
 from zsaq.language.layout import Layout
@@ -40,7 +41,7 @@ class Job:
 
     `length`: content tokens of synthetic rows, first to last. `real()`: unlabelled real text, for the oracle alone,
     not read before it asks. `start`: the float model that students are copied from, and that scores compare with; the
-    teacher is another only where `answer_in` loads it in few bits.
+    teacher is another only where `answer_in` loads it in few bits. `data`: what `measure` reads.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Job:
     measure: Callable[[PreTrainedModel], Scores]
     layout: Layout
     length: tuple[int, int]
+    data: Data
     generator: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]] | None = None
     real: Callable[[], Text | list[str] | list[tuple[str, str]]] | None = None
     batch: int = 32
@@ -104,7 +106,8 @@ def embedded(generator: str | None = None, lora: bool = False) -> Job:
     """The default that downloads nothing: see embedded.py."""
     made = prepare()
     task = Task("python", ("sentence",), tuple(made.names), (Accuracy,), "python")
-    job = _scored("embedded", made.teacher, made.tokenizer, task, made.test, None)
+    data = Data("CPython's documentation", split="test")
+    job = _scored("embedded", made.teacher, made.tokenizer, task, made.test, data, None)
     ours = lambda: (copy.deepcopy(made.generator).requires_grad_(True), made.tokenizer)  # noqa: E731
     job.generator = ours if generator is None else lambda: load_generator(generator, lora)
     job.real = lambda: made.unlabeled
@@ -118,7 +121,9 @@ def classifier(
     """A BERT-type teacher of a GLUE task; folders and Hub ids alike. The train split is for the oracle only."""
     spec = find(task)
     model, tokenizer = load(teacher, AutoModelForSequenceClassification)
-    job = _scored(f"{teacher} on {task}", model, tokenizer, spec, read_rows(spec, split, data_dir), accelerator)
+    hub = {} if data_dir else {"id": HUB, "task": spec.config}
+    data = Data(f"GLUE {task}", split=split, **hub)
+    job = _scored(f"{teacher} on {task}", model, tokenizer, spec, read_rows(spec, split, data_dir), data, accelerator)
     job.generator = lambda: load_generator(generator, lora)
 
     def real() -> list[str] | list[tuple[str, str]]:
@@ -129,7 +134,9 @@ def classifier(
     return job
 
 
-def _scored(name: str, model, tokenizer, spec: Task, rows: list, accelerator: Accelerator | None) -> Job:
+def _scored(
+    name: str, model, tokenizer, spec: Task, rows: list, data: Data, accelerator: Accelerator | None
+) -> Job:  # fmt: skip
     model.to(accelerator.device if accelerator else "cpu").eval()
     limit = min(128, tokenizer.model_max_length)
     answers = predict(model, tokenizer, spec, rows, max_length=limit, accelerator=accelerator)
@@ -138,7 +145,7 @@ def _scored(name: str, model, tokenizer, spec: Task, rows: list, accelerator: Ac
         return score(student, tokenizer, spec, rows, answers, max_length=limit, accelerator=accelerator)
 
     layout = Layout.of(tokenizer, limit, len(spec.columns) == 2)
-    return Job(name, model, tokenizer, measure, layout, length=(4, 40))
+    return Job(name, model, tokenizer, measure, layout, length=(4, 40), data=data)
 
 
 def causal(
@@ -161,7 +168,8 @@ def causal(
         rows = stream[: len(stream) // length * length].view(-1, length)
         return Text(rows, torch.ones_like(rows, dtype=torch.bool))
 
-    job = Job(teacher, model, tokenizer, measure, Layout.of(tokenizer, length + 2), length=(length, length))
+    data = Data(Path(text).name)
+    job = Job(teacher, model, tokenizer, measure, Layout.of(tokenizer, length + 2), length=(length, length), data=data)
     job.generator = lambda: (
         (copy.deepcopy(model).requires_grad_(True), tokenizer) if generator is None else load_generator(generator, lora)
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import imagenet
 import torch
 from accelerate import Accelerator
 from cifar import FRAME, load, test_images
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageClassification
 from transformers.image_processing_backends import PilBackend
 
+from zsaq.card import Data
 from zsaq.eval.imagenet import DEVIATION, MEAN, batches, score
 from zsaq.eval.images import Source, class_order, read
 from zsaq.eval.pretrained import load_model
@@ -30,8 +32,8 @@ class VisionJob:
     images for the oracle, not read before it asks.
 
     `mean`, `deviation`: the teacher's normalisation, a number for each channel. `processor`: what is saved beside a
-    student. `accelerator`: given where `test` gives each process its share. `made`: synthetic images by name and seed,
-    so that methods (and bit widths) that share them compare on the same.
+    student. `data`: what `test` reads. `accelerator`: given where `test` gives each process its share. `made`:
+    synthetic images by name and seed, so that methods (and bit widths) that share them compare on the same.
     """
 
     name: str
@@ -42,6 +44,7 @@ class VisionJob:
     mean: Numbers = MEAN
     deviation: Numbers = DEVIATION
     processor: PilBackend | None = None
+    data: Data | None = None
     accelerator: Accelerator | None = None
     made: dict[tuple[str, int], Batch] = field(default_factory=dict)
 
@@ -78,6 +81,7 @@ def digits(which: str) -> VisionJob:
     made = prepare()
     teacher = {"resnet": made.resnet, "vit": made.vit}[which]
     job = VisionJob(f"digits {which}", teacher, frame_of(teacher), split(*made.test), lambda: made.train[0])
+    job.data = Data("scikit-learn's handwritten digits", split="test")
     job.processor, (job.mean, job.deviation) = PROCESSOR, normalisation(PROCESSOR, job.frame.channels)
     return job
 
@@ -88,6 +92,22 @@ def cifar(weights: str, test: list[str], real: str | None) -> VisionJob:
     images = split(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
     name = f"{Path(weights).stem} on {', '.join(Path(path).stem for path in test)}"
     return VisionJob(name, classifier(load(weights)), FRAME, images, (lambda: test_images(real)[0]) if real else None)
+
+
+def mobilenet(weights: str, test: list[str], real: str | None, limit: int | None = None) -> VisionJob:
+    """A MobileNetV2 (recipes/imagenet.py) on the first `limit` images of each of the parquet files."""
+
+    def stream() -> Iterator[Labelled]:  # read as they are scored: 0.6 MB each
+        return (batch for path in test for batch in imagenet.stream(path, limit))
+
+    def shown() -> Tensor:
+        assert real is not None
+        return torch.cat([batch["pixel_values"] for batch in imagenet.stream(real)])
+
+    name = f"{Path(weights).stem} on {', '.join(Path(path).stem for path in test)}"
+    name += f", first {limit}" if limit else ""
+    teacher = imagenet.load(weights)
+    return VisionJob(name, teacher, imagenet.FRAME, stream, shown if real else None, processor=imagenet.PROCESSOR)
 
 
 def pretrained(
@@ -118,6 +138,11 @@ def pretrained(
     own = accelerator.process_index, accelerator.num_processes
     job = VisionJob(teacher, model, frame, test and stream(test, own), processor=processor, accelerator=accelerator)
     job.mean, job.deviation = normalisation(processor, channels)
+    if test:
+        local = Path(test.data).expanduser()
+        job.data = (
+            Data(local.name, split=test.split) if local.exists() else Data(test.data, test.data, split=test.split)
+        )
     if real:
         job.real = lambda: torch.cat([batch["pixel_values"] for batch in stream(real, (0, 1))()])
     return job

@@ -25,7 +25,7 @@ from zsaq.vision.hast import hast, hast_images
 from zsaq.vision.intraq import intraq, intraq_images
 from zsaq.vision.models import head
 from zsaq.vision.plf import plf, plf_images
-from zsaq.vision.psaq import psaq_images
+from zsaq.vision.psaq import psaq_images, psaq_learned
 from zsaq.vision.qimera import Superposed, qimera
 from zsaq.vision.sadag import sadag_images
 from zsaq.vision.synq import filtered, synq, synq_images
@@ -175,6 +175,18 @@ def blockwise(source: str, cutoff: float | None = None) -> Method:
     return run
 
 
+def transformer(source: str) -> Method:
+    """PSAQ-ViT's reconstruction on images of any source."""
+
+    def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
+        return psaq_learned(
+            job.teacher, config, shared(job, source, budget, seed), job.frame, unit_steps=budget.unit_steps, seed=seed,
+            mean=job.mean, deviation=job.deviation, loop=loop,
+        )  # fmt: skip
+
+    return run
+
+
 def sharpened(released: bool) -> Method:
     """SADAG: Genie's images sharpened against a student of a fifth of the reconstruction's budget, as published."""
 
@@ -218,7 +230,9 @@ METHODS: dict[str, Method] = {
     "oracle": direct(synq, "real", 1e-5, difficulty=0.7, cutoff=None),  # real images: not zero-shot
     "genie": blockwise("genie"),
     "genie-synq": blockwise("genie", cutoff=0.25),
-    "genie-psaq": blockwise("psaq"),
+    "psaq-learned": transformer("psaq"),
+    "psaq-noise": transformer("noise"),
+    "psaq-oracle": transformer("real"),  # real images: not zero-shot
     "genie-noise": blockwise("noise"),
     "genie-oracle": blockwise("real"),  # real images: not zero-shot
     "sadag": sharpened(released=False),

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from curves import draw
 from job import size
+from publishing import add_arguments, base_of, publish, recipe, watch
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel
@@ -34,9 +35,13 @@ from vision_methods import METHODS, VisionBudget
 from zsaq import Loop, coverage
 from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
 from zsaq.eval.images import Source
+from zsaq.journal import Dreams
+from zsaq.manifest import seal
+from zsaq.plan import plan_of
 
 PACKAGES = ("zsaq", "torch", "transformers", "accelerate")
 DIGITS = ("digits-resnet", "digits-vit")
+METRICS = {"accuracy": "score", "agreement": "agreement", "kl": "kl"}  # as they are called -> in a row
 BUDGET = {
     "images": "synthetic images, where a method makes them beforehand",
     "dream": "steps for each batch of images, or of a generator alone",
@@ -76,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--mean", type=float, nargs="+", default=MEAN, help="with --size; default: ImageNet's")
     made.add_argument("--std", type=float, nargs="+", default=DEVIATION, help="with --size; default: ImageNet's")
     made.add_argument("--seed", type=int, default=0)
+    add_arguments(made)
     made.add_argument("--output_dir", help="default: outputs/<teacher>-<method>-<protocol>-<bits>")
     return made
 
@@ -98,13 +104,16 @@ def run(job: VisionJob, args: argparse.Namespace, folder: Path, accelerator: Acc
     """Students first, then all scores, the table and the output folder; returns the rows."""
     budget = VisionBudget(**{name: vars(args)[name] for name in BUDGET}, pictures=folder / "pictures")
     config = config_of(args.protocol, args.bits, job)
+    base = base_of(args, None if args.teacher in DIGITS else args.teacher)
+    reads = watch(job)
     loop, begin = Loop(accelerator, folder=folder), time.perf_counter()
     job.teacher.to(accelerator.device)
     models, seconds = {"teacher": job.teacher}, {"teacher": 0.0}
     for name in dict.fromkeys(("rtn-noise", args.method)):
         set_seed(args.seed)
         start = time.perf_counter()
-        models[name] = METHODS[name](job, config, budget, args.seed, loop)
+        with Dreams(accelerator, loop.every):
+            models[name] = METHODS[name](job, config, budget, args.seed, loop)
         seconds[name] = round(time.perf_counter() - start, 2)
     student = cast(PreTrainedModel, models[args.method])
     rows = [
@@ -118,7 +127,10 @@ def run(job: VisionJob, args: argparse.Namespace, folder: Path, accelerator: Acc
     assert job.processor is not None
     job.processor.save_pretrained(folder)
     results = {
-        "rows": rows, "job": job.name, "protocol": args.protocol, "config": config.to_dict(), "seed": args.seed,
+        "method": args.method, "zero_shot": not reads, "metrics": METRICS, "data": job.data and vars(job.data),
+        "base": base and vars(base), "recipe": recipe(__file__),
+        "rows": rows, "job": job.name, "protocol": args.protocol, "config": plan_of(student).config.to_dict(),
+        "seed": args.seed,
         "budget": {name: vars(args)[name] for name in BUDGET}, "arguments": vars(args),
         "seconds": round(time.perf_counter() - begin, 2), "coverage": coverage(student),
         "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
@@ -127,6 +139,9 @@ def run(job: VisionJob, args: argparse.Namespace, folder: Path, accelerator: Acc
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     if list(folder.glob("*.jsonl")):  # a method that takes no step tells none
         draw(folder)
+    seal(folder)
+    if base is not None:
+        print(publish(student, job.processor, folder, base, args.push_to_hub))
     return rows
 
 

@@ -21,13 +21,17 @@ from accelerate.utils import set_seed
 from curves import draw
 from job import Job, classifier, embedded, size
 from methods import METHODS, Budget
+from publishing import add_arguments, base_of, publish, recipe, watch
 from rich.console import Console
 from rich.table import Table
 
 from zsaq import Loop, QuantConfig, coverage
+from zsaq.manifest import seal
+from zsaq.plan import plan_of
 
 PACKAGES = ("zsaq", "torch", "transformers", "accelerate")
 ROWS = ("rtn-minmax", "rtn-searched", "zsaq")
+HOUSEKEEPING = ("name", "score", "bytes", "seconds")  # of a row; the rest are metrics
 
 
 def parser(text: str | None, bits: str) -> argparse.ArgumentParser:
@@ -78,7 +82,7 @@ def parser(text: str | None, bits: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--trackers", nargs="*", default=[], help="accelerate's trackers by name, such as tensorboard")
     made.add_argument("--output_dir", default=None, help="default: outputs/<recipe>")
-    made.add_argument("--push_to_hub", metavar="ID", help="also push the model to this Hub repository")
+    add_arguments(made)
     return made
 
 
@@ -87,6 +91,7 @@ def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator)
     config = QuantConfig.parse(args.bits)
     budget = Budget(args.steps, args.warm, args.lr, rho=args.rho, generator_lr=args.generator_lr)
     folder = Path(args.output_dir)
+    base, reads = base_of(args, args.teacher), watch(job)
     job.bridge, job.style = args.bridge, {"eight_bit": args.eight_bit}
     if args.teacher_bits:
         job.answer_in(args.teacher_bits, args.teacher)
@@ -105,8 +110,12 @@ def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator)
         return
     student.save_pretrained(folder)
     job.tokenizer.save_pretrained(folder)
+    metrics = [key for key in rows[-1] if key not in HOUSEKEEPING and not key.startswith("teacher_")]
     results = {
-        "rows": rows, "job": job.name, "config": config.to_dict(), "budget": vars(budget), "seed": args.seed,
+        "method": ROWS[-1], "zero_shot": not reads, "metrics": {key: key for key in metrics}, "data": vars(job.data),
+        "base": base and vars(base), "recipe": recipe(Path(__file__).with_name(f"{name}.py")),
+        "rows": rows, "job": job.name, "config": plan_of(student).config.to_dict(),
+        "budget": vars(budget), "seed": args.seed,
         "arguments": vars(args), "seconds": round(time.perf_counter() - begin, 2), "coverage": coverage(student),
         "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()},
         "processes": accelerator.num_processes, "device": str(accelerator.device), "threads": torch.get_num_threads(),
@@ -114,9 +123,9 @@ def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator)
     (folder / "results.json").write_text(json.dumps(results, indent=1))
     draw(folder)
     show(rows, job.name, args.bits, folder)
-    if args.push_to_hub:
-        student.push_to_hub(args.push_to_hub)
-        job.tokenizer.push_to_hub(args.push_to_hub)
+    seal(folder)
+    if base is not None:
+        print(publish(student, job.tokenizer, folder, base, args.push_to_hub))
 
 
 def show(rows: list[dict], name: str, bits: str, folder: Path) -> None:

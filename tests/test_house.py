@@ -9,20 +9,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each core module imports only from those on its left; the public page zsaq/__init__.py stands right of them all.
 CORE: Sequence[str] = (
-    "config quantizer packing layers plan packed hub quantize pair objectives optim inundation synthesis calls "
-    "rounding journal trainer reconstruction".split()
+    "config quantizer packing layers plan packed manifest header hub saving quantize card readme publish pair objectives "
+    "optim inundation synthesis calls rounding journal trainer reconstruction page report doctor verify bench".split()
 )
 FORBIDDEN = {  # whose module (by prefix) -> what it never imports; nothing at all imports recipes
-    "zsaq.language": ["zsaq.vision", "zsaq.eval"],
-    "zsaq.vision": ["zsaq.language", "zsaq.eval"],
-    "zsaq.eval": ["zsaq.language", "zsaq.vision"],
+    "zsaq.language": ["zsaq.vision", "zsaq.eval", "zsaq_cli"],
+    "zsaq.vision": ["zsaq.language", "zsaq.eval", "zsaq_cli"],
+    "zsaq.eval": ["zsaq.language", "zsaq.vision", "zsaq_cli"],
     "recipes": [],
-    "zsaq": ["zsaq.language", "zsaq.vision", "zsaq.eval"],
+    "zsaq_cli": [],
+    "zsaq.export": ["zsaq.language", "zsaq.vision", "zsaq.eval"],
+    "zsaq": ["zsaq.language", "zsaq.vision", "zsaq.eval", "zsaq_cli"],
 }
-OUTSIDE = ["zsaq.eval", "recipes", "tests"]
+OUTSIDE = ["zsaq.eval", "zsaq_cli", "recipes", "tests"]
 THIRD_PARTIES = {  # who may import them
     "transformers": [
-        *(f"zsaq.{name}" for name in ("layers", "plan", "hub", "quantize", "trainer", "language", "vision.models")),
+        *(f"zsaq.{name}" for name in "layers plan header hub saving quantize publish trainer language export".split()),
+        *(f"zsaq.{name}" for name in ("vision.models", "verify", "bench", "cli")),
         *OUTSIDE,
     ],
     "accelerate": ["zsaq.trainer", "zsaq.journal", "zsaq.language", *OUTSIDE],
@@ -31,8 +34,10 @@ THIRD_PARTIES = {  # who may import them
 PACKAGES = {
     "zsaq": "zsaq",
     "zsaq.language": "zsaq/language",
+    "zsaq.export": "zsaq/export",
     "zsaq.vision": "vision",
     "zsaq.eval": "eval",
+    "zsaq_cli": "zsaq_cli",
     "recipes": "recipes",
 }
 MODULES = {

@@ -1,15 +1,19 @@
 """zsaq: data-free quantization. Every public name, in the order of a run."""
 
+from zsaq.card import Card
 from zsaq.config import Grid, QuantConfig
 from zsaq.hub import load
 from zsaq.inundation import GradientInundation, weight_codes
 from zsaq.layers import parameter_groups
+from zsaq.manifest import seal
 from zsaq.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
 from zsaq.optim import SAM, Clip, Wrapper
 from zsaq.pair import Batch, Out, Pair, Tap
+from zsaq.publish import push_to_hub
 from zsaq.quantize import coverage, quantize_model
 from zsaq.quantizer import MinMax, Quantizer, Range, Running, Searched
 from zsaq.reconstruction import reconstruct
+from zsaq.saving import save
 from zsaq.synthesis import Source, dream
 from zsaq.trainer import Loop, Player, calibrate, distill, repeat
 
@@ -19,6 +23,7 @@ __all__ = [
     "AtWorstInput",
     "Batch",
     "CE",
+    "Card",
     "Clip",
     "GradientInundation",
     "Grid",
@@ -48,8 +53,11 @@ __all__ = [
     "dream",
     "load",
     "parameter_groups",
+    "push_to_hub",
     "quantize_model",
     "reconstruct",
     "repeat",
+    "save",
+    "seal",
     "weight_codes",
 ]
