@@ -1,0 +1,1 @@
+"""The same integer codes for other runtimes."""
