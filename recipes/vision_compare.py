@@ -17,10 +17,11 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tables import bars, table
-from vision_job import VisionJob, cifar, digits
+from vision_job import VisionJob, cifar, digits, mobilenet
 from vision_methods import METHODS, VisionBudget
 
 from zsaq import Loop, QuantConfig
+from zsaq.journal import Dreams
 from zsaq.vision import protocols
 
 
@@ -32,10 +33,13 @@ def config_of(protocol: str, bits: str, job: VisionJob) -> QuantConfig:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=["digits-resnet", "digits-vit", "cifar"])
-    parser.add_argument("--weights", help="cifar: a ResNet's state dict in safetensors, see recipes/cifar.py")
-    parser.add_argument("--test", nargs="+", default=[], help="cifar: parquet files with test images")
-    parser.add_argument("--real", help="cifar: a parquet file for the oracle, which is not zero-shot")
+    parser.add_argument("job", choices=["digits-resnet", "digits-vit", "cifar", "mobilenet"])
+    parser.add_argument(
+        "--weights", help="cifar, mobilenet: a state dict in safetensors, see recipes/cifar.py, imagenet.py"
+    )
+    parser.add_argument("--test", nargs="+", default=[], help="cifar, mobilenet: parquet files with test images")
+    parser.add_argument("--limit", type=int, help="mobilenet: how many images of each such file, if not all")
+    parser.add_argument("--real", help="cifar, mobilenet: a parquet file for the oracle, which is not zero-shot")
     parser.add_argument("--protocol", choices=["uniform", "brecq", "psaq"], default="uniform")
     parser.add_argument("--bits", nargs="+", default=["w4a4"])
     parser.add_argument(
@@ -51,10 +55,11 @@ def main() -> None:
     accelerator = Accelerator()
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    if args.job == "cifar":
+    if args.job in ("cifar", "mobilenet"):
         if not args.weights or not args.test:
-            parser.error("cifar needs --weights and --test")
-        job = cifar(args.weights, args.test, args.real)
+            parser.error(f"{args.job} needs --weights and --test")
+        given = args.weights, args.test, args.real
+        job = cifar(*given) if args.job == "cifar" else mobilenet(*given, args.limit)
     else:
         job = digits(args.job.removeprefix("digits-"))
     given = {name: value for name, value in vars(args).items() if name in vars(default)}
@@ -76,7 +81,8 @@ def main() -> None:
                     continue
                 set_seed(seed)
                 begin = time.perf_counter()
-                student = METHODS[method](job, config, budget, seed, Loop(accelerator, every=100))
+                with Dreams(accelerator):
+                    student = METHODS[method](job, config, budget, seed, Loop(accelerator, every=100))
                 seconds = round(time.perf_counter() - begin, 1)
                 told = {"bits": bits, "method": method, "seed": seed, "seconds": seconds, **job.measure(student)}
                 if accelerator.is_main_process:

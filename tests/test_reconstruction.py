@@ -16,6 +16,7 @@ from zsaq.pair import run
 from zsaq.quantizer import MinMax, Running, groups, search
 from zsaq.reconstruction import reconstruct
 from zsaq.rounding import FACTORS, LearnedStep, SoftActivation, SoftWeight
+from zsaq.trainer import calibrate
 from zsaq.vision.models import classifier, units
 
 CONFIG = QuantConfig(weight=Grid(3, symmetric=False), input=Grid(4, symmetric=False, per="tensor"))
@@ -202,6 +203,19 @@ def test_transformer_blocks_are_units_too() -> None:
     assert all(isinstance(q.input_quantizer.ranges, Running) for _, q in quant_layers(student) if q.input_quantizer)
     with torch.no_grad():
         assert run(student, batches()[0]).logits.isfinite().all()
+
+
+def test_fixed_quantizers_stay_as_they_are() -> None:
+    teacher = vit()
+    student = calibrate(quantize_model(teacher, CONFIG), batches())
+    first = next(layer for _, layer in quant_layers(student) if layer.input_quantizer)
+    kept = first.input_quantizer
+    assert kept is not None and isinstance(kept.ranges, Running)
+    kept.ranges.hold(torch.tensor([[-7.0]]), torch.tensor([[8.0]]))
+    reconstruct(student, teacher, batches(), units(teacher), steps=2, batch_size=8, fixed=[kept])
+    assert first.input_quantizer is kept and (float(kept.ranges.lo), float(kept.ranges.hi)) == (-7, 8)
+    rest = [layer.input_quantizer.ranges for _, layer in quant_layers(student) if layer.input_quantizer is not kept]
+    assert all(isinstance(ranges, Running) and float(ranges.hi) != 8 for ranges in rest)
 
 
 def test_what_cannot_be_is_said() -> None:

@@ -23,6 +23,7 @@ from zsaq.vision.psaq import (
     prior,
     psaq,
     psaq_images,
+    psaq_learned,
     psaq_reconstructed,
     valid,
     warm_cosine,
@@ -206,6 +207,21 @@ def test_reconstruction_brings_w4a4_nearer_to_the_teacher() -> None:
     with torch.no_grad():
         right, first, better = (m(pixel_values=batch["pixel_values"]).logits for m in (teacher, plain, learned))
     assert (better - right).square().mean() < 0.8 * (first - right).square().mean()
+
+
+def test_the_range_of_the_image_is_black_to_white_whatever_was_made() -> None:
+    teacher = vit()
+    gray = {"pixel_values": 0.01 * images(4, 16)}
+    mean, deviation = (0.5, 0.4, 0.3), (0.2, 0.25, 0.2)
+    student = psaq_learned(
+        teacher, protocol("w4a4", teacher), gray, FRAME, unit_steps=2, mean=mean, deviation=deviation
+    )
+    first = next(m for m in student.modules() if isinstance(m, QuantConv2d))
+    assert first.input_quantizer is not None
+    scale, zero = first.input_quantizer.ranges(gray["pixel_values"], first.input_quantizer.grid)
+    assert float(scale) == pytest.approx((0.7 / 0.2 + 0.5 / 0.2) / 15) and float(zero) == 6
+    with pytest.raises(ValueError, match="one number for each of 3 channels"):
+        psaq_learned(teacher, protocol("w4a4", teacher), gray, FRAME, mean=(0.5,))
 
 
 def test_what_psaq_cannot_do_is_told() -> None:

@@ -15,12 +15,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from zsaq.config import QuantConfig
+from zsaq.layers import QuantConv2d
 from zsaq.objectives import Objective, Sum
 from zsaq.pair import Batch, Pair
 from zsaq.quantize import quantize_model
+from zsaq.quantizer import Quantizer, Running
 from zsaq.reconstruction import reconstruct
 from zsaq.synthesis import Player, Source
 from zsaq.trainer import Loop, calibrate
+from zsaq.vision.direct import parts
 from zsaq.vision.frame import Frame
 from zsaq.vision.models import attentions, units
 from zsaq.vision.patches import PatchSimilarityEntropy
@@ -148,23 +151,49 @@ def psaq(
     return calibrate(quantize_model(teacher, config), [batch], loop.accelerator)
 
 
+def psaq_learned(
+    teacher: Model, config: QuantConfig, batch: Batch, frame: Frame, *, unit_steps: int = 1000, batch_size: int = 32,
+    seed: int = 0, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION, loop: Loop | None = None,
+) -> Model:  # fmt: skip
+    """A student whose rounding, scales and steps are learned layer by layer of the transformer on these images.
+
+    The range of the image itself is not learned: black and white are known, and images that were made hold less of
+    both than photos do, so that a range that fits them cuts photos off. Bits learn at Genie-M's rate times the steps
+    that theirs had (20,000), for they go the same way in `unit_steps`; at most 1e-2. Raises ValueError as
+    `zsaq.reconstruct` does, and for a `mean` and `deviation` that do not fit the frame.
+    """
+    loop = loop or Loop()
+    black, white = valid(frame, mean, deviation)
+    found = units(teacher)
+    student = calibrate(quantize_model(teacher, config), parts(batch, 64), loop.accelerator)
+    first = student.get_submodule(found[0][0])
+    shown = first.input_quantizer if isinstance(first, QuantConv2d) else None
+    known: list[Quantizer] = []
+    if shown is not None and isinstance(ranges := shown.ranges, Running):
+        ranges.hold(black.min().view(1, 1), white.max().view(1, 1))
+        known.append(shown)
+    rate = min(1e-2, 1e-3 * 20_000 / max(1, unit_steps))
+    return reconstruct(
+        student, teacher, parts(batch, 64), found,
+        steps=unit_steps, batch_size=batch_size, lr_bits=rate, fixed=known, seed=seed, loop=loop,
+    )  # fmt: skip
+
+
 def psaq_reconstructed(
     teacher: Model, config: QuantConfig, frame: Frame, *, images: int = 32, steps: int = 1000, unit_steps: int = 1000,
     lr: float = 0.2, seed: int = 0, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION,
     loop: Loop | None = None, folder: Path | None = None,
 ) -> Model:  # fmt: skip
-    """As `psaq`, then layer by layer of the transformer rounding, scales and steps are learned on the same images.
+    """As `psaq`, then `psaq_learned` on the same images, `unit_steps` steps a unit: what makes W4A4 usable.
 
-    Min-max ranges of 4 bits waste most levels on a few large activations; `zsaq.reconstruction.reconstruct` (all
-    images a step, `unit_steps` steps a unit, other values its defaults) is what makes W4A4 usable, as Kim et al. 2025
-    (SARDFQ, arXiv 2412.16553) reconstruct on 32 synthetic images. Attention stays in floats as in `psaq`.
+    Min-max ranges of 4 bits waste most levels on a few large activations. Kim et al. 2025 (SARDFQ, arXiv 2412.16553)
+    reconstruct on 32 synthetic images too. Attention stays in floats as in `psaq`.
     """
     loop = loop or Loop()
     teacher.to(loop.accelerator.device)
     batch = psaq_images(
         teacher, frame, images=images, steps=steps, lr=lr, seed=seed, mean=mean, deviation=deviation, folder=folder
     )
-    student = calibrate(quantize_model(teacher, config), [batch], loop.accelerator)
-    return reconstruct(
-        student, teacher, [batch], units(teacher), steps=unit_steps, batch_size=images, seed=seed, loop=loop
+    return psaq_learned(
+        teacher, config, batch, frame, unit_steps=unit_steps, seed=seed, mean=mean, deviation=deviation, loop=loop
     )

@@ -5,7 +5,7 @@ student. Memory: three activations of one unit over all samples, on the accelera
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -50,6 +50,7 @@ def reconstruct(
     lr_scale: float = 1e-4,
     lr_step: float = 4e-5,
     budget: int = 8 * 2**30,
+    fixed: Collection[nn.Module] = (),
     seed: int = 0,
     loop: Loop | None = None,
     stage: str = "reconstruct",
@@ -64,8 +65,9 @@ def reconstruct(
     The second part starts after a fifth of the steps with beta from 20 to 2 (BRECQ: Li et al. 2021, arXiv 2102.05426;
     QDrop: Wei et al. 2022, arXiv 2203.05740). `joint` learns weight scales as well (Genie-M: Jeon et al. 2023,
     arXiv 2212.04780; round_weight 1), else AdaRound (round_weight 0.01). Adam; scales and steps decay by a cosine.
-    `loop` gives device, folder and trackers; with several processes all do the same. Biases, norms and whatever no
-    unit holds stay as they are; static ranges there must have been calibrated.
+    `loop` gives device, folder and trackers; with several processes all do the same. Biases, norms, the quantizers in
+    `fixed` (of ranges that are known) and whatever no unit holds stay as they are; static ranges there must have been
+    calibrated.
 
     Raises ValueError if the units have nothing to learn, are unknown to either model or are not reached, if weights are
     not float32, and when a loss is not finite: the unit is then as before, those before it are done.
@@ -82,7 +84,7 @@ def reconstruct(
     recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step))
     rng = torch.Generator(device).manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
-    done: set[nn.Module] = set()
+    done = set(fixed)
     with Journal(loop.accelerator, stage, steps * len(units), loop.folder, loop.every) as journal:
         for number, (name, _) in enumerate(units):
             unit, twin = _unit(student, name, "student"), _unit(teacher, name, "teacher")
@@ -105,7 +107,7 @@ def reconstruct(
                 soft.restore()
                 raise
             done |= soft.harden()
-    if not done:
+    if done == set(fixed):
         raise ValueError(f"the units {[name for name, _ in units]} hold no quantizer; give the units of the student")
     return student
 

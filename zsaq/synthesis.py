@@ -5,7 +5,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Self, final
 
 import torch
@@ -15,6 +16,19 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from zsaq.objectives import Objective, Sum
 from zsaq.pair import Batch, Pair
+
+Watcher = Callable[[str, int, float], None]
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Inside, each step of each `Player` tells `watcher(stage, step, loss)`; `step` counts from 1."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
 
 
 class Source(nn.Module, ABC):
@@ -92,6 +106,8 @@ class Player(Iterator[Batch]):
         for scheduler in self.schedulers:
             scheduler.step(*([value] if isinstance(scheduler, ReduceLROnPlateau) else []))
         self.losses.append(value)
+        for watcher in _watchers:
+            watcher(self.stage, len(self.losses), value)
         return {name: value.detach() for name, value in batch.items()}
 
 
