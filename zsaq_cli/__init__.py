@@ -1,0 +1,52 @@
+"""The command line: `zsaq quantize | evaluate | export | verify | bench | report | push | doctor`.
+
+Thin over the library. It stands beside the package and not in it: `import zsaq` registers the format with
+transformers, which takes seconds that `zsaq --help` shall not take, and fails where torch is broken, which
+`zsaq doctor` shall tell.
+"""
+
+import traceback
+
+import typer
+
+from zsaq_cli.answer import BUG
+from zsaq_cli.deploying import bench, export, push, report, verify
+from zsaq_cli.health import doctor
+from zsaq_cli.making import quantize
+from zsaq_cli.scoring import evaluate
+
+HELP = """Low-bit quantization of pretrained Hugging Face models without any data.
+
+Results are on stdout, progress and errors on stderr; with --json stdout holds one JSON object and nothing else.
+
+Exit codes:
+
+\b
+0    done, and it holds
+1    what was asked for does not hold: verify disagrees, a score misses its bound
+2    bad input, or a file that is damaged: the message says what to do
+3    a package or an extra is missing: the message says which
+4    the Hub could not be reached or broke off: the same command may be repeated
+70   a mistake of zsaq itself: please report the traceback
+130  interrupted
+
+Example:
+
+\b
+zsaq quantize textattack/bert-base-uncased-SST-2 --bits w4a8 --output_dir sst2-w4a8
+zsaq verify sst2-w4a8
+zsaq report sst2-w4a8
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+for command in (quantize, evaluate, export, verify, bench, report, push, doctor):
+    app.command(no_args_is_help=command is not doctor)(command)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app(prog_name="zsaq")
+    except Exception as error:
+        traceback.print_exception(error)
+        raise SystemExit(BUG) from error

@@ -1,0 +1,206 @@
+"""What is done with a saved student: `zsaq export`, `verify`, `bench`, `report` and `push`."""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from zsaq_cli.answer import FAILED, FINE, Folder, Json, Outcome, answer, facts_table, plain, rows_table
+
+MANY = 6
+
+
+def export(
+    folder: Folder,
+    to: Annotated[str, typer.Option("--to", help="onnx or compressed-tensors.", show_default=False)],
+    target: Annotated[
+        str | None, typer.Option("--target", help="Folder of the export; default: named like --to, in DIR.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the same integer codes for another runtime; nothing is quantized anew.
+
+    onnx is for ONNX Runtime; compressed-tensors is read by stock transformers and vLLM, without zsaq.
+
+    Examples:
+
+    \b
+    zsaq export sst2-w4a8 --to onnx
+    zsaq export gpt2-w4a8 --to compressed-tensors --target gpt2-w4a8-ct
+    """
+
+    def work() -> Outcome:
+        source = local(folder)
+        from zsaq.export import Format
+        from zsaq.export import export as write
+
+        facts = write(source, cast(Format, to), target)
+        place = target or str(source / to)
+        return Outcome({"folder": place, **facts}, (facts_table(place, flat(facts)),))
+
+    answer(as_json, work)
+
+
+def verify(folder: Folder, as_json: Json = False) -> None:
+    """Check that the student, reloaded, and every export of it compute the same; writes certificate.json into DIR.
+
+    Exit code 1 if any of them disagrees.
+
+    Example:
+
+    \b
+    zsaq verify sst2-w4a8 --json
+    """
+
+    def work() -> Outcome:
+        source = local(folder)
+        from zsaq.verify import verify as certify
+
+        facts = certify(source)
+        parts = {name: part for name, part in facts.items() if isinstance(part, dict) and "agrees" in part}
+        tables = [facts_table(name, flat(part)) for name, part in parts.items()]
+        verdict = f"{folder}: {'all agree' if facts['agrees'] else '[bold red]they do not agree[/]'}"
+        return Outcome(facts, (*tables, verdict), FINE if facts["agrees"] else FAILED)
+
+    answer(as_json, work)
+
+
+def bench(
+    folder: Folder,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Rounds; all runtimes take turns in each.")] = 10,
+    shape: Annotated[
+        list[str] | None, typer.Option("--shape", help="Batch x tokens, as 1x128; images: batch. May be repeated.")
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Keep the table in DIR, as bench.json.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure latency, memory and size on this machine, beside float and other quantized runtimes.
+
+    Best of all rounds in milliseconds, and how many times faster than torch in floats.
+
+    Examples:
+
+    \b
+    zsaq bench sst2-w4a8 --record
+    zsaq bench sst2-w4a8 --shape 1x16 --shape 16x128 --repeats 50
+    """
+
+    def work() -> Outcome:
+        source = local(folder)
+        from zsaq.bench import bench as measure
+        from zsaq.manifest import MANIFEST, check, seal
+        from zsaq.report import timings
+
+        options: dict[str, Any] = {"shapes": tuple(map(parsed, shape))} if shape else {}
+        facts = measure(source, repeats=repeats, **options)
+        if record:
+            sealed = (source / MANIFEST).is_file() and bool(check(source))
+            (source / "bench.json").write_text(json.dumps(plain(facts), indent=1), encoding="utf-8")
+            if sealed:
+                seal(source)
+        few = {
+            name: facts[name] for name in ("threads", "processors", "repeats", "left_out", "slower") if name in facts
+        }
+        return Outcome(facts, (rows_table(f"{folder} on this machine", timings(facts)), facts_table("told", few)))
+
+    answer(as_json, work)
+
+
+def report(
+    folder: Folder,
+    output: Annotated[str | None, typer.Option("--output", help="Default: report.html in DIR.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write one self-contained HTML page on what lies in DIR, and on what is missing and how to make it.
+
+    Example:
+
+    \b
+    zsaq report sst2-w4a8
+    """
+
+    def work() -> Outcome:
+        source = local(folder)
+        from zsaq.report import report as write
+
+        path, missing = write(source, Path(output) if output else None)
+        facts = {"report": str(path), "bytes": path.stat().st_size, "missing": missing}
+        return Outcome(facts, (facts_table(folder, {k: v for k, v in facts.items() if v}),))
+
+    answer(as_json, work)
+
+
+def push(
+    folder: Folder,
+    repo_id: Annotated[str, typer.Argument(help="user/name on the Hub.", show_default=False)],
+    base: Annotated[
+        str | None, typer.Option("--base", help="The float model, if DIR's results.json does not tell it.")
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option("--license", help="Of the float model, if its card names none.")
+    ] = None,
+    repeats: Annotated[
+        list[str] | None, typer.Option("--repeat", help="Folder of the same run with another seed; may be repeated.")
+    ] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a repository that is made.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="A branch that exists.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create_pr", help="As a pull request.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Publish DIR with its model card in one commit, verified first.
+
+    The token is the one of `hf auth login`, or HF_TOKEN.
+
+    Example:
+
+    \b
+    zsaq push sst2-w4a8 you/bert-sst2-w4a8 --private
+    """
+
+    def work() -> Outcome:
+        path = local(folder)
+        from zsaq import Card, push_to_hub
+        from zsaq.card import Base
+
+        if license is not None and base is None:
+            raise ValueError("--license is of the base model: give --base too")
+        known = Base.of(base, license) if base else None
+        try:
+            card = Card.of(path, *(repeats or ()), base=known)
+        except ValueError as error:
+            hint = "" if base else "; here: --base MODEL, and --license if its card names none"
+            raise ValueError(f"{error}{hint}") from error
+        url = push_to_hub(path, repo_id, card, private=private, revision=revision, create_pr=create_pr)
+        facts = {"repo_id": repo_id, "url": url}
+        return Outcome(facts, (facts_table(folder, facts),))
+
+    answer(as_json, work)
+
+
+def local(folder: str) -> Path:
+    """Raises ValueError for anything but the folder of a saved model."""
+    path = Path(folder).expanduser()
+    if not (path / "config.json").is_file():
+        raise ValueError(f"{folder} is no folder of a saved student (it has no config.json): run zsaq quantize first")
+    return path
+
+
+def parsed(shape: str) -> tuple[int, ...]:
+    """(1, 128) of "1x128"."""
+    if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})?", shape):
+        raise ValueError(f"--shape is {shape!r}; give batch x tokens, as 1x128, or for images the batch")
+    return tuple(map(int, shape.split("x")))
+
+
+def flat(facts: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """Numbers and texts at any depth by their path; what has many entries, such as a number for each layer, is left
+    to --json and the report."""
+    found: dict[str, Any] = {}
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{before}{name} ") if len(value) <= MANY else {}
+        elif not isinstance(value, list):
+            found[before + name] = value
+    return found

@@ -1,0 +1,107 @@
+"""`zsaq quantize` for image classifiers."""
+
+from typing import Any
+
+import torch
+from transformers import AutoImageProcessor, PreTrainedModel
+
+from zsaq import Batch, Loop, QuantConfig, calibrate, quantize_model
+from zsaq.vision import protocols
+from zsaq.vision.direct import parts
+from zsaq.vision.frame import Frame
+from zsaq.vision.gdfq import gdfq
+from zsaq.vision.genie import genie
+from zsaq.vision.hast import hast, hast_images
+from zsaq.vision.models import frame_of
+from zsaq.vision.psaq import DEVIATION, MEAN, psaq
+from zsaq.vision.synq import synq, synq_images
+from zsaq.vision.zeroq import zeroq
+from zsaq_cli.making import Request
+
+METHODS = ("rtn", "zeroq", "psaq", "gdfq", "hast", "synq", "genie")
+
+
+def quantize(
+    teacher: PreTrainedModel, kind: str, request: Request, loop: Loop
+) -> tuple[PreTrainedModel, tuple[Any, ...]]:
+    """The student and its image processor. Raises ValueError for bits, methods or protocols that do not exist."""
+    if request.method not in METHODS:
+        raise ValueError(f"method is {request.method!r}; for images give one of {', '.join(METHODS)}")
+    if request.generator is not None:
+        raise ValueError(f"generator is {request.generator!r}; methods for images bring their own: leave it off")
+    try:
+        processor = AutoImageProcessor.from_pretrained(request.model, backend="pil")
+    except (OSError, ValueError):
+        processor = None
+    frame = frame_of(teacher, request.size or (processor and shown_size(processor)))
+    return fit(teacher, processor, frame, request, loop), (processor,) if processor else ()
+
+
+def fit(teacher: PreTrainedModel, processor: Any, frame: Frame, request: Request, loop: Loop) -> Any:
+    config = config_of(request.protocol, request.bits, teacher, frame)
+    n, steps, dream, seed = request.images, request.steps, request.dream, request.seed
+    pictures = request.folder / "pictures" / request.method
+    small: dict[str, Any] = {"hard": 10.0, "focus": 2.0, "crops": 0.0} if frame.size <= 64 else {}
+    told: dict[str, Any] = {"seed": seed, "folder": pictures}
+    made: dict[str, Any] = {"images": n, "batch_size": min(n, 128), "steps": dream, **told, **small}
+    fitted: dict[str, Any] = {"steps": steps, "batch_size": min(n, 64), "seed": seed, "loop": loop}
+    match request.method:
+        case "rtn":
+            shape = (n, frame.channels, frame.size, frame.size)
+            noise: Batch = {"pixel_values": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
+            return calibrate(quantize_model(teacher, config), parts(noise, 64), loop.accelerator)
+        case "zeroq":
+            return zeroq(teacher, config, frame, n=n, steps=dream, loop=loop, **told)
+        case "psaq":
+            mean, deviation = normalisation(processor, frame.channels)
+            return psaq(
+                teacher, config, frame, images=n, steps=dream, mean=mean, deviation=deviation, loop=loop, **told
+            )
+        case "gdfq":
+            return gdfq(teacher, config, frame, warmup=3 * steps, calibration=10, lr=1e-4, folder=pictures, **fitted)
+        case "hast":
+            return hast(teacher, config, hast_images(teacher, frame, **made), lr=1e-5, attention=1000.0, **fitted)
+        case "synq":
+            images = synq_images(teacher, frame, **made, centre_steps=dream)
+            return synq(teacher, config, images, lr=1e-5, **fitted)
+        case _:
+            return genie(
+                teacher,
+                config,
+                frame,
+                images=n,
+                steps=dream,
+                unit_steps=steps,
+                batch_size=min(n, 32),
+                loop=loop,
+                **told,
+            )
+
+
+def config_of(protocol: str, bits: str, teacher: PreTrainedModel, frame: Frame) -> QuantConfig:
+    match protocol:
+        case "brecq":
+            return protocols.brecq(bits, teacher, frame)
+        case "uniform":
+            return protocols.uniform(bits, teacher)
+        case "psaq":
+            return protocols.psaq(bits, teacher)
+    raise ValueError(f"protocol is {protocol!r}; give brecq, uniform or psaq")
+
+
+def shown_size(processor: Any) -> int:
+    """The side of what the processor makes of a square picture."""
+    from PIL import Image
+
+    blank = Image.new("RGB", (256, 256))
+    return processor(images=blank, return_tensors="pt")["pixel_values"].shape[-1]
+
+
+def normalisation(processor: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation that the processor normalises each channel by; ImageNet's without a processor."""
+    if processor is None:
+        return MEAN[:channels], DEVIATION[:channels]
+    told = processor.to_dict()
+    if not told["do_normalize"]:
+        return (0.0,) * channels, (1.0,) * channels
+    return tuple(told["image_mean"]), tuple(told["image_std"])
