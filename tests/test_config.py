@@ -36,6 +36,7 @@ def test_json_both_ways(config: QuantConfig, rules) -> None:
         ("w8a8", Grid(8), Grid(8, per="token")),
         ("W4A4", Grid(4), Grid(4, per="token")),
         ("w3a16", Grid(3), None),
+        ("w2a8b32", Grid(2, per=32, levels="half"), Grid(8, per=32)),
     ],
 )
 def test_parse(text: str, weight: Grid, inputs: Grid | None) -> None:
@@ -43,11 +44,33 @@ def test_parse(text: str, weight: Grid, inputs: Grid | None) -> None:
     assert (config.weight, config.input, config.embedding) == (weight, inputs, Grid(8))
 
 
+def test_the_token_table_has_bits_of_its_own() -> None:
+    assert QuantConfig.parse("w2a8e4").embedding == QuantConfig.parse("w4a16e4g8").embedding == Grid(4)
+    assert QuantConfig.parse("w2a8e16").embedding is None
+
+
 @pytest.mark.parametrize(
-    "text", ["", "w2", "w1a8", "w9a8", "a8w2", "w2a8g0", "w2a8g", "w4a8-half", "w2a8 x", "w2a0", "w16a8g8", "2"]
+    "text",
+    [
+        "",
+        "w4a16b32",
+        "w2a8e1",
+        "w2a8b0",
+        "w2",
+        "w1a8",
+        "w9a8",
+        "a8w2",
+        "w2a8g0",
+        "w2a8g",
+        "w4a8-half",
+        "w2a8 x",
+        "w2a0",
+        "w16a8g8",
+        "2",
+    ],
 )
 def test_bad_text_is_named(text: str) -> None:
-    with pytest.raises(ValueError, match=r"w2a8|group size"):
+    with pytest.raises(ValueError, match=r"w2a8|group size|blocks"):
         QuantConfig.parse(text)
 
 

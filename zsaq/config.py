@@ -11,7 +11,10 @@ Ranges = Literal["minmax", "searched", "learned"]
 Per = Literal["tensor", "channel", "token"] | int
 
 GRIDS = ("weight", "input", "activation", "embedding")
-FORM = "w<bits>a<bits>[g<group size>][-integer|-half|-ternary], for example w2a8, w4a8g128, w3a16, w2a8-ternary"
+FORM = (
+    "w<bits>a<bits>[e<bits>][g<group size> or b<block size>][-integer|-half|-ternary], "
+    "for example w2a8, w4a8g128, w3a16, w2a8-ternary, w2a8e4, w4a8b32"
+)
 
 
 @dataclass(frozen=True)
@@ -120,27 +123,32 @@ class QuantConfig:
 
     @classmethod
     def parse(cls, text: str) -> "QuantConfig":
-        """From a short text: `w2a8`, `w4a8g128`, `w8a8`, `w4a4`, `w3a16`, `w2a8-ternary`, `w2a8-integer`.
+        """From a short text: `w2a8`, `w4a8g128`, `w8a8`, `w3a16`, `w2a8-ternary`, `w2a8-integer`, `w2a8e4`, `w4a8b32`.
 
-        16 leaves that side in floats; activations of up to 8 bits are dynamic per token; the token table gets 8 bits
-        a row. Raises ValueError for any other text.
+        16 leaves that side in floats; activations of up to 8 bits are dynamic per token. `g`: weights in groups of that
+        size along the input dimension; `b`: weights and activations both, which is the rule of ONNX Runtime's kernels
+        for few bits. `e`: bits of the token table, whose rows have a scale each (default 8, 16 leaves it in floats).
+        Raises ValueError for any other text.
         """
         match = re.fullmatch(
-            r"w(\d{1,2})a(\d{1,2})(?:g(\d{1,9}))?(?:-(integer|half|ternary))?", str(text).strip().lower()
+            r"w(\d{1,2})a(\d{1,2})(?:e(\d{1,2}))?(?:([gb])(\d{1,9}))?(?:-(integer|half|ternary))?",
+            str(text).strip().lower(),
         )
-        widths = {int(match[1]), int(match[2])} if match else set()
-        if not match or not widths <= {*range(2, 9), 16} or (match[3] and int(match[1]) == 16):
+        widths = {int(match[i] or 8) for i in (1, 2, 3)} if match else set()
+        if not match or not widths <= {*range(2, 9), 16} or (match[4] and int(match[1]) == 16):
             raise ValueError(f"{text!r} is no quantization; the form is {FORM}; bits are 2 to 8, or 16 for floats")
         weights, inputs = int(match[1]), int(match[2])
-        levels = match[4] or ("half" if weights == 2 else "integer")
+        if match[4] == "b" and inputs == 16:
+            raise ValueError(f"{text!r}: activations in floats have no blocks; write g{match[5]} for groups of weights")
+        table = int(match[3] or (16 if weights == 16 else 8))
+        levels = match[6] or ("half" if weights == 2 else "integer")
         if levels != "integer" and weights != 2:
             raise ValueError(f"{text!r}: only 2-bit weights have {levels} levels; the form is {FORM}")
+        size = int(match[5]) if match[4] else "channel"
         return cls(
-            weight=None
-            if weights == 16
-            else Grid(weights, per=int(match[3]) if match[3] else "channel", levels=levels),  # type: ignore[arg-type]
-            input=None if inputs == 16 else Grid(inputs, per="token"),
-            embedding=None if weights == 16 else Grid(8),
+            weight=None if weights == 16 else Grid(weights, per=size, levels=levels),  # type: ignore[arg-type]
+            input=None if inputs == 16 else Grid(inputs, per=int(match[5]) if match[4] == "b" else "token"),
+            embedding=None if table == 16 else Grid(table),
         )
 
     def of(self, name: str) -> "tuple[QuantConfig | None, bool]":
