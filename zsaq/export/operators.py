@@ -179,6 +179,14 @@ def fits(columns: int, groups: int) -> bool:
     return any(columns // groups % block == 0 for block in BLOCKS)
 
 
+def has_blocks(layer: PackedLayer) -> bool:
+    """Whether a linear layer of inputs per token can round them once a block instead, by MatMulNBits."""
+    grid = None if layer.input_quantizer is None else layer.input_quantizer.grid
+    owner = layer if layer.table is None else layer.table
+    kernel = grid is not None and grid.bits == 8 and grid.symmetric and grid.per == "token" and owner.grid.symmetric
+    return kernel and fits(layer.shape[1], owner.scale.flatten(1).shape[1])
+
+
 def check_inputs(grid: Grid) -> None:
     """Raises ValueError for inputs that no kernel rounds as the student does."""
     if grid.levels == "half":
@@ -190,8 +198,11 @@ def check_inputs(grid: Grid) -> None:
 
 
 @torch.no_grad()
-def to_operators(layer: PackedLayer) -> None:
-    """Give a packed layer its class for the trace, in place. Raises ValueError for a rule that no kernel has."""
+def to_operators(layer: PackedLayer, blocks: bool = False) -> None:
+    """Give a packed layer its class for the trace, in place. Raises ValueError for a rule that no kernel has.
+
+    `blocks`: round inputs once a block where the student rounds them once a token (see `has_blocks`).
+    """
     integers, quantizer = Integers.of(layer), layer.input_quantizer
     if isinstance(layer, PackedEmbedding):
         if integers.zero is not None:
@@ -211,10 +222,10 @@ def to_operators(layer: PackedLayer) -> None:
             weight_scale=integers.scale[..., None], weight_zero=zero[..., None],
         )  # fmt: skip
         return
-    if quantizer is None or isinstance(quantizer.grid.per, int):
+    if quantizer is None or blocks or isinstance(quantizer.grid.per, int):
         if integers.zero is not None:
             raise ValueError("asymmetric weights have no kernel in blocks; give QuantConfig.weight a symmetric Grid")
-        wanted = None if quantizer is None else quantizer.grid.per
+        wanted = None if quantizer is None or blocks else quantizer.grid.per
         block = block_of(layer.shape[1], integers.groups(), wanted)  # type: ignore[arg-type]
         bits, table = integers.repacked()
         become(layer, BlocksLinear, integers).operands(table, weight_scale=integers.scale)

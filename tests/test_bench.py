@@ -1,0 +1,161 @@
+"""The table of runtimes: complete, consistent with itself and with the files. No time is compared with another."""
+
+import json
+import math
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, ResNetConfig, ResNetForImageClassification
+
+from exported import exported
+from zsaq import bench as page
+from zsaq.bench import BASE, OURS, bench, floats_of, made_ready, slower_at
+from zsaq.config import Grid, QuantConfig
+from zsaq.export.onnx import MODEL, WEIGHTS
+from zsaq.export.taps import Session
+from zsaq.hub import load
+from zsaq.packed import packed_layers
+from zsaq.quantize import quantize_model
+from zsaq.verify import random_inputs
+
+__all__ = ["exported"]
+ALL = [
+    BASE, "torch bf16", "onnxruntime fp32", "onnxruntime dynamic int8", "torchao int8", "bitsandbytes nf4",
+    "zsaq torch", OURS,
+]  # fmt: skip
+ABSENT = {"torchao int8": "torchao.quantization", "bitsandbytes nf4": "bitsandbytes"}
+
+
+SHAPES = ((1, 2), (3, 7))
+
+
+@pytest.fixture(scope="module")
+def found(exported: Path) -> dict[str, Any]:
+    """With our own graph in place of the float one, which takes seconds to trace."""
+    with pytest.MonkeyPatch.context() as patch:
+        source = exported / "onnx"
+        patch.setattr(page, "write_graph", lambda _, target, __: shutil.copytree(source, target, dirs_exist_ok=True))
+        for package in ABSENT.values():
+            patch.setitem(sys.modules, package, None)
+        return bench(exported, shapes=SHAPES, repeats=2, threads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_all_runtimes_that_are_installed_run(exported: Path) -> None:
+    told = bench(exported, shapes=SHAPES, repeats=1)
+    sizes = {row["runtime"]: row["bytes"] for row in told["rows"]}
+    assert list(sizes) + list(told["left_out"]) == ALL or set(told["left_out"]) <= set(ABSENT)
+    assert sizes["onnxruntime dynamic int8"] < sizes["onnxruntime fp32"] < 1.2 * sizes[BASE]
+
+
+def test_every_runtime_has_a_row_or_a_reason(found: dict[str, Any]) -> None:
+    assert [row["runtime"] for row in found["rows"]] == [name for name in ALL if name not in ABSENT]
+    assert found["left_out"].keys() == ABSENT.keys()
+    for name, package in ABSENT.items():
+        assert "ModuleNotFoundError" in found["left_out"][name] and package in found["left_out"][name]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_rows_have_times_and_ratios_of_these(found: dict[str, Any]) -> None:
+    base = found["rows"][0]
+    for row in found["rows"]:
+        assert set(row["ms"]) == set(row["faster"]) == {"1x2", "3x7"}
+        for shape, times in row["ms"].items():
+            assert 0 < times["best"] <= times["median"] < math.inf
+            assert row["faster"][shape] == base["ms"][shape]["best"] / times["best"]
+        assert row["smaller"] == base["bytes"] / row["bytes"]
+        assert type(row["memory"]) is int and row["memory"] >= 0
+    assert found["threads"] == 1 and found["repeats"] == 2 and "rough" in found["memory"]
+    assert torch.get_num_threads() == 1
+
+
+def test_sizes_are_those_of_files(found: dict[str, Any], exported: Path) -> None:
+    sizes = {row["runtime"]: row["bytes"] for row in found["rows"]}
+    assert sizes["zsaq torch"] == (exported / "model.safetensors").stat().st_size
+    assert sizes[OURS] == sum((exported / "onnx" / name).stat().st_size for name in (MODEL, WEIGHTS))
+    whole = sum(p.numel() for p in floats_of(load(exported)).parameters())
+    for name, width in ((BASE, 4), ("torch bf16", 2)):
+        assert 0 < sizes[name] - width * whole < 100_000
+
+
+def test_slower_says_who_is_faster_than_our_export(found: dict[str, Any]) -> None:
+    best = {row["runtime"]: {shape: times["best"] for shape, times in row["ms"].items()} for row in found["rows"]}
+    for shape in ("1x2", "3x7"):
+        faster = [name for name in best if best[name][shape] < best[OURS][shape]]
+        assert found["slower"].get(shape, []) == faster
+    rows = {n: {"ms": {s: {"best": t} for s, t in ms.items()}} for n, ms in {
+        "a": {"1x2": 1.0, "1x16": 3.0}, OURS: {"1x2": 2.0, "1x16": 2.0}, "b": {"1x2": 1.5, "1x16": 2.0},
+    }.items()}  # fmt: skip
+    assert slower_at(rows) == {"1x2": ["a", "b"]}
+    assert slower_at({BASE: rows["a"]}) == {}
+
+
+def test_without_an_export_the_command_is_told(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(exported).save_pretrained(tmp_path)
+    makers = page.runtimes
+    kept = (BASE, "zsaq torch", OURS)
+    monkeypatch.setattr(page, "runtimes", lambda *args: (pair for pair in makers(*args) if pair[0] in kept))
+    told = bench(tmp_path, repeats=1)
+    assert list(told["left_out"]) == [OURS] and "zsaq export" in told["left_out"][OURS] and told["slower"] == {}
+    assert list(told["rows"][0]["ms"]) == ["1x2", "1x16"]  # the model takes 24 tokens
+
+
+def test_a_runtime_that_fails_at_a_later_shape_is_left_out_and_the_base_is_not(exported: Path) -> None:
+    def odd(inputs: dict[str, torch.Tensor]) -> int:
+        if len(inputs["input_ids"]) > 1:
+            raise RuntimeError("one row only\nand more")
+        return 1
+
+    model = load(exported)
+    batches = {str(n): random_inputs(model, (n, 2)) for n in (1, 2)}
+    runs, rows, left = made_ready([("odd", lambda: (odd, 5)), ("even", lambda: (len, 6))], batches)
+    assert list(runs) == list(rows) == ["even"] and left == {"odd": "RuntimeError: one row only"}
+    with pytest.raises(RuntimeError, match="one row only"):
+        made_ready([(BASE, lambda: (odd, 5))], batches)
+
+
+def test_what_cannot_be_measured_is_refused(exported: Path) -> None:
+    for options in ({"repeats": 0}, {"threads": 0}, {"shapes": ()}, {"shapes": ((1, 99),)}, {"shapes": ((4,),)}):
+        with pytest.raises(ValueError, match=r"give|takes"):
+            bench(exported, **options)  # type: ignore[arg-type]
+
+
+def test_onnxruntime_gets_as_many_threads(exported: Path) -> None:
+    session = Session(exported / "onnx" / MODEL, threads=2).session
+    assert session.get_session_options().intra_op_num_threads == 2
+
+
+def gpt2() -> PreTrainedModel:
+    return GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=32, n_layer=1, n_head=2, n_positions=24))
+
+
+def resnet() -> PreTrainedModel:
+    return ResNetForImageClassification(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    )
+
+
+TIED = QuantConfig(Grid(8), rules=(("transformer.wte", QuantConfig.parse("w8a16e8")),))
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "shape"),
+    [(gpt2, QuantConfig(Grid(8)), (2, 9)), (gpt2, TIED, (2, 9)), (resnet, QuantConfig(Grid(8)), (2,))],
+    ids=["conv1d", "tied", "convolutions"],
+)
+def test_floats_compute_what_the_student_computes(
+    make: Any, config: QuantConfig, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    student = quantize_model(make().eval(), config)
+    student.save_pretrained(tmp_path)
+    model = load(tmp_path)
+    twin, inputs = floats_of(model), random_inputs(model, shape)
+    assert not list(packed_layers(twin)) and "quantization_config" not in twin.config.to_dict()
+    assert "quantization_config" in model.config.to_dict()
+    with torch.no_grad():
+        torch.testing.assert_close(twin(**inputs).logits, model(**inputs).logits, rtol=0, atol=1e-6)

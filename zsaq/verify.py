@@ -1,0 +1,182 @@
+"""The certificate: that what is deployed computes what was trained, layer by layer and from layer to layer.
+
+A runtime is watched on random inputs (no data): what goes into each quantized layer, and what comes out. Then
+
+- each layer alone: its output is compared with the plain rule in float64, on the very input that it had there;
+- between layers: the student runs with each layer's output replaced by the runtime's; what its floats then bring to the
+  next layer, and to the logits, is compared with what the runtime's floats brought there.
+
+Everything that a model computes is one or the other, and both agree to float noise. End to end they need not: noise
+takes an input across a rounding tie now and then. Such codes are counted; without any, the ends have to agree too.
+"""
+
+import json
+import os
+import platform
+import uuid
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from zsaq.export.compare import TOLERANCE, Comparison, difference, norms_of, plain, see
+from zsaq.export.onnx import FACTS, MODEL
+from zsaq.export.taps import Taps
+from zsaq.hub import load
+from zsaq.manifest import MANIFEST, seal
+from zsaq.packed import PackedConv2d, PackedEmbedding, packed_layers
+from zsaq.plan import plan_of, token_table
+from zsaq.quantizer import Running
+
+CERTIFICATE: Final = "certificate.json"
+SHAPES: Final = ((1, 2), (1, 16), (3, 24))  # batch, tokens
+
+
+def text_limit(model: PreTrainedModel) -> int:
+    """The most tokens that the model takes, by its config; 2048 if that tells none."""
+    config = model.config
+    name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
+    return config.to_dict().get(name) or 2048
+
+
+def random_inputs(model: PreTrainedModel, shape: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
+    """Random tokens and token types of `shape` (batch, tokens), or noise as `shape` (batch,) images.
+
+    Raises ValueError for another shape, longer than the model takes, and for a model that reads neither.
+    """
+    rng, config, kind = torch.Generator().manual_seed(seed), model.config.to_dict(), type(model).__name__
+    image = model.main_input_name == "pixel_values"
+    if len(shape) != (1 if image else 2) or min(shape) < 1:
+        raise ValueError(f"the shape is {shape}; give {'(batch,)' if image else '(batch, tokens)'} for {kind}")
+    if image:
+        size = config.get("image_size", 224)
+        height, width = size if isinstance(size, list | tuple) else (size, size)
+        return {"pixel_values": torch.randn(shape[0], config.get("num_channels", 3), height, width, generator=rng)}
+    table = token_table(model)
+    if model.main_input_name != "input_ids" or table is None or model.config.is_encoder_decoder:
+        raise ValueError(f"{kind} reads neither images nor one text, and no inputs are known for others")
+    if shape[1] > text_limit(model):
+        raise ValueError(f"{kind} takes {text_limit(model)} tokens; {shape} has more")
+    assert isinstance(table, nn.Embedding)
+    ids = torch.randint(0, table.num_embeddings, shape, generator=rng)
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if (types := config.get("type_vocab_size", 0)) > 1:
+        inputs["token_type_ids"] = torch.randint(0, types, shape, generator=rng)
+    return inputs
+
+
+def batches_of(model: PreTrainedModel, seed: int) -> list[dict[str, Tensor]]:
+    """Random tokens, rows of several lengths, so that some are padded; or noise as images."""
+    if model.main_input_name == "pixel_values":
+        return [random_inputs(model, (2,), seed)]
+    made = []
+    for i, (batch, length) in enumerate(SHAPES):
+        inputs = random_inputs(model, (batch, min(length, text_limit(model))), seed + i)
+        inputs["attention_mask"][1:, length // 2 + 1 :] = 0
+        made.append(inputs)
+    return made
+
+
+def verify_loaded(model: PreTrainedModel, again: PreTrainedModel, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """The student that `zsaq.load` gives, and a second load against the first, bit for bit."""
+    found, same = Comparison(model), True
+    for inputs in batches:
+        logits, seen = see(model, found.packed, inputs)
+        found.add(inputs, logits, seen)
+        same &= torch.equal(logits, see(again, (), inputs)[0])
+    told = found.told()
+    return told | {"agrees": told["agrees"] and same, "bit_equal_when_loaded_again": same}
+
+
+def verify_onnx(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """The graph in ONNX Runtime; token tables whole, since inputs reach only some of their rows.
+
+    Raises ValueError for a graph that does not run, OSError for one that is not there.
+    """
+    found = Comparison(model, norms=norms_of(model, batches[0]))
+    others = {name: layer for name, layer in found.packed.items() if not isinstance(layer, PackedConv2d)}
+    biased = {name: layer._parameters.get("bias") is not None for name, layer in others.items()}
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    taps = Taps(folder / MODEL, biased, plan_of(model).tied, facts["convolutions"])
+    for inputs in batches:
+        deployed, logits, arrays = taps.run({name: value.numpy() for name, value in inputs.items()})
+        seen = {name: [(torch.tensor(x), torch.tensor(y))] for name, (x, y) in arrays.items()}
+        found.add(inputs, torch.tensor(logits), seen, torch.tensor(deployed))
+    for name in taps.places:
+        if isinstance(layer := found.packed[name], PackedEmbedding):
+            rows, _ = plain(layer, torch.arange(layer.num_embeddings))
+            got = torch.tensor(taps.rows(name, len(rows)))
+            found.alone[name] = max(found.alone.get(name, 0.0), difference(got, rows))
+    return found.told()
+
+
+def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """The twin in stock transformers, by its own rule for dynamic symmetric inputs; token tables whole."""
+    other = (
+        type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False).eval()
+    )
+    quantizers = [layer.input_quantizer for _, layer in packed_layers(model)]
+    stretched = any(q is not None and q.grid.symmetric and not isinstance(q.ranges, Running) for q in quantizers)
+    found = Comparison(model, stretched)
+    for inputs in batches:
+        found.add(inputs, *see(other, found.packed, inputs))
+    for name, layer in found.packed.items():
+        if isinstance(layer, PackedEmbedding):
+            got = other.get_submodule(name).get_parameter("weight").detach()
+            found.alone[name] = max(
+                found.alone.get(name, 0.0), difference(got, plain(layer, torch.arange(len(got)))[0])
+            )
+    rule = "absmax / ((2^bits - 1) / 2) there, absmax / (2^(bits - 1) - 1) here" if stretched else "the same"
+    return found.told() | {"scale_of_inputs": rule}
+
+
+def machine() -> dict[str, Any]:
+    versions: dict[str, str | None] = {}
+    for package in ("zsaq", "torch", "transformers", "onnxruntime", "compressed-tensors"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {"platform": platform.platform(), "processor": torch.backends.cpu.get_cpu_capability(), "versions": versions}
+
+
+def verify(folder: str | Path, seed: int = 0, write: bool = True) -> dict[str, Any]:
+    """Check the saved student in `folder` and every export within it, in float32; returns the certificate.
+
+    `agrees` is true if in every runtime each layer is within `tolerance` (relative to its largest output) of its rule,
+    and so is what passes between layers. With `write` the certificate goes into the folder, which is sealed again if it
+    was. Raises ValueError as `zsaq.load` does, and for a model that reads neither text nor images.
+    """
+    folder = Path(folder)
+    model, again = (load(folder, dtype=torch.float32) for _ in range(2))
+    batches = batches_of(model, seed)
+    parts = {"loaded": verify_loaded(model, again, batches)}
+    for name, look in (("onnx", verify_onnx), ("compressed-tensors", verify_compressed)):
+        if (place := folder / name).is_dir():
+            try:
+                parts[name] = look(model, place, batches)
+            except (ValueError, OSError, RuntimeError) as error:
+                parts[name] = {"agrees": False, "error": f"it does not run: {error}"}
+    told = {
+        "agrees": all(part["agrees"] for part in parts.values()),
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "tolerance": TOLERANCE,
+        "seed": seed,
+        "inputs": [{name: list(value.shape) for name, value in batch.items()} for batch in batches],
+        "machine": machine(),
+        **parts,
+    }
+    if write:
+        partial = folder / f".{CERTIFICATE}.{uuid.uuid4().hex[:8]}"
+        try:
+            partial.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            os.replace(partial, folder / CERTIFICATE)
+        finally:
+            partial.unlink(missing_ok=True)
+        if (folder / MANIFEST).is_file():
+            seal(folder)
+    return told
