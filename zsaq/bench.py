@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from zsaq.export.files import Weights
-from zsaq.export.onnx import MODEL, WEIGHTS, write_graph
+from zsaq.export.onnx import BLOCKS, MODEL, WEIGHTS, write_graph
 from zsaq.export.taps import Session
 from zsaq.hub import load
 from zsaq.packed import packed_layers
@@ -117,6 +117,11 @@ def runtimes(
             raise ValueError(f"there is no export: zsaq export {folder} --to onnx")
         return onnx_run(folder / "onnx" / MODEL, threads), size_of(folder / "onnx", MODEL, WEIGHTS)
 
+    def in_blocks() -> tuple[Run, int]:
+        if not (folder / "onnx" / BLOCKS).is_file():
+            raise ValueError("the export has no second graph: only inputs of 8 bits a token have one")
+        return onnx_run(folder / "onnx" / BLOCKS, threads), size_of(folder / "onnx", BLOCKS, WEIGHTS)
+
     yield BASE, lambda: (torch_run(twin), size_of(work / "floats", ".safetensors"))
     yield "torch bf16", bf16
     yield "onnxruntime fp32", fp32_onnx
@@ -125,6 +130,7 @@ def runtimes(
     yield "bitsandbytes nf4", nf4
     yield "zsaq torch", lambda: (torch_run(model), size_of(folder, ".safetensors"))
     yield OURS, ours
+    yield "zsaq onnx, in blocks", in_blocks
 
 
 def resident() -> int:

@@ -10,6 +10,7 @@ Everything that a model computes is one or the other, and both agree to float no
 takes an input across a rounding tie now and then. Such codes are counted; without any, the ends have to agree too.
 """
 
+import copy
 import json
 import os
 import platform
@@ -23,14 +24,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from zsaq.config import Grid
 from zsaq.export.compare import TOLERANCE, Comparison, difference, norms_of, plain, see
-from zsaq.export.onnx import FACTS, MODEL
+from zsaq.export.onnx import BLOCKS, FACTS, MODEL
+from zsaq.export.operators import block_of
 from zsaq.export.taps import Taps
 from zsaq.hub import load
 from zsaq.manifest import MANIFEST, seal
-from zsaq.packed import PackedConv2d, PackedEmbedding, packed_layers
+from zsaq.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.plan import plan_of, token_table
-from zsaq.quantizer import Running
+from zsaq.quantizer import MinMax, Quantizer, Running
 
 CERTIFICATE: Final = "certificate.json"
 SHAPES: Final = ((1, 2), (1, 16), (3, 24))  # batch, tokens
@@ -92,7 +95,9 @@ def verify_loaded(model: PreTrainedModel, again: PreTrainedModel, batches: list[
     return told | {"agrees": told["agrees"] and same, "bit_equal_when_loaded_again": same}
 
 
-def verify_onnx(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+def verify_onnx(
+    model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]], graph: str = MODEL
+) -> dict[str, Any]:
     """The graph in ONNX Runtime; token tables whole, since inputs reach only some of their rows.
 
     Raises ValueError for a graph that does not run, OSError for one that is not there.
@@ -101,7 +106,7 @@ def verify_onnx(model: PreTrainedModel, folder: Path, batches: list[dict[str, Te
     others = {name: layer for name, layer in found.packed.items() if not isinstance(layer, PackedConv2d)}
     biased = {name: layer._parameters.get("bias") is not None for name, layer in others.items()}
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    taps = Taps(folder / MODEL, biased, plan_of(model).tied, facts["convolutions"])
+    taps = Taps(folder / graph, biased, plan_of(model).tied, facts["convolutions"])
     for inputs in batches:
         deployed, logits, arrays = taps.run({name: value.numpy() for name, value in inputs.items()})
         seen = {name: [(torch.tensor(x), torch.tensor(y))] for name, (x, y) in arrays.items()}
@@ -112,6 +117,23 @@ def verify_onnx(model: PreTrainedModel, folder: Path, batches: list[dict[str, Te
             got = torch.tensor(taps.rows(name, len(rows)))
             found.alone[name] = max(found.alone.get(name, 0.0), difference(got, rows))
     return found.told()
+
+
+def verify_blocks(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """The second graph, by its own rule: a student that rounds the inputs of those layers once a block."""
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    other = copy.deepcopy(model)
+    for name in facts["blocks"]:
+        layer = other.get_submodule(name)
+        assert isinstance(layer, PackedLayer)
+        owner = layer if layer.table is None else layer.table
+        block = block_of(layer.shape[1], owner.scale.flatten(1).shape[1])
+        layer.input_quantizer = Quantizer(Grid(8, per=block), MinMax())
+    far = 0.0
+    for inputs in batches:
+        far = max(far, difference(see(other, (), inputs)[0], see(model, (), inputs)[0]))
+    told = verify_onnx(other, folder, batches, BLOCKS)
+    return told | {"rule": "inputs rounded once a block, not once a token", "student_by_this_rule": far}
 
 
 def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
@@ -155,8 +177,10 @@ def verify(folder: str | Path, seed: int = 0, write: bool = True) -> dict[str, A
     model, again = (load(folder, dtype=torch.float32) for _ in range(2))
     batches = batches_of(model, seed)
     parts = {"loaded": verify_loaded(model, again, batches)}
-    for name, look in (("onnx", verify_onnx), ("compressed-tensors", verify_compressed)):
-        if (place := folder / name).is_dir():
+    looks = {"onnx": verify_onnx, "onnx blocks": verify_blocks, "compressed-tensors": verify_compressed}
+    for name, look in looks.items():
+        place = folder / name.split()[0]
+        if (place / BLOCKS).is_file() if look is verify_blocks else place.is_dir():
             try:
                 parts[name] = look(model, place, batches)
             except (ValueError, OSError, RuntimeError) as error:
