@@ -40,7 +40,7 @@ def test_a_good_folder_agrees_in_every_layer_and_loads_again(copied: Path) -> No
     told = verify(copied)
     names = {name for name, _ in packed_layers(load(copied))}
     assert told["agrees"] and len(names) == 14
-    for part in ("loaded", "onnx"):
+    for part in ("loaded", "onnx", "onnx blocks"):
         assert set(told[part]["layers"]) == names and set(told[part]["between"]) == {*names, "logits"}
         assert max(*told[part]["layers"].values(), *told[part]["between"].values()) <= TOLERANCE
         assert told[part]["layers_not_seen_alone"] == told[part]["layers_never_called"] == told[part]["disagree"] == []

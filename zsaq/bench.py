@@ -95,7 +95,7 @@ def runtimes(
 
     def fp32_onnx() -> tuple[Run, int]:
         (work / "fp32").mkdir()
-        write_graph(copy.deepcopy(twin), work / "fp32", Weights(work / "fp32" / WEIGHTS))
+        write_graph(copy.deepcopy(twin), work / "fp32", Weights(work / "fp32" / WEIGHTS), optimize=True)
         return onnx_run(work / "fp32" / MODEL, threads), size_of(work / "fp32", MODEL, WEIGHTS)
 
     def dynamic_onnx() -> tuple[Run, int]:

@@ -73,8 +73,11 @@ def example(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, dict[i
     return inputs, {name: {0: batch, 1: length} for name in inputs}
 
 
-def trace(model: PreTrainedModel) -> tuple[Any, dict[str, Tensor]]:
-    """The graph (onnx.ModelProto) of a model whose packed layers are operators, and the inputs it was traced with."""
+def trace(model: PreTrainedModel, optimize: bool = False) -> tuple[Any, dict[str, Tensor]]:
+    """The graph (onnx.ModelProto) of a model whose packed layers are operators, and the inputs it was traced with.
+
+    `optimize`: fold what is constant, for floats; it would widen the codes of small layers in the file.
+    """
     AttentionInterface.register(ATTENTION, fused_attention)
     AttentionMaskInterface.register(ATTENTION, eager_mask)
     model.set_attn_implementation(ATTENTION)
@@ -84,7 +87,7 @@ def trace(model: PreTrainedModel) -> tuple[Any, dict[str, Tensor]]:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own
         program = torch.onnx.export(
-            Logits(model, names).eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, optimize=False,
+            Logits(model, names).eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, optimize=optimize,
             input_names=names, output_names=["logits"], dynamic_shapes=(tuple(varying.values()),), verbose=False,
         )  # fmt: skip
     assert program is not None
@@ -117,16 +120,16 @@ def slim(proto: Any) -> None:
 
 
 def write_graph(
-    model: PreTrainedModel, target: Path, weights: Weights, name: str = MODEL
+    model: PreTrainedModel, target: Path, weights: Weights, name: str = MODEL, optimize: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, dict[str, str]]]:
     """Trace a model, of operators or of floats, into a graph in the folder `target`, its tensors into `weights`.
 
-    Returns the inputs it was traced with, and what `lower` tells. The model is changed: its attention becomes an
-    operator.
+    `optimize` as in `trace`. Returns the inputs it was traced with, and what `lower` tells. The model is changed: its
+    attention becomes an operator.
     """
     import onnx
 
-    proto, inputs = trace(model)
+    proto, inputs = trace(model, optimize)
     convolutions = lower(proto)
     slim(proto)
     weights.attach(proto)

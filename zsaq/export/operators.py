@@ -23,7 +23,7 @@ from zsaq.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear
 from zsaq.quantizer import TINY, Quantizer, Running
 
 MICROSOFT: Final = "com.microsoft::"
-BLOCKS: Final = (256, 128, 64, 32, 16)  # that the kernels of MatMulNBits know
+BLOCKS: Final = (128, 64, 32, 16, 256)  # that the kernels of MatMulNBits know; 2 bits are slow in blocks of 256
 INT8: Final = 3  # ONNX's number of the type
 INT32: Final = 6
 
@@ -160,7 +160,7 @@ class IntegerTable(OnnxLayer):
 
 
 def block_of(columns: int, groups: int, wanted: int | None = None) -> int:
-    """The largest block of the kernels that divides a group of the weights, and is `wanted` if the inputs have one.
+    """The first of the blocks that divides a group of the weights, and is `wanted` if the inputs have one.
 
     Raises ValueError if there is none.
     """
