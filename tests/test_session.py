@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from exported import VOCABULARY, exported  # noqa: F401 (a fixture)
 
+from exported import VOCABULARY, exported  # noqa: F401 (a fixture)
 from zsaq.export.session import Runtime
 from zsaq.hub import load
 
