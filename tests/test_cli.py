@@ -24,6 +24,7 @@ from vision_toys import resnet
 from zsaq import Card
 from zsaq.card import Base
 from zsaq.manifest import check
+from zsaq_cli.deploying import flat
 
 COMMANDS = ["quantize", "evaluate", "export", "verify", "bench", "report", "push", "doctor"]
 GROUP: Any = get_command(zsaq_cli.app)
@@ -259,3 +260,7 @@ def test_the_module_runs_in_a_process() -> None:
         [sys.executable, "-m", "zsaq_cli", "quantize", "--bits"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 2 and done.stdout == "" and "requires an argument" in done.stderr
+
+
+def test_facts_are_flattened_whatever_their_names_are() -> None:
+    assert flat({"bits": {4: 2, "all": True}, "layers": ["a"]}, "of ") == {"of bits 4": 2, "of bits all": True}

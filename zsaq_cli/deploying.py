@@ -202,5 +202,5 @@ def flat(facts: dict[str, Any], before: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             found |= flat(value, f"{before}{name} ") if len(value) <= MANY else {}
         elif not isinstance(value, list):
-            found[before + name] = value
+            found[f"{before}{name}"] = value
     return found
