@@ -251,3 +251,13 @@ def test_a_student_without_exports_agrees_with_its_rule(name: str, tmp_path: Pat
     told, loaded = verify(tmp_path), load(tmp_path)
     assert told["agrees"] and set(told["loaded"]["layers"]) == {name for name, _ in packed_layers(loaded)}
     assert loaded.dtype == torch.bfloat16 and not (tmp_path / MANIFEST).exists()
+
+
+@pytest.mark.parametrize(
+    "facts", ["[]", "{}", '{"convolutions": []}', '{"convolutions": {}, "blocks": {"no.layer": ""}}', "{"]
+)
+def test_facts_that_tell_nothing_disagree(copied: Path, facts: str) -> None:
+    (copied / "onnx" / "export.json").write_text(facts)
+    seal(copied)
+    told = verify(copied, write=False)
+    assert not told["agrees"] and "error" in told["onnx blocks"]

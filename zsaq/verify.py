@@ -95,6 +95,15 @@ def verify_loaded(model: PreTrainedModel, again: PreTrainedModel, batches: list[
     return told | {"agrees": told["agrees"] and same, "bit_equal_when_loaded_again": same}
 
 
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What export.json tells. Raises ValueError if that is not what an export has, OSError if it is not there."""
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    parts = [facts.get("convolutions"), facts.get("blocks", {})] if isinstance(facts, dict) else [None]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"{folder / FACTS} does not tell of the graph's layers: export the student again")
+    return facts
+
+
 def verify_onnx(
     model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]], graph: str = MODEL
 ) -> dict[str, Any]:
@@ -105,7 +114,7 @@ def verify_onnx(
     found = Comparison(model, norms=norms_of(model, batches[0]))
     others = {name: layer for name, layer in found.packed.items() if not isinstance(layer, PackedConv2d)}
     biased = {name: layer._parameters.get("bias") is not None for name, layer in others.items()}
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    facts = read_facts(folder)
     taps = Taps(folder / graph, biased, plan_of(model).tied, facts["convolutions"])
     for inputs in batches:
         deployed, logits, arrays = taps.run({name: value.numpy() for name, value in inputs.items()})
@@ -121,11 +130,12 @@ def verify_onnx(
 
 def verify_blocks(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
     """The second graph, by its own rule: a student that rounds the inputs of those layers once a block."""
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    other = copy.deepcopy(model)
-    for name in facts["blocks"]:
-        layer = other.get_submodule(name)
-        assert isinstance(layer, PackedLayer)
+    other, named = copy.deepcopy(model), read_facts(folder).get("blocks", {})
+    layers: dict[str, PackedLayer] = dict(packed_layers(other))
+    if unknown := named.keys() - layers.keys():
+        raise ValueError(f"{folder / FACTS} names {sorted(unknown)[:3]}, which are no packed layers: export again")
+    for name in named:
+        layer = layers[name]
         owner = layer if layer.table is None else layer.table
         block = block_of(layer.shape[1], owner.scale.flatten(1).shape[1])
         layer.input_quantizer = Quantizer(Grid(8, per=block), MinMax())
