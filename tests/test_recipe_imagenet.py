@@ -29,8 +29,10 @@ def plain(state: State, x: Tensor) -> Tensor:
         weight = state[f"features.{convolution}.weight"]
         groups = x.shape[1] if weight.shape[1] == 1 else 1
         x = F.conv2d(x, weight, None, stride, weight.shape[-1] // 2, 1, groups)
-        own = [state[f"features.{norm}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")]
-        x = F.batch_norm(x, *own, eps=1e-5)
+        mean, variance, gain, bias = (
+            state[f"features.{norm}.{leaf}"] for leaf in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = F.batch_norm(x, mean, variance, gain, bias, eps=1e-5)
         return F.relu6(x) if act else x
 
     x, number = layer(x, "0.0", "0.1", 2), 1
@@ -51,7 +53,8 @@ def plain(state: State, x: Tensor) -> Tensor:
 def state() -> State:
     """Random weights under torchvision's names, 7 classes."""
     torch.manual_seed(0)
-    net = MobileNetV2ForImageClassification(MobileNetV2Config(num_labels=7, tf_padding=False))
+    config = MobileNetV2Config(num_labels=7, tf_padding=False)  # pyright: ignore[reportCallIssue]
+    net = MobileNetV2ForImageClassification(config)
     names = {place: name for name, place in imagenet.places().items()}
     made = {
         f"{names[stem]}.{leaf}": value

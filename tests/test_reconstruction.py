@@ -214,7 +214,7 @@ def test_fixed_quantizers_stay_as_they_are() -> None:
     kept.ranges.hold(torch.tensor([[-7.0]]), torch.tensor([[8.0]]))
     reconstruct(student, teacher, batches(), units(teacher), steps=2, batch_size=8, fixed=[kept])
     assert first.input_quantizer is kept and (float(kept.ranges.lo), float(kept.ranges.hi)) == (-7, 8)
-    rest = [layer.input_quantizer.ranges for _, layer in quant_layers(student) if layer.input_quantizer is not kept]
+    rest = [q.ranges for _, layer in quant_layers(student) if (q := layer.input_quantizer) and q is not kept]
     assert all(isinstance(ranges, Running) and float(ranges.hi) != 8 for ranges in rest)
 
 

@@ -75,7 +75,10 @@ def runtimes(
         return torch_run(other, torch.bfloat16), size_of(work / "bf16", ".safetensors")
 
     def int8() -> tuple[Run, int]:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+        from torchao.quantization import (  # pyright: ignore[reportMissingImports]
+            Int8DynamicActivationInt8WeightConfig,
+            quantize_,
+        )
 
         other = copy.deepcopy(twin)
         quantize_(other, Int8DynamicActivationInt8WeightConfig())
@@ -86,7 +89,7 @@ def runtimes(
         return torch_run(other), sum(sizes.values())
 
     def nf4() -> tuple[Run, int]:
-        import bitsandbytes  # noqa: F401
+        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
 
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
         other = type(twin).from_pretrained(work / "floats", quantization_config=config).eval()
