@@ -25,7 +25,7 @@ from zsaq.verify import random_inputs
 __all__ = ["exported"]
 ALL = [
     BASE, "torch bf16", "onnxruntime fp32", "onnxruntime dynamic int8", "torchao int8", "bitsandbytes nf4",
-    "zsaq torch", OURS,
+    "zsaq torch", OURS, "zsaq onnx, in blocks",
 ]  # fmt: skip
 ABSENT = {"torchao int8": "torchao.quantization", "bitsandbytes nf4": "bitsandbytes"}
 
@@ -38,7 +38,8 @@ def found(exported: Path) -> dict[str, Any]:
     """With our own graph in place of the float one, which takes seconds to trace."""
     with pytest.MonkeyPatch.context() as patch:
         source = exported / "onnx"
-        patch.setattr(page, "write_graph", lambda _, target, __: shutil.copytree(source, target, dirs_exist_ok=True))
+        copy = lambda _, target, __, optimize: shutil.copytree(source, target, dirs_exist_ok=True)  # noqa: E731
+        patch.setattr(page, "write_graph", copy)
         for package in ABSENT.values():
             patch.setitem(sys.modules, package, None)
         return bench(exported, shapes=SHAPES, repeats=2, threads=1)
