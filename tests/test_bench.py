@@ -15,12 +15,12 @@ from exported import exported
 from zsaq import bench as page
 from zsaq.bench import BASE, OURS, bench, floats_of, made_ready, slower_at
 from zsaq.config import Grid, QuantConfig
+from zsaq.export.inputs import random_inputs
 from zsaq.export.onnx import MODEL, WEIGHTS
 from zsaq.export.taps import Session
 from zsaq.hub import load
 from zsaq.packed import packed_layers
 from zsaq.quantize import quantize_model
-from zsaq.verify import random_inputs
 
 __all__ = ["exported"]
 ALL = [

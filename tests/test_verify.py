@@ -24,6 +24,7 @@ from exported import LAYER, TABLE, VOCABULARY, change, copied, damage, exported,
 from zsaq.config import Grid, QuantConfig
 from zsaq.export import compare, export
 from zsaq.export.compare import TOLERANCE, difference, round_plainly
+from zsaq.export.inputs import random_inputs
 from zsaq.export.onnx import MODEL, WEIGHTS
 from zsaq.hub import load
 from zsaq.manifest import MANIFEST, check, seal
@@ -31,7 +32,7 @@ from zsaq.packed import packed_layers
 from zsaq.quantize import quantize_model
 from zsaq.quantizer import MinMax, Quantizer, Range, Running
 from zsaq.saving import save
-from zsaq.verify import batches_of, random_inputs, verify, verify_loaded, verify_onnx
+from zsaq.verify import batches_of, verify, verify_loaded, verify_onnx
 
 __all__ = ["copied", "exported"]
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from zsaq.export.files import Weights
+from zsaq.export.inputs import random_inputs, text_limit
 from zsaq.export.onnx import BLOCKS, MODEL, WEIGHTS, write_graph
-from zsaq.export.taps import Session
+from zsaq.export.session import Session
 from zsaq.hub import load
 from zsaq.packed import packed_layers
-from zsaq.verify import machine, random_inputs, text_limit
+from zsaq.verify import machine
 
 TEXT_SHAPES: Final = ((1, 2), (1, 16), (1, 128), (16, 128))  # batch, tokens
 IMAGE_SHAPES: Final = ((1,), (16,))  # batch

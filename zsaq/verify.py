@@ -21,55 +21,23 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.config import Grid
 from zsaq.export.compare import TOLERANCE, Comparison, difference, norms_of, plain, see
+from zsaq.export.inputs import random_inputs, text_limit
 from zsaq.export.onnx import BLOCKS, FACTS, MODEL
 from zsaq.export.operators import block_of
 from zsaq.export.taps import Taps
 from zsaq.hub import load
 from zsaq.manifest import MANIFEST, seal
 from zsaq.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
-from zsaq.plan import plan_of, token_table
+from zsaq.plan import plan_of
 from zsaq.quantizer import MinMax, Quantizer, Running
 
 CERTIFICATE: Final = "certificate.json"
 SHAPES: Final = ((1, 2), (1, 16), (3, 24))  # batch, tokens
-
-
-def text_limit(model: PreTrainedModel) -> int:
-    """The most tokens that the model takes, by its config; 2048 if that tells none."""
-    config = model.config
-    name = config.attribute_map.get("max_position_embeddings", "max_position_embeddings")
-    return config.to_dict().get(name) or 2048
-
-
-def random_inputs(model: PreTrainedModel, shape: tuple[int, ...], seed: int = 0) -> dict[str, Tensor]:
-    """Random tokens and token types of `shape` (batch, tokens), or noise as `shape` (batch,) images.
-
-    Raises ValueError for another shape, longer than the model takes, and for a model that reads neither.
-    """
-    rng, config, kind = torch.Generator().manual_seed(seed), model.config.to_dict(), type(model).__name__
-    image = model.main_input_name == "pixel_values"
-    if len(shape) != (1 if image else 2) or min(shape) < 1:
-        raise ValueError(f"the shape is {shape}; give {'(batch,)' if image else '(batch, tokens)'} for {kind}")
-    if image:
-        size = config.get("image_size", 224)
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        return {"pixel_values": torch.randn(shape[0], config.get("num_channels", 3), height, width, generator=rng)}
-    table = token_table(model)
-    if model.main_input_name != "input_ids" or table is None or model.config.is_encoder_decoder:
-        raise ValueError(f"{kind} reads neither images nor one text, and no inputs are known for others")
-    if shape[1] > text_limit(model):
-        raise ValueError(f"{kind} takes {text_limit(model)} tokens; {shape} has more")
-    assert isinstance(table, nn.Embedding)
-    ids = torch.randint(0, table.num_embeddings, shape, generator=rng)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    if (types := config.get("type_vocab_size", 0)) > 1:
-        inputs["token_type_ids"] = torch.randint(0, types, shape, generator=rng)
-    return inputs
 
 
 def batches_of(model: PreTrainedModel, seed: int) -> list[dict[str, Tensor]]:

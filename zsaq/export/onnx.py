@@ -18,11 +18,11 @@ from transformers.masking_utils import eager_mask
 
 from zsaq.export.convolution import to_activation, to_convolution
 from zsaq.export.files import Weights
+from zsaq.export.inputs import random_inputs, text_limit
 from zsaq.export.lowering import lower
 from zsaq.export.operators import MICROSOFT, has_blocks, to_operators
 from zsaq.hub import load
 from zsaq.packed import PackedConv2d, PackedLayer, quantized
-from zsaq.plan import token_table
 
 ATTENTION: Final = "zsaq_onnx"
 OPSET: Final = 20
@@ -59,17 +59,10 @@ def example(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, dict[i
     """Inputs to trace with, and which of their dimensions vary. Raises ValueError for a model of neither kind."""
     batch = torch.export.Dim("batch", min=1, max=4096)
     if model.main_input_name == "pixel_values":
-        size: Any = model.config.image_size if "image_size" in model.config.to_dict() else 224
-        height, width = size if isinstance(size, list | tuple) else (size, size)
-        shape = (2, model.config.num_channels, height, width)
-        return {"pixel_values": torch.rand(shape)}, {"pixel_values": {0: batch}}
-    if model.main_input_name != "input_ids" or token_table(model) is None:
-        raise ValueError(f"{type(model).__name__} reads {model.main_input_name}; ONNX export knows text and images")
-    length = torch.export.Dim("length", min=1, max=max(2, model.config.max_position_embeddings))
-    ids = torch.ones(2, min(8, model.config.max_position_embeddings), dtype=torch.int64)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}  # one tensor for both would be one input
-    if model.config.to_dict().get("type_vocab_size", 0) > 1:
-        inputs["token_type_ids"] = torch.zeros_like(ids)
+        return random_inputs(model, (2,)), {"pixel_values": {0: batch}}
+    most = text_limit(model)
+    inputs = random_inputs(model, (2, min(8, most)))
+    length = torch.export.Dim("length", min=1, max=max(2, most))
     return inputs, {name: {0: batch, 1: length} for name in inputs}
 
 
@@ -179,7 +172,7 @@ def to_onnx(source: str | Path, target: Path) -> dict[str, Any]:
         model, others = to_operator_model(source, blocks=True)
         if others != operators:
             write_graph(model, target, weights, BLOCKS)
-            facts["tokens"] = model.config.max_position_embeddings
+            facts["tokens"] = text_limit(model)
             facts["blocks"] = {name: kind for name, kind in others.items() if kind != operators[name]}
     facts["bytes"] = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
     facts["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__, "onnx": onnx.__version__}

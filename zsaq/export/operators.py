@@ -20,7 +20,7 @@ from torch.onnx.ops import symbolic
 from zsaq.config import Grid
 from zsaq.export.integers import Integers
 from zsaq.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear
-from zsaq.quantizer import TINY, Quantizer, Running
+from zsaq.quantizer import Quantizer, Running, floored
 
 MICROSOFT: Final = "com.microsoft::"
 BLOCKS: Final = (128, 64, 32, 16, 256)  # that the kernels of MatMulNBits know; 2 bits are slow in blocks of 256
@@ -76,7 +76,7 @@ def round_inputs(x: Tensor, quantizer: Quantizer, one: Tensor, middle: Tensor, f
         v = v if grid.symmetric else v + middle.float()
         v = v if grid.bits == 8 else v.clamp(grid.low, grid.high)
     else:
-        scale = (x.abs().amax(-1, keepdim=True) / grid.amplitude).clamp_min(TINY)
+        scale = floored(x.abs().amax(-1, keepdim=True) / grid.amplitude)
         v = x / scale
         v = v if grid.amplitude <= grid.high else v.clamp(grid.low, grid.high)
     start = middle if grid.symmetric else torch.zeros_like(middle)

@@ -1,12 +1,12 @@
 """Where a layer's input and output stand in an exported graph, and the values that pass there."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
+
+from zsaq.export.session import Session, spoken
 
 # What follows each kernel up to the layer's output, the bias aside.
 AFTER: Final[dict[str, tuple[str, ...]]] = {
@@ -169,53 +169,3 @@ def _back(name: str, kind: str, makers: dict[str, Any]) -> Any:
             return node
         name = node.input[0]
     return None
-
-
-@contextmanager
-def spoken(file: Path) -> Iterator[None]:
-    """ONNX Runtime's own exceptions, and protobuf's, as ValueError."""
-    from google.protobuf.message import DecodeError
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[attr-defined]
-
-    kinds = (
-        errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile,
-        errors.NotImplemented, errors.RuntimeException, errors.EPFail, DecodeError, FileNotFoundError,
-    )  # fmt: skip
-    try:
-        yield
-    except kinds as error:
-        raise ValueError(f"ONNX Runtime does not run {file}: {error}") from error
-
-
-@final
-class Session:
-    """A graph that ONNX Runtime has opened on the CPU: of `file`, or `proto` whose weights lie beside it.
-
-    0 threads lets the runtime choose. Raises ValueError for a graph that it does not open or run.
-    """
-
-    def __init__(self, file: Path, proto: Any = None, threads: int = 0) -> None:
-        import onnxruntime
-
-        options = quiet(onnxruntime, threads)
-        if proto is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
-        self.file: Final = file
-        with spoken(file):
-            model = str(file) if proto is None else proto.SerializeToString()
-            self.session: Final = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.names: Final = [value.name for value in self.session.get_inputs()]
-
-    def run(self, inputs: dict[str, np.ndarray]) -> list[Any]:
-        """Outputs, in the graph's order; inputs that it does not have are left out."""
-        with spoken(self.file):
-            return list(self.session.run(None, {name: inputs[name] for name in self.names}))
-
-
-def quiet(onnxruntime: Any, threads: int = 0) -> Any:
-    """Session options: no messages beside exceptions; 0 threads lets the runtime choose."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, threads
-    # Threads that spin on when a run has ended would slow what comes next.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
