@@ -20,6 +20,7 @@ from language_toys import wordpiece
 from toys import bert
 from zsaq import Card, QuantConfig, load, push_to_hub, quantize_model
 from zsaq.card import Base, Data, Score
+from zsaq.hub import packed_state
 from zsaq.manifest import MANIFEST, seal
 from zsaq.publish import ready
 from zsaq.saving import save
@@ -267,4 +268,5 @@ def test_what_is_published_loads_from_a_plain_folder_too(hub: Hub, folder: Path,
     for name, content in hub.commits(ID)[0].files.items():
         (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "copy" / name).write_bytes(content)
-    load(tmp_path / "copy")
+    was, now = packed_state(load(folder)), packed_state(load(tmp_path / "copy"))
+    assert was.keys() == now.keys() and all(torch.equal(was[name], now[name]) for name in was)
