@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zsaq.pair import Batch, run
 
 
-class _Reached(Exception):
+class Reached(Exception):
     """Ends a forward pass at the unit: what comes after is of no use."""
 
 
@@ -49,10 +49,10 @@ def collect(
     """What `unit` of the student and its `twin` of the teacher are called with, and what the twin answers."""
     before, after, own, others = [], [], [], []
     for batch in chunks:
-        args, kwargs, answer = _stop_at(teacher, twin, batch, answers=True)
+        args, kwargs, answer = call_of(teacher, twin, batch, answers=True)
         before.append(_first(args or tuple(kwargs.values())).cpu())
         after.append(_first(answer).float().cpu())
-        args, kwargs, _ = _stop_at(student, unit, batch, answers=False)
+        args, kwargs, _ = call_of(student, unit, batch, answers=False)
         own.append(_first(args or tuple(kwargs.values())).cpu())
         # What else the call holds; where the first tensor stood is left empty.
         others.append(((None, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): None}))
@@ -67,19 +67,21 @@ def collect(
 
 
 @torch.no_grad()
-def _stop_at(model: nn.Module, unit: nn.Module, batch: Batch, answers: bool) -> tuple[tuple, dict[str, Any], Any]:
+def call_of(model: nn.Module, unit: nn.Module, batch: Batch, answers: bool) -> tuple[tuple, dict[str, Any], Any]:
     """Arguments and, if asked for, the answer of the unit's first call in a pass of the model that ends there."""
     found: list[tuple[tuple, dict[str, Any], Any]] = []
 
     def reached(module: nn.Module, args: tuple, kwargs: dict[str, Any], answer: Any = None) -> None:
         found.append((args, kwargs, answer))
-        raise _Reached
+        raise Reached
 
     listen = unit.register_forward_hook if answers else unit.register_forward_pre_hook
     handle = listen(reached, with_kwargs=True)
+    # A cache of keys in the call would grow whenever it is repeated.
+    plain: Any = {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
     try:
-        run(model, batch)
-    except _Reached:
+        run(model, {**batch, **plain})
+    except Reached:
         pass
     finally:
         handle.remove()
