@@ -1,6 +1,7 @@
 """zsaq: data-free quantization. Every public name, in the order of a run."""
 
 from zsaq.card import Card
+from zsaq.compensation import compensate
 from zsaq.config import Grid, QuantConfig
 from zsaq.hub import load
 from zsaq.inundation import GradientInundation, weight_codes
@@ -48,6 +49,7 @@ __all__ = [
     "Tap",
     "Wrapper",
     "calibrate",
+    "compensate",
     "coverage",
     "distill",
     "dream",

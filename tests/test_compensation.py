@@ -1,0 +1,157 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import reference_compensation
+from toys import batches, bert, gpt2, llama, opt
+from vision_toys import images, resnet, vit
+from zsaq import Grid, QuantConfig, calibrate, compensate, quantize_model
+from zsaq.compensation import COLUMNS, compensated
+from zsaq.language.models import blocks
+from zsaq.layers import quant_layers
+from zsaq.pair import run
+from zsaq.quantizer import groups, search
+
+CONFIG = QuantConfig.parse("w2a8")
+
+
+def units(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    found = {id(block) for block in blocks(model)}
+    return [(name, module) for name, module in model.named_modules() if id(module) in found]
+
+
+def of_every_entry(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    view = groups(weight, grid)
+    scale, zero = search(view, grid)
+    zero = torch.as_tensor(zero, dtype=scale.dtype)
+    return scale.expand_as(view).reshape(weight.shape), zero.expand_as(view).reshape(weight.shape)
+
+
+@given(
+    st.integers(2, 5), st.booleans(), st.sampled_from(["channel", "tensor", 4]), st.integers(0, 9), st.integers(1, 30)
+)
+def test_every_column_takes_what_the_plain_problem_gives_it(
+    bits: int, symmetric: bool, per: Any, seed: int, rows: int
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    weight = torch.randn(5, 12, generator=rng)
+    x = torch.randn(rows, 12, generator=rng, dtype=torch.float64) @ torch.randn(
+        12, 12, generator=rng, dtype=torch.float64
+    )
+    grid = Grid(bits, symmetric=symmetric, per=per)
+    scale, zero = of_every_entry(weight.double(), grid)
+    given = weight.double(), x.T @ x, scale, zero, grid, 0.01
+    assert (compensated(*given) - reference_compensation.compensated(*given)).abs().max() < 1e-9
+
+
+def test_lazy_blocks_change_nothing() -> None:
+    weight, x = torch.randn(3, 2 * COLUMNS + 7), torch.randn(400, 2 * COLUMNS + 7, dtype=torch.float64)
+    x = x * torch.rand(x.shape[1], dtype=torch.float64)
+    grid = Grid(3)
+    scale, zero = of_every_entry(weight.double(), grid)
+    given = weight.double(), x.T @ x, scale, zero, grid, 0.01
+    assert (compensated(*given) - reference_compensation.compensated(*given)).abs().max() < 1e-9
+
+
+def test_the_layers_answer_is_nearer_than_after_rounding_to_nearest() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(16, 64), torch.randn(300, 8) @ torch.randn(8, 64) + 0.1 * torch.randn(300, 64)
+    for bits in (2, 3, 4):
+        grid = Grid(bits)
+        scale, zero = of_every_entry(weight, grid)
+        nearest = (torch.div(weight, scale) + zero).round().clamp(grid.low, grid.high).sub(zero) * scale
+        ours = compensated(weight, (x.T @ x).double(), scale, zero, grid, 0.01)
+        assert (x @ (ours - weight).T).square().sum() < 0.5 * (x @ (nearest - weight).T).square().sum()
+
+
+@pytest.mark.parametrize("make", [bert, gpt2, opt, llama])
+def test_a_student_comes_nearer_to_its_teacher(make) -> None:
+    torch.manual_seed(0)
+    teacher, texts = make(), batches(6, pad=True)
+    student = quantize_model(teacher, QuantConfig.parse("w3a8"))
+    before = miss(student, teacher, texts)
+    latent = {name: layer.weight.clone() for name, layer in quant_layers(student)}
+    assert compensate(student, texts, units(student)) is student
+    assert miss(student, teacher, texts) < 0.8 * before
+    for name, layer in quant_layers(student):
+        inside = any(name.startswith(unit + ".") for unit, _ in units(student))
+        assert torch.equal(layer.weight, latent[name]) != inside
+        if inside:  # the latent weight lies on the grid
+            assert torch.allclose(layer.dequantized(), layer.rows().flatten(1), atol=1e-6)
+
+
+def miss(student: nn.Module, teacher: nn.Module, texts: list[dict[str, Tensor]]) -> float:
+    with torch.no_grad():
+        return sum(float((run(student, b).logits - run(teacher, b).logits).square().mean()) for b in texts)
+
+
+def test_a_layer_hears_what_those_before_it_leave() -> None:
+    """The second layer of a unit is rounded on the inputs of the student whose first layer is rounded already."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)))
+    student = quantize_model(model, CONFIG)
+    batch = {"input": torch.randn(50, 8)}
+    first, second = (copy.deepcopy(layer) for _, layer in quant_layers(student))
+    compensate(student, [batch], [("0", student)])
+    x = first.inputs(batch["input"])
+    for layer, now in zip((first, second), (layer for _, layer in quant_layers(student)), strict=True):
+        scale, zero = of_every_entry(layer.weight.detach(), layer.weight_quantizer.grid)
+        expected = compensated(
+            layer.weight.detach(), (x.T @ x).detach().double(), scale, zero, layer.weight_quantizer.grid, 0.01
+        )
+        assert torch.allclose(now.weight, expected)
+        x = now.inputs(torch.tanh(now(batch["input"]))) if layer is first else x
+
+
+def test_padding_does_not_count() -> None:
+    torch.manual_seed(0)
+    teacher, texts = bert(), batches(3, pad=True)
+    other = [{**b, "input_ids": torch.where(b["attention_mask"] > 0, b["input_ids"], 7)} for b in texts]
+    assert any(not torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(texts, other, strict=True))
+    students = [compensate(s, t, units(s)) for t in (texts, other) for s in [quantize_model(teacher, CONFIG)]]
+    for (_, a), (_, b) in zip(*map(quant_layers, students), strict=True):
+        assert torch.equal(a.weight, b.weight)
+
+
+def test_a_vit_of_static_ranges() -> None:
+    teacher, pictures = vit(), [{"pixel_values": images(8, 16)}]
+    student = quantize_model(teacher, QuantConfig(weight=Grid(3), input=Grid(8, per="tensor")))
+    with pytest.raises(ValueError, match=r"run zsaq\.calibrate"):
+        compensate(student, pictures, units(student))
+    before = miss(calibrate(student, pictures), teacher, pictures)
+    assert miss(compensate(student, pictures, units(student)), teacher, pictures) < before
+
+
+def test_bad_input_is_told() -> None:
+    student, texts = quantize_model(bert(), CONFIG), batches(1)
+    for damping in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="damping"):
+            compensate(student, texts, units(student), damping=damping)
+    with pytest.raises(ValueError, match="0 batches"):
+        compensate(student, [], units(student))
+    with pytest.raises(ValueError, match="holds no quantized layer"):
+        compensate(student, texts, [("bert.embeddings.LayerNorm", student)])
+    with pytest.raises(ValueError, match="no module 'nothing'"):
+        compensate(student, texts, [("nothing", student)])
+    with pytest.raises(ValueError, match="ranges='searched'"):
+        minmax = quantize_model(bert(), QuantConfig(weight=Grid(4), ranges="minmax"))
+        compensate(minmax, texts, units(minmax))
+    with pytest.raises(ValueError, match="QuantConv2d"):
+        cnn = quantize_model(resnet(), QuantConfig(weight=Grid(4), input=None))
+        compensate(cnn, [{"pixel_values": images(2, 16)}], [("resnet", cnn)])
+    with pytest.raises(ValueError, match="bfloat16"):
+        half = quantize_model(bert().bfloat16(), CONFIG)
+        compensate(half, texts, units(half))
+
+
+def test_inputs_that_are_not_finite_are_told() -> None:
+    student, texts = quantize_model(bert(), CONFIG), batches(1)
+    with torch.no_grad():
+        student.bert.embeddings.LayerNorm.weight.fill_(float("inf"))
+    with pytest.raises(ValueError, match="not finite"):
+        compensate(student, texts, units(student))
