@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from job import Job
 from transformers import PreTrainedModel
 
-from zsaq import Batch, Loop, QuantConfig, quantize_model
+from zsaq import Batch, Loop, QuantConfig, compensate, quantize_model
 from zsaq.config import Ranges
+from zsaq.language.models import units
 from zsaq.language.zsaq import pull, student_of, warm_start, zsaq
 
 
@@ -55,6 +57,16 @@ def lkd(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
     return run
 
 
+def gptq(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
+    """Compensated rounding, with a batch for every four steps of the budget; no step is taken."""
+
+    def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        student = quantize_model(job.start, config)
+        return compensate(student, islice(source(job, seed), max(1, budget.steps // 4)), units(student), loop=loop)
+
+    return run
+
+
 def full(sam: bool = True, sga: bool = True) -> Method:
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         player = job.player(seed, lr=budget.generator_lr)
@@ -71,6 +83,9 @@ METHODS: dict[str, Method] = {
     "rtn-minmax": rtn("minmax"),
     "rtn-searched": rtn("searched"),
     "random-qat": distilled(Job.noise),
+    "gptq-random": gptq(Job.noise),
+    "gptq-text": gptq(Job.player),
+    "gptq-oracle": gptq(Job.oracle),  # real unlabelled text: not zero-shot
     "lkd-random": lkd(Job.noise),
     "lkd-text": lkd(Job.player),
     "llm-qat": distilled(Job.player),  # text sampled from the generator: the teacher itself where it is causal

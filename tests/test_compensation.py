@@ -12,17 +12,12 @@ from toys import batches, bert, gpt2, llama, opt
 from vision_toys import images, resnet, vit
 from zsaq import Grid, QuantConfig, calibrate, compensate, quantize_model
 from zsaq.compensation import COLUMNS, compensated
-from zsaq.language.models import blocks
+from zsaq.language.models import units
 from zsaq.layers import quant_layers
 from zsaq.pair import run
 from zsaq.quantizer import groups, search
 
 CONFIG = QuantConfig.parse("w2a8")
-
-
-def units(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    found = {id(block) for block in blocks(model)}
-    return [(name, module) for name, module in model.named_modules() if id(module) in found]
 
 
 def of_every_entry(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

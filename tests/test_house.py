@@ -10,8 +10,8 @@ ROOT = Path(__file__).parent.parent
 # Each core module imports only from those on its left; the public page zsaq/__init__.py stands right of them all.
 CORE: Sequence[str] = (
     "config quantizer packing layers plan packed manifest header hub saving quantize card readme publish pair "
-    "objectives optim inundation synthesis calls compensation rounding journal trainer reconstruction page report export "
-    "verify bench".split()
+    "objectives optim inundation synthesis calls rounding journal trainer compensation reconstruction page report "
+    "export verify bench".split()
 )
 FORBIDDEN = {  # whose module (by prefix) -> what it never imports; nothing at all imports recipes
     "zsaq.language": ["zsaq.vision", "zsaq.eval", "zsaq_cli"],

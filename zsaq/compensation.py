@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from zsaq.calls import Reached, call_of
 from zsaq.config import Grid
+from zsaq.journal import Journal
 from zsaq.layers import QuantConv1D, QuantLayer, QuantLinear, quant_layers
 from zsaq.pair import Batch
 from zsaq.quantizer import Searched, groups, round_to_grid
+from zsaq.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
 COLUMNS = 128  # that are rounded before those behind them hear of it
@@ -24,48 +26,50 @@ Call = tuple[tuple, dict[str, Any], Tensor | None]  # of a unit: args, kwargs, a
 
 @torch.no_grad()
 def compensate(
-    student: Model, batches: Iterable[Batch], units: Sequence[tuple[str, nn.Module]], *, damping: float = 0.01
-) -> Model:
+    student: Model, batches: Iterable[Batch], units: Sequence[tuple[str, nn.Module]], *, damping: float = 0.01,
+    loop: Loop | None = None, stage: str = "compensate",
+) -> Model:  # fmt: skip
     """Round the weights in `units` of `student` anew, in place, so that each layer's answers change least; returns it.
 
     `units`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
     called, each on the inputs that the layers rounded before leave it, quantized as its own are. Latent weights become
     the rounded ones; scales, biases and all else stay. `damping` is the share of the inputs' mean square that is added
-    to each of theirs. Positions that "attention_mask" leaves out do not count. Cost: half a pass of the
-    student over the batches for each unit, about four more, and d^3 for inputs of d features; memory: one unit's calls,
-    and d^2.
+    to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives device, folder and
+    trackers, which hear each unit's "error", the mean over its layers of ||(w - q) x||^2 / ||w x||^2; with several
+    processes all do the same, if their batches are. Cost: half a pass of the student over the batches for each unit,
+    about four more, and d^3 for inputs of d features; memory: the calls of one unit, and d^2.
 
-    Raises ValueError if there are no batches, if a unit holds no quantized layer or is not reached, for a convolution
-    and for ranges that are not kept (min-max weights would take another scale afterwards), if static input ranges were
-    not calibrated, and if the inputs are not finite.
+    Raises ValueError, with no weight changed, if there are no batches, if a unit is unknown or holds no quantized
+    layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
+    and, with the layers before rounded, if one is not reached, if its static input range was not calibrated, and if its
+    inputs are not finite.
     """
-    chunks = list(batches)
+    loop = loop or Loop()
+    chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in batches]
     if not chunks or not 0 < damping < torch.inf:
         raise ValueError(f"damping is {damping!r}, with {len(chunks)} batches; give a positive number and a batch")
-    device = next(student.parameters()).device
-    chunks = [{k: v.to(device) for k, v in batch.items()} for batch in chunks]
-    student.eval()
-    for name, _ in units:
-        try:
-            unit = student.get_submodule(name)
-        except AttributeError:
-            raise ValueError(f"the student has no module {name!r}; give units by the names that it has") from None
-        left = dict(quant_layers(unit))
-        for layer, part in left.items():
-            _check(f"{name}.{layer}", part)
-        if not left:
-            raise ValueError(f"the unit {name} holds no quantized layer; give the units that the config quantizes")
-        calls = [(*call_of(student, unit, batch, answers=False)[:2], batch.get("attention_mask")) for batch in chunks]
-        while left:
-            first, hessian = _inputs(unit, left, calls)
-            if not first:
-                raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
-            if not hessian.isfinite().all():
-                raise ValueError(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
-            for each in first:
-                part = left.pop(each)
-                rounded = compensated(part.rows(), hessian, *_grid_of(part), damping)
-                part.weight.copy_(rounded.T if part.columns_first else rounded)
+    student.to(loop.accelerator.device).eval()
+    layers = {name: _layers(student, name) for name, _ in units}
+    with Journal(loop.accelerator, stage, len(units), loop.folder, every=1) as journal:
+        for number, (name, left) in enumerate(layers.items(), 1):
+            unit, errors = student.get_submodule(name), []
+            calls = [
+                (*call_of(student, unit, batch, answers=False)[:2], batch.get("attention_mask")) for batch in chunks
+            ]
+            while left:
+                first, hessian = _inputs(unit, left, calls)
+                if not first:
+                    raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
+                if not hessian.isfinite().all():
+                    raise ValueError(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
+                for each in first:
+                    layer = left.pop(each)
+                    w = layer.rows().clone()
+                    q = compensated(w, hessian, *_grid_of(layer), damping)
+                    layer.weight.copy_(q.T if layer.columns_first else q)
+                    miss, whole = (((v.double() @ hessian) * v).sum() for v in (w - q, w))
+                    errors.append(float(miss / whole.clamp_min(1e-30)))
+            journal.tell(number, {"error": sum(errors) / len(errors)})
     return student
 
 
@@ -134,12 +138,23 @@ def _grid_of(layer: QuantLayer) -> tuple[Tensor, Tensor, Grid]:
     return every[0], every[1], quantizer.grid
 
 
-def _check(name: str, layer: QuantLayer) -> None:
-    if not isinstance(layer, QuantLinear | QuantConv1D):
-        raise ValueError(f"{name} is a {type(layer).__name__}; rounding is compensated in Linear and Conv1D only")
-    if not isinstance(layer.weight_quantizer.ranges, Searched):
-        raise ValueError(
-            f"{name} takes its weight's range anew from what it holds; quantize with ranges='searched' or 'learned'"
-        )
-    if layer.weight.dtype != torch.float32:
-        raise ValueError(f"{name} holds {layer.weight.dtype}, which would not keep what is rounded; use .float()")
+def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
+    """The quantized layers of a unit by their names in it, all of them fit to be compensated."""
+    try:
+        layers = dict(quant_layers(student.get_submodule(name)))
+    except AttributeError:
+        raise ValueError(f"the student has no module {name!r}; give units by the names that it has") from None
+    if not layers:
+        raise ValueError(f"the unit {name} holds no quantized layer; give the units that the config quantizes")
+    for each, layer in layers.items():
+        where = f"{name}.{each}"
+        if not isinstance(layer, QuantLinear | QuantConv1D):
+            raise ValueError(f"{where} is a {type(layer).__name__}; rounding is compensated in Linear and Conv1D only")
+        if not isinstance(layer.weight_quantizer.ranges, Searched):
+            raise ValueError(
+                f"{where} takes its weight's range anew from what it holds; quantize it with ranges='searched', or "
+                "'learned'"
+            )
+        if layer.weight.dtype != torch.float32:
+            raise ValueError(f"{where} holds {layer.weight.dtype}, which would not keep what is rounded; use .float()")
+    return layers

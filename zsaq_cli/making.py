@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PACKAGES: Final = ("zsaq", "torch", "transformers", "accelerate")
 SPENT: Final = {  # of the budget that was given, where it is not all of it
     "rtn": (), "zeroq": ("images", "dream"), "psaq": ("images", "dream"),
-    **dict.fromkeys(("gdfq", "random-qat", "lkd", "llm-qat", "zsaq"), ("steps",)),
+    **dict.fromkeys(("gdfq", "gptq", "random-qat", "lkd", "llm-qat", "zsaq"), ("steps",)),
 }  # fmt: skip
 KEPT: Final = {".jsonl", ".png"}  # of what a run tells: curves and pictures
 
@@ -72,14 +72,16 @@ def quantize(
         str,
         typer.Option(
             "--method",
-            help="Text: rtn, random-qat, lkd, llm-qat, zsaq; images: rtn, zeroq, psaq, gdfq, hast, synq, genie.",
+            help="Text: rtn, gptq, random-qat, lkd, llm-qat, zsaq; images: rtn, zeroq, psaq, gdfq, hast, synq, genie.",
         ),
     ] = "rtn",
     generator: Annotated[
         str | None,
         typer.Option("--generator", help="Text: causal model that writes; default: the teacher, or facebook/opt-125m."),
     ] = None,
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Of the student; genie: of each block.")] = 200,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Of the student; genie: of each block; gptq: a batch for every 4.")
+    ] = 200,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     pair: Annotated[bool, typer.Option("--pair", help="Text: the teacher reads pairs of texts.")] = False,
     protocol: Annotated[

@@ -38,6 +38,12 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     return max(lists, key=len)
 
 
+def units(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The transformer blocks by name, in the order of their calls. Raises ValueError as `blocks` does."""
+    found = {id(block) for block in blocks(model)}
+    return [(name, module) for name, module in model.named_modules() if id(module) in found]
+
+
 def token_table(model: nn.Module) -> nn.Embedding:
     """The table of word embeddings [V, d]. Raises ValueError if the model has none."""
     table = pretrained(model).get_input_embeddings()
