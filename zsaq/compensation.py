@@ -21,6 +21,7 @@ from zsaq.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
 COLUMNS = 128  # that are rounded before those behind them hear of it
+NEAR = 0.49  # of a step: where a latent weight is still rounded to its level
 Call = tuple[tuple, dict[str, Any], Tensor | None]  # of a unit: args, kwargs, and which positions count
 
 
@@ -32,12 +33,14 @@ def compensate(
     """Round the weights in `units` of `student` anew, in place, so that each layer's answers change least; returns it.
 
     `units`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
-    called, each on the inputs that the layers rounded before leave it, quantized as its own are. Latent weights become
-    the rounded ones; scales, biases and all else stay. `damping` is the share of the inputs' mean square that is added
-    to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives device, folder and
-    trackers, which hear each unit's "error", the mean over its layers of ||(w - q) x||^2 / ||w x||^2; with several
-    processes all do the same, if their batches are. Cost: half a pass of the student over the batches for each unit,
-    about four more, and d^3 for inputs of d features; memory: the calls of one unit, and d^2.
+    called, each on the inputs that the layers rounded before leave it, quantized as its own are. A latent weight
+    becomes what it was when its column's turn came, so that training goes on from there, but no further than NEAR steps
+    from the level that it is rounded to; scales, biases and all else stay. `damping` is the share of the inputs' mean
+    square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives
+    device, folder and trackers, which hear each unit's "error", the mean over its layers of ||(w - q) x||^2 /
+    ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: half a pass
+    of the student over the batches for each unit, about four more, and d^3 for inputs of d features; memory: the calls
+    of one unit, and d^2.
 
     Raises ValueError, with no weight changed, if there are no batches, if a unit is unknown or holds no quantized
     layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
@@ -58,27 +61,32 @@ def compensate(
             ]
             while left:
                 first, hessian = _inputs(unit, left, calls)
+                total: Any = loop.accelerator.reduce(hessian, "sum")
                 if not first:
                     raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
-                if not hessian.isfinite().all():
+                if not total.isfinite().all():
                     raise ValueError(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
                 for each in first:
                     layer = left.pop(each)
-                    w = layer.rows().clone()
-                    q = compensated(w, hessian, *_grid_of(layer), damping)
-                    layer.weight.copy_(q.T if layer.columns_first else q)
-                    miss, whole = (((v.double() @ hessian) * v).sum() for v in (w - q, w))
+                    w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
+                    q, latent = compensated(w, total, scale, zero, grid, damping)
+                    latent = torch.clamp(latent, q - NEAR * scale, q + NEAR * scale)
+                    layer.weight.copy_(latent.T if layer.columns_first else latent)
+                    miss, whole = (((v.double() @ total) * v).sum() for v in (w - q, w))
                     errors.append(float(miss / whole.clamp_min(1e-30)))
             journal.tell(number, {"error": sum(errors) / len(errors)})
     return student
 
 
-def compensated(weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid, damping: float) -> Tensor:
-    """The weight on its grid: rows [out, d] float, with `hessian` [d, d] float64 the sum of x x^T over inputs x.
+def compensated(
+    weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid, damping: float
+) -> tuple[Tensor, Tensor]:
+    """The weight on its grid, and what each column was when its turn came.
 
-    `scale`, `zero` [out, d] of every entry. Columns with the largest inputs come first. With the Cholesky factor
-    U^T U = H^-1, column i leaves the error (w_i - q_i) / U_ii, which times U_ij is taken from every column j behind it
-    (eq. 3, with the algorithm's lazy blocks).
+    `weight`: rows [out, d] float; `hessian` [d, d] float64: the sum of x x^T over inputs x. `scale`, `zero` [out, d]
+    of every entry. Columns with the largest inputs come first. With the Cholesky factor U^T U = H^-1, column i leaves
+    the error (w_i - q_i) / U_ii, which times U_ij is taken from every column j behind it (eq. 3, with the algorithm's
+    lazy blocks).
     """
     order = hessian.diagonal().argsort(descending=True)
     h = hessian[order][:, order]
@@ -94,7 +102,8 @@ def compensated(weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, gr
             errors[:, i - start] = (w[:, i] - rounded[:, i]) / u[i, i]
             w[:, i + 1 : stop] -= errors[:, i - start, None] * u[i, i + 1 : stop]
         w[:, stop:] -= errors @ u[start:stop, stop:]
-    return rounded[:, order.argsort()]
+    back = order.argsort()
+    return rounded[:, back], w[:, back]
 
 
 def _inputs(unit: nn.Module, left: dict[str, QuantLayer], calls: list[Call]) -> tuple[list[str], Tensor]:
