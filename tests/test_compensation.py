@@ -3,14 +3,17 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator, PartialState, debug_launcher
+from accelerate.state import AcceleratorState, GradientState
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import reference_compensation
 from toys import batches, bert, gpt2, llama, opt
 from vision_toys import images, resnet, vit
-from zsaq import Grid, QuantConfig, calibrate, compensate, quantize_model
+from zsaq import Grid, Loop, QuantConfig, calibrate, compensate, quantize_model
 from zsaq.compensation import COLUMNS, compensated
 from zsaq.language.models import units
 from zsaq.layers import quant_layers
@@ -70,12 +73,12 @@ def test_a_student_comes_nearer_to_its_teacher(make) -> None:
     teacher, texts = make(), batches(6, pad=True)
     student = quantize_model(teacher, QuantConfig.parse("w3a8"))
     before = miss(student, teacher, texts)
-    latent = {name: layer.weight.clone() for name, layer in quant_layers(student)}
+    was = latent(student)
     assert compensate(student, texts, units(student)) is student
     assert miss(student, teacher, texts) < 0.8 * before
     for name, layer in quant_layers(student):
         inside = any(name.startswith(unit + ".") for unit, _ in units(student))
-        assert torch.equal(layer.weight, latent[name]) != inside
+        assert torch.equal(layer.weight, was[name]) != inside
         if inside:  # the latent weight stays in its level's cell
             scale = layer.weight_quantizer.ranges(layer.rows(), layer.weight_quantizer.grid)[0]
             assert ((layer.dequantized() - layer.rows()).abs() <= 0.4901 * scale).all()
@@ -151,3 +154,29 @@ def test_inputs_that_are_not_finite_are_told() -> None:
         student.bert.embeddings.LayerNorm.weight.fill_(float("inf"))
     with pytest.raises(ValueError, match="not finite"):
         compensate(student, texts, units(student))
+
+
+def a_batch_each(folder: str) -> None:
+    """One of two processes, with a batch of its own."""
+    loop = Loop(Accelerator(cpu=True))
+    torch.manual_seed(0)
+    student, texts = quantize_model(bert(), CONFIG), batches(2)
+    compensate(student, [texts[loop.accelerator.process_index]], units(student), loop=loop)
+    save_file(latent(student), f"{folder}/{loop.accelerator.process_index}.safetensors")
+
+
+def latent(student: nn.Module) -> dict[str, Tensor]:
+    return {name: layer.weight.detach().clone() for name, layer in quant_layers(student)}
+
+
+def test_two_processes_with_a_batch_each_equal_one_with_both(tmp_path) -> None:
+    for state in (AcceleratorState, PartialState, GradientState):
+        state._reset_state()
+    debug_launcher(a_batch_each, (str(tmp_path),), num_processes=2)
+    torch.manual_seed(0)
+    student = quantize_model(bert(), CONFIG)
+    compensate(student, batches(2), units(student))
+    ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
+    for name, weight in latent(student).items():
+        assert torch.equal(ranks[0][name], ranks[1][name])
+        assert torch.allclose(ranks[0][name], weight, atol=1e-5)
