@@ -57,7 +57,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=default.steps)
     parser.add_argument("--warm", type=int, default=default.warm)
     parser.add_argument("--lr", type=float, default=default.lr)
-    parser.add_argument("--lr_warm", type=float, default=default.lr_warm)
     parser.add_argument("--hidden", type=float, default=default.hidden)
     parser.add_argument("--rho", type=float, default=default.rho)
     parser.add_argument("--ratio", type=int, nargs=2, default=default.ratio, help="student steps : climbs")
@@ -73,8 +72,7 @@ def main() -> None:
         job = causal(args.teacher, args.text, *limits, args.generator, args.real_text, accelerator)
     job.bridge, job.style = args.bridge, job.style | args.style
     budget = Budget(
-        args.steps, args.warm, args.lr, args.lr_warm, args.hidden, args.rho, (args.ratio[0], args.ratio[1]),
-        args.generator_lr,
+        args.steps, args.warm, args.lr, args.hidden, args.rho, (args.ratio[0], args.ratio[1]), args.generator_lr
     )  # fmt: skip
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,36 +11,22 @@ from transformers import PreTrainedModel
 from zsaq import Batch, Loop, QuantConfig, compensate, quantize_model
 from zsaq.config import Ranges
 from zsaq.language.models import units
-from zsaq.language.zsaq import layerwise, pull, student_of, warm_start, zsaq
+from zsaq.language.zsaq import pull, student_of, warm_start, zsaq
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`steps` student steps in all. A warm start takes `warm` batches, each for WARM of the steps, and goes on at
-    `lr_warm`; from rounding to nearest the way is longer, and the rate is `lr`."""
+    """`steps` student steps in all, the first `warm` of them layer by layer where a method warm-starts."""
 
     steps: int = 200
-    warm: int = 16
+    warm: int = 40
     lr: float = 0.0032
-    lr_warm: float = 0.001
     hidden: float = 1.0
     rho: float = 0.16
     ratio: tuple[int, int] = (5, 1)
     generator_lr: float = 1e-4
 
-    def left(self, warm: int) -> int:
-        """Steps that are left after a warm start on so many batches. Raises ValueError if none is."""
-        if (steps := self.steps - WARM * warm) < 1:
-            raise ValueError(
-                f"a warm start on {warm} batches counts as {WARM * warm} of {self.steps} steps; give fewer batches"
-            )
-        return steps
 
-    def rate(self, warm: int) -> float:
-        return self.lr_warm if warm else self.lr
-
-
-WARM = 2  # steps that compensating a batch counts as
 Method = Callable[[Job, QuantConfig, Budget, int, Loop], PreTrainedModel]
 
 
@@ -53,12 +39,11 @@ def distilled(source: Callable[[Job, int], Iterator[Batch]], warm: bool = False)
     """End-to-end distillation on a source, with plain steps; `warm`: after ZSAQ's warm start on it."""
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        stream, batches = source(job, seed), budget.warm if warm else 0
-        student = warm_start(job.start, config, stream, batches, loop)
+        stream, first = source(job, seed), budget.warm if warm else 0
+        student = warm_start(student_of(job.start, config), job.teacher, stream, first, budget.lr, loop)
         return pull(
-            student, job.teacher, stream, steps=budget.left(batches), lr=budget.rate(batches), hidden=budget.hidden,
-            loop=loop,
-        )  # fmt: skip
+            student, job.teacher, stream, steps=budget.steps - first, lr=budget.lr, hidden=budget.hidden, loop=loop
+        )
 
     return run
 
@@ -67,7 +52,7 @@ def lkd(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
     """ZeroQuant's layer-wise distillation alone, for the whole budget."""
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        return layerwise(student_of(job.start, config), job.teacher, source(job, seed), budget.steps, budget.lr, loop)
+        return warm_start(student_of(job.start, config), job.teacher, source(job, seed), budget.steps, budget.lr, loop)
 
     return run
 
@@ -85,12 +70,11 @@ def gptq(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
 def full(sam: bool = True, sga: bool = True) -> Method:
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         player = job.player(seed, lr=budget.generator_lr)
+        options = {"steps": budget.steps, "warm": budget.warm, "lr": budget.lr, "hidden": budget.hidden, "loop": loop}
         ratio = budget.ratio if sga else (budget.ratio[0], 0)
         return zsaq(
-            job.teacher, config, player, steps=budget.left(budget.warm), warm=budget.warm,
-            lr=budget.rate(budget.warm), hidden=budget.hidden, rho=budget.rho if sam else 0.0, ratio=ratio, loop=loop,
-            start=job.start,
-        )  # fmt: skip
+            job.teacher, config, player, rho=budget.rho if sam else 0.0, ratio=ratio, start=job.start, **options
+        )
 
     return run
 
@@ -105,7 +89,7 @@ METHODS: dict[str, Method] = {
     "lkd-random": lkd(Job.noise),
     "lkd-text": lkd(Job.player),
     "llm-qat": distilled(Job.player),  # text sampled from the generator: the teacher itself where it is causal
-    "zsaq-plain": full(sam=False, sga=False),  # the same after the warm start
+    "zsaq-plain": full(sam=False, sga=False),
     "zsaq-no-sam": full(sam=False),
     "zsaq-no-sga": full(sga=False),
     "zsaq": full(),

@@ -52,15 +52,12 @@ def parser(text: str | None, bits: str) -> argparse.ArgumentParser:
     )
     made.add_argument("--steps", type=int, default=default.steps, help="student steps in all (default: %(default)s)")
     made.add_argument(
-        "--warm",
-        type=int,
-        default=default.warm,
-        help="batches of the warm start, each counts as 2 steps (default: %(default)s)",
+        "--warm", type=int, default=default.warm, help="of them layer by layer, before SAM-SGA (default: %(default)s)"
     )
     made.add_argument(
         "--lr",
         type=float,
-        default=default.lr_warm,
+        default=default.lr,
         help="student's learning rate, in steps of its grid (default: %(default)s)",
     )
     made.add_argument(
@@ -92,7 +89,7 @@ def parser(text: str | None, bits: str) -> argparse.ArgumentParser:
 def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator) -> None:
     """Every row, the table and the output folder."""
     config = QuantConfig.parse(args.bits)
-    budget = Budget(args.steps, args.warm, lr_warm=args.lr, rho=args.rho, generator_lr=args.generator_lr)
+    budget = Budget(args.steps, args.warm, args.lr, rho=args.rho, generator_lr=args.generator_lr)
     folder = Path(args.output_dir)
     base, reads = base_of(args, args.teacher), watch(job)
     job.bridge, job.style = args.bridge, {"eight_bit": args.eight_bit}

@@ -13,11 +13,11 @@ from zsaq.language.layout import Layout
 from zsaq.language.models import longest, units
 from zsaq.language.sga import Player
 from zsaq.language.sources import random_tokens
-from zsaq.language.zsaq import layerwise, pull, student_of, zsaq
+from zsaq.language.zsaq import pull, student_of, warm_start, zsaq
 from zsaq_cli.making import Request
 
 METHODS = ("rtn", "gptq", "random-qat", "lkd", "llm-qat", "zsaq")
-RATE = 0.0032  # in grid steps, for students that start from rounding to nearest
+RATE = 0.0032  # in grid steps: zsaq's own, and the same for what it is compared with
 DEFAULT_WRITER = "facebook/opt-125m"
 
 
@@ -43,7 +43,7 @@ def fit(
     teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, config: QuantConfig, request: Request,
     loop: Loop,
 ) -> PreTrainedModel:  # fmt: skip
-    steps = request.steps
+    steps, warm = request.steps, request.steps // 5
     match request.method:
         case "rtn":
             return quantize_model(teacher, config)
@@ -62,13 +62,13 @@ def fit(
             )
         case "lkd":
             stream = player(teacher, tokenizer, kind, request)
-            return layerwise(student_of(teacher, config), teacher, stream, steps, RATE, loop)
+            return warm_start(student_of(teacher, config), teacher, stream, steps, RATE, loop)
         case "llm-qat":
             stream = player(teacher, tokenizer, kind, request)
             return pull(student_of(teacher, config), teacher, stream, steps=steps, lr=RATE, loop=loop)
         case _:
             stream = player(teacher, tokenizer, kind, request)
-            return zsaq(teacher, config, stream, steps=steps, loop=loop)
+            return zsaq(teacher, config, stream, steps=steps, warm=warm, lr=RATE, loop=loop)
 
 
 def limit(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

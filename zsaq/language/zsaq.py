@@ -10,15 +10,13 @@ and of a small Llama, which are therefore no clean zero-shot results. recipes/LO
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
 
-from zsaq.compensation import compensate
 from zsaq.config import QuantConfig
-from zsaq.language.models import blocks, task_kind, token_table, units
+from zsaq.language.models import blocks, task_kind, token_table
 from zsaq.layers import QuantEmbedding, parameter_groups, quant_layers
 from zsaq.objectives import KL, HiddenStates, LayerWise, LogitMSE, Sum
 from zsaq.optim import SAM, Clip, Wrapper
@@ -77,16 +75,6 @@ def stepper(student: PreTrainedModel, lr: float, rho: float = 0.0) -> Wrapper:
 
 
 def warm_start(
-    teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch], warm: int, loop: Loop | None = None
-) -> PreTrainedModel:
-    """A student to train whose rounding was compensated, block by block, on the first `warm` of `batches`."""
-    student = student_of(teacher, config)
-    if warm:
-        compensate(student, islice(batches, warm), units(student), loop=loop, stage="warm-start")
-    return student
-
-
-def layerwise(
     student: PreTrainedModel,
     teacher: PreTrainedModel,
     batches: Iterable[Batch],
@@ -95,11 +83,16 @@ def layerwise(
     loop: Loop | None = None,
 ) -> PreTrainedModel:
     """ZeroQuant's layer-wise distillation: only the blocks move, each alone."""
-    inside = {id(p) for block in blocks(student) for p in block.parameters()}
-    for p in student.parameters():
-        p.requires_grad_(p.requires_grad and id(p) in inside)
-    objective = LayerWise(type(blocks(teacher)[0]))
-    return distill(student, teacher, batches, objective, stepper(student, lr), steps, loop, stage="layerwise")
+    if steps:
+        inside = {id(p) for block in blocks(student) for p in block.parameters()}
+        frozen = [p for p in student.parameters() if p.requires_grad and id(p) not in inside]
+        for p in frozen:
+            p.requires_grad_(False)
+        objective = LayerWise(type(blocks(teacher)[0]))
+        distill(student, teacher, batches, objective, stepper(student, lr), steps, loop, stage="warm-start")
+        for p in frozen:
+            p.requires_grad_(True)
+    return student
 
 
 def pull(
@@ -115,20 +108,28 @@ def pull(
 
 
 def zsaq(
-    teacher: PreTrainedModel, config: QuantConfig, player: Stream, *, steps: int = 200, warm: int = 16,
-    lr: float = 0.001, hidden: float = 1.0, rho: float = 0.16, ratio: tuple[int, int] = (5, 1),
+    teacher: PreTrainedModel, config: QuantConfig, player: Stream, *, steps: int = 200, warm: int = 40,
+    lr: float = 0.0032, hidden: float = 1.0, rho: float = 0.16, ratio: tuple[int, int] = (5, 1),
     loop: Loop | None = None, start: PreTrainedModel | None = None,
 ) -> PreTrainedModel:  # fmt: skip
-    """Warm start on the player's first `warm` batches (see `warm_start`), then `steps` student steps of SAM-SGA.
+    """Warm start, then SAM-SGA: `steps` student steps in all, the first `warm` of them layer by layer.
 
     `player` is the stream of batches and climbs ratio[1] times after every ratio[0] student steps. rho 0 takes plain
-    steps, ratio (n, 0) keeps the generator as it is; `lr` and `rho` count in grid steps (see `stepper`). Without a warm
-    start the student has further to go: lr 0.0032 then. A teacher that is loaded in 8 or 4 bits (bitsandbytes) answers,
-    but cannot be copied: then `start` is the float model that becomes the student. Returns the student; its latent
-    weights, scales, norms and biases are trained, the token table is not. Raises ValueError as `distill` and
-    `compensate` do.
+    steps, ratio (n, 0) keeps the generator as it is; `lr` and `rho` count in grid steps (see `stepper`). A teacher that
+    is loaded in 8 or 4 bits (bitsandbytes) answers, but cannot be copied: then `start` is the float model that becomes
+    the student. Returns the student; its latent weights, scales, norms and biases are trained, the token table is not.
+    Raises ValueError as `distill` does.
     """
-    student = warm_start(start or teacher, config, player, warm, loop)
+    student = warm_start(student_of(start or teacher, config), teacher, player, warm, lr, loop)
     return pull(
-        student, teacher, player, steps=steps, lr=lr, hidden=hidden, rho=rho, player=player, ratio=ratio, loop=loop
+        student,
+        teacher,
+        player,
+        steps=steps - warm,
+        lr=lr,
+        hidden=hidden,
+        rho=rho,
+        player=player,
+        ratio=ratio,
+        loop=loop,
     )
