@@ -8,10 +8,9 @@ from itertools import islice
 from job import Job
 from transformers import PreTrainedModel
 
-from zsaq import Batch, Loop, QuantConfig, compensate, quantize_model
+from zsaq import Batch, Loop, QuantConfig, quantize_model
 from zsaq.config import Ranges
-from zsaq.language.models import units
-from zsaq.language.zsaq import pull, student_of, warm_start, zsaq
+from zsaq.language.zsaq import compensated, pull, student_of, warm_start, zsaq
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,8 @@ class Budget:
     generator_lr: float = 1e-4
 
 
+COMPENSATED = 16  # batches
+SLOW = 0.001  # learning rate after compensation, in grid steps
 Method = Callable[[Job, QuantConfig, Budget, int, Loop], PreTrainedModel]
 
 
@@ -61,8 +62,20 @@ def gptq(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
     """Compensated rounding, with a batch for every four steps of the budget; no step is taken."""
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        student = quantize_model(job.start, config)
-        return compensate(student, islice(source(job, seed), max(1, budget.steps // 4)), units(student), loop=loop)
+        return compensated(job.start, config, islice(source(job, seed), max(1, budget.steps // 4)), loop)
+
+    return run
+
+
+def gptq_qat(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
+    """Plain steps from compensated rounding, at a rate that does not undo it. A batch counts as two steps."""
+
+    def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        if (steps := budget.steps - 2 * COMPENSATED) < 1:
+            raise ValueError(f"compensation counts as {2 * COMPENSATED} of {budget.steps} steps; give more steps")
+        stream = source(job, seed)
+        student = compensated(job.start, config, islice(stream, COMPENSATED), loop)
+        return pull(student, job.teacher, stream, steps=steps, lr=SLOW, hidden=budget.hidden, loop=loop)
 
     return run
 
@@ -86,6 +99,8 @@ METHODS: dict[str, Method] = {
     "gptq-random": gptq(Job.noise),
     "gptq-text": gptq(Job.player),
     "gptq-oracle": gptq(Job.oracle),  # real unlabelled text: not zero-shot
+    "gptq-qat": gptq_qat(Job.player),
+    "gptq-qat-oracle": gptq_qat(Job.oracle),  # real unlabelled text: not zero-shot
     "lkd-random": lkd(Job.noise),
     "lkd-text": lkd(Job.player),
     "llm-qat": distilled(Job.player),  # text sampled from the generator: the teacher itself where it is causal

@@ -97,7 +97,7 @@ def test_quantize_saves_a_student_with_its_facts(folder: Path) -> None:
     assert zsaq.coverage(zsaq.load(student)) == results["coverage"]
 
 
-@pytest.mark.parametrize("method", ["gptq", "random-qat", "lkd", "llm-qat", "zsaq"])
+@pytest.mark.parametrize("method", ["gptq", "gptq-qat", "random-qat", "lkd", "llm-qat", "zsaq"])
 def test_methods_for_text(folder: Path, tmp_path: Path, method: str) -> None:
     facts = told(
         "quantize", folder / "bert", "--output_dir", tmp_path / "x", "--bits", "w2a8", "--method", method,

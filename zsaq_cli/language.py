@@ -7,17 +7,18 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from zsaq import Batch, Loop, QuantConfig, compensate, quantize_model
+from zsaq import Batch, Loop, QuantConfig, quantize_model
 from zsaq.language.generator import load_generator
 from zsaq.language.layout import Layout
-from zsaq.language.models import longest, units
+from zsaq.language.models import longest
 from zsaq.language.sga import Player
 from zsaq.language.sources import random_tokens
-from zsaq.language.zsaq import pull, student_of, warm_start, zsaq
+from zsaq.language.zsaq import compensated, pull, student_of, warm_start, zsaq
 from zsaq_cli.making import Request
 
-METHODS = ("rtn", "gptq", "random-qat", "lkd", "llm-qat", "zsaq")
+METHODS = ("rtn", "gptq", "gptq-qat", "random-qat", "lkd", "llm-qat", "zsaq")
 RATE = 0.0032  # in grid steps: zsaq's own, and the same for what it is compared with
+SLOW, BATCHES = 0.001, 16  # from compensated rounding, on so many batches
 DEFAULT_WRITER = "facebook/opt-125m"
 
 
@@ -48,9 +49,12 @@ def fit(
         case "rtn":
             return quantize_model(teacher, config)
         case "gptq":
-            student, stream = quantize_model(teacher, config), player(teacher, tokenizer, kind, request)
-            batches = islice(stream, max(1, steps // 4))
-            return compensate(student, batches, units(student), loop=loop)
+            stream = player(teacher, tokenizer, kind, request)
+            return compensated(teacher, config, islice(stream, max(1, steps // 4)), loop)
+        case "gptq-qat":
+            stream = player(teacher, tokenizer, kind, request)
+            student = compensated(teacher, config, islice(stream, BATCHES), loop)
+            return pull(student, teacher, stream, steps=steps, lr=SLOW, loop=loop)
         case "random-qat":
             return pull(
                 student_of(teacher, config),

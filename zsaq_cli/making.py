@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PACKAGES: Final = ("zsaq", "torch", "transformers", "accelerate")
 SPENT: Final = {  # of the budget that was given, where it is not all of it
     "rtn": (), "zeroq": ("images", "dream"), "psaq": ("images", "dream"),
-    **dict.fromkeys(("gdfq", "gptq", "random-qat", "lkd", "llm-qat", "zsaq"), ("steps",)),
+    **dict.fromkeys(("gdfq", "gptq", "gptq-qat", "random-qat", "lkd", "llm-qat", "zsaq"), ("steps",)),
 }  # fmt: skip
 KEPT: Final = {".jsonl", ".png"}  # of what a run tells: curves and pictures
 
@@ -72,7 +72,8 @@ def quantize(
         str,
         typer.Option(
             "--method",
-            help="Text: rtn, gptq, random-qat, lkd, llm-qat, zsaq; images: rtn, zeroq, psaq, gdfq, hast, synq, genie.",
+            help="Text: rtn, gptq, gptq-qat, random-qat, lkd, llm-qat, zsaq; "
+            "images: rtn, zeroq, psaq, gdfq, hast, synq, genie.",
         ),
     ] = "rtn",
     generator: Annotated[

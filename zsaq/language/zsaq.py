@@ -15,8 +15,9 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
+from zsaq.compensation import compensate
 from zsaq.config import QuantConfig
-from zsaq.language.models import blocks, task_kind, token_table
+from zsaq.language.models import blocks, task_kind, token_table, units
 from zsaq.layers import QuantEmbedding, parameter_groups, quant_layers
 from zsaq.objectives import KL, HiddenStates, LayerWise, LogitMSE, Sum
 from zsaq.optim import SAM, Clip, Wrapper
@@ -93,6 +94,14 @@ def warm_start(
         for p in frozen:
             p.requires_grad_(True)
     return student
+
+
+def compensated(
+    teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch], loop: Loop | None = None
+) -> PreTrainedModel:
+    """A student to train whose rounding was compensated on `batches`, block by block (`zsaq.compensate`)."""
+    student = student_of(teacher, config)
+    return compensate(student, batches, units(student), loop=loop)
 
 
 def pull(
