@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from zsaq import Batch, Loop, QuantConfig, quantize_model
 from zsaq.config import Ranges
-from zsaq.language.zsaq import compensated, pull, student_of, warm_start, zsaq
+from zsaq.language.zsaq import COMPENSATED, SLOW, compensated, pull, student_of, warm_start, zsaq
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,6 @@ class Budget:
     generator_lr: float = 1e-4
 
 
-COMPENSATED = 16  # batches
-SLOW = 0.001  # learning rate after compensation, in grid steps
 Method = Callable[[Job, QuantConfig, Budget, int, Loop], PreTrainedModel]
 
 

@@ -13,12 +13,11 @@ from zsaq.language.layout import Layout
 from zsaq.language.models import longest
 from zsaq.language.sga import Player
 from zsaq.language.sources import random_tokens
-from zsaq.language.zsaq import compensated, pull, student_of, warm_start, zsaq
+from zsaq.language.zsaq import COMPENSATED, SLOW, compensated, pull, student_of, warm_start, zsaq
 from zsaq_cli.making import Request
 
 METHODS = ("rtn", "gptq", "gptq-qat", "random-qat", "lkd", "llm-qat", "zsaq")
 RATE = 0.0032  # in grid steps: zsaq's own, and the same for what it is compared with
-SLOW, BATCHES = 0.001, 16  # from compensated rounding, on so many batches
 DEFAULT_WRITER = "facebook/opt-125m"
 
 
@@ -53,7 +52,7 @@ def fit(
             return compensated(teacher, config, islice(stream, max(1, steps // 4)), loop)
         case "gptq-qat":
             stream = player(teacher, tokenizer, kind, request)
-            student = compensated(teacher, config, islice(stream, BATCHES), loop)
+            student = compensated(teacher, config, islice(stream, COMPENSATED), loop)
             return pull(student, teacher, stream, steps=steps, lr=SLOW, loop=loop)
         case "random-qat":
             return pull(

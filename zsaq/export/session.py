@@ -29,7 +29,7 @@ def spoken(file: Path) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        raise ValueError(f"ONNX Runtime does not run {file}: {error}") from error
+        raise ValueError(f"ONNX Runtime does not run {file}: {error}; export the model again") from error
 
 
 @final

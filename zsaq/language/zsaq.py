@@ -25,6 +25,9 @@ from zsaq.pair import Batch
 from zsaq.quantize import quantize_model
 from zsaq.trainer import Loop, Player, distill
 
+COMPENSATED = 16  # batches to compensate on before steps are taken
+SLOW = 0.001  # learning rate from there, in grid steps: one that does not undo it
+
 
 class Stream(Player, Protocol):
     """A player that is also the student's endless stream of batches: `zsaq.language.sga.Player`, or another like it."""
