@@ -1,28 +1,42 @@
-"""Seconds of an inundated step against the plain step, on a CIFAR ResNet and fixed random images.
+"""What vision's steps cost, on a CIFAR ResNet and random images: seconds, and each against the step that it extends.
 
     python recipes/vision_cost.py --teacher resnet20.safetensors --steps 20
 
-A step is the teacher's and student's forward, the student's backward and SGD; both kinds are timed in turn, in one
-process, and the medians compared. Processor time is given too: it leaves out what other processes took.
+Pairs of steps are timed in turn, in one process, and the medians compared: SGD, plain and with gradient inundation (the
+teacher's and student's forward, the student's backward); HAST's step, and SynQ's, which filters the images and adds
+activation maps and easy labels. Processor time is given too: it leaves out what other processes took. Then the images
+that HAST's, ZeroQ's and Genie's synthesis dream per second, for a thousand steps of each.
 """
 
 import argparse
+import copy
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
 from cifar import FRAME, load
-from torch import Tensor
+from torch import Tensor, nn
 
-from zsaq import KL, Grid, Pair, QuantConfig, Wrapper, quantize_model
+from zsaq import KL, Batch, Objective, Pair, Wrapper, calibrate, quantize_model
 from zsaq.inundation import GradientInundation, weight_codes
+from zsaq.objectives import Sum
+from zsaq.vision import protocols
+from zsaq.vision.crops import views
+from zsaq.vision.gdfq import sgd
+from zsaq.vision.genie import genie_images
+from zsaq.vision.hast import hast_images, hast_objective
+from zsaq.vision.labels import labelled
 from zsaq.vision.models import classifier
+from zsaq.vision.synq import filtered, synq_objective
+from zsaq.vision.zeroq import zeroq_images
+
+Clock = tuple[float, float]  # seconds on the clock and of the processor
 
 
-def timed(do: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds on the clock and of the processor."""
+def timed(do: Callable[[], object], device: torch.device) -> Clock:
     begin, busy = time.perf_counter(), time.process_time()
     do()
     if device.type == "cuda":
@@ -30,48 +44,78 @@ def timed(do: Callable[[], object], device: torch.device) -> tuple[float, float]
     return time.perf_counter() - begin, time.process_time() - busy
 
 
+def stepper(
+    teacher: nn.Module, student: nn.Module, batch: Callable[[], Batch], objective: Objective, inundated: bool = False
+) -> Callable[[], object]:
+    """A step of SGD on the next batch."""
+    total = objective if isinstance(objective, Sum) else 1.0 * objective
+    plain = sgd(student, 1e-5)
+    optimizer: torch.optim.Optimizer | Wrapper = plain
+    if inundated:
+        optimizer = GradientInundation(plain, weight_codes(student), 1e-3)
+
+    def step() -> None:
+        pair = Pair(teacher, student, batch(), total.taps)
+
+        def closure() -> Tensor:
+            plain.zero_grad()
+            loss = total(pair)
+            loss.backward()
+            return loss.detach()
+
+        optimizer.step(closure)  # type: ignore[arg-type]  # torch says float, and takes tensors
+
+    return step
+
+
+def compare(kinds: dict[str, Callable[[], object]], steps: int, device: torch.device) -> dict[str, float]:
+    """Seconds of either, and the second's over the first's; the first round warms up and is left out."""
+    seconds: dict[str, list[Clock]] = {name: [] for name in kinds}
+    for _ in range(steps + 1):
+        for name, step in kinds.items():
+            seconds[name].append(timed(step, device))
+    told: dict[str, float] = {}
+    for i, clock in enumerate(("seconds", "processor seconds")):
+        first, second = (median(each[i] for each in seconds[name][1:]) for name in kinds)
+        told |= {f"{name}, {clock}": round(value, 4) for name, value in zip(kinds, (first, second), strict=True)}
+        told[f"{' : '.join(reversed(kinds))}, {clock}"] = round(second / first, 3)
+    return told
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
-    parser.add_argument("--bits", type=int, default=4)
+    parser.add_argument("--bits", default="w4a4")
     parser.add_argument("--batch_size", type=int, default=200)
-    parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
     teacher = classifier(load(args.teacher)).to(device).requires_grad_(False)
-    config = QuantConfig(weight=Grid(args.bits, symmetric=False), ranges="minmax")
-    batch = {"pixel_values": torch.randn(args.batch_size, FRAME.channels, FRAME.size, FRAME.size, device=device)}
-    objective = KL(20.0)
+    noise = torch.randn(args.batch_size, FRAME.channels, FRAME.size, FRAME.size, device=device)
+    images = labelled(teacher, {"pixel_values": noise})
+    start = calibrate(quantize_model(teacher, protocols.uniform(args.bits, teacher)), [images])
 
-    def stepper(inundated: bool) -> tuple[torch.optim.Optimizer | Wrapper, Callable[[], Tensor]]:
-        student = quantize_model(teacher, config)
-        sgd = torch.optim.SGD(student.parameters(), args.lr, momentum=0.9, nesterov=True)
+    def kind(objective: Objective, cutoff: float | None, inundated: bool = False) -> Callable[[], object]:
+        stream = views(images, args.batch_size, args.seed)
+        return stepper(teacher, copy.deepcopy(start), lambda: filtered(next(stream), cutoff), objective, inundated)
 
-        def closure() -> Tensor:
-            sgd.zero_grad()
-            loss = objective(Pair(teacher, student, batch))
-            loss.backward()
-            return loss.detach()
-
-        return (GradientInundation(sgd, weight_codes(student), 1e-3) if inundated else sgd), closure
-
-    kinds = {"plain": stepper(False), "inundated": stepper(True)}
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
-    for _ in range(args.steps + 1):
-        for name, (optimizer, closure) in kinds.items():
-            seconds[name].append(timed(lambda o=optimizer, c=closure: o.step(c), device))  # type: ignore[arg-type]
-    told: dict[str, object] = {}
-    for i, clock in enumerate(("seconds", "processor seconds")):
-        middle = {name: median(value[i] for value in values[1:]) for name, values in seconds.items()}
-        told[clock] = {name: round(value, 4) for name, value in middle.items()}
-        told[f"{clock}: inundated / plain"] = round(middle["inundated"] / middle["plain"], 3)
-    optimizer = kinds["inundated"][0]
-    assert isinstance(optimizer, GradientInundation)
-    told |= optimizer.diagnostics() | {"threads": torch.get_num_threads(), "device": device.type} | vars(args)
-    print(json.dumps(told))
+    kinds = {"plain": kind(KL(20.0), None), "inundated": kind(KL(20.0), None, True)}
+    told: dict[str, object] = dict(compare(kinds, args.steps, device))
+    clear = filtered(images, 0.25)
+    of_synq = synq_objective(teacher, clear, labels=0.5, difficulty=0.7, maps=50.0, attention=1000.0, epsilon=0.01)
+    kinds = {"hast": kind(hast_objective(teacher, 1000.0, 0.01), None), "synq": kind(of_synq, 0.25)}
+    told |= compare(kinds, args.steps, device)
+    dreams = {
+        "zeroq": partial(zeroq_images, n=args.batch_size),
+        "hast": partial(hast_images, images=args.batch_size, crops=0.0),
+        "genie": partial(genie_images, images=args.batch_size, group=args.batch_size),
+    }
+    for name, dream in dreams.items():
+        clock, _ = timed(lambda d=dream: d(teacher, FRAME, steps=args.steps, seed=args.seed), device)
+        told[f"{name}, images per second, 1000 steps each"] = round(args.batch_size * args.steps / 1000 / clock, 4)
+    print(json.dumps(told | {"threads": torch.get_num_threads(), "device": device.type} | vars(args)))
 
 
 if __name__ == "__main__":
