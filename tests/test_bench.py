@@ -18,7 +18,7 @@ from zsaq.config import Grid, QuantConfig
 from zsaq.export.inputs import random_inputs
 from zsaq.export.onnx import MODEL, WEIGHTS
 from zsaq.export.taps import Session
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.packed import packed_layers
 from zsaq.quantize import quantize_model
 

@@ -10,7 +10,7 @@ from exported import copied, exported
 from zsaq import export as page
 from zsaq.export import WRITERS, export
 from zsaq.export.onnx import FACTS, MODEL, WEIGHTS
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.manifest import MANIFEST, check
 
 __all__ = ["copied", "exported"]

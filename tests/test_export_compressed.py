@@ -19,7 +19,7 @@ from zsaq.config import Grid, QuantConfig
 from zsaq.export import compressed
 from zsaq.export.compressed import to_compressed
 from zsaq.export.stored import to_int32
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.packed import PackedEmbedding, packed_layers
 from zsaq.packing import unpack
 from zsaq.quantize import quantize_model

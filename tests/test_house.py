@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # Each core module imports only from those on its left; the public page zsaq/__init__.py stands right of them all.
 CORE: Sequence[str] = (
-    "config quantizer packing layers plan packed manifest header hub saving quantize card readme publish pair "
-    "objectives optim inundation synthesis calls rounding journal trainer compensation reconstruction page report "
+    "config quantizer packing layers plan packed manifest header hub loading saving quantize card readme publish pair "
+    "objectives optim sam inundation synthesis calls rounding journal trainer compensation reconstruction page report "
     "export verify bench".split()
 )
 FORBIDDEN = {  # whose module (by prefix) -> what it never imports; nothing at all imports recipes
@@ -25,7 +25,10 @@ FORBIDDEN = {  # whose module (by prefix) -> what it never imports; nothing at a
 OUTSIDE = ["zsaq.eval", "zsaq_cli", "recipes", "tests"]
 THIRD_PARTIES = {  # who may import them
     "transformers": [
-        *(f"zsaq.{name}" for name in "layers plan header hub saving quantize publish trainer language export".split()),
+        *(
+            f"zsaq.{name}"
+            for name in "layers plan header hub loading saving quantize publish trainer language export".split()
+        ),
         *(f"zsaq.{name}" for name in ("vision.models", "verify", "bench", "cli")),
         *OUTSIDE,
     ],

@@ -30,8 +30,9 @@ from transformers import (
 )
 
 from zsaq.config import Grid, QuantConfig
-from zsaq.hub import ZsaqConfig, load
+from zsaq.hub import ZsaqConfig
 from zsaq.layers import quant_layers
+from zsaq.loading import load
 from zsaq.packed import PackedLinear, pack_plan, packed_layers, packed_weight
 from zsaq.plan import Plan, plan_of
 from zsaq.quantize import coverage, quantize_model

@@ -21,7 +21,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from test_hub import bits, student_of
 from zsaq import Grid, QuantConfig, quantize_model
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.manifest import MANIFEST
 from zsaq.saving import save
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForMaskedLM, AutoModelForMultipleChoice, AutoM
 
 from test_hub import bits, student_of
 from zsaq.config import Grid, QuantConfig
-from zsaq.hub import load
+from zsaq.loading import load
 
 LAYER = "bert.encoder.layer.1.output.dense"
 Tensors = dict[str, Tensor]

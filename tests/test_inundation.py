@@ -14,9 +14,10 @@ from toys_optim import closure_of, make_batch, make_student, params, same
 from zsaq.config import Grid, QuantConfig
 from zsaq.inundation import Bucket, GradientInundation, WeightCodes, stretch, weight_codes
 from zsaq.objectives import KL
-from zsaq.optim import SAM, Wrapper
+from zsaq.optim import Wrapper
 from zsaq.quantize import quantize_model
 from zsaq.quantizer import MinMax, Quantizer
+from zsaq.sam import SAM
 from zsaq.trainer import Loop, distill
 
 SHAPES = [(16, 3, 3, 3), (24, 16, 3, 3), (8, 27), (10, 40), (24, 144)]

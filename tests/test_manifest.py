@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import zsaq.saving
 from test_hub import CONFIGS, TEACHERS, bits, student_of
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.manifest import MANIFEST, check, seal
 from zsaq.saving import save
 

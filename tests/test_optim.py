@@ -12,9 +12,10 @@ from reference_optim import sam_gradients
 from toys_optim import MLP, W2, adamw, closure_of, layers, make_batch, make_student, params, same, watch
 from zsaq.config import Grid, QuantConfig
 from zsaq.layers import quant_layers
-from zsaq.optim import SAM, Clip, norm_layers
+from zsaq.optim import Clip
 from zsaq.quantize import quantize_model
 from zsaq.quantizer import Searched
+from zsaq.sam import SAM, norm_layers
 
 
 def twin_of(student: nn.Module) -> tuple[nn.Module, dict[str, tuple[Tensor, Grid]]]:

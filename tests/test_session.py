@@ -7,7 +7,7 @@ import torch
 
 from exported import VOCABULARY, exported  # noqa: F401 (a fixture)
 from zsaq.export.session import Runtime
-from zsaq.hub import load
+from zsaq.loading import load
 
 IDS = torch.arange(18).reshape(2, 9) * 7 % VOCABULARY
 

@@ -26,7 +26,7 @@ from zsaq.export import compare, export
 from zsaq.export.compare import TOLERANCE, difference, round_plainly
 from zsaq.export.inputs import random_inputs
 from zsaq.export.onnx import MODEL, WEIGHTS
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.manifest import MANIFEST, check, seal
 from zsaq.packed import packed_layers
 from zsaq.quantize import quantize_model

@@ -10,7 +10,8 @@ from zsaq import KL, Batch, HiddenStates, Loop, QuantConfig, repeat
 from zsaq.language.zsaq import divergence as objective
 from zsaq.language.zsaq import grid_step, pull, stepper, student_of, warm_start, zsaq
 from zsaq.layers import QuantLinear, quant_layers
-from zsaq.optim import SAM, Clip
+from zsaq.optim import Clip
+from zsaq.sam import SAM
 from zsaq.trainer import Divergence
 
 W2 = QuantConfig.parse("w2a8")

@@ -3,17 +3,18 @@
 from zsaq.card import Card
 from zsaq.compensation import compensate
 from zsaq.config import Grid, QuantConfig
-from zsaq.hub import load
 from zsaq.inundation import GradientInundation, weight_codes
 from zsaq.layers import parameter_groups
+from zsaq.loading import load
 from zsaq.manifest import seal
 from zsaq.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
-from zsaq.optim import SAM, Clip, Wrapper
+from zsaq.optim import Clip, Wrapper
 from zsaq.pair import Batch, Out, Pair, Tap
 from zsaq.publish import push_to_hub
 from zsaq.quantize import coverage, quantize_model
 from zsaq.quantizer import MinMax, Quantizer, Range, Running, Searched
 from zsaq.reconstruction import reconstruct
+from zsaq.sam import SAM
 from zsaq.saving import save
 from zsaq.synthesis import Source, dream
 from zsaq.trainer import Loop, Player, calibrate, distill, repeat

@@ -21,7 +21,7 @@ from zsaq.export.files import Weights
 from zsaq.export.inputs import random_inputs, text_limit
 from zsaq.export.onnx import BLOCKS, MODEL, WEIGHTS, write_graph
 from zsaq.export.session import Session
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.packed import packed_layers
 from zsaq.verify import machine
 

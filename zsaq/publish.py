@@ -22,7 +22,7 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from zsaq.card import Card
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.manifest import MANIFEST, check, seal
 from zsaq.readme import eval_files, readme
 from zsaq.saving import save

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from zsaq.hub import load, packed_state
+from zsaq.hub import packed_state
+from zsaq.loading import load
 from zsaq.manifest import MANIFEST, seal
 from zsaq.plan import plan_of
 

@@ -30,7 +30,7 @@ from zsaq.export.inputs import random_inputs, text_limit
 from zsaq.export.onnx import BLOCKS, FACTS, MODEL
 from zsaq.export.operators import block_of
 from zsaq.export.taps import Taps
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.manifest import MANIFEST, seal
 from zsaq.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.plan import plan_of

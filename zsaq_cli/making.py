@@ -186,7 +186,7 @@ def float_model(source: str) -> "tuple[PreTrainedModel, str]":
         AutoModelForSequenceClassification,
     )
 
-    from zsaq.hub import auto_class_of
+    from zsaq.loading import auto_class_of
 
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise ValueError(f"{source} is no folder: give one with config.json, or a Hub id")

@@ -41,8 +41,8 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
 from zsaq.export.stored import Stored, store
-from zsaq.hub import auto_class_of, load
 from zsaq.layers import quant_activations
+from zsaq.loading import auto_class_of, load
 from zsaq.packed import PackedEmbedding, PackedLinear, packed_layers
 from zsaq.plan import plan_of
 

@@ -21,7 +21,7 @@ from zsaq.export.files import Weights
 from zsaq.export.inputs import random_inputs, text_limit
 from zsaq.export.lowering import lower
 from zsaq.export.operators import MICROSOFT, has_blocks, to_operators
-from zsaq.hub import load
+from zsaq.loading import load
 from zsaq.packed import PackedConv2d, PackedLayer, quantized
 
 ATTENTION: Final = "zsaq_onnx"

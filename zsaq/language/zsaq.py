@@ -20,9 +20,10 @@ from zsaq.config import QuantConfig
 from zsaq.language.models import blocks, task_kind, token_table, units
 from zsaq.layers import QuantEmbedding, parameter_groups, quant_layers
 from zsaq.objectives import KL, HiddenStates, LayerWise, LogitMSE, Sum
-from zsaq.optim import SAM, Clip, Wrapper
+from zsaq.optim import Clip, Wrapper
 from zsaq.pair import Batch
 from zsaq.quantize import quantize_model
+from zsaq.sam import SAM
 from zsaq.trainer import Loop, Player, distill
 
 COMPENSATED = 16  # batches to compensate on before steps are taken
