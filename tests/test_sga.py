@@ -24,7 +24,7 @@ def player(
     teacher = bert(tokenizer, labels)
     layout = Layout.of(tokenizer, 32, pair)
     bridge = bridge_for(generator, tokenizer, teacher, kind)
-    options = {"rows": 24, "batch_size": 8, "length": (2, 8), "refresh": 3, "top": 8, "lr": 1e-3, **options}
+    options = {"batch_size": 8, "length": (2, 8), "refresh": 3, "top": 8, "lr": 1e-3, **options}
     return Player(opt(generator), generator, bridge, layout, token_table(teacher).weight, **options), teacher
 
 
@@ -52,22 +52,34 @@ def test_batches_are_texts_of_the_teacher_without_end(pair: bool) -> None:
     assert len(one.buffer) == 3 * 24
 
 
-def test_the_buffer_forgets_the_oldest_and_fresh_rows_are_fresh() -> None:
-    mixed, _ = player(capacity=30, fresh=1.0, refresh=1)
-    old = {tuple(row) for row in mixed.buffer}
-    next(mixed)
-    batch = next(mixed)
-    newest = {tuple(row) for row in mixed.translated.lists()}
-    rows = [
+def contents(batches: list[Batch]) -> list[tuple[int, ...]]:
+    """The rows' ids without special tokens, sorted."""
+    return sorted(
         tuple(ids[1 : n - 1])
+        for batch in batches
         for ids, n in zip(batch["input_ids"].tolist(), batch["attention_mask"].sum(1).tolist(), strict=True)
-    ]
-    assert set(rows) <= newest and not set(rows) <= old
-    assert len(mixed.buffer) == 30 and [tuple(r) for r in mixed.buffer][-24:] == [
-        tuple(r) for r in mixed.translated.lists()
-    ]
-    with pytest.raises(ValueError, match="must lie in 0"):
-        player(fresh=1.5)
+    )
+
+
+def test_every_text_is_used_once_until_the_generator_has_climbed() -> None:
+    mixed, teacher = player(fresh=0.5, capacity=30)
+    for _ in range(2):
+        batches = list(islice(mixed, 3))
+        assert contents(batches) == sorted(map(tuple, mixed.translated.lists())) and len(mixed.translated) == 24
+    mixed.climb(against(teacher)[0])
+    before = [tuple(row) for row in mixed.buffer]
+    batches = contents(list(islice(mixed, 3)))
+    newest = [tuple(row) for row in mixed.translated.lists()]
+    assert len(batches) == 24 and len(newest) == 12 and [tuple(r) for r in mixed.buffer] == [*before, *newest][-30:]
+    for row in newest:
+        batches.remove(row)
+    assert len(batches) == 12 and set(batches) <= set(before)
+
+
+@pytest.mark.parametrize("options", [{"fresh": 1.5}, {"fresh": 0.0}, {"refresh": 0}, {"capacity": 23}])
+def test_a_share_or_a_buffer_that_cannot_be(options) -> None:
+    with pytest.raises(ValueError, match=r"fresh is .* capacity"):
+        player(**options)
 
 
 @pytest.mark.parametrize("source", [wordpiece, bpe])
@@ -103,15 +115,13 @@ def climbed(climber: Player, divergence, term: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize("pair", [False, True])
 def test_disagreement_rises_on_what_is_written_while_climbing(pair: bool) -> None:
-    climber, teacher = player(
-        pair=pair, lr=3e-3, rows=128, batch_size=64, top=200, ceiling=1e9, fluency=0.0, diversity=0.0
-    )
+    climber, teacher = player(pair=pair, lr=6e-3, batch_size=64, top=200, ceiling=1e9, fluency=0.0, diversity=0.0)
     before, after = climbed(climber, against(teacher)[0], "disagreement")
     assert after > 1.2 * before
 
 
 def test_diversity_rises_on_what_is_written_while_climbing() -> None:
-    climber, teacher = player(fluency=0.0, diversity=1.0, lr=3e-3, rows=128, batch_size=64, top=200)
+    climber, teacher = player(fluency=0.0, diversity=1.0, lr=3e-3, batch_size=64, top=200)
     before, after = climbed(climber, flat(teacher), "diversity")
     assert after > before + 0.05
 
@@ -152,7 +162,7 @@ def test_adapters_climb_over_a_generator_that_stays(tmp_path) -> None:
     teacher = bert(tokenizer)
     climber = Player(
         generator, tokenizer, bridge_for(tokenizer, tokenizer, teacher), Layout.of(tokenizer, 32),
-        token_table(teacher).weight, rows=16, batch_size=8, length=8, lr=1e-2,
+        token_table(teacher).weight, batch_size=8, length=8, lr=1e-2,
     )  # fmt: skip
     state = copy.deepcopy(generator.state_dict())
     divergence, _ = against(teacher)

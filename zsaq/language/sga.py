@@ -1,6 +1,7 @@
 """The ascending player of SAM-SGA: a generator that writes for the student, and climbs where it disagrees."""
 
 import copy
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,9 +26,10 @@ Divergence = Callable[[Batch], tuple[Tensor, Tensor]]  # a batch -> (disagreemen
 class Player:
     """An endless iterator of batches of ids for the student, and `climb` for the generator.
 
-    For every `refresh` batches `rows` new texts are written; a share `fresh` of what the batches hold is drawn from
-    these, the rest from a replay buffer of the `capacity` newest ones, and rows of similar length share a batch.
-    Without any `climb` this is LLM-QAT's sampled text.
+    For every `refresh` batches new texts are written, each of which is used once. After the first climb only a share
+    `fresh` of what the batches hold is new; the rest, so that students do not forget what the generator has left, comes
+    from a replay buffer of the `capacity` newest texts. Rows of similar length share a batch. Without any climb this is
+    LLM-QAT's sampled text.
 
     climb ascends min(D, ceiling) - fluency * KL(G || G_0) + diversity * H, where D is the disagreement of teacher and
     student on soft tokens, G_0 the generator at the start (a frozen copy; LoRA switched off) and H the entropy of the
@@ -55,7 +57,6 @@ class Player:
         greedy: tuple[int, int] = (0, 0),
         temperature: float = 1.0,
         uniform_start: bool = False,
-        rows: int = 256,
         refresh: int = 10,
         fresh: float = 0.75,
         capacity: int = 20_000,
@@ -68,14 +69,14 @@ class Player:
         eight_bit: bool = False,
         seed: int = 0,
     ) -> None:
-        if not 0 <= fresh <= 1 or min(batch_size, rows, refresh, capacity) < 1:
+        if not 0 < fresh <= 1 or min(batch_size, refresh) < 1 or capacity < refresh * batch_size:
             raise ValueError(
-                f"fresh is {fresh}; it must lie in 0..1, and batch_size {batch_size}, rows {rows}, refresh {refresh}, "
-                f"capacity {capacity} must be at least 1"
+                f"fresh is {fresh}; it must lie above 0 and at most at 1, batch_size {batch_size} and refresh "
+                f"{refresh} must be at least 1, and capacity {capacity} at least their product"
             )
         self.generator, self.bridge, self.layout, self.table = generator.eval(), bridge, layout, table.detach()
         self.vocabulary = Vocabulary.of(generator, tokenizer)
-        self.batch_size, self.rows, self.refresh, self.fresh = batch_size, rows, refresh, fresh
+        self.batch_size, self.refresh, self.fresh = batch_size, refresh, fresh
         self.style = {"length": length, "greedy": greedy, "temperature": temperature, "uniform_start": uniform_start}
         self.fluency, self.diversity, self.ceiling = fluency, diversity, ceiling
         self.top, self.chunk = top, chunk
@@ -86,7 +87,7 @@ class Player:
         self.optimizer = ascent_optimizer(generator, lr, eight_bit)
         self.buffer: deque[list[int]] = deque(maxlen=capacity)
         self.ready: list[Text] = []
-        self.given = 0
+        self.climbed, self.started = False, False
         check_head(generator, self.vocabulary)
         self.renew()
         with torch.no_grad():
@@ -116,28 +117,28 @@ class Player:
 
     def __next__(self) -> Batch:
         if not self.ready:
-            if self.given:
+            if self.started:
                 self.renew()
+            self.started = True
             self.ready = self.gather()
-        self.given += 1
         text = self.ready.pop()
         return self.layout.place(*(pairs(text, self.rng) if self.layout.pair else (text,)))
 
     def gather(self) -> list[Text]:
-        """The next `refresh` batches."""
-        n = self.refresh * self.batch_size
-        new = round(self.fresh * n)
-        latest = self.translated.rows(self.draw(len(self.translated), new))
-        old = [self.buffer[i] for i in self.draw(len(self.buffer), n - new).tolist()]
-        text = Text.cat([latest, Text.of(old).to(latest.ids.device)])
+        """The next `refresh` batches: the newest texts, and what is missing from those before them."""
+        missing = self.refresh * self.batch_size - len(self.translated)
+        past = len(self.buffer) - len(self.translated)
+        text = self.translated
+        if missing:
+            old = [self.buffer[i] for i in torch.randperm(past, generator=self.rng)[:missing].tolist()]
+            text = Text.cat([text, Text.of(old).to(text.ids.device)])
         return [text.rows(index) for index in similar(text.mask.sum(1), self.batch_size, self.rng)]
-
-    def draw(self, among: int, n: int) -> Tensor:
-        return torch.randint(among, (n,), generator=self.rng)
 
     def renew(self) -> None:
         """Let the generator write; `newest` in its vocabulary, `translated` and the buffer in the teacher's."""
-        self.newest = write(self.generator, self.vocabulary, self.rows, rng=self.rng, **self.style)
+        n = self.refresh * self.batch_size
+        rows = math.ceil(self.fresh * n) if self.climbed else n
+        self.newest = write(self.generator, self.vocabulary, rows, rng=self.rng, **self.style)
         self.translated = self.bridge.ids(self.newest)
         self.buffer.extend(self.translated.lists())
 
@@ -150,7 +151,7 @@ class Player:
         Only the generator's gradients are computed. Returns the terms, the gradient's norm before the clip at 1, and
         the share of distinct words and word pairs in the newest text. Raises ValueError if anything is not finite.
         """
-        text = self.newest.rows(self.draw(len(self.newest), self.batch_size))
+        text = self.newest.rows(torch.randint(len(self.newest), (self.batch_size,), generator=self.rng))
         written = self.soft(self.generator, text)
         content, mask = self.bridge.embed(written), text.mask
         if self.layout.pair:
@@ -181,6 +182,7 @@ class Player:
             p.grad = g * (1.0 / norm.clamp(min=1.0))
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.climbed = True
         return {**told, "distinct_1": distinct(self.newest, 1), "distinct_2": distinct(self.newest, 2)}
 
     @torch.no_grad()
