@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from zsaq.eval.pretrained import load
 from zsaq.eval.scoring import compare, grade, predict
 from zsaq.eval.tasks import TASKS, Task, find, label_order, read_rows
+from zsaq.trainer import processes
 
 METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 AVERAGES = (
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args(argv)
 
-    tasks, accelerator = select(args.task), Accelerator()
+    tasks, accelerator = select(args.task), processes()
     settings = {name: vars(args)[name] for name in ("model", "teacher", "data_dir", "split", "max_length")}
     results = {task.name: evaluate_task(task, args, accelerator) for task in tasks}
     means = averages({name: row["score"] for name, row in results.items()})

@@ -26,6 +26,7 @@ from zsaq.eval.images import Picture, Source, class_order, read
 from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load_model
 from zsaq.pair import run
+from zsaq.trainer import processes
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Transform = Callable[[Image.Image], Tensor]
@@ -196,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if vars(args)[name] < 1:
             raise ValueError(f"{name} is {vars(args)[name]}: give at least 1")
 
-    accelerator = Accelerator()
+    accelerator = processes()
     settings = {name: vars(args)[name] for name in ("model", "teacher", "data_dir", "split")}
     report = {**settings, "unit": "fraction; kl in nats", **evaluate(args, accelerator)}
     if accelerator.is_main_process:

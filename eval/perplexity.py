@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from zsaq.eval.gathering import collect, share
 from zsaq.eval.metrics import Perplexity, kl_divergence
 from zsaq.eval.pretrained import load
+from zsaq.trainer import processes
 
 CONVENTION = "gptq"
 
@@ -131,12 +132,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for file in args.text:
         if not file.is_file():
             raise ValueError(f"--text {file} is no file: give a UTF-8 text file")
-    accelerator = Accelerator()
+    accelerator = processes()
     model, tokenizer = load(args.model, AutoModelForCausalLM)
     teacher = load(args.teacher, AutoModelForCausalLM)[0] if args.teacher else None
     text = "\n\n".join(file.read_text(encoding="utf-8") for file in args.text)
     ids = tokenize(tokenizer, text, args.separator)
-    window = args.window or min(2048, model.config.max_position_embeddings)
+    window = args.window or min(2048, model.config.to_dict().get("max_position_embeddings", 2048))
     models = [each if each is None else each.to(accelerator.device) for each in (model, teacher)]
     values = perplexity(
         models[0],  # pyright: ignore[reportArgumentType]
@@ -148,13 +149,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         accelerator=accelerator,
     )
     settings = {"model": args.model, "teacher": args.teacher, "text": [str(file) for file in args.text]}
-    settings |= {"separator": args.separator, "convention": CONVENTION, "unit": "per token; kl in nats"}
+    settings |= {
+        "separator": args.separator,
+        "convention": CONVENTION,
+        "windows_are": "non-overlapping",
+        "unit": "per token; kl in nats",
+    }
     report = {**settings, "window": window, **values}
     if accelerator.is_main_process:
         view = Table("quantity", "value")
         for name, value in values.items():
             view.add_row(name, f"{value:.4f}" if isinstance(value, float) else f"{value:,}")
-        print(f"{args.model}: perplexity per token, convention {CONVENTION}, window {window}")
+        print(
+            f"{args.model}: perplexity per token, convention {CONVENTION}, non-overlapping windows of {window} tokens"
+        )
         Console().print(view)
         if args.output:
             args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

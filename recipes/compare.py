@@ -15,13 +15,13 @@ import resource
 import time
 from pathlib import Path
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from job import Job, causal, classifier, embedded
 from methods import METHODS, Budget
 from tables import COLUMNS, table
 
 from zsaq import Loop, QuantConfig
+from zsaq.trainer import processes
 
 
 def run(job: Job, method: str, bits: str, seed: int, budget: Budget, loop: Loop) -> dict:
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=int, nargs=2, default=default.ratio, help="student steps : climbs")
     parser.add_argument("--generator_lr", type=float, default=default.generator_lr)
     args = parser.parse_args()
-    accelerator = Accelerator()
+    accelerator = processes()
     if args.kind == "embedded":
         job = embedded(args.generator)
     elif args.kind == "classifier":

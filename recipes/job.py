@@ -27,6 +27,7 @@ from zsaq.eval.tasks import HUB, Task, find, read_rows
 from zsaq.language.bridge import Kind
 from zsaq.language.generator import load_generator
 from zsaq.language.layout import Layout
+from zsaq.language.models import longest
 from zsaq.language.sga import Player
 from zsaq.language.sources import random_tokens, texts
 from zsaq.language.text import Text
@@ -77,7 +78,9 @@ class Job:
     def player(self, seed: int, **options) -> Player:
         assert self.generator is not None
         generator, tokenizer = self.generator()
-        options = {"batch_size": self.batch, "length": self.length, "seed": own(seed)} | self.style | options
+        last = longest(generator) or self.length[1] + 1
+        length = tuple(min(n, last - 1) for n in self.length)
+        options = {"batch_size": self.batch, "length": length, "seed": own(seed)} | self.style | options
         shape: dict[str, Any] = {"kind": self.bridge, "max_length": self.layout.max_length, "pair": self.layout.pair}
         return Player.of(generator, tokenizer, self.teacher, self.tokenizer, **shape, **options)
 
@@ -121,6 +124,7 @@ def classifier(
     """A BERT-type teacher of a GLUE task; folders and Hub ids alike. The train split is for the oracle only."""
     spec = find(task)
     model, tokenizer = load(teacher, AutoModelForSequenceClassification)
+    model.float()
     hub = {} if data_dir else {"id": HUB, "task": spec.config}
     data = Data(f"GLUE {task}", split=split, **hub)
     job = _scored(f"{teacher} on {task}", model, tokenizer, spec, read_rows(spec, split, data_dir), data, accelerator)
@@ -154,7 +158,7 @@ def causal(
 ) -> Job:  # fmt: skip
     """A causal teacher, measured by perplexity on `text`; its generator is a copy of itself unless another is named."""
     model, tokenizer = load(teacher, AutoModelForCausalLM)
-    model.to(accelerator.device).eval()
+    model.to(accelerator.device).float().eval()
     ids = tokenize(tokenizer, Path(text).read_text(encoding="utf-8"), separator)
     length = min(128, window - 2)
 

@@ -39,7 +39,8 @@ def distilled(source: Callable[[Job, int], Iterator[Batch]], warm: bool = False)
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         stream, first = source(job, seed), budget.warm if warm else 0
-        student = warm_start(student_of(job.start, config), job.teacher, stream, first, budget.lr, loop)
+        student = student_of(job.start, config, stream, loop)
+        warm_start(student, job.teacher, stream, first, budget.lr, loop)
         return pull(
             student, job.teacher, stream, steps=budget.steps - first, lr=budget.lr, hidden=budget.hidden, loop=loop
         )
@@ -51,7 +52,9 @@ def lkd(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
     """ZeroQuant's layer-wise distillation alone, for the whole budget."""
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        return warm_start(student_of(job.start, config), job.teacher, source(job, seed), budget.steps, budget.lr, loop)
+        stream = source(job, seed)
+        student = student_of(job.start, config, stream, loop)
+        return warm_start(student, job.teacher, stream, budget.steps, budget.lr, loop)
 
     return run
 

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import load_dataset
 from tokenizers import ByteLevelBPETokenizer
@@ -32,6 +31,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     get_cosine_schedule_with_warmup,
 )
+
+from zsaq.trainer import processes
 
 Ids = list[int]
 
@@ -145,7 +146,7 @@ def main() -> None:
     args = parser.parse_args()
 
     set_seed(args.seed)
-    accelerator = Accelerator()
+    accelerator = processes()
     documents = read(args.text)
     if args.tokenizer.startswith("bpe:"):
         tokenizer = train_bpe(documents, int(args.tokenizer.removeprefix("bpe:")))

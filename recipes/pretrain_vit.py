@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import load_dataset
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, get_cosine_schedule_with_warmup
+
+from zsaq.trainer import processes
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BORDER = 4
@@ -108,7 +109,7 @@ def main() -> None:
         raise ValueError(f"--size {args.size} must be a multiple of --patch, --hidden {args.hidden} of --heads")
 
     set_seed(args.seed)
-    accelerator = Accelerator()
+    accelerator = processes()
     images, labels = read(args.train, args.size)
     if len(images) < args.batch:
         raise ValueError(f"{args.train} holds {len(images)} images, fewer than --batch {args.batch}")

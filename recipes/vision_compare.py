@@ -14,7 +14,6 @@ import os
 import time
 from pathlib import Path
 
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from tables import bars, table
 from vision_job import VisionJob, cifar, digits, mobilenet
@@ -22,6 +21,7 @@ from vision_methods import METHODS, VisionBudget
 
 from zsaq import Loop, QuantConfig
 from zsaq.journal import Dreams
+from zsaq.trainer import processes
 from zsaq.vision import protocols
 
 
@@ -52,7 +52,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=vars(default)[name])
     parser.add_argument("--speed", type=float, default=default.speed, help="times the published learning rate")
     args = parser.parse_args()
-    accelerator = Accelerator()
+    accelerator = processes()
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     if args.job in ("cifar", "mobilenet"):

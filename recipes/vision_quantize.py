@@ -38,6 +38,7 @@ from zsaq.eval.images import Source
 from zsaq.journal import Dreams
 from zsaq.manifest import seal
 from zsaq.plan import plan_of
+from zsaq.trainer import processes
 
 PACKAGES = ("zsaq", "torch", "transformers", "accelerate")
 DIGITS = ("digits-resnet", "digits-vit")
@@ -159,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     stem = Path(args.teacher).name
     folder = Path(args.output_dir or f"outputs/{stem}-{args.method}-{args.protocol}-{args.bits}")
-    accelerator = Accelerator()
+    accelerator = processes()
     job = job_of(args, accelerator)
     rows = run(job, args, folder, accelerator)
     if accelerator.is_main_process:

@@ -24,10 +24,13 @@ from methods import METHODS, Budget
 from publishing import add_arguments, base_of, publish, recipe, watch
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedModel
 
 from zsaq import Loop, QuantConfig, coverage
 from zsaq.manifest import seal
+from zsaq.optim import NotFinite
 from zsaq.plan import plan_of
+from zsaq.trainer import processes
 
 PACKAGES = ("zsaq", "torch", "transformers", "accelerate")
 ROWS = ("rtn-minmax", "rtn-searched", "zsaq")
@@ -86,6 +89,18 @@ def parser(text: str | None, bits: str) -> argparse.ArgumentParser:
     return made
 
 
+def parse(made: argparse.ArgumentParser) -> argparse.Namespace:
+    """What can be checked before minutes of work is."""
+    args = made.parse_args()
+    try:
+        QuantConfig.parse(args.bits)
+    except ValueError as error:
+        made.error(str(error))
+    if not 0 <= args.warm < args.steps:
+        made.error(f"--warm is {args.warm} of --steps {args.steps}: give 0 or more, and fewer than steps")
+    return args
+
+
 def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator) -> None:
     """Every row, the table and the output folder."""
     config = QuantConfig.parse(args.bits)
@@ -102,7 +117,11 @@ def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator)
     for row in ROWS:
         set_seed(args.seed)
         start = time.perf_counter()
-        student = METHODS[row](job, config, budget, args.seed, loop)
+        try:
+            student = METHODS[row](job, config, budget, args.seed, loop)
+        except NotFinite as error:
+            keep(error, folder / "last-good", accelerator)
+            raise
         seconds = time.perf_counter() - start
         rows.append({"name": row, **job.measure(student), "bytes": size(student), "seconds": round(seconds, 2)})
     accelerator.end_training()
@@ -128,6 +147,13 @@ def run(job: Job, args: argparse.Namespace, name: str, accelerator: Accelerator)
         print(publish(student, job.tokenizer, folder, base, args.push_to_hub))
 
 
+def keep(error: NotFinite, folder: Path, accelerator: Accelerator) -> None:
+    """Save the student as it was before a loss that is not finite, so that hours of work are not lost."""
+    if isinstance(error.student, PreTrainedModel) and accelerator.is_main_process:
+        error.student.save_pretrained(folder)
+        print(f"the student as it was after its last good step is in {folder}")
+
+
 def show(rows: list[dict], name: str, bits: str, folder: Path) -> None:
     table = Table(title=f"{name}, {bits}")
     columns = ("score", "agreement", "bytes", "seconds")
@@ -147,15 +173,13 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
     made.add_argument("--task", help="its GLUE task, for the scores: sst2, stsb, mrpc, ...")
     made.add_argument("--data_dir", help="folder with the task's validation split; default: the Hub's nyu-mll/glue")
     made.add_argument("--split", default="validation", help="split to score, or several: validation+test")
-    args = made.parse_args()
+    args = parse(made)
     if (args.teacher is None) != (args.task is None) or (args.data_dir and not args.teacher):
         made.error("--teacher and --task go together, --data_dir with them; give none of them for the embedded default")
     if args.teacher is None and (args.teacher_bits or (args.lora and not args.generator)):
         made.error("--teacher_bits needs --teacher, --lora needs --generator: the embedded models are already small")
     args.output_dir = args.output_dir or f"outputs/{name}"
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, log_with=args.trackers or None, project_dir=args.output_dir
-    )
+    accelerator = processes(args.trackers, mixed_precision=args.mixed_precision, project_dir=args.output_dir)
     if args.teacher is None:
         with accelerator.main_process_first():
             job = embedded(args.generator, args.lora)

@@ -5,9 +5,10 @@
 The generator is a copy of the teacher unless --generator names another. --text serves the perplexity alone.
 """
 
-from accelerate import Accelerator
 from job import causal
-from zsaq_bert_w2a8 import parser, run
+from zsaq_bert_w2a8 import parse, parser, run
+
+from zsaq.trainer import processes
 
 
 def main() -> None:
@@ -17,12 +18,10 @@ def main() -> None:
     made.add_argument("--window", type=int, default=256, help="tokens a window (default: %(default)s)")
     made.add_argument("--max_windows", type=int, help="measure on the first of them only")
     made.add_argument("--separator", help="what stands between the documents of --text, such as '<|endoftext|>'")
-    args = made.parse_args()
+    args = parse(made)
     name = "zsaq_causal_w4a8"
     args.output_dir = args.output_dir or f"outputs/{name}"
-    accelerator = Accelerator(
-        mixed_precision=args.mixed_precision, log_with=args.trackers or None, project_dir=args.output_dir
-    )
+    accelerator = processes(args.trackers, mixed_precision=args.mixed_precision, project_dir=args.output_dir)
     if args.lora and not args.generator:
         made.error("--lora needs --generator: the copy of the teacher is trained whole")
     job = causal(

@@ -49,7 +49,8 @@ def running(values: list[Tensor], momentum: float) -> tuple[float, float]:
 def kl(p_logits: Tensor, q_logits: Tensor, temperature: float, keep: Tensor) -> float:
     p, q = (torch.softmax(z.double() / temperature, -1) for z in (p_logits, q_logits))
     each = (p * (p.log() - q.log())).sum(-1)
-    return temperature**2 * each[keep].mean().item()
+    rows = [row[kept].mean() for row, kept in zip(each, keep, strict=True)]
+    return temperature**2 * (sum(rows) / len(rows)).item()
 
 
 def logit_l1(p: Tensor, q: Tensor) -> float:
@@ -61,5 +62,9 @@ def logit_mse(p: Tensor, q: Tensor) -> float:
 
 
 def relative_error(p: list[Tensor], q: list[Tensor], keep: Tensor) -> float:
-    """Sum over layers of ||p - q||^2 / ||p||^2 over kept entries."""
-    return sum(((a[keep] - b[keep]).square().sum() / a[keep].square().sum()).item() for a, b in zip(p, q, strict=True))
+    """Sum over layers of the mean over rows of ||p - q||^2 / ||p||^2 over a row's kept entries."""
+    total = 0.0
+    for a, b in zip(p, q, strict=True):
+        rows = [((x[k] - y[k]).square().sum() / x[k].square().sum()).item() for x, y, k in zip(a, b, keep, strict=True)]
+        total += sum(rows) / len(rows)
+    return total

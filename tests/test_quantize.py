@@ -125,3 +125,15 @@ def test_a_model_loaded_in_few_bits_is_refused() -> None:
     teacher[0].weight = nn.Parameter(torch.zeros(24, 16, dtype=torch.int8), requires_grad=False)
     with pytest.raises(ValueError, match=r"0\.weight holds integers.*give the float model"):
         quantize_model(teacher, QuantConfig.parse("w4a8"))
+
+
+@pytest.mark.parametrize(
+    ("rules", "named"),
+    [
+        ((("*LayerNorm*", QuantConfig(Grid(8))),), "gives bits to LayerNorm"),
+        ((("*", None), ("*query*", QuantConfig(Grid(8)))), "decides nothing"),
+    ],
+)
+def test_a_rule_that_does_nothing_is_named(rules, named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        quantize_model(bert(), QuantConfig(Grid(4), rules=rules))

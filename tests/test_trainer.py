@@ -16,7 +16,10 @@ from zsaq import (
     Clip,
     Grid,
     HiddenStates,
+    LayerWise,
     Loop,
+    Objective,
+    Pair,
     QuantConfig,
     calibrate,
     coverage,
@@ -25,10 +28,13 @@ from zsaq import (
     quantize_model,
     repeat,
 )
-from zsaq.optim import Wrapper
+from zsaq.language.attention import AttentionScores
+from zsaq.optim import NotFinite, Wrapper
 from zsaq.quantizer import Running
+from zsaq.trainer import processes
 
 CONFIG = QuantConfig.parse("w2a8")
+STATIC = QuantConfig(Grid(8), Grid(8, symmetric=False, per="tensor"))
 
 
 def plain(student: nn.Module, lr: float = 1e-2) -> torch.optim.AdamW:
@@ -96,15 +102,25 @@ def test_the_student_comes_closer_and_the_teacher_stays() -> None:
     assert "2-bit half" in coverage(student)["bert.encoder.layer.0.output.dense"]
 
 
+OBJECTIVES = {
+    "kl": lambda teacher, student: KL() + HiddenStates(BertLayer),
+    "layer-wise": lambda teacher, student: 1.0 * LayerWise(BertLayer),
+    "scores": lambda teacher, student: KL() + AttentionScores(teacher, student),
+}
+
+
+@pytest.mark.parametrize("name", list(OBJECTIVES))
 @pytest.mark.parametrize("sam", [False, True])
-def test_accumulated_micro_batches_equal_the_whole(sam: bool) -> None:
-    teacher, whole = bert(), batches(3, size=8)
+def test_accumulated_micro_batches_equal_the_whole(sam: bool, name: str) -> None:
+    """The first half of each batch is padded to half of the length, so that micro-batches hold different numbers."""
+    teacher, whole = bert(), batches(3, size=8, pad=True)
     parts = [{k: v[i : i + 4] for k, v in batch.items()} for batch in whole for i in (0, 4)]
     ends = []
     for given, accumulate in ((whole, 1), (parts, 2)):
         student = quantize_model(teacher, QuantConfig.parse("w2a16"))
         optimizer = SAM(sgd(student), student) if sam else sgd(student)
-        ends.append(weights(distill(student, teacher, given, KL(), optimizer, 3, constant(accumulate=accumulate))))
+        objective = OBJECTIVES[name](teacher, student)
+        ends.append(weights(distill(student, teacher, given, objective, optimizer, 3, constant(accumulate=accumulate))))
     assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(*ends, strict=True))
 
 
@@ -118,6 +134,35 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state() -> None:
     with pytest.raises(ValueError, match="step 3: the loss is not finite"):
         distill(student, teacher, bad, KL(), SAM(plain(student), student, rho=0.0), 3, constant())
     assert all(torch.allclose(a, b) for a, b in zip(weights(student), weights(twin), strict=True))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_gradient_that_is_not_finite_keeps_the_last_good_state(steps: int) -> None:
+    """The root of 0 has the loss 0 and an infinite slope."""
+
+    class Root(Objective):
+        def __call__(self, pair: Pair) -> torch.Tensor:
+            return (pair.student.logits * 0).sum().sqrt()
+
+    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
+    before = weights(student)
+    with pytest.raises(NotFinite, match=r"step 1: .* its gradient") as stop:
+        distill(student, teacher, [{"input": torch.randn(4, 16)}] * 2, Root(), plain(student), steps, constant())
+    assert stop.value.student is student
+    assert all(torch.equal(a, b) for a, b in zip(weights(student), before, strict=True))
+
+
+def test_what_cannot_train_is_named_before_a_step() -> None:
+    teacher, student, given = mlp(), quantize_model(mlp(), CONFIG), [{"input": torch.randn(2, 16)}]
+    with pytest.raises(ValueError, match="no parameter of the student"):
+        distill(student, teacher, given, KL(), plain(mlp()), 1)
+    with pytest.raises(ValueError, match="ratio is"):
+        distill(student, teacher, given, KL(), plain(student), 1, ratio=(0, 1))
+
+
+def test_a_tracker_that_is_not_installed_is_named() -> None:
+    with pytest.raises(ValueError, match="no-such-tracker"):
+        processes(["no-such-tracker"])
 
 
 def test_batches_that_run_out_are_named() -> None:
@@ -186,11 +231,25 @@ def test_fp16_is_refused() -> None:
         accelerator.state._mixed_precision = "no"
 
 
+def running(student: nn.Module) -> dict[str, torch.Tensor]:
+    found = [m for m in student.modules() if isinstance(m, Running)]
+    return {f"{i}{side}": getattr(m, side) for i, m in enumerate(found) for side in ("lo", "hi")}
+
+
 def half_of_the_batch(folder: str) -> None:
     """One of two processes: its half of every batch; the first saves where it ends."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     teacher, rank = mlp(), Accelerator(cpu=True).process_index
+    torch.manual_seed(2)
+    texts, padded = bert(), batches(3, pad=True)
+    student = quantize_model(texts, CONFIG)
+    given = [{k: v[rank * 4 : rank * 4 + 4] for k, v in batch.items()} for batch in padded]
+    distill(student, texts, given, KL() + HiddenStates(BertLayer), sgd(student), 3, constant())
+    save_file({str(i): w for i, w in enumerate(weights(student))}, f"{folder}/text{rank}.safetensors")
+    torch.manual_seed(3)
+    ranges = calibrate(quantize_model(teacher, STATIC), [{"input": torch.randn(8, 16)[rank * 4 : rank * 4 + 4]}])
+    save_file(running(ranges), f"{folder}/ranges{rank}.safetensors")
     for name in ("plain", "sam"):
         student = quantize_model(teacher, CONFIG)
         optimizer = (
@@ -198,7 +257,7 @@ def half_of_the_batch(folder: str) -> None:
         )
         torch.manual_seed(1)
         given = [{"input": torch.randn(8, 16)[rank * 4 : rank * 4 + 4]} for _ in range(5)]
-        distill(student, teacher, given, KL(), optimizer, 5, constant(accelerator=Accelerator(cpu=True)))
+        distill(student, teacher, given, KL(), optimizer, 5, constant())
         save_file({str(i): w for i, w in enumerate(weights(student))}, f"{folder}/{name}{rank}.safetensors")
 
 
@@ -208,8 +267,19 @@ def test_two_processes_equal_one(tmp_path) -> None:
     for state in (AcceleratorState, PartialState, GradientState):
         state._reset_state()
     debug_launcher(half_of_the_batch, (str(tmp_path),), num_processes=2)
+    torch.manual_seed(2)
+    texts = bert()
+    student = quantize_model(texts, CONFIG)
+    distill(student, texts, batches(3, pad=True), KL() + HiddenStates(BertLayer), sgd(student), 3, constant())
+    files = [load_file(tmp_path / f"text{rank}.safetensors") for rank in (0, 1)]
+    assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    assert all(torch.allclose(files[0][str(i)], w, atol=1e-5) for i, w in enumerate(weights(student)))
     torch.manual_seed(0)
     teacher = mlp()
+    torch.manual_seed(3)
+    whole = running(calibrate(quantize_model(teacher, STATIC), [{"input": torch.randn(8, 16)}]))
+    files = [load_file(tmp_path / f"ranges{rank}.safetensors") for rank in (0, 1)]
+    assert all(torch.allclose(file[key], value) for file in files for key, value in whole.items())
     for name in ("plain", "sam"):
         student = quantize_model(teacher, CONFIG)
         optimizer = SAM(Clip(sgd(student), 1.0), student) if name == "sam" else Clip(sgd(student), 1.0)

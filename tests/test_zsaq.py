@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from collections.abc import Iterator
 
@@ -6,11 +7,12 @@ import torch
 from transformers import BitsAndBytesConfig
 
 from toys import batches, bert, gpt2
-from zsaq import KL, Batch, HiddenStates, Loop, QuantConfig, repeat
+from zsaq import KL, Batch, Grid, HiddenStates, Loop, QuantConfig, load, repeat
 from zsaq.language.zsaq import divergence as objective
 from zsaq.language.zsaq import grid_step, pull, stepper, student_of, warm_start, zsaq
 from zsaq.layers import QuantLinear, quant_layers
 from zsaq.optim import Clip
+from zsaq.quantizer import MinMax
 from zsaq.sam import SAM
 from zsaq.trainer import Divergence
 
@@ -97,6 +99,34 @@ def test_a_teacher_in_few_bits_answers_for_a_student_of_the_float_model(tmp_path
         zsaq(teacher, W2, Player(), steps=2, warm=0)
     student = zsaq(teacher, W2, Player(), steps=24, warm=8, lr=0.02, start=start)
     assert gap(teacher, student) < gap(teacher, student_of(start, W2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("make", [bert, gpt2])
+def test_a_teacher_in_half_precision_has_a_student_in_full(make, dtype: torch.dtype, tmp_path) -> None:
+    teacher = make().to(dtype)
+    static = QuantConfig(Grid(2, levels="half"), Grid(8, symmetric=False, per="tensor"))
+    student = zsaq(teacher, static, Player(), steps=8, warm=2)
+    assert {p.dtype for p in student.parameters()} == {torch.float32}
+    assert {p.dtype for p in teacher.parameters()} == {dtype}
+    student.save_pretrained(tmp_path)
+    held = batches(1, size=4, seed=7)[0]
+    assert torch.equal(load(tmp_path)(**held).logits, student(**held).logits)
+
+
+def test_ranges_are_learned_where_they_were_searched_and_nowhere_else() -> None:
+    rule = QuantConfig(Grid(2, levels="half"))
+    told = {"*layer.0*": rule, "*layer.1.attention*": dataclasses.replace(rule, ranges="minmax")}
+    student = student_of(bert(), QuantConfig(Grid(8), rules=tuple(told.items())))
+    kinds = {name: layer.weight_quantizer.ranges for name, layer in quant_layers(student)}
+    learned = {name for name, ranges in kinds.items() if any(True for _ in ranges.parameters())}
+    assert learned == {name for name in kinds if "layer.0" in name} and learned
+    assert all(isinstance(kinds[name], MinMax) for name in kinds if "layer.1.attention" in name)
+
+
+def test_a_warm_start_that_leaves_no_step_is_named() -> None:
+    with pytest.raises(ValueError, match="warm is 4 of 4"):
+        zsaq(bert(), W2, Player(), steps=4, warm=4)
 
 
 @pytest.mark.parametrize("bits", ["w2a8", "w4a8", "w8a8"])

@@ -159,11 +159,19 @@ class QuantConfig:
         return self, False
 
     def check_rules(self, names: list[str]) -> None:
-        """Raises ValueError for a rule whose glob matches none of `names`."""
+        """Raises ValueError for a rule that matches none of `names`, or none that an earlier rule leaves to it."""
+        open_to = names
         for glob, _ in self.rules:
-            if not any(fnmatchcase(name, glob) for name in names):
+            matched = [name for name in names if fnmatchcase(name, glob)]
+            if not matched:
                 shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
                 raise ValueError(f"the rule {glob!r} matches no module; the modules are {shown}")
+            if not set(matched) & set(open_to):
+                raise ValueError(
+                    f"the rule {glob!r} decides nothing: earlier rules match {', '.join(matched[:8])} already; put it "
+                    "before them"
+                )
+            open_to = [name for name in open_to if name not in matched]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is its inverse."""

@@ -13,7 +13,11 @@ from zsaq.pair import Pair, Tap
 
 
 class Objective(ABC):
-    """A scalar of a Pair, with the taps it needs."""
+    """A scalar of a Pair, with the taps it needs.
+
+    Ours are means over the batch's rows of what each row gives alone, so that micro-batches of as many rows and
+    processes that share a batch take the very step of the whole batch, however long the rows are.
+    """
 
     taps: tuple[Tap, ...] = ()
 
@@ -49,14 +53,24 @@ class Sum(Objective):
         return self.weighted(pair)[0]
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of values [B, ...] where mask (same shape) holds."""
-    return torch.where(mask, values, 0).sum() / mask.sum().clamp_min(1)
+def _row_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over rows of each row's mean of values [B, ...] where mask (same shape) holds."""
+    values, mask = values.reshape(len(values), -1), mask.reshape(len(mask), -1)
+    return (torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp_min(1)).mean()
+
+
+def relative_error(p: Tensor, q: Tensor, mask: Tensor) -> Tensor:
+    """Mean over rows of ||p - q||^2 / ||p||^2, p and q [B, ...] where mask (broadcast to them) holds."""
+    mask = mask.expand_as(p).flatten(1)
+    p, q = p.float().flatten(1), q.float().flatten(1)
+    miss, size = (torch.where(mask, x, 0).square().sum(1) for x in (p - q, p))
+    return (miss / size.detach().clamp_min(1e-12)).mean()
 
 
 @final
 class KL(Objective):
-    """T^2 * KL(P || Q) of softmax(logits / T), mean over samples, or over the positions that are not padding.
+    """T^2 * KL(P || Q) of softmax(logits / T), mean over rows; with a position axis, each row's is the mean over its
+    positions that are not padding.
 
     P is the teacher with direction "forward", the student with "reverse" (Hinton et al. 2015, arXiv 1503.02531).
     Logits: [B, C] or [B, L, V]. Raises ValueError for a temperature that is not positive.
@@ -74,23 +88,23 @@ class KL(Objective):
         if self.direction == "reverse":
             p, q = q, p
         divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
-        return self.temperature**2 * _masked_mean(divergence, pair.mask)
+        return self.temperature**2 * _row_mean(divergence, pair.mask)
 
 
 @final
 class LogitL1(Objective):
-    """Mean |teacher - student| over the logits of samples or positions that are not padding."""
+    """Mean over rows of |teacher - student|, a row's mean over its logits at positions that are not padding."""
 
     def __call__(self, pair: Pair) -> Tensor:
-        return _masked_mean((pair.teacher.logits - pair.student.logits).abs().mean(-1), pair.mask)
+        return _row_mean((pair.teacher.logits - pair.student.logits).abs().mean(-1), pair.mask)
 
 
 @final
 class LogitMSE(Objective):
-    """Mean squared difference of the logits: the divergence of regression models."""
+    """Mean over rows of the squared difference of the logits: the divergence of regression models."""
 
     def __call__(self, pair: Pair) -> Tensor:
-        return _masked_mean((pair.teacher.logits - pair.student.logits).square().mean(-1), pair.mask)
+        return _row_mean((pair.teacher.logits - pair.student.logits).square().mean(-1), pair.mask)
 
 
 def _taps(where: type | Callable[[str, nn.Module], bool]) -> tuple[Tap, Tap]:
@@ -99,7 +113,8 @@ def _taps(where: type | Callable[[str, nn.Module], bool]) -> tuple[Tap, Tap]:
 
 @final
 class HiddenStates(Objective):
-    """Sum over the tapped blocks of ||h_P - h_Q||^2 / ||h_P||^2, over positions [B, L, d] that are not padding.
+    """Sum over the tapped blocks of ||h_P - h_Q||^2 / ||h_P||^2, mean over rows; a row's norms are over [L, d] where
+    there is no padding.
 
     Divided by the teacher's own size, so that one weight serves every depth and model; Zhang et al. 2020
     (TernaryBERT, arXiv 2009.12812, eq. 7) take the plain mean.
@@ -112,10 +127,8 @@ class HiddenStates(Objective):
         mask = pair.batch.get("attention_mask")
         total = []
         for (_, p), (_, q) in zip(pair.teacher.seen[self.taps[0]], pair.student.seen[self.taps[1]], strict=True):
-            keep = torch.ones(p.shape[:2], device=p.device) if mask is None else mask.to(p.dtype)
-            p, q = p.float(), q.float()
-            miss, size = ((x.square().sum(-1) * keep).sum() for x in (p - q, p))
-            total.append(miss / size.detach().clamp_min(1e-12))
+            keep = torch.ones((), dtype=torch.bool, device=p.device) if mask is None else mask.bool()[..., None]
+            total.append(relative_error(p, q, keep))
         return torch.stack(total).sum()
 
 
@@ -138,8 +151,9 @@ class LayerWise(Objective):
         def feed(module, args, kwargs):
             value = next(fed)
             if args:
-                return (value, *args[1:]), kwargs
-            return args, {**kwargs, next(iter(kwargs)): value}
+                return (value.to(args[0].dtype), *args[1:]), kwargs
+            name = next(iter(kwargs))
+            return args, {**kwargs, name: value.to(kwargs[name].dtype)}
 
         blocks = [m for m in pair.models[1].modules() if isinstance(m, self.blocks)]
         handles = [block.register_forward_pre_hook(feed, with_kwargs=True) for block in blocks]

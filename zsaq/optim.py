@@ -13,6 +13,15 @@ Closure = Callable[[], Tensor]
 NoSync = Callable[[], AbstractContextManager[Any]]
 
 
+class NotFinite(ValueError):
+    """A loss or a gradient that is not finite; no step was taken.
+
+    `student`, where the trainer has it in hand, has the parameters of the last good step: save what is worth saving.
+    """
+
+    student: nn.Module | None = None
+
+
 class Wrapper(ABC):
     """An optimizer around `base` that takes a closure; groups, state and checkpoints are the base's.
 
@@ -71,7 +80,7 @@ class Wrapper(ABC):
 class Clip(Wrapper):
     """Steps with the gradient scaled down to a global 2-norm of at most `max_norm`; `norm` is the last before that.
 
-    Raises ValueError, and takes no step, if the norm is not finite."""
+    Raises NotFinite, a ValueError, and takes no step, if the norm is not finite."""
 
     def __init__(self, base: torch.optim.Optimizer | Wrapper, max_norm: float) -> None:
         super().__init__(base)
@@ -84,7 +93,7 @@ class Clip(Wrapper):
         params = (p for group in self.param_groups for p in group["params"])
         self.norm = float(nn.utils.clip_grad_norm_(params, self.max_norm))
         if not math.isfinite(self.norm):
-            raise ValueError(f"the gradient's norm is {self.norm}; no step was taken. Lower the learning rate")
+            raise NotFinite(f"the gradient's norm is {self.norm}; no step was taken. Lower the learning rate")
         self.base.step()
         return loss
 

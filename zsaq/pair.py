@@ -39,7 +39,10 @@ class Out:
 
 
 def run(model: nn.Module, batch: Batch, taps: tuple[Tap, ...] = ()) -> Out:
-    """One forward pass with taps. Raises ValueError if a tap finds no module or the answer has no logits."""
+    """One forward pass with taps; floats go in as the model's own dtype.
+
+    Raises ValueError if a tap finds no module or the answer has no logits.
+    """
     seen: dict[Tap, list[tuple[nn.Module, Tensor]]] = {tap: [] for tap in taps}
     handles = []
     bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
@@ -50,7 +53,9 @@ def run(model: nn.Module, batch: Batch, taps: tuple[Tap, ...] = ()) -> Out:
                 raise ValueError(f"a tap on the {tap.model} at {tap.where} finds no module in {type(bare).__name__}")
             for module in found:
                 handles.append(_listen(module, tap, seen[tap]))
-        answer = model(**{k: v for k, v in batch.items() if k != "labels"})
+        dtype = next((p.dtype for p in bare.parameters() if p.is_floating_point()), torch.float32)
+        shown = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items() if k != "labels"}
+        answer = model(**shown)
     finally:
         for handle in handles:
             handle.remove()

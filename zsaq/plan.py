@@ -1,6 +1,7 @@
 """What is decided about a model before it is touched: which modules are quantized how, and why others are not."""
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
@@ -100,12 +101,19 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
     Quantized are linear layers, GPT-2's Conv1D and 2-d convolutions, and the token table. Heads, norms, biases,
     position and type tables stay in floats unless a rule names them. A token table that is tied to the head stays in
     floats with it; where a rule names the table, both ends read the same codes. ReLU modules are decided on if the
-    configuration has a grid for activations. Raises ValueError for a rule that matches nothing, a grid for activations
-    without a ReLU module, and where nothing is left to quantize.
+    configuration has a grid for activations. Raises ValueError for a rule that matches or decides nothing, one that
+    gives bits to what has no quantized form, a grid for activations without a ReLU module, and where nothing is left to
+    quantize.
     """
     outside = heads(model)
     modules = weighted(model) | rectifiers(model, config)
     config.check_rules(list(modules))
+    for glob, own in config.rules:
+        named = {type(module).__name__: type(module) for name, module in modules.items() if fnmatchcase(name, glob)}
+        if own is not None and not any(kind in SWAPS or kind in ACTIVATIONS for kind in named.values()):
+            raise ValueError(
+                f"the rule {glob!r} gives bits to {', '.join(named)}, which have no quantized form; leave it out"
+            )
     table = token_table(model)
     shared: dict[int, list[str]] = {}
     for name, module in modules.items():

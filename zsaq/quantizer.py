@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import final
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from zsaq.config import Grid
@@ -128,9 +129,13 @@ class Running(Range):
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """One update with x [1, n]."""
-        self.lo.lerp_(x.amin(-1, keepdim=True).to(self.lo), 1 - self.momentum)
-        self.hi.lerp_(x.amax(-1, keepdim=True).to(self.hi), 1 - self.momentum)
+        """One update with x [1, n], and with what the other processes see at the same time."""
+        lo, hi = x.amin(-1, keepdim=True).to(self.lo), x.amax(-1, keepdim=True).to(self.hi)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(lo, dist.ReduceOp.MIN)
+            dist.all_reduce(hi, dist.ReduceOp.MAX)
+        self.lo.lerp_(lo, 1 - self.momentum)
+        self.hi.lerp_(hi, 1 - self.momentum)
         self.updates += 1
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zsaq.layers import QuantLayer, quant_layers
-from zsaq.optim import Closure, Wrapper, look
+from zsaq.optim import Closure, NotFinite, Wrapper, look
 
 Where = Literal["post-quantizer", "latent", "norm"]
 Climb = Literal["local", "synchronised"]
@@ -43,8 +43,8 @@ class SAM(Wrapper):
     like with like (without autocast, always), and measures the "cosine" between eps and the change of the weights that
     quantized layers use. Extra memory: a gradient per quantized weight, a copy of each other parameter.
 
-    Raises ValueError for options that cannot be, if nothing is climbed or in fewer than 32 bits, and, with all restored
-    and no step taken, if a loss or the norm is not finite on any process.
+    Raises ValueError for options that cannot be, if nothing is climbed or in fewer than 32 bits, and NotFinite, with
+    all restored and no step taken, if a loss or the norm is not finite on any process.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class SAM(Wrapper):
             raise ValueError("SAM looks twice: give step a closure, and put Clip inside: SAM(Clip(optimizer), student)")
         # Counted in a parameter group, as schedulers keep their own there, so that checkpoints keep the phase.
         count = self.param_groups[0].setdefault("sam_steps", 0)
-        if count % self.interval:
+        if count % self.interval or not self.rho:
             loss = look(closure)
             self.demand_finite("the loss", loss)
         else:
@@ -186,7 +186,7 @@ class SAM(Wrapper):
         if self.parallel():  # all stop together: one that stops alone leaves the others waiting for it
             dist.all_reduce(fine, dist.ReduceOp.MIN)
         if not fine:
-            raise ValueError(
+            raise NotFinite(
                 f"{what} is {values.tolist()}, not finite here or on another process; the weights are as they were and "
                 "no step was taken. Lower the learning rate or rho, or look at the last batch"
             )

@@ -5,7 +5,8 @@ it move after every few steps (the min-max alternation).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,16 +14,35 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from transformers import get_scheduler
 
 from zsaq.journal import Journal
 from zsaq.objectives import Objective, Sum
-from zsaq.optim import Wrapper
+from zsaq.optim import NotFinite, Wrapper
 from zsaq.pair import Batch, Pair, run
 from zsaq.quantizer import Running
 
 Model = TypeVar("Model", bound=nn.Module)
+
+
+def processes(trackers: Sequence[str] = (), **options: Any) -> Accelerator:
+    """Accelerate's Accelerator over all processes that were launched, `options` as it takes them.
+
+    On a machine without GPU Accelerate takes each of torchrun's processes for the only one, and all would do the whole
+    work and write the same files; here they share it on the CPU. `trackers`: Accelerate's, by name. Raises ValueError
+    for one that is not installed.
+    """
+    have = [tracker.value for tracker in get_available_trackers()]
+    if absent := [name for name in trackers if name not in have]:
+        raise ValueError(
+            f"trackers is {list(trackers)}; {absent} cannot be imported: pip install it, or choose of {have}"
+        )
+    alone = not torch.accelerator.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Accelerator(cpu=alone, log_with=list(trackers) or None, **options)
+
+
 Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
@@ -44,7 +64,7 @@ class Loop:
     averaged. Mixed precision is the accelerator's "no" or "bf16"; "fp16" is refused, its scaler cannot look twice.
     """
 
-    accelerator: Accelerator = field(default_factory=lambda: Accelerator())
+    accelerator: Accelerator = field(default_factory=lambda: processes())
     accumulate: int = 1
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: float = 0.1
@@ -76,7 +96,7 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
 
     Raises ValueError if there are no batches; a student without static ranges is returned as it is.
     """
-    device = (accelerator or Accelerator()).device
+    device = (accelerator or processes()).device
     found = [m for m in student.modules() if isinstance(m, Running)]
     student.to(device).eval()
     if not found:
@@ -114,8 +134,9 @@ def distill(
 
     `batches` yields this process's micro-batches, at least `steps * loop.accumulate` of them. With a `player`, after
     every ratio[0] student steps it climbs ratio[1] times against the student as it is then. Returns the student, on the
-    accelerator's device. Raises ValueError when the batches run out and when a loss is not finite; the parameters
-    are then those of the last good step.
+    accelerator's device. Raises ValueError when the batches run out, and NotFinite, which holds the student, when a
+    loss or a gradient is not finite; in both cases the parameters are those of the last good step. Processes and
+    micro-batches share a step exactly if they hold as many rows each.
     """
     loop = loop or Loop()
     accelerator = loop.accelerator
@@ -124,8 +145,13 @@ def distill(
     teacher.to(device).eval().requires_grad_(False)
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
-    if not any(p.requires_grad for p in student.parameters()):
+    wanted = [p for p in student.parameters() if p.requires_grad]
+    if not wanted:
         raise ValueError("no parameter of the student wants a gradient; nothing can be distilled")
+    if not {id(p) for p in wanted} & {id(p) for group in optimizer.param_groups for p in group["params"]}:
+        raise ValueError("the optimizer holds no parameter of the student; make it from student.parameters()")
+    if ratio[0] < 1 or ratio[1] < 0:
+        raise ValueError(f"ratio is {ratio}; give student steps (at least 1) and climbs (0 or more) after them")
     model = _prepare(accelerator, student)
     innermost = optimizer
     while isinstance(innermost, Wrapper):
@@ -155,20 +181,25 @@ def distill(
                     loss += value.detach() / len(pairs)
                     for name, term in terms.items():
                         parts[name] = parts.get(name, 0) + term / len(pairs)
-                mean: Any = accelerator.reduce(torch.stack([loss, *parts.values()]), "mean")
-                numbers = mean.tolist()
-                if not all(map(math.isfinite, numbers)):
-                    named = dict(zip(["loss", *parts], numbers, strict=True))
-                    raise ValueError(
-                        f"{stage}, step {step}: the loss is not finite ({named}). The student keeps the parameters "
-                        "of the last good step. Lower the learning rate or SAM's rho, or check the batches"
+                norm = nn.utils.get_total_norm(p.grad for p in wanted if p.grad is not None).to(loss)
+                mean: Any = accelerator.reduce(torch.stack([loss, *parts.values(), norm]), "mean")
+                named = dict(zip(["loss", *parts, "gradient"], mean.tolist(), strict=True))
+                if not all(map(math.isfinite, named.values())):
+                    raise NotFinite(
+                        f"{stage}, step {step}: the loss is not finite, or its gradient ({named}). The student keeps "
+                        "the parameters of the last good step. Lower the learning rate or SAM's rho, or check the "
+                        "batches"
                     )
                 if not told:
-                    told.update(zip(["loss", *parts], numbers, strict=True))
+                    told.update(list(named.items())[:-1])
                 return loss
 
-            with accelerator.autocast():
-                optimizer.step(closure)  # type: ignore[arg-type]  # torch says float, and takes tensors
+            try:
+                with accelerator.autocast():
+                    optimizer.step(closure)  # type: ignore[arg-type]  # torch says float, and takes tensors
+            except NotFinite as error:
+                error.student = student
+                raise
             schedule.step()
             told["lr"] = innermost.param_groups[0]["lr"]
             if isinstance(optimizer, Wrapper):

@@ -43,35 +43,28 @@ def fit(
     teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, config: QuantConfig, request: Request,
     loop: Loop,
 ) -> PreTrainedModel:  # fmt: skip
-    steps, warm = request.steps, request.steps // 5
+    steps = request.steps
+    if request.method == "rtn":
+        return quantize_model(teacher, config)
+    teacher.float()
+    if request.method == "random-qat":
+        stream = noise(teacher, tokenizer, request)
+    else:
+        stream = player(teacher, tokenizer, kind, request)
     match request.method:
-        case "rtn":
-            return quantize_model(teacher, config)
         case "gptq":
-            stream = player(teacher, tokenizer, kind, request)
             return compensated(teacher, config, islice(stream, max(1, steps // 4)), loop)
         case "gptq-qat":
-            stream = player(teacher, tokenizer, kind, request)
             student = compensated(teacher, config, islice(stream, COMPENSATED), loop)
             return pull(student, teacher, stream, steps=steps, lr=SLOW, loop=loop)
-        case "random-qat":
-            return pull(
-                student_of(teacher, config),
-                teacher,
-                noise(teacher, tokenizer, request),
-                steps=steps,
-                lr=RATE,
-                loop=loop,
-            )
         case "lkd":
-            stream = player(teacher, tokenizer, kind, request)
-            return warm_start(student_of(teacher, config), teacher, stream, steps, RATE, loop)
-        case "llm-qat":
-            stream = player(teacher, tokenizer, kind, request)
-            return pull(student_of(teacher, config), teacher, stream, steps=steps, lr=RATE, loop=loop)
+            return warm_start(student_of(teacher, config, stream, loop), teacher, stream, steps, RATE, loop)
+        case "random-qat" | "llm-qat":
+            student = student_of(teacher, config, stream, loop)
+            return pull(student, teacher, stream, steps=steps, lr=RATE, loop=loop)
         case _:
-            stream = player(teacher, tokenizer, kind, request)
-            return zsaq(teacher, config, stream, steps=steps, warm=warm, lr=RATE, loop=loop)
+            assert isinstance(stream, Player)
+            return zsaq(teacher, config, stream, steps=steps, warm=steps // 5, lr=RATE, loop=loop)
 
 
 def limit(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -123,7 +123,6 @@ def quantize(
 
 def make(request: Request, target: Path, license: str | None) -> Outcome:
     """Load, quantize, save, tell."""
-    from accelerate import Accelerator
     from accelerate.utils import set_seed
 
     from zsaq import Loop, coverage
@@ -133,7 +132,7 @@ def make(request: Request, target: Path, license: str | None) -> Outcome:
     from zsaq_cli import language, vision
 
     teacher, kind = float_model(request.model)
-    loop = Loop(Accelerator(), folder=request.folder)
+    loop = Loop(folder=request.folder)
     teacher.to(loop.accelerator.device)  # pyright: ignore[reportArgumentType]
     set_seed(request.seed)
     begin = time.perf_counter()

@@ -7,13 +7,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.language.models import AttentionProjection, attention_projections, task_kind
-from zsaq.objectives import Objective
+from zsaq.objectives import Objective, relative_error
 from zsaq.pair import Out, Pair, Tap
 
 
 @final
 class AttentionScores(Objective):
-    """Sum over blocks of ||S_P - S_Q||^2 / ||S_P||^2 for scores S = q k^T / sqrt(d_head) before the softmax.
+    """Sum over blocks of ||S_P - S_Q||^2 / ||S_P||^2 for scores S = q k^T / sqrt(d_head) before the softmax, mean
+    over rows.
 
     S is [B, heads, L, L]; rows and columns of padding do not count, nor does the future of causal models. Divided by
     the teacher's own size as in `HiddenStates`; Zhang et al. 2020 (TernaryBERT, arXiv 2009.12812, eq. 8) take the
@@ -37,11 +38,7 @@ class AttentionScores(Objective):
         keep = keep[:, None, :, None] & keep[:, None, None, :]
         if self.causal:
             keep = keep.tril()
-        total = []
-        for a, b in zip(p, q, strict=True):
-            miss, size = (torch.where(keep, x, 0).square().sum() for x in (a - b, a))
-            total.append(miss / size.detach().clamp_min(1e-12))
-        return torch.stack(total).sum()
+        return torch.stack([relative_error(a, b, keep) for a, b in zip(p, q, strict=True)]).sum()
 
     def scores(self, out: Out, side: int) -> list[Tensor]:
         seen = dict(out.seen[self.taps[side]])

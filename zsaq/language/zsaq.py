@@ -10,6 +10,7 @@ and of a small Llama, which are therefore no clean zero-shot results. recipes/LO
 
 import dataclasses
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Protocol
 
 import torch
@@ -24,8 +25,9 @@ from zsaq.optim import Clip, Wrapper
 from zsaq.pair import Batch
 from zsaq.quantize import quantize_model
 from zsaq.sam import SAM
-from zsaq.trainer import Loop, Player, distill
+from zsaq.trainer import Loop, Player, calibrate, distill
 
+CALIBRATION = 16  # batches that fill static ranges of inputs
 COMPENSATED = 16  # batches to compensate on before steps are taken
 SLOW = 0.001  # learning rate from there, in grid steps: one that does not undo it
 
@@ -38,12 +40,23 @@ class Stream(Player, Protocol):
     def __next__(self) -> Batch: ...
 
 
-def student_of(teacher: PreTrainedModel, config: QuantConfig) -> PreTrainedModel:
-    """A student to train: learned ranges below 8 bits; the token table is rounded once and kept."""
-    low = config.weight is not None and config.weight.bits < 8
-    student = quantize_model(teacher, dataclasses.replace(config, ranges="learned") if low else config)
+def learned(config: QuantConfig) -> QuantConfig:
+    """`config` with searched ranges of fewer than 8 bits learned from where the search ends, its rules' too."""
+    rules = tuple((glob, own and learned(own)) for glob, own in config.rules)
+    low = config.weight is not None and config.weight.bits < 8 and config.ranges == "searched"
+    return dataclasses.replace(config, rules=rules, ranges="learned" if low else config.ranges)
+
+
+def student_of(
+    teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch] = (), loop: Loop | None = None
+) -> PreTrainedModel:
+    """A student to train, in float32: `learned` ranges; the token table is rounded once and kept.
+
+    Static ranges of inputs, if the config has any, are those of the first `CALIBRATION` of `batches`.
+    """
+    student = quantize_model(teacher, learned(config)).float()
     token_table(student).weight.requires_grad_(False)
-    return student
+    return calibrate(student, islice(batches, CALIBRATION), loop and loop.accelerator)
 
 
 def divergence(teacher: PreTrainedModel, hidden: float) -> Sum:
@@ -104,7 +117,8 @@ def compensated(
     teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch], loop: Loop | None = None
 ) -> PreTrainedModel:
     """A student to train whose rounding was compensated on `batches`, block by block (`zsaq.compensate`)."""
-    student = student_of(teacher, config)
+    batches = iter(batches)
+    student = student_of(teacher, config, batches, loop)
     return compensate(student, batches, units(student), loop=loop)
 
 
@@ -131,9 +145,11 @@ def zsaq(
     steps, ratio (n, 0) keeps the generator as it is; `lr` and `rho` count in grid steps (see `stepper`). A teacher that
     is loaded in 8 or 4 bits (bitsandbytes) answers, but cannot be copied: then `start` is the float model that becomes
     the student. Returns the student; its latent weights, scales, norms and biases are trained, the token table is not.
-    Raises ValueError as `distill` does.
+    Raises ValueError as `distill` does, and for a `warm` that leaves no step.
     """
-    student = warm_start(student_of(start or teacher, config), teacher, player, warm, lr, loop)
+    if not 0 <= warm < steps:
+        raise ValueError(f"warm is {warm} of {steps} steps; give 0 or more, and fewer than steps")
+    student = warm_start(student_of(start or teacher, config, player, loop), teacher, player, warm, lr, loop)
     return pull(
         student,
         teacher,
