@@ -78,13 +78,16 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "runs.jsonl"
     log.touch()
+    done = {(r["bits"], r["method"], r["seed"]) for r in map(json.loads, log.read_text().splitlines())}
+    accelerator.wait_for_everyone()  # before the first writes
     for bits in args.bits:
         for seed in args.seeds:
             for method in args.methods:
-                done = {(r["bits"], r["method"], r["seed"]) for r in map(json.loads, log.read_text().splitlines())}
-                if (bits, method, seed) in done or (method.startswith("rtn") and (bits, method, 0) in done):
+                if (bits, method, seed) in done or (method.startswith("rtn") and (bits, method, args.seeds[0]) in done):
                     continue
-                told = run(job, method, bits, seed, budget, Loop(accelerator, every=50))
+                done.add((bits, method, seed))
+                loop = Loop(accelerator, folder=folder / "steps" / f"{bits}-{method}-{seed}", every=50)
+                told = run(job, method, bits, seed, budget, loop)
                 if accelerator.is_main_process:
                     with log.open("a") as file:
                         file.write(json.dumps(told) + os.linesep)

@@ -72,17 +72,19 @@ def main() -> None:
     others = {(r["job"], r["protocol"]) for r in map(json.loads, log.read_text().splitlines())} - {mine}
     if others:
         parser.error(f"{folder} holds runs of {sorted(others)}: give another --output_dir")
+    done = {(r["bits"], r["method"], r["seed"]) for r in map(json.loads, log.read_text().splitlines())}
+    accelerator.wait_for_everyone()  # before the first writes
     for seed in args.seeds:
         for bits in args.bits:
             config = config_of(args.protocol, bits, job)
             for method in args.methods:
-                done = {(r["bits"], r["method"], r["seed"]) for r in map(json.loads, log.read_text().splitlines())}
                 if (bits, method, seed) in done:
                     continue
                 set_seed(seed)
                 begin = time.perf_counter()
+                loop = Loop(accelerator, folder=folder / "steps" / f"{bits}-{method}-{seed}", every=100)
                 with Dreams(accelerator):
-                    student = METHODS[method](job, config, budget, seed, Loop(accelerator, every=100))
+                    student = METHODS[method](job, config, budget, seed, loop)
                 seconds = round(time.perf_counter() - begin, 1)
                 told = {"bits": bits, "method": method, "seed": seed, "seconds": seconds, **job.measure(student)}
                 if accelerator.is_main_process:

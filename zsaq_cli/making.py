@@ -124,9 +124,11 @@ def quantize(
 def make(request: Request, target: Path, license: str | None) -> Outcome:
     """Load, quantize, save, tell."""
     from accelerate.utils import set_seed
+    from transformers import PreTrainedModel
 
     from zsaq import Loop, coverage
     from zsaq.card import Base
+    from zsaq.optim import NotFinite
     from zsaq.plan import plan_of
     from zsaq.saving import save
     from zsaq_cli import language, vision
@@ -136,7 +138,14 @@ def make(request: Request, target: Path, license: str | None) -> Outcome:
     teacher.to(loop.accelerator.device)  # pyright: ignore[reportArgumentType]
     set_seed(request.seed)
     begin = time.perf_counter()
-    student, parts = (vision if kind == "image" else language).quantize(teacher, kind, request, loop)
+    try:
+        student, parts = (vision if kind == "image" else language).quantize(teacher, kind, request, loop)
+    except NotFinite as error:
+        if not isinstance(error.student, PreTrainedModel):
+            raise
+        last = target.with_name(f"{target.name}-last-good")
+        error.student.save_pretrained(last)
+        raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
     seconds = round(time.perf_counter() - begin, 2)
     try:
         base: dict[str, Any] = {"base": vars(Base.of(request.model, license))}
