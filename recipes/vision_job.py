@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import imagenet
 import torch
@@ -18,10 +19,10 @@ from zsaq.card import Data
 from zsaq.eval.imagenet import DEVIATION, MEAN, batches, score
 from zsaq.eval.images import Source, class_order, read
 from zsaq.eval.pretrained import load_model
-from zsaq.pair import Batch
 from zsaq.vision.frame import Frame
 from zsaq.vision.models import classifier, frame_of
 
+T = TypeVar("T")
 Numbers = tuple[float, ...]
 Labelled = Mapping[str, Tensor]  # pixel_values [B, C, S, S] and labels [B]
 
@@ -46,9 +47,10 @@ class VisionJob:
     processor: PilBackend | None = None
     data: Data | None = None
     accelerator: Accelerator | None = None
-    made: dict[tuple[str, int], Batch] = field(default_factory=dict)
+    made: dict[tuple[str, int], Any] = field(default_factory=dict)
 
-    def images(self, name: str, seed: int, make: Callable[[], Batch]) -> Batch:
+    def once(self, name: str, seed: int, make: Callable[[], T]) -> T:
+        """What `make` makes, the first time; then the same again."""
         if (name, seed) not in self.made:
             self.made[name, seed] = make()
         return self.made[name, seed]

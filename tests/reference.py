@@ -50,7 +50,7 @@ def kl(p_logits: Tensor, q_logits: Tensor, temperature: float, keep: Tensor) -> 
     p, q = (torch.softmax(z.double() / temperature, -1) for z in (p_logits, q_logits))
     each = (p * (p.log() - q.log())).sum(-1)
     rows = [row[kept].mean() for row, kept in zip(each, keep, strict=True)]
-    return temperature**2 * (sum(rows) / len(rows)).item()
+    return temperature**2 * torch.stack(rows).mean().item()
 
 
 def logit_l1(p: Tensor, q: Tensor) -> float:

@@ -14,7 +14,7 @@ from zsaq.calls import collect
 from zsaq.layers import quant_layers
 from zsaq.pair import run
 from zsaq.quantizer import MinMax, Running, groups, search
-from zsaq.reconstruction import reconstruct
+from zsaq.reconstruction import paced, reconstruct
 from zsaq.rounding import FACTORS, LearnedStep, SoftActivation, SoftWeight
 from zsaq.trainer import calibrate
 from zsaq.vision.models import classifier, units
@@ -168,6 +168,11 @@ def test_units_are_collected_with_their_whole_calls() -> None:
     assert torch.equal(calls.y, teacher(x)) and torch.equal(calls.x, teacher.one(x))
     rows = torch.tensor([5, 0])
     assert torch.equal(calls.run(student.two, rows, calls.seen[rows]), student(x)[rows])
+
+
+def test_a_published_rate_is_paced_by_the_steps() -> None:
+    told = [paced(1e-3, steps) for steps in (0, 40, 2_000, 4_000, 20_000, 40_000)]
+    assert told == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3, 1e-3, 5e-4]) and paced(1e-3, 20_000) == 1e-3
 
 
 def test_a_student_is_better_than_nearest_and_ordinary() -> None:

@@ -107,6 +107,12 @@ def test_a_loss_that_is_not_finite_leaves_the_source_alone() -> None:
     assert float(source.x[0, 0].detach()) == pytest.approx(1e30)
 
 
+def test_parts_of_a_run_share_no_seed_with_those_of_another() -> None:
+    seeds = {synthesis.stream(seed, index) for seed in range(-2, 20) for index in range(20)}
+    assert len(seeds) == 22 * 20 and all(0 <= seed < 2**48 for seed in seeds)
+    assert synthesis.stream(0, 1) != synthesis.stream(1, 0) and synthesis.stream(3, 4) == synthesis.stream(3, 4)
+
+
 def test_what_cannot_learn_is_refused() -> None:
     source = Point()
     with pytest.raises(ValueError, match="does not depend on the source"):

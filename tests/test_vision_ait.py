@@ -8,9 +8,11 @@ import torch
 from vision_toys import CLASSES, cnn
 from zsaq.config import Grid, QuantConfig
 from zsaq.inundation import weight_codes
+from zsaq.objectives import KL
 from zsaq.quantize import quantize_model
 from zsaq.synthesis import Source
 from zsaq.trainer import Loop
+from zsaq.vision import ait as module
 from zsaq.vision.ait import ait
 from zsaq.vision.arc import CIFAR10, Searched
 from zsaq.vision.frame import Frame
@@ -35,7 +37,7 @@ def hosts() -> dict[str, Source]:
 def test_every_host_changes_integers(host: str) -> None:
     teacher = classifier(cnn())
     loop = Loop(schedule="constant", warmup=0.0)
-    student = ait(teacher, W4, hosts()[host], loop=loop, **SHORT)
+    student = ait(teacher, W4, hosts()[host], FRAME, loop=loop, **SHORT)
     before = dict(quantize_model(teacher, W4).named_parameters())
     codes = weight_codes(student)
     names = {id(p): name for name, p in student.named_parameters()}
@@ -47,6 +49,16 @@ def test_every_host_changes_integers(host: str) -> None:
 
 def test_the_same_seed_gives_the_same_student() -> None:
     teacher = classifier(cnn())
-    one, two = (ait(teacher, W4, Conditional(FRAME, 4, seed=3), **SHORT) for _ in range(2))
+    one, two = (ait(teacher, W4, Conditional(FRAME, 4, seed=3), FRAME, **SHORT) for _ in range(2))
     for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
         assert torch.equal(p, q), name
+
+
+def test_the_divergence_is_the_mean_over_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        module, "fit", lambda student, teacher, player, objective, *rest, **options: seen.append(objective)
+    )
+    ait(classifier(cnn()), W4, Conditional(FRAME, 4), FRAME, **SHORT)
+    ((weight, part),) = seen[0].parts
+    assert isinstance(part, KL) and part.temperature == 20 and weight == 1 / CLASSES

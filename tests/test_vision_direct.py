@@ -12,6 +12,7 @@ from zsaq import KL, Loop, Pair, QuantConfig, quantize_model
 from zsaq.objectives import CE, AtWorstInput
 from zsaq.pair import Batch, run
 from zsaq.quantizer import Running
+from zsaq.trainer import calibrate
 from zsaq.vision import synq as module
 from zsaq.vision.direct import fine_tune, noise_images, parts
 from zsaq.vision.features import ActivationMap, ChannelAttention
@@ -21,11 +22,10 @@ from zsaq.vision.intraq import intraq, intraq_images
 from zsaq.vision.labels import EasyCE
 from zsaq.vision.models import classifier
 from zsaq.vision.plf import FeatureMSE, plf, plf_images
-from zsaq.vision.priors import BatchNormStats, TeacherCE, measure
+from zsaq.vision.priors import BatchNormStats, TeacherCE
 from zsaq.vision.protocols import uniform
 from zsaq.vision.spectrum import low_pass
 from zsaq.vision.synq import synq, synq_images, synq_objective
-from zsaq.vision.texq import centres, mixed, texq
 
 FRAME = Frame(CLASSES, 16)
 FEW: dict[str, Any] = {"images": 6, "batch_size": 4, "steps": 3}
@@ -69,7 +69,24 @@ def test_optimised_images_please_their_objective(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {"images.png", "spectrum.png", "losses.png"}
 
 
-@pytest.mark.parametrize("wrong", [{"images": 0}, {"steps": 0}, {"labels": torch.zeros(3, dtype=torch.int64)}])
+def test_a_rate_falls_after_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images held where they are by a rate too small to move them never please better."""
+    rates: list[float] = []
+    step = torch.optim.Adam.step
+
+    def told(self: torch.optim.Adam, *rest: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *rest)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", told)
+    teacher = classifier(cnn())
+    noise_images(teacher, TeacherCE(), FRAME, images=2, batch_size=2, steps=9, lr=1e-12, least=1e-15, patience=3)
+    assert rates == pytest.approx([1e-12] * 5 + [1e-13] * 4)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"images": 0}, {"steps": 0}, {"patience": 0}, {"labels": torch.zeros(3, dtype=torch.int64)}]
+)
 def test_noise_images_refuses(wrong: dict[str, Any]) -> None:
     teacher = classifier(cnn())
     with pytest.raises(ValueError, match="give at least 1"):
@@ -115,6 +132,37 @@ def test_fine_tuning_takes_ranges_and_batches_from_elsewhere(tmp_path: Path) -> 
     assert {int(m.updates) for m in student.modules() if isinstance(m, Running)} == {3}
     with pytest.raises(ValueError, match="ran out"):
         fine_tune(student, teacher, BATCH, KL(), steps=6, lr=1e-3, batch_size=4, loop=Loop(), batches=given)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_ranges_from_elsewhere(name: str, tmp_path: Path) -> None:
+    teacher, given = cnn(), [{"pixel_values": images(4, seed=s)} for s in range(5)]
+    config, loop = uniform("w4a4", teacher), Loop(folder=tmp_path)
+    student = METHODS[name](teacher, config, BATCH, **SHORT, loop=loop, ranges=given)
+    plain = calibrate(quantize_model(classifier(cnn()), config), given)
+    for found, known in zip(student.modules(), plain.modules(), strict=True):
+        if isinstance(found, Running) and isinstance(known, Running):
+            assert int(found.updates) == 5 and torch.equal(found.hi, known.hi) and torch.equal(found.lo, known.lo)
+
+
+def test_synq_refuses_ranges_for_a_student_that_has_its_own() -> None:
+    teacher = cnn()
+    student = quantize_model(classifier(teacher), uniform("w4a4", teacher))
+    with pytest.raises(ValueError, match="it keeps its own"):
+        synq(teacher, student, BATCH, **SHORT, ranges=[BATCH])
+
+
+def test_batches_and_seeds_start_from_noise_of_their_own() -> None:
+    teacher = classifier(cnn())
+    started = [
+        image
+        for seed in (0, 1)
+        for image in noise_images(
+            teacher, TeacherCE(), FRAME, images=4, batch_size=2, steps=1, lr=1e-6, seed=seed
+        )["pixel_values"]
+    ]  # fmt: skip
+    near = [(i, j) for i in range(8) for j in range(i) if torch.allclose(started[i], started[j], atol=1e-3)]
+    assert near == []
 
 
 def test_parts_are_all_images_once() -> None:
@@ -207,41 +255,6 @@ def test_feature_mse() -> None:
 def test_plf_refuses_thresholds_out_of_order() -> None:
     with pytest.raises(ValueError, match="lowest"):
         plf(cnn(), QuantConfig.parse("w4a16"), BATCH, **SHORT, lowest=0.5, highest=0.2)
-
-
-def test_centres_are_statistics_of_an_image_for_each_class() -> None:
-    teacher = classifier(cnn())
-    found = centres(teacher, FRAME, steps=3, texture=1.0)
-    noise = measure(teacher, [{"pixel_values": torch.randn(CLASSES, 3, 16, 16)}])
-    assert [m.mean.shape for m in found] == [m.mean.shape for m in noise]
-    assert any(not torch.allclose(a.mean, b.mean) for a, b in zip(found, noise, strict=True))
-
-
-def test_mixed_images_are_between_two_of_their_batch_and_have_no_label() -> None:
-    (found,) = mixed(iter([BATCH]), seed=3)
-    assert set(found) == {"pixel_values"}
-    x, y = BATCH["pixel_values"], found["pixel_values"]
-    shares = []
-    for i in range(8):
-        # y_i = s x_i + (1 - s) x_j for some j: the j with no residual
-        fits = [
-            (float(((y[i] - x[j]) * (x[i] - x[j])).sum() / (x[i] - x[j]).square().sum()), j) for j in range(8) if j != i
-        ]
-        errors = [((y[i] - x[j] - s * (x[i] - x[j])).abs().max().item(), s) for s, j in fits]
-        error, share = min(errors)
-        if not torch.allclose(y[i], x[i]):
-            assert error < 1e-5
-            shares.append(share)
-    assert len(shares) > 4 and max(shares) - min(shares) < 1e-4 and 0 < shares[0] < 1
-
-
-def test_texq_runs_and_repeats(tmp_path: Path) -> None:
-    teacher, options = cnn(), {**SHORT, "warmup": 1, "calibration": 2, "centre_steps": 2}
-    config = uniform("w4a4", teacher)
-    student = texq(teacher, config, FRAME, **options, loop=Loop(folder=tmp_path))
-    again = texq(teacher, config, FRAME, **options, loop=Loop())
-    torch.testing.assert_close(logits(student), logits(again))
-    assert logits(student).isfinite().all()
 
 
 def test_labels_are_read_where_the_method_says_so() -> None:

@@ -10,7 +10,7 @@ from zsaq import Pair
 from zsaq.layers import quant_layers
 from zsaq.quantizer import Quantizer, Searched
 from zsaq.vision.frame import Frame
-from zsaq.vision.genie import genie, genie_images, prior, sources
+from zsaq.vision.genie import genie, genie_images, genie_m, prior, sources
 from zsaq.vision.models import batch_norms, classifier
 from zsaq.vision.protocols import brecq, uniform
 
@@ -68,6 +68,27 @@ def test_it_takes_a_plain_net_and_ranges_behind_activations() -> None:
     student = genie(teacher, uniform("w3a3", teacher), FRAME, images=6, group=6, steps=2, unit_steps=2, batch_size=4)
     with torch.no_grad():
         assert student(pixel_values=images(2)).isfinite().all()
+
+
+def test_at_few_steps_more_codes_leave_the_nearest_than_at_the_published_rate() -> None:
+    teacher, batch = classifier(cnn()), {"pixel_values": images(8)}
+    config = uniform("w3a3", teacher)
+
+    def codes(student: nn.Module) -> torch.Tensor:
+        return torch.cat([q.weight_quantizer.codes(q.weight)[0].flatten() for _, q in quant_layers(student)])
+
+    start = codes(genie_m(teacher, config, batch, steps=1, batch_size=4, lr_bits=0.0))
+    ours, published, same = (
+        codes(genie_m(teacher, config, batch, steps=12, batch_size=4, lr_bits=lr)) for lr in (None, 1e-3, 1e-2)
+    )
+    assert torch.equal(ours, same)
+    assert (ours != start).sum() > 2 * (published != start).sum() > 0
+
+
+def test_groups_share_no_seed_with_those_of_another_run() -> None:
+    one, two = (sources(8, 4, FRAME, seed) for seed in (0, 1))
+    assert not torch.equal(one[1].latents, two[0].latents) and not torch.equal(one[0].latents, one[1].latents)
+    assert torch.equal(one[1].latents, sources(8, 4, FRAME, 0)[1].latents)
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """The vision recipes: every method of the tables on a toy, the tables, a teacher with its processor, end to end."""
 
 import csv
+import inspect
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +29,10 @@ from vision_toys import images, resnet, vit
 from zsaq import Loop, coverage, load
 from zsaq.eval.imagenet import processor_of, score
 from zsaq.eval.images import Source
+from zsaq.quantizer import Running
 from zsaq.vision.frame import Frame
+from zsaq.vision.intraq import intraq_images
+from zsaq.vision.published import TABLE, published
 
 ROOT = Path(__file__).parent.parent
 BUDGET = VisionBudget(images=4, dream=2, warmup=2, steps=2, unit_steps=2, batch=4)
@@ -68,6 +74,28 @@ def test_the_oracle_without_real_images_is_an_error() -> None:
     job.real = None
     with pytest.raises(ValueError, match="resnet has no real images for the oracle"):
         METHODS["rtn-oracle"](job, config_of("uniform", "w4a4", job), BUDGET, 0, Loop(Accelerator(cpu=True)))
+
+
+def test_synq_takes_zeroq_ranges_and_shows_what_its_filter_does(tmp_path: Path) -> None:
+    job = toy("resnet")
+    config, budget = config_of("uniform", "w4a4", job), replace(BUDGET, pictures=tmp_path)
+    hi = {}
+    for method in ("zeroq", "synq", "synq-no-filter", "synq-filter-ranges"):
+        student = METHODS[method](job, config, budget, 0, Loop(Accelerator(cpu=True)))
+        hi[method] = [float(m.hi) for m in student.modules() if isinstance(m, Running)]
+    assert set(job.made) == {("zeroq", 0), ("hast", 0)}
+    assert hi["synq"] == hi["synq-no-filter"] == hi["zeroq"] != hi["synq-filter-ranges"]
+    assert {"filter.png", "filter-spectrum.png"} <= {path.name for path in (tmp_path / "hast-0").iterdir()}
+
+
+@pytest.mark.parametrize("method", TABLE)
+def test_published_settings_are_arguments(method: Any) -> None:
+    arguments = inspect.signature(method).parameters
+    small, large = published(method, Frame(10, 64)), published(method, Frame(1000, 65))
+    assert {*small, *large} <= set(arguments) and small != large
+    told = {name: arguments[name].default for name in large if name not in ("mix", "from_teacher")}
+    if method is not intraq_images:  # whose defaults are CIFAR-10's
+        assert told == {name: value for name, value in large.items() if name in told}
 
 
 def test_tables_hold_mean_and_spread_in_order_of_appearance(tmp_path: Path) -> None:

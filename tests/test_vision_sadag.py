@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ from reference_reconstruction import cosines, gradient, gram
 from vision_toys import cnn, images, resnet, vit
 from zsaq import Grid, Pair, QuantConfig, quantize_model
 from zsaq.layers import QuantLayer
+from zsaq.vision import sadag as module
 from zsaq.vision.frame import Frame
 from zsaq.vision.matching import Directions, Diversity, GradientMatching, LayerGradient
-from zsaq.vision.models import At, classifier
-from zsaq.vision.protocols import uniform
-from zsaq.vision.sadag import at_head, sadag, sadag_images, sharpen
+from zsaq.vision.models import At, classifier, last_feature_map
+from zsaq.vision.protocols import psaq, uniform
+from zsaq.vision.sadag import at_head, sadag, sadag_images, sharpen, unrolled
+from zsaq.vision.sources import Unrolled
 from zsaq.vision.swing import Latents
 
 FRAME = Frame(4, 16)
@@ -168,7 +171,63 @@ def test_sharpening_moves_images_and_keeps_the_student() -> None:
     assert all(torch.equal(a, b) for a, b in zip(kept, student.parameters(), strict=True))
 
 
-def test_one_call_makes_a_student() -> None:
+@pytest.mark.parametrize(("steps", "every"), [(1, 1), (25, 1), (500, 1), (2000, 4)])
+def test_decay_keeps_its_share_of_the_steps(monkeypatch: pytest.MonkeyPatch, steps: int, every: int) -> None:
+    class Told(Exception):
+        pass
+
+    def tell(optimizer: torch.optim.Optimizer, step_size: int, gamma: float) -> None:
+        assert gamma == 0.95
+        raise Told(step_size)
+
+    teacher, student = models(cnn())
+    monkeypatch.setattr(module, "StepLR", tell)
+    for given, expected in ((None, every), (7, 7)):
+        with pytest.raises(Told, match=f"^{expected}$"):
+            sharpen([Latents(2, FRAME)], teacher, student, steps=steps, decay_every=given)
+
+
+@pytest.mark.parametrize("make", [vit, cnn])
+def test_given_images_are_sharpened_in_their_pixels(make: Any) -> None:
+    """Without BatchNorm what is left are the two objectives on gradients, and they fall."""
+    teacher, student = models(make())
+    start = {"pixel_values": images(6), "labels": torch.zeros(6)}
+    batch = sharpen(unrolled(start, 6), teacher, student, steps=12, decay_every=12)
+    assert batch.keys() == {"pixel_values"} and batch["pixel_values"].shape == (6, 3, 16, 16)
+    assert 0 < (batch["pixel_values"] - start["pixel_values"]).abs().max() < 0.2
+    layer = at_head(teacher)
+
+    def apart(pixels: Tensor) -> float:
+        source, both = Unrolled(pixels), pair(teacher, student, layer, pixels)
+        matching = GradientMatching(source, layer, 2.0 * (pixels[0].numel() / 256) ** 0.5)
+        return float((matching(both) + Diversity(layer)(both)).detach())
+
+    assert make is cnn or apart(batch["pixel_values"]) < apart(start["pixel_values"])
+
+
+def test_a_transformer_starts_with_its_own_images_or_given_ones(tmp_path: Path) -> None:
+    teacher = vit()
+    config = psaq("w4a4", teacher)
+    few: dict[str, Any] = {"steps": 2, "unit_steps": 1, "sharpening": 2, "batch_size": 4}
+    made = sadag_images(teacher, config, FRAME, images=6, group=4, folder=tmp_path, **few)["pixel_values"]
+    assert made.shape == (6, 3, 16, 16) and not made.requires_grad
+    assert (tmp_path / "images.png").exists() and (tmp_path / "first/1/images.png").exists()
+    start = {"pixel_values": images(5, seed=3)}
+    given = sadag_images(teacher, config, FRAME, group=5, start=start, **few)["pixel_values"]
+    assert given.shape == (5, 3, 16, 16) and 0 < (given - start["pixel_values"]).abs().max() < 0.03
+    student = sadag(teacher, config, FRAME, group=5, start=start, warm_steps=1, sharpening=1, unit_steps=1)
+    with torch.no_grad():
+        assert student(pixel_values=images(2)).logits.isfinite().all()
+
+
+def test_deep_gradients_are_those_of_the_last_convolution() -> None:
+    teacher, student = models(cnn())
+    layer = LayerGradient(last_feature_map(teacher, FRAME), sketch=4)
+    here = layer(pair(teacher, student, layer, images(3)))
+    assert here.h.shape == (3, 16) and here.e.shape == (3, 1)
+
+
+def test_one_call_makes_a_student(tmp_path: Path) -> None:
     teacher = classifier(cnn())
     inner = LayerGradient(At(("module.layer2.0.conv2",)), sketch=8)
     student = sadag(
@@ -179,9 +238,10 @@ def test_one_call_makes_a_student() -> None:
         assert student(pixel_values=images(2)).isfinite().all()
     made = sadag_images(
         resnet(), QuantConfig(weight=Grid(3, symmetric=False)), Frame(4, 32), images=4, group=4, steps=1, unit_steps=1,
-        sharpening=1, batch_size=4,
+        sharpening=1, batch_size=4, folder=tmp_path,
     )  # fmt: skip
     assert made["pixel_values"].shape == (4, 3, 32, 32)
+    assert (tmp_path / "images.png").exists() and (tmp_path / "first/images.png").exists()
 
 
 def test_what_cannot_be_is_said() -> None:
@@ -192,6 +252,10 @@ def test_what_cannot_be_is_said() -> None:
         Diversity(at_head(teacher), 1.0)
     with pytest.raises(ValueError, match="sketch is 0"):
         LayerGradient(nn.Linear, sketch=0)
+    with pytest.raises(ValueError, match="decay_every 0"):
+        sharpen([], teacher, student, decay_every=0)
+    with pytest.raises(ValueError, match="group is 0"):
+        unrolled({"pixel_values": images(2)}, 0)
     norms = LayerGradient(nn.BatchNorm2d)
     with pytest.raises(ValueError, match="one linear layer or convolution"):
         norms(pair(teacher, student, norms, images(2)))

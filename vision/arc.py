@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from zsaq.config import QuantConfig
 from zsaq.pair import Batch
-from zsaq.synthesis import Source, process
+from zsaq.synthesis import Source, process, stream
 from zsaq.trainer import Loop
 from zsaq.vision.frame import Frame
 from zsaq.vision.gdfq import learn
@@ -107,7 +107,7 @@ class Searched(Source):
             self.norm = ConditionalNorm(CHANNELS, frame.classes, EPS)
             self.paint = nn.Conv2d(CHANNELS, frame.channels, 3, padding=1)
             self.last = nn.BatchNorm2d(frame.channels, affine=False)
-        self.rng = torch.Generator().manual_seed(seed + process())
+        self.rng = torch.Generator().manual_seed(stream(seed, process()))
 
     def forward(self) -> Batch:
         device = self.paint.weight.device

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsaq.pair import Batch
-from zsaq.synthesis import process
+from zsaq.synthesis import process, stream
 
 TRIES = 10  # draws of a box before the whole image is taken, as in the usual per-image crop
 
@@ -74,7 +74,7 @@ def views(
     n = len(batch["pixel_values"])
     if n < 1 or batch_size < 1:
         raise ValueError(f"there are {n} images, and batch_size is {batch_size}; give at least one of each")
-    return _views(batch, batch_size, torch.Generator().manual_seed(seed + process()), scale if crops else None)
+    return _views(batch, batch_size, torch.Generator().manual_seed(stream(seed, process())), scale if crops else None)
 
 
 def _views(batch: Batch, batch_size: int, rng: torch.Generator, scale: tuple[float, float] | None) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.pair import Batch
-from zsaq.synthesis import Source, process
+from zsaq.synthesis import Source, process, stream
 from zsaq.vision.frame import Frame
 
 EPS = 0.8  # of the generators' norms. GDFQ meant it for the momentum; its results, and its successors', rest on it
@@ -107,7 +107,7 @@ class Conditional(Source):
         with seeded(seed):
             self.embedding = nn.Embedding(frame.classes, width) if small else None
             self.decoder = Decoder(frame, width, by_label=not small)
-        self.rng = torch.Generator().manual_seed(seed + process())
+        self.rng = torch.Generator().manual_seed(stream(seed, process()))
 
     def forward(self) -> Batch:
         device = self.decoder.linear.weight.device

@@ -4,6 +4,7 @@ Images carry a focal cross-entropy, so that those which the teacher finds hard c
 and channel attention on each image and at the worst point near it, without labels.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
@@ -45,14 +46,16 @@ def hast_objective(teacher: nn.Module, attention: float, epsilon: float) -> Sum:
 def hast(
     teacher: nn.Module, config: QuantConfig, images: Batch, *, steps: int = 29_400, batch_size: int = 16,
     lr: float = 1e-6, attention: float = 4000.0, epsilon: float = 0.01, seed: int = 0, loop: Loop | None = None,
+    ranges: Iterable[Batch] | None = None,
 ) -> nn.Module:  # fmt: skip
     """A student fine-tuned on `images`, those of `hast_images` or any others; labels are not needed.
 
     Defaults are the paper's for ImageNet; for CIFAR it has batch_size=256, lr=1e-5 and attention=1000 (10 classes), or
-    attention=2000, epsilon=0.02 (100 classes). Raises ValueError as `fine_tune` does.
+    attention=2000, epsilon=0.02 (100 classes). Static ranges are those of `images`, or of the `ranges` given; the paper
+    takes the images of a GDFQ generator for that and throws it away. Raises ValueError as `fine_tune` does.
     """
     teacher = classifier(teacher)
     return fine_tune(
         quantize_model(teacher, config), teacher, images, hast_objective(teacher, attention, epsilon),
-        steps=steps, lr=lr, batch_size=batch_size, seed=seed, loop=loop,
+        steps=steps, lr=lr, batch_size=batch_size, seed=seed, loop=loop, ranges=ranges,
     )  # fmt: skip

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from zsaq.objectives import Objective
 from zsaq.pair import Pair, Tap
+from zsaq.synthesis import stream
+from zsaq.vision.sources import Unrolled
 from zsaq.vision.swing import Latents
 
 Where = type | Callable[[str, nn.Module], bool]
@@ -81,7 +83,7 @@ class LayerGradient:
         if self.sketch is None or width <= self.sketch:
             return x
         if (side, width) not in self.projections:
-            rng = torch.Generator().manual_seed(self.seed + (side == "e"))
+            rng = torch.Generator().manual_seed(stream(self.seed, side == "e"))
             drawn = torch.randn(width, self.sketch, generator=rng) * self.sketch**-0.5
             self.projections[side, width] = drawn.to(x)
         return x @ self.projections[side, width]
@@ -115,7 +117,13 @@ class GradientMatching(Objective):
     """
 
     def __init__(
-        self, source: Latents, layer: LayerGradient, radius: float = 2.0, *, released: bool = False, seed: int = 0
+        self,
+        source: Latents | Unrolled,
+        layer: LayerGradient,
+        radius: float = 2.0,
+        *,
+        released: bool = False,
+        seed: int = 0,
     ) -> None:
         if not radius > 0:
             raise ValueError(f"radius is {radius}; give a positive number, in the space of latents")

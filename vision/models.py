@@ -78,6 +78,11 @@ def frame_of(teacher: nn.Module, size: int | None = None) -> Frame:
     return Frame(classes, sides.pop(), config.get("num_channels", 3))
 
 
+def has_batch_norms(model: nn.Module) -> bool:
+    """Whether there is a BatchNorm that holds statistics of the training data."""
+    return any(isinstance(m, nn.BatchNorm2d) and m.running_mean is not None for m in model.modules())
+
+
 def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     """The BatchNorms that hold statistics of the training data. Raises ValueError if there is none."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]

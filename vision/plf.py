@@ -4,6 +4,7 @@ The label an image was made for may be wrong. Where the teacher is sure, its fir
 two, and ever more images are treated as unsure. Features are matched beside the answers.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import final
 
@@ -57,14 +58,16 @@ def plf_images(
 def plf(
     teacher: nn.Module, config: QuantConfig, images: Batch, *, steps: int = 20_000, batch_size: int = 16,
     lr: float = 1e-5, highest: float = 0.4, lowest: float = 0.1, unsure: float = 0.5, features: float = 4000.0,
-    seed: int = 0, loop: Loop | None = None,
+    seed: int = 0, loop: Loop | None = None, ranges: Iterable[Batch] | None = None,
 ) -> nn.Module:  # fmt: skip
     """A student fine-tuned on `images` by T^2 KL + PseudoCE + `features` * FeatureMSE; their labels are not read.
 
     The entropy up to which the teacher is held to be sure falls linearly from `highest` to `lowest`; unsure images
     weigh `unsure`. Defaults are the paper's for ImageNet; for CIFAR it has lr=1e-3, highest=0.5, lowest=0.2,
     unsure=0.3, features=100. It does not state T, the modules compared, batch size and steps: here T = 20, `blocks`
-    and what the methods beside it take. Raises ValueError as `fine_tune` does.
+    and what the methods beside it take. Static ranges are those of `images`, or of the `ranges` given: the
+    methods beside it take the images of a GDFQ generator for that and throw it away. Raises ValueError as
+    `fine_tune` does.
     """
     if not 0 <= lowest <= highest <= 1:
         raise ValueError(f"lowest is {lowest}, highest {highest}; give shares of log C, 0 <= lowest <= highest <= 1")
@@ -72,6 +75,6 @@ def plf(
     labels = PseudoCE(highest, unsure)
     return fine_tune(
         quantize_model(teacher, config), teacher, images, KL(20.0) + labels + features * FeatureMSE(blocks(teacher)),
-        steps=steps, lr=lr, batch_size=batch_size, loop=loop,
+        steps=steps, lr=lr, batch_size=batch_size, loop=loop, ranges=ranges,
         batches=scheduled(views(images, batch_size, seed), labels, lowest, steps * loop.accumulate),
     )  # fmt: skip

@@ -20,7 +20,7 @@ from zsaq.objectives import Objective, Sum
 from zsaq.pair import Batch, Pair
 from zsaq.quantize import quantize_model
 from zsaq.quantizer import Quantizer, Running
-from zsaq.reconstruction import reconstruct
+from zsaq.reconstruction import paced, reconstruct
 from zsaq.synthesis import Player, Source
 from zsaq.trainer import Loop, calibrate
 from zsaq.vision.direct import parts
@@ -158,10 +158,9 @@ def psaq_learned(
     """A student whose rounding, scales and steps are learned layer by layer of the transformer on these images.
 
     The range of the image itself is not learned: black and white are known, and images that were made hold less of
-    both than photos do, so that a range that fits them cuts photos off. Bits learn at Genie-M's rate times the steps
-    that theirs had (20,000), for they go the same way in `unit_steps`; at most 1e-2. Both were chosen by the scores of
-    one case, a ViT on handwritten digits at W4A4, which is therefore no clean zero-shot result. Raises ValueError as
-    `zsaq.reconstruct` does, and for a `mean` and `deviation` that do not fit the frame.
+    both than photos do, so that a range that fits them cuts photos off. Bits learn at Genie-M's rate, `paced`. Both
+    were chosen by the scores of one case, a ViT on handwritten digits at W4A4, which is therefore no clean zero-shot
+    result. Raises ValueError as `zsaq.reconstruct` does, and for a `mean` and `deviation` that do not fit the frame.
     """
     loop = loop or Loop()
     black, white = valid(frame, mean, deviation)
@@ -173,10 +172,9 @@ def psaq_learned(
     if shown is not None and isinstance(ranges := shown.ranges, Running):
         ranges.hold(black.min().view(1, 1), white.max().view(1, 1))
         known.append(shown)
-    rate = min(1e-2, 1e-3 * 20_000 / max(1, unit_steps))
     return reconstruct(
         student, teacher, parts(batch, 64), found,
-        steps=unit_steps, batch_size=batch_size, lr_bits=rate, fixed=known, seed=seed, loop=loop,
+        steps=unit_steps, batch_size=batch_size, lr_bits=paced(1e-3, unit_steps), fixed=known, seed=seed, loop=loop,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from zsaq.config import QuantConfig
 from zsaq.pair import Batch
-from zsaq.synthesis import Source, process
+from zsaq.synthesis import Source, process, stream
 from zsaq.trainer import Loop
 from zsaq.vision.frame import Frame
 from zsaq.vision.gdfq import learn
@@ -47,7 +47,7 @@ class Superposed(Source):
         with seeded(seed):
             self.mapping = nn.Linear(embedding.shape[1], 100)
             self.decoder = Decoder(frame, 100, by_label=frame.size > 64)
-        self.rng = torch.Generator().manual_seed(seed + process())
+        self.rng = torch.Generator().manual_seed(stream(seed, process()))
 
     def forward(self) -> Batch:
         device, width = self.embedding.device, self.embedding.shape[1]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zsaq.pair import Batch
-from zsaq.synthesis import Source, process
+from zsaq.synthesis import Source, process, stream
 from zsaq.vision.crops import random_crops
 from zsaq.vision.frame import Frame
 
@@ -48,6 +48,22 @@ class Pixels(Source):
 
 
 @final
+class Unrolled(Source):
+    """Images [n, C, S, S] that are their own latents [n, C * S * S]: where latents are moved and there is no generator.
+
+    `decoder` only folds them. No labels.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.latents = nn.Parameter(images.detach().float().flatten(1).clone())
+        self.decoder = nn.Unflatten(1, images.shape[1:])
+
+    def forward(self) -> Batch:
+        return {"pixel_values": self.decoder(self.latents.clone())}
+
+
+@final
 class Cropped(Source):
     """What `source` gives, and in a `share` of the calls random crops of it (IntraQ's local object reinforcement).
 
@@ -62,7 +78,7 @@ class Cropped(Source):
         if not 0 <= share <= 1:
             raise ValueError(f"share is {share}; give a share of the calls, 0 to 1")
         self.source, self.scale, self.share = source, scale, share
-        self.rng = torch.Generator().manual_seed(seed + process())
+        self.rng = torch.Generator().manual_seed(stream(seed, process()))
 
     def forward(self) -> Batch:
         batch = self.source()

@@ -4,6 +4,7 @@ Synthetic images are noisy, a student that learns from them looks at the wrong s
 images are low-pass filtered, activation maps are aligned, and only labels of images that the teacher finds easy count.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import nn
@@ -68,7 +69,7 @@ def synq(
     teacher: nn.Module, config: QuantConfig | nn.Module, images: Batch, *, steps: int = 19_400, batch_size: int = 16,
     lr: float = 1e-6, cutoff: float | None = 0.25, labels: float = 0.5, difficulty: float | None = 0.5,
     maps: float = 50.0, attention: float = 0.0, epsilon: float | None = None, seed: int = 0,
-    loop: Loop | None = None, folder: Path | None = None,
+    loop: Loop | None = None, ranges: Iterable[Batch] | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A student fine-tuned on `images` of any source; images without labels get the teacher's answers as such.
 
@@ -78,12 +79,17 @@ def synq(
     The three parts, and how to leave each out: the filter (`cutoff` in cycles per pixel, see `low_pass`; None), the
     activation maps (weight `maps`; 0), labels of easy images alone (`difficulty`; None takes all labels). `labels`
     weighs the cross-entropy. From HAST, as in the released code but not in the paper's eq. 6: `attention` (there 1000)
-    and a second look, without maps, at the worst input within `epsilon` (there 0.01). Ranges are those of the filtered
-    images. Weights are the released ones for 3 bits on ImageNet; for CIFAR take batch_size=256, lr=1e-5 and, for 10
-    classes, difficulty=0.7. `folder` is where pictures go, before and after the filter.
+    and a second look, without maps, at the worst input within `epsilon` (there 0.01). Static ranges are those of the
+    filtered images, or of the `ranges` given, which are not filtered; the paper takes the images of a GDFQ generator
+    for that and throws it away. Weights are the released ones for 3 bits on ImageNet; for CIFAR take batch_size=256,
+    lr=1e-5 and, for 10 classes, difficulty=0.7. `folder` is where pictures go, before and after the filter.
 
-    Raises ValueError as `fine_tune` does, and for maps of a single position.
+    Raises ValueError as `fine_tune` does, for maps of a single position, and for `ranges` beside a student that has its
+    own.
     """
+    fresh = isinstance(config, QuantConfig)
+    if ranges is not None and not fresh:
+        raise ValueError("ranges are given for a student that is trained on as it is; leave them off, it keeps its own")
     teacher, loop = classifier(teacher), loop or Loop()
     teacher.to(loop.accelerator.device).eval()
     images = labelled(teacher, images)
@@ -95,9 +101,8 @@ def synq(
     objective = synq_objective(
         teacher, clear, labels=labels, difficulty=difficulty, maps=maps, attention=attention, epsilon=epsilon
     )
-    fresh = isinstance(config, QuantConfig)
     return fine_tune(
         quantize_model(teacher, config) if fresh else config, teacher, clear, objective,
-        steps=steps, lr=lr, batch_size=batch_size, loop=loop, ranges=None if fresh else [],
+        steps=steps, lr=lr, batch_size=batch_size, loop=loop, ranges=ranges if fresh else [],
         batches=(filtered(view, cutoff) for view in views(images, batch_size, seed)),
     )  # fmt: skip

@@ -17,7 +17,7 @@ from zsaq.config import QuantConfig
 from zsaq.objectives import KL
 from zsaq.pair import Batch
 from zsaq.quantize import quantize_model
-from zsaq.synthesis import Player, process
+from zsaq.synthesis import Player, process, stream
 from zsaq.trainer import Loop, calibrate, distill
 from zsaq.vision.direct import noise_images, parts
 from zsaq.vision.frame import Frame
@@ -52,7 +52,7 @@ def centres(
 
 def mixed(batches: Iterator[Batch], seed: int = 0) -> Iterator[Batch]:
     """Each image mixed with another of its batch, in one random proportion a batch. Labels are not mixed: they go."""
-    rng = torch.Generator().manual_seed(seed + process())
+    rng = torch.Generator().manual_seed(stream(seed, process()))
     for batch in batches:
         pixels = batch["pixel_values"]
         share = float(torch.rand((), generator=rng))

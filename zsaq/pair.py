@@ -54,8 +54,9 @@ def run(model: nn.Module, batch: Batch, taps: tuple[Tap, ...] = ()) -> Out:
             for module in found:
                 handles.append(_listen(module, tap, seen[tap]))
         dtype = next((p.dtype for p in bare.parameters() if p.is_floating_point()), torch.float32)
-        shown = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch.items() if k != "labels"}
-        answer = model(**shown)
+        shown = {k: v for k, v in batch.items() if k != "labels"}
+        floats = {k: v.to(dtype) for k, v in shown.items() if isinstance(v, Tensor) and v.is_floating_point()}
+        answer = model(**shown | floats)
     finally:
         for handle in handles:
             handle.remove()

@@ -3,6 +3,7 @@
 `dream` trains until the images are done; a `Player` goes on while a student learns from what it gives.
 """
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -137,6 +138,11 @@ def dream(
     if losses is not None:
         losses += player.losses
     return batch
+
+
+def stream(seed: int, index: int) -> int:
+    """A seed of 48 bits for part `index` of a run with `seed`: seed + index would give run 1 what run 0 had before."""
+    return int.from_bytes(hashlib.sha256(f"{seed}, {index}".encode()).digest()[:6])
 
 
 def process() -> int:

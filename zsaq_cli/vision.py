@@ -14,6 +14,7 @@ from zsaq.vision.genie import genie
 from zsaq.vision.hast import hast, hast_images
 from zsaq.vision.models import frame_of
 from zsaq.vision.psaq import DEVIATION, MEAN, psaq
+from zsaq.vision.published import published
 from zsaq.vision.synq import synq, synq_images
 from zsaq.vision.zeroq import zeroq
 from zsaq_cli.making import Request
@@ -41,9 +42,8 @@ def fit(teacher: PreTrainedModel, processor: Any, frame: Frame, request: Request
     config = config_of(request.protocol, request.bits, teacher, frame)
     n, steps, dream, seed = request.images, request.steps, request.dream, request.seed
     pictures = request.folder / "pictures" / request.method
-    small: dict[str, Any] = {"hard": 10.0, "focus": 2.0, "crops": 0.0} if frame.size <= 64 else {}
     told: dict[str, Any] = {"seed": seed, "folder": pictures}
-    made: dict[str, Any] = {"images": n, "batch_size": min(n, 128), "steps": dream, **told, **small}
+    made: dict[str, Any] = {"images": n, "batch_size": min(n, 128), "steps": dream, **told}
     fitted: dict[str, Any] = {"steps": steps, "batch_size": min(n, 64), "seed": seed, "loop": loop}
     match request.method:
         case "rtn":
@@ -58,12 +58,14 @@ def fit(teacher: PreTrainedModel, processor: Any, frame: Frame, request: Request
                 teacher, config, frame, images=n, steps=dream, mean=mean, deviation=deviation, loop=loop, **told
             )
         case "gdfq":
-            return gdfq(teacher, config, frame, warmup=3 * steps, calibration=10, lr=1e-4, folder=pictures, **fitted)
+            options = {"warmup": 3 * steps, "calibration": 10, "folder": pictures, **published(gdfq, frame)}
+            return gdfq(teacher, config, frame, **options, **fitted)
         case "hast":
-            return hast(teacher, config, hast_images(teacher, frame, **made), lr=1e-5, attention=1000.0, **fitted)
+            images = hast_images(teacher, frame, **made, **published(hast_images, frame))
+            return hast(teacher, config, images, **published(hast, frame), **fitted)
         case "synq":
-            images = synq_images(teacher, frame, **made, centre_steps=dream)
-            return synq(teacher, config, images, lr=1e-5, **fitted)
+            images = synq_images(teacher, frame, **made, **published(synq_images, frame), centre_steps=dream)
+            return synq(teacher, config, images, **published(synq, frame), **fitted)
         case _:
             return genie(
                 teacher,

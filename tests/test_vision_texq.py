@@ -1,0 +1,57 @@
+"""TexQ's centres, its mixed images, and a short run."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vision_toys import CLASSES, cnn, images
+from zsaq import Loop
+from zsaq.pair import Batch, run
+from zsaq.vision.frame import Frame
+from zsaq.vision.models import classifier
+from zsaq.vision.priors import measure
+from zsaq.vision.protocols import uniform
+from zsaq.vision.texq import centres, mixed, texq
+
+FRAME = Frame(CLASSES, 16)
+SHORT: dict[str, Any] = {"steps": 3, "batch_size": 4, "lr": 1e-3}
+BATCH: Batch = {"pixel_values": images(8), "labels": torch.arange(8) % CLASSES}
+
+
+def test_centres_are_statistics_of_an_image_for_each_class() -> None:
+    teacher = classifier(cnn())
+    found = centres(teacher, FRAME, steps=3, texture=1.0)
+    noise = measure(teacher, [{"pixel_values": torch.randn(CLASSES, 3, 16, 16)}])
+    assert [m.mean.shape for m in found] == [m.mean.shape for m in noise]
+    assert any(not torch.allclose(a.mean, b.mean) for a, b in zip(found, noise, strict=True))
+
+
+def test_mixed_images_are_between_two_of_their_batch_and_have_no_label() -> None:
+    (found,) = mixed(iter([BATCH]), seed=3)
+    assert set(found) == {"pixel_values"}
+    x, y = BATCH["pixel_values"], found["pixel_values"]
+    shares = []
+    for i in range(8):
+        # y_i = s x_i + (1 - s) x_j for some j: the j with no residual
+        fits = [
+            (float(((y[i] - x[j]) * (x[i] - x[j])).sum() / (x[i] - x[j]).square().sum()), j) for j in range(8) if j != i
+        ]
+        errors = [((y[i] - x[j] - s * (x[i] - x[j])).abs().max().item(), s) for s, j in fits]
+        error, share = min(errors)
+        if not torch.allclose(y[i], x[i]):
+            assert error < 1e-5
+            shares.append(share)
+    assert len(shares) > 4 and max(shares) - min(shares) < 1e-4 and 0 < shares[0] < 1
+
+
+def test_texq_runs_and_repeats(tmp_path: Path) -> None:
+    teacher, options = cnn(), {**SHORT, "warmup": 1, "calibration": 2, "centre_steps": 2}
+    config = uniform("w4a4", teacher)
+    student = texq(teacher, config, FRAME, **options, loop=Loop(folder=tmp_path))
+    again = texq(teacher, config, FRAME, **options, loop=Loop())
+    batch = {"pixel_values": images(4)}
+    with torch.no_grad():
+        found, known = (run(model, batch).logits for model in (student, again))
+    torch.testing.assert_close(found, known)
+    assert found.isfinite().all()
