@@ -76,15 +76,15 @@ def test_the_oracle_without_real_images_is_an_error() -> None:
         METHODS["rtn-oracle"](job, config_of("uniform", "w4a4", job), BUDGET, 0, Loop(Accelerator(cpu=True)))
 
 
-def test_synq_takes_zeroq_ranges_and_shows_what_its_filter_does(tmp_path: Path) -> None:
+def test_each_row_of_synq_takes_its_ranges_and_shows_what_its_filter_does(tmp_path: Path) -> None:
     job = toy("resnet")
     config, budget = config_of("uniform", "w4a4", job), replace(BUDGET, pictures=tmp_path)
     hi = {}
-    for method in ("zeroq", "synq", "synq-no-filter", "synq-filter-ranges"):
+    for method in ("zeroq", "synq", "synq-no-filter", "synq-zeroq-ranges"):
         student = METHODS[method](job, config, budget, 0, Loop(Accelerator(cpu=True)))
         hi[method] = [float(m.hi) for m in student.modules() if isinstance(m, Running)]
     assert set(job.made) == {("zeroq", 0), ("hast", 0)}
-    assert hi["synq"] == hi["synq-no-filter"] == hi["zeroq"] != hi["synq-filter-ranges"]
+    assert hi["synq-zeroq-ranges"] == hi["synq-no-filter"] == hi["zeroq"] != hi["synq"]
     assert {"filter.png", "filter-spectrum.png"} <= {path.name for path in (tmp_path / "hast-0").iterdir()}
 
 
