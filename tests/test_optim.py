@@ -69,7 +69,8 @@ def test_climbs_exactly_rho_and_latent_weights_never_move() -> None:
     assert [layer.offset for layer in layers(student)] == [None, None]
 
 
-def test_rho_0_is_the_plain_step_bit_for_bit() -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_rho_0_is_the_plain_step_bit_for_bit(bf16: bool) -> None:
     class Dropping(MLP):
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.dropout(super().forward(x), 0.5)
@@ -81,9 +82,10 @@ def test_rho_0_is_the_plain_step_bit_for_bit() -> None:
     for model, one in ((plain, base), (student, optimizer)):
         torch.manual_seed(5)
         for _ in range(3):
-            one.step(closure_of(model, make_batch()))
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                one.step(closure_of(model, make_batch()))
     assert same(params(student), params(plain))
-    assert optimizer.diagnostics()["gap"] == 0.0 and "cosine" not in optimizer.diagnostics()
+    assert set(optimizer.diagnostics()) == {"loss"}
 
 
 def test_the_scale_of_the_loss_does_not_matter() -> None:
