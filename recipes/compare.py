@@ -83,7 +83,8 @@ def main() -> None:
     for bits in args.bits:
         for seed in args.seeds:
             for method in args.methods:
-                if (bits, method, seed) in done or (method.startswith("rtn") and (bits, method, args.seeds[0]) in done):
+                rounded = method.startswith("rtn") and any(each[:2] == (bits, method) for each in done)
+                if rounded or (bits, method, seed) in done:
                     continue
                 done.add((bits, method, seed))
                 loop = Loop(accelerator, folder=folder / "steps" / f"{bits}-{method}-{seed}", every=50)

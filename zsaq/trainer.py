@@ -39,8 +39,8 @@ def processes(trackers: Sequence[str] = (), **options: Any) -> Accelerator:
         raise ValueError(
             f"trackers is {list(trackers)}; {absent} cannot be imported: pip install it, or choose of {have}"
         )
-    alone = not torch.accelerator.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(cpu=alone, log_with=list(trackers) or None, **options)
+    on_cpu = not torch.accelerator.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Accelerator(cpu=on_cpu, log_with=list(trackers) or None, **options)
 
 
 Divergence = Callable[[Batch], tuple[Tensor, Tensor]]

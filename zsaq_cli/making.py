@@ -136,6 +136,7 @@ def make(request: Request, target: Path, license: str | None) -> Outcome:
     teacher, kind = float_model(request.model)
     loop = Loop(folder=request.folder)
     teacher.to(loop.accelerator.device)  # pyright: ignore[reportArgumentType]
+    before = sum(p.numel() * p.element_size() for p in teacher.parameters())  # methods may widen it to float32
     set_seed(request.seed)
     begin = time.perf_counter()
     try:
@@ -151,7 +152,6 @@ def make(request: Request, target: Path, license: str | None) -> Outcome:
         base: dict[str, Any] = {"base": vars(Base.of(request.model, license))}
     except ValueError:  # no licence is known; `zsaq push` asks for it
         base = {}
-    before = sum(p.numel() * p.element_size() for p in teacher.parameters())
     row: dict[str, Any] = {"name": request.method, "seconds": seconds}
     spent = SPENT.get(request.method, ("images", "dream", "steps"))
     told = {
