@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from zsaq.eval.pretrained import load
 from zsaq.eval.scoring import compare, grade, predict
 from zsaq.eval.tasks import TASKS, Task, find, label_order, read_rows
-from zsaq.trainer import processes
+from zsaq.train.trainer import processes
 
 METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 AVERAGES = (

@@ -25,8 +25,8 @@ from zsaq.eval.gathering import collect
 from zsaq.eval.images import Picture, Source, class_order, read
 from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load_model
-from zsaq.pair import run
-from zsaq.trainer import processes
+from zsaq.train.pair import run
+from zsaq.train.trainer import processes
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 Transform = Callable[[Image.Image], Tensor]

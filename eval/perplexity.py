@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from zsaq.eval.gathering import collect, share
 from zsaq.eval.metrics import Perplexity, kl_divergence
 from zsaq.eval.pretrained import load
-from zsaq.trainer import processes
+from zsaq.train.trainer import processes
 
 CONVENTION = "gptq"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import zsaq  # noqa: F401  registers the quantized format with transformers
+import zsaq.quant.adapter  # noqa: F401  registers the quantized format with transformers
 
 
 def load_model(name: str, auto: Any) -> PreTrainedModel:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.eval.images import Source, read
-from zsaq.vision.frame import Frame
+from zsaq.vision.image_spec import Frame
 
 FRAME = Frame(classes=10, size=32)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, with which these teachers were trained

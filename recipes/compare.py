@@ -21,7 +21,7 @@ from methods import METHODS, Budget
 from tables import COLUMNS, table
 
 from zsaq import Loop, QuantConfig
-from zsaq.trainer import processes
+from zsaq.train.trainer import processes
 
 
 def run(job: Job, method: str, bits: str, seed: int, budget: Budget, loop: Loop) -> dict:

@@ -21,9 +21,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from zsaq import Batch, Loop, Pair, QuantConfig, distill
-from zsaq.language.generator import load_generator
-from zsaq.language.sga import Player
-from zsaq.language.zsaq import divergence, stepper, student_of
+from zsaq.language.sam_sga import divergence, stepper, student_of
+from zsaq.language.text_generator import Player
+from zsaq.language.writing import load_generator
 
 
 def timed(do: Callable[[], object]) -> float:

@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from zsaq.eval.imagenet import score
-from zsaq.vision.frame import Frame
+from zsaq.vision.image_spec import Frame
 
 FRAME = Frame(classes=10, size=32)
 HELD_OUT = 450

@@ -14,7 +14,7 @@ from transformers import BitImageProcessorPil, MobileNetV2Config, MobileNetV2For
 
 from zsaq.eval.imagenet import DEVIATION, MEAN
 from zsaq.eval.images import Source, read
-from zsaq.vision.frame import Frame
+from zsaq.vision.image_spec import Frame
 
 FRAME = Frame(classes=1000, size=224)
 PROCESSOR = BitImageProcessorPil(  # the whole picture, bilinear

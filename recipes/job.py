@@ -18,20 +18,20 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from zsaq.card import Data
 from zsaq.eval.metrics import Accuracy
 from zsaq.eval.perplexity import perplexity, tokenize
 from zsaq.eval.pretrained import load
 from zsaq.eval.scoring import predict, score
 from zsaq.eval.tasks import HUB, Task, find, read_rows
 from zsaq.language.bridge import Kind
-from zsaq.language.generator import load_generator
 from zsaq.language.layout import Layout
 from zsaq.language.models import longest
-from zsaq.language.sga import Player
 from zsaq.language.sources import random_tokens, texts
 from zsaq.language.text import Text
-from zsaq.pair import Batch
+from zsaq.language.text_generator import Player
+from zsaq.language.writing import load_generator
+from zsaq.report.card import Data
+from zsaq.train.pair import Batch
 
 Scores = dict[str, float]
 

@@ -9,8 +9,8 @@ from job import Job
 from transformers import PreTrainedModel
 
 from zsaq import Batch, Loop, QuantConfig, quantize_model
-from zsaq.config import Ranges
-from zsaq.language.zsaq import COMPENSATED, SLOW, compensated, pull, student_of, warm_start, zsaq
+from zsaq.language.sam_sga import COMPENSATED, SLOW, compensated, pull, student_of, warm_start, zsaq
+from zsaq.quant.config import Ranges
 
 
 @dataclass(frozen=True)

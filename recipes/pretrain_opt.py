@@ -32,7 +32,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
-from zsaq.trainer import processes
+from zsaq.train.trainer import processes
 
 Ids = list[int]
 

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from transformers import PreTrainedModel
 
 from zsaq import Card, push_to_hub
-from zsaq.card import Base
-from zsaq.publish import ready
+from zsaq.report.card import Base
+from zsaq.report.hub import ready
 
 
 class HasReal(Protocol):

@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from zsaq import QuantConfig, calibrate, quantize_model, save, seal
-from zsaq.bench import bench
-from zsaq.export import export
-from zsaq.vision.protocols import uniform
+from zsaq.deploy.bench import bench
+from zsaq.deploy.export import export
+from zsaq.vision.presets import uniform
 
 
 def bert_base(bits: str) -> PreTrainedModel:

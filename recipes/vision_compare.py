@@ -20,9 +20,9 @@ from vision_job import VisionJob, cifar, digits, mobilenet
 from vision_methods import METHODS, VisionBudget
 
 from zsaq import Loop, QuantConfig
-from zsaq.journal import Dreams
-from zsaq.trainer import processes
-from zsaq.vision import protocols
+from zsaq.train.logging import Dreams
+from zsaq.train.trainer import processes
+from zsaq.vision import presets as protocols
 
 
 def config_of(protocol: str, bits: str, job: VisionJob) -> QuantConfig:

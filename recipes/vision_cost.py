@@ -21,17 +21,17 @@ from cifar import FRAME, load
 from torch import Tensor, nn
 
 from zsaq import KL, Batch, Objective, Pair, Wrapper, calibrate, quantize_model
-from zsaq.inundation import GradientInundation, weight_codes
-from zsaq.objectives import Sum
-from zsaq.vision import protocols
-from zsaq.vision.crops import views
-from zsaq.vision.gdfq import sgd
-from zsaq.vision.genie import genie_images
-from zsaq.vision.hast import hast_images, hast_objective
-from zsaq.vision.labels import labelled
+from zsaq.train.inundation import GradientInundation, weight_codes
+from zsaq.train.objectives import Sum
+from zsaq.vision import presets as protocols
+from zsaq.vision.losses.labels import labelled
 from zsaq.vision.models import classifier
-from zsaq.vision.synq import filtered, synq_objective
-from zsaq.vision.zeroq import zeroq_images
+from zsaq.vision.papers.gdfq import sgd
+from zsaq.vision.papers.genie import genie_images
+from zsaq.vision.papers.hast import hast_images, hast_objective
+from zsaq.vision.papers.synq import filtered, synq_objective
+from zsaq.vision.papers.zeroq import zeroq_images
+from zsaq.vision.sources.crops import views
 
 Clock = tuple[float, float]  # seconds on the clock and of the processor
 

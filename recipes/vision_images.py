@@ -9,16 +9,16 @@ import torch
 from vision_job import VisionJob
 
 from zsaq import Batch
-from zsaq.vision.dsg import dsg_images
-from zsaq.vision.genie import sources, train
-from zsaq.vision.hast import hast_images
-from zsaq.vision.intraq import intraq_images
-from zsaq.vision.plf import plf_images
-from zsaq.vision.psaq import psaq_images
+from zsaq.vision.papers.dsg import dsg_images
+from zsaq.vision.papers.genie import sources, train
+from zsaq.vision.papers.hast import hast_images
+from zsaq.vision.papers.intraq import intraq_images
+from zsaq.vision.papers.plf import plf_images
+from zsaq.vision.papers.psaq import psaq_images
+from zsaq.vision.papers.synq import synq_images
+from zsaq.vision.papers.zeroq import zeroq_images
 from zsaq.vision.published import published
-from zsaq.vision.swing import Latents
-from zsaq.vision.synq import synq_images
-from zsaq.vision.zeroq import zeroq_images
+from zsaq.vision.sources.swing import Latents
 
 
 @dataclass(frozen=True)

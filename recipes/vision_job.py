@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageClassification
 from transformers.image_processing_backends import PilBackend
 
-from zsaq.card import Data
 from zsaq.eval.imagenet import DEVIATION, MEAN, batches, score
 from zsaq.eval.images import Source, class_order, read
 from zsaq.eval.pretrained import load_model
-from zsaq.vision.frame import Frame
+from zsaq.report.card import Data
+from zsaq.vision.image_spec import Frame
 from zsaq.vision.models import classifier, frame_of
 
 T = TypeVar("T")

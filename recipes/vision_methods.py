@@ -9,27 +9,27 @@ from vision_images import VisionBudget, genies, shared
 from vision_job import VisionJob
 
 from zsaq import KL, Batch, Loop, QuantConfig, calibrate, quantize_model
-from zsaq.synthesis import Source
-from zsaq.vision.adadfq import adadfq
-from zsaq.vision.adasg import adasg
-from zsaq.vision.adversarial import fit
-from zsaq.vision.ait import ait
-from zsaq.vision.arc import Searched, arc
-from zsaq.vision.direct import parts
-from zsaq.vision.gdfq import gdfq, play, sgd
-from zsaq.vision.generators import Conditional
-from zsaq.vision.genie import genie_m
-from zsaq.vision.hast import hast
-from zsaq.vision.intraq import intraq
-from zsaq.vision.matching import LayerGradient
+from zsaq.train.synthesis import Source
+from zsaq.vision.alternation import fit
+from zsaq.vision.fine_tuning import parts
+from zsaq.vision.losses.matching import LayerGradient
 from zsaq.vision.models import classifier, head, last_feature_map
-from zsaq.vision.plf import plf
-from zsaq.vision.psaq import psaq_learned
+from zsaq.vision.papers.adadfq import adadfq
+from zsaq.vision.papers.adasg import adasg
+from zsaq.vision.papers.ait import ait
+from zsaq.vision.papers.arc import Searched, arc
+from zsaq.vision.papers.gdfq import gdfq, play, sgd
+from zsaq.vision.papers.genie import genie_m
+from zsaq.vision.papers.hast import hast
+from zsaq.vision.papers.intraq import intraq
+from zsaq.vision.papers.plf import plf
+from zsaq.vision.papers.psaq import psaq_learned
+from zsaq.vision.papers.qimera import Superposed, qimera
+from zsaq.vision.papers.sadag import sadag_images
+from zsaq.vision.papers.synq import filtered, synq
+from zsaq.vision.papers.texq import texq
 from zsaq.vision.published import published
-from zsaq.vision.qimera import Superposed, qimera
-from zsaq.vision.sadag import sadag_images
-from zsaq.vision.synq import filtered, synq
-from zsaq.vision.texq import texq
+from zsaq.vision.sources.generators import Conditional
 
 Method = Callable[[VisionJob, QuantConfig, VisionBudget, int, Loop], nn.Module]
 

@@ -35,10 +35,10 @@ from vision_methods import METHODS, VisionBudget
 from zsaq import Loop, coverage
 from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
 from zsaq.eval.images import Source
-from zsaq.journal import Dreams
-from zsaq.manifest import seal
-from zsaq.plan import plan_of
-from zsaq.trainer import processes
+from zsaq.io.checksums import seal
+from zsaq.quant.plan import plan_of
+from zsaq.train.logging import Dreams
+from zsaq.train.trainer import processes
 
 PACKAGES = ("zsaq", "torch", "transformers", "accelerate")
 DIGITS = ("digits-resnet", "digits-vit")
@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         "--protocol",
         choices=["uniform", "brecq", "psaq"],
         default="brecq",
-        help="what W4A4 means, see zsaq.vision.protocols; for ViT, DeiT and Swin psaq or brecq (default: %(default)s)",
+        help="what W4A4 means, see zsaq.vision.presets; for ViT, DeiT and Swin psaq or brecq (default: %(default)s)",
     )
     made.add_argument("--bits", default="w2a4", help="w<bits>a<bits>, 2 to 8 (default: %(default)s)")
     for name, text in BUDGET.items():

@@ -27,10 +27,10 @@ from rich.table import Table
 from transformers import PreTrainedModel
 
 from zsaq import Loop, QuantConfig, coverage
-from zsaq.manifest import seal
-from zsaq.optim import NotFinite
-from zsaq.plan import plan_of
-from zsaq.trainer import processes
+from zsaq.io.checksums import seal
+from zsaq.quant.plan import plan_of
+from zsaq.train.optim import NotFinite
+from zsaq.train.trainer import processes
 
 PACKAGES = ("zsaq", "torch", "transformers", "accelerate")
 ROWS = ("rtn-minmax", "rtn-searched", "zsaq")

@@ -8,7 +8,7 @@ The generator is a copy of the teacher unless --generator names another. --text 
 from job import causal
 from zsaq_bert_w2a8 import parse, parser, run
 
-from zsaq.trainer import processes
+from zsaq.train.trainer import processes
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from zsaq.config import QuantConfig
-from zsaq.export import export
-from zsaq.quantize import quantize_model
-from zsaq.saving import save
+from zsaq.deploy.export import export
+from zsaq.io.saving import save
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.model import quantize_model
 
 VOCABULARY = 200
 LAYER = "bert.encoder.layer.1.intermediate.dense"

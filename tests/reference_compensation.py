@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from zsaq.config import Grid
+from zsaq.quant.config import Grid
 
 
 def compensated(weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid, damping: float) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zsaq.config import Grid
+from zsaq.quant.config import Grid
 
 
 def codes(rows: Tensor, grid: Grid) -> Tensor:

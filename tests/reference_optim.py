@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from zsaq.config import Grid
+from zsaq.quant.config import Grid
 
 
 def on_grid(w: Tensor, scale: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:

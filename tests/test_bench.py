@@ -12,15 +12,15 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, ResNetConfig, ResNetForImageClassification
 
 from exported import exported
-from zsaq import bench as page
-from zsaq.bench import BASE, OURS, bench, floats_of, made_ready, slower_at
-from zsaq.config import Grid, QuantConfig
-from zsaq.export.inputs import random_inputs
-from zsaq.export.onnx import MODEL, WEIGHTS
-from zsaq.export.taps import Session
-from zsaq.loading import load
-from zsaq.packed import packed_layers
-from zsaq.quantize import quantize_model
+from zsaq.deploy import bench as page
+from zsaq.deploy.bench import BASE, OURS, bench, floats_of, made_ready, slower_at
+from zsaq.deploy.inputs import random_inputs
+from zsaq.deploy.onnx.captures import Session
+from zsaq.deploy.onnx.write import MODEL, WEIGHTS
+from zsaq.io.loading import load
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.quant.packed import packed_layers
 
 __all__ = ["exported"]
 ALL = [

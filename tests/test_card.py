@@ -12,8 +12,8 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from toys import bert, gpt2
 from zsaq import Card, QuantConfig, quantize_model
-from zsaq.card import Base, Data, Score
-from zsaq.readme import NO_DATA, WITH_DATA, cell, eval_files, readme
+from zsaq.report.card import Base, Data, Score
+from zsaq.report.card_text import NO_DATA, WITH_DATA, cell, eval_files, readme
 
 W2 = QuantConfig.parse("w2a8")
 BASE = Base("someone/tiny", {"license": "mit"}, "someone/tiny", "a" * 40)

@@ -22,8 +22,8 @@ from hub_server import TOKEN
 from language_toys import bert, bpe, opt, wordpiece
 from vision_toys import resnet
 from zsaq import Card
-from zsaq.card import Base
-from zsaq.manifest import check
+from zsaq.io.checksums import check
+from zsaq.report.card import Base
 from zsaq_cli.deploying import flat
 
 COMMANDS = ["quantize", "evaluate", "export", "verify", "bench", "report", "push", "doctor"]
@@ -190,7 +190,7 @@ def test_verify_leaves_with_what_it_found(
 ) -> None:
     part = {"agrees": agrees, "layer": "[bold]q", "difference": float("nan")}
     found = {"agrees": agrees, "loaded": part}
-    library(monkeypatch, "zsaq.verify", verify=lambda path: found)
+    library(monkeypatch, "zsaq.deploy.parity", verify=lambda path: found)
     facts = told("verify", folder / "student", code=code)
     assert facts == {"agrees": agrees, "loaded": {**part, "difference": None}}
     shown = run("verify", folder / "student")
@@ -204,8 +204,10 @@ def test_an_unknown_runtime_is_refused(folder: Path) -> None:
 def test_export_and_bench_hand_over_what_was_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"runtime": "[x]", "bytes": 2**20, "ms": {"1x2": {"best": 1.5}}, "faster": {"1x2": 2.0}}
     found: dict[str, Any] = {"rows": [row, {"runtime": "other", "ms": 3}], "slower": {}}
-    library(monkeypatch, "zsaq.bench", bench=lambda path, repeats, **more: {**found, "n": repeats, **more})
-    monkeypatch.setattr("zsaq.export.export", lambda source, to, target: {"to": to, "target": target, "bytes": 5})
+    library(monkeypatch, "zsaq.deploy.bench", bench=lambda path, repeats, **more: {**found, "n": repeats, **more})
+    monkeypatch.setattr(
+        "zsaq.deploy.export.export", lambda source, to, target: {"to": to, "target": target, "bytes": 5}
+    )
     student = folder / "student"
     assert told("export", student, "--to", "onnx")["folder"] == str(student / "onnx")
     assert told("export", student, "--to", "onnx", "--target", "t")["target"] == "t"

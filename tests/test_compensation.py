@@ -14,11 +14,11 @@ import reference_compensation
 from toys import batches, bert, gpt2, llama, opt
 from vision_toys import images, resnet, vit
 from zsaq import Grid, Loop, QuantConfig, calibrate, compensate, quantize_model
-from zsaq.compensation import COLUMNS, compensated
 from zsaq.language.models import units
-from zsaq.layers import quant_layers
-from zsaq.pair import run
-from zsaq.quantizer import groups, search
+from zsaq.quant.layers import quant_layers
+from zsaq.quant.quantizer import groups, search
+from zsaq.train.gptq import COLUMNS, compensated
+from zsaq.train.pair import run
 
 CONFIG = QuantConfig.parse("w2a8")
 

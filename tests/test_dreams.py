@@ -5,10 +5,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from zsaq.journal import Dreams, Journal
-from zsaq.objectives import Objective
-from zsaq.pair import Batch, Pair
-from zsaq.synthesis import Player, Source
+from zsaq.train.logging import Dreams, Journal
+from zsaq.train.objectives import Objective
+from zsaq.train.pair import Batch, Pair
+from zsaq.train.synthesis import Player, Source
 
 
 class Numbers(Source):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from exported import copied, exported
-from zsaq import export as page
-from zsaq.export import WRITERS, export
-from zsaq.export.onnx import FACTS, MODEL, WEIGHTS
-from zsaq.loading import load
-from zsaq.manifest import MANIFEST, check
+from zsaq.deploy import export as page
+from zsaq.deploy.export import WRITERS, export
+from zsaq.deploy.onnx.write import FACTS, MODEL, WEIGHTS
+from zsaq.io.checksums import MANIFEST, check
+from zsaq.io.loading import load
 
 __all__ = ["copied", "exported"]
 

@@ -15,15 +15,15 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from reference_compressed import StockInputs, pack_words
 from test_hub import IDS, TABLES, student_of
-from zsaq.config import Grid, QuantConfig
-from zsaq.export import compressed
-from zsaq.export.compressed import to_compressed
-from zsaq.export.stored import to_int32
-from zsaq.loading import load
-from zsaq.packed import PackedEmbedding, packed_layers
-from zsaq.packing import unpack
-from zsaq.quantize import quantize_model
-from zsaq.quantizer import MinMax
+from zsaq.deploy.compressed import write as compressed
+from zsaq.deploy.compressed.layout import to_int32
+from zsaq.deploy.compressed.write import to_compressed
+from zsaq.io.loading import load
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.quant.packed import PackedEmbedding, packed_layers
+from zsaq.quant.packing import unpack
+from zsaq.quant.quantizer import MinMax
 
 TOKEN8 = Grid(8, per="token")
 TABLE = QuantConfig(Grid(4), TOKEN8, embedding=Grid(6))

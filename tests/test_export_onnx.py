@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from zsaq import Grid, QuantConfig, load, quantize_model
-from zsaq.export.onnx import to_onnx
-from zsaq.packed import packed_layers
-from zsaq.quantizer import groups
+from zsaq.deploy.onnx.write import to_onnx
+from zsaq.quant.packed import packed_layers
+from zsaq.quant.quantizer import groups
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

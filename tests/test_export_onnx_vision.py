@@ -14,11 +14,11 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from vision_toys import convnext, deit, images, mobilenet, names, regnet, resnet, spread, swin, vit
 from zsaq import Grid, QuantConfig, calibrate, load, quantize_model
-from zsaq.export.convolution import to_convolution
-from zsaq.export.onnx import to_onnx
-from zsaq.packed import PackedConv2d, packed_layers
-from zsaq.vision.frame import Frame
-from zsaq.vision.protocols import brecq, psaq, uniform
+from zsaq.deploy.onnx.convolution import to_convolution
+from zsaq.deploy.onnx.write import to_onnx
+from zsaq.quant.packed import PackedConv2d, packed_layers
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.presets import brecq, psaq, uniform
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -185,8 +185,8 @@ def test_logits_agree(family: str, protocol: Callable[..., QuantConfig], text: s
 
 
 def packed(inputs: Grid, **options: Any) -> PackedConv2d:
-    from zsaq.packed import pack_plan, packed_weight
-    from zsaq.plan import plan_of
+    from zsaq.quant.packed import pack_plan, packed_weight
+    from zsaq.quant.plan import plan_of
 
     net = nn.Sequential(nn.Conv2d(3, 4, 3, **options))
     student = quantize_model(net, QuantConfig(Grid(4), inputs))

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from language_toys import bpe, opt, wordpiece
-from zsaq.language.generator import ascent_optimizer, draw, load_generator, soft, write
 from zsaq.language.models import Vocabulary
 from zsaq.language.text import Partner, Text, encode, pairs
+from zsaq.language.writing import ascent_optimizer, draw, load_generator, soft, write
 
 
 @pytest.fixture(params=["wordpiece", "bpe"])

@@ -29,14 +29,14 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from zsaq.config import Grid, QuantConfig
-from zsaq.hub import ZsaqConfig
-from zsaq.layers import quant_layers
-from zsaq.loading import load
-from zsaq.packed import PackedLinear, pack_plan, packed_layers, packed_weight
-from zsaq.plan import Plan, plan_of
-from zsaq.quantize import coverage, quantize_model
-from zsaq.quantizer import Running
+from zsaq.io.loading import load
+from zsaq.quant.adapter import ZsaqConfig
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.layers import quant_layers
+from zsaq.quant.model import coverage, quantize_model
+from zsaq.quant.packed import PackedLinear, pack_plan, packed_layers, packed_weight
+from zsaq.quant.plan import Plan, plan_of
+from zsaq.quant.quantizer import Running
 
 VOCABULARY = 200
 

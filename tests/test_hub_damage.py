@@ -21,9 +21,9 @@ from transformers import ViTConfig, ViTForImageClassification
 
 from test_hub import bits, student_of
 from zsaq import Grid, QuantConfig, quantize_model
-from zsaq.loading import load
-from zsaq.manifest import MANIFEST
-from zsaq.saving import save
+from zsaq.io.checksums import MANIFEST
+from zsaq.io.loading import load
+from zsaq.io.saving import save
 
 LAYER = "bert.encoder.layer.1.output.dense"
 WEIGHTS = "model.safetensors"

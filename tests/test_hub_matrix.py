@@ -23,9 +23,9 @@ import test_hub
 import test_vision_hub
 from vision_toys import images
 from zsaq import Grid, QuantConfig, coverage, load
-from zsaq.layers import QuantConv1D, quant_activations, quant_layers
-from zsaq.packed import packed_layers
-from zsaq.vision.protocols import psaq, uniform
+from zsaq.quant.layers import QuantConv1D, quant_activations, quant_layers
+from zsaq.quant.packed import packed_layers
+from zsaq.vision.presets import psaq, uniform
 
 TEXT: dict[str, Any] = {"input_ids": test_hub.IDS}
 TABLE = QuantConfig(Grid(4), Grid(8, per="token"), rules=(("transformer.wte", QuantConfig.parse("w3a8")),))

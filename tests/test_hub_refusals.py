@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForMultipleChoice, AutoModelForSequenceClassification
 
 from test_hub import bits, student_of
-from zsaq.config import Grid, QuantConfig
-from zsaq.loading import load
+from zsaq.io.loading import load
+from zsaq.quant.config import Grid, QuantConfig
 
 LAYER = "bert.encoder.layer.1.output.dense"
 Tensors = dict[str, Tensor]

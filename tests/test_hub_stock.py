@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from test_hub import CONFIGS, bits, student_of
 from vision_toys import resnet
 from zsaq import Grid, QuantConfig, load, quantize_model
-from zsaq.header import NOTE, decoys
+from zsaq.quant.guard import NOTE, decoys
 
 TABLE = QuantConfig(Grid(4), Grid(8, per="token"), rules=(("transformer.wte", QuantConfig.parse("w3a8")),))
 STUDENTS: dict[str, Callable[[], Any]] = {

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from reference_inundation import adam, codes, inundated, nesterov, search
 from toys_optim import closure_of, make_batch, make_student, params, same
-from zsaq.config import Grid, QuantConfig
-from zsaq.inundation import Bucket, GradientInundation, WeightCodes, stretch, weight_codes
-from zsaq.objectives import KL
-from zsaq.optim import Wrapper
-from zsaq.quantize import quantize_model
-from zsaq.quantizer import MinMax, Quantizer
-from zsaq.sam import SAM
-from zsaq.trainer import Loop, distill
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.quant.quantizer import MinMax, Quantizer
+from zsaq.train.inundation import Bucket, GradientInundation, WeightCodes, stretch, weight_codes
+from zsaq.train.objectives import KL
+from zsaq.train.optim import Wrapper
+from zsaq.train.sam import SAM
+from zsaq.train.trainer import Loop, distill
 
 SHAPES = [(16, 3, 3, 3), (24, 16, 3, 3), (8, 27), (10, 40), (24, 144)]
 GRIDS = [Grid(4), Grid(4, symmetric=False), Grid(2, levels="half"), Grid(3, per="tensor"), Grid(8, symmetric=False)]

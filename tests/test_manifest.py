@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import zsaq.saving
+import zsaq.io.saving
 from test_hub import CONFIGS, TEACHERS, bits, student_of
-from zsaq.loading import load
-from zsaq.manifest import MANIFEST, check, seal
-from zsaq.saving import save
+from zsaq.io.checksums import MANIFEST, check, seal
+from zsaq.io.loading import load
+from zsaq.io.saving import save
 
 Json = dict[str, Any]
 
@@ -242,7 +242,7 @@ def test_a_rename_that_fails_puts_the_folder_back(folder: Path, monkeypatch: pyt
             raise OSError("no")
         rename(source, target)
 
-    monkeypatch.setattr(zsaq.saving.os, "rename", fail)
+    monkeypatch.setattr(zsaq.io.saving.os, "rename", fail)
     with pytest.raises(OSError, match="no"):
         save(student_of("gpt2", CONFIGS["w2a8"]), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before and names(folder.parent) == ["copy"]

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from vision_toys import CLASSES, cnn, images
 from zsaq import KL, SAM, LogitMSE, Pair, QuantConfig, quantize_model
-from zsaq.objectives import CE, AtWorstInput
+from zsaq.train.objectives import CE, AtWorstInput
 from zsaq.vision.models import classifier
 
 

@@ -10,12 +10,12 @@ from transformers.pytorch_utils import Conv1D
 
 from reference_optim import sam_gradients
 from toys_optim import MLP, W2, adamw, closure_of, layers, make_batch, make_student, params, same, watch
-from zsaq.config import Grid, QuantConfig
-from zsaq.layers import quant_layers
-from zsaq.optim import Clip
-from zsaq.quantize import quantize_model
-from zsaq.quantizer import Searched
-from zsaq.sam import SAM, norm_layers
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.layers import quant_layers
+from zsaq.quant.model import quantize_model
+from zsaq.quant.quantizer import Searched
+from zsaq.train.optim import Clip
+from zsaq.train.sam import SAM, norm_layers
 
 
 def twin_of(student: nn.Module) -> tuple[nn.Module, dict[str, tuple[Tensor, Grid]]]:

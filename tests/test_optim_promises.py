@@ -13,9 +13,9 @@ from torch.nn.functional import mse_loss
 
 from reference_optim import perturbation
 from toys_optim import W2, adamw, closure_of, layers, make_batch, make_student, params, same, watch
-from zsaq.config import Grid, QuantConfig
-from zsaq.quantize import quantize_model
-from zsaq.sam import SAM
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.train.sam import SAM
 
 
 class Breaks(RuntimeError):

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reference_packing import pack_row, unpack_row
-from zsaq.config import Grid
-from zsaq.packing import pack, unpack, width
+from zsaq.quant.config import Grid
+from zsaq.quant.packing import pack, unpack, width
 
 
 @st.composite

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from vision_toys import cnn, deit, images, mobilenet, regnet, resnet, swin, vit
 from zsaq import QuantConfig, calibrate, coverage, quantize_model
-from zsaq.layers import quant_activations, quant_layers
-from zsaq.quantizer import Quantizer
-from zsaq.vision.frame import Frame
+from zsaq.quant.layers import quant_activations, quant_layers
+from zsaq.quant.quantizer import Quantizer
+from zsaq.vision.image_spec import Frame
 from zsaq.vision.models import classifier
-from zsaq.vision.protocols import brecq, psaq, uniform
+from zsaq.vision.presets import brecq, psaq, uniform
 
 CNNS = {"resnet": resnet, "regnet": regnet, "mobilenet": mobilenet, "cnn": lambda: classifier(cnn())}
 SMALL = Frame(4, 32)

@@ -19,11 +19,11 @@ from hub_server import TOKEN, Commit, Hub
 from language_toys import wordpiece
 from toys import bert
 from zsaq import Card, QuantConfig, load, push_to_hub, quantize_model
-from zsaq.card import Base, Data, Score
-from zsaq.hub import packed_state
-from zsaq.manifest import MANIFEST, seal
-from zsaq.publish import ready
-from zsaq.saving import save
+from zsaq.io.checksums import MANIFEST, seal
+from zsaq.io.saving import save
+from zsaq.quant.adapter import packed_state
+from zsaq.report.card import Base, Data, Score
+from zsaq.report.hub import ready
 
 # huggingface_hub 2.4 sends a file as `data=`, which httpx2 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

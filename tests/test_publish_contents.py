@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zsaq.publish import contents
+from zsaq.report.hub import contents
 
 
 @pytest.mark.parametrize(

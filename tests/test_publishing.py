@@ -19,7 +19,7 @@ from hub_server import TOKEN, Hub
 from language_toys import wordpiece
 from toys import bert
 from zsaq import QuantConfig, quantize_model
-from zsaq.readme import NO_DATA, WITH_DATA
+from zsaq.report.card_text import NO_DATA, WITH_DATA
 
 # huggingface_hub 2.4 sends a file as `data=`, which httpx2 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

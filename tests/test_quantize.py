@@ -8,7 +8,7 @@ from transformers.pytorch_utils import Conv1D
 
 from toys import batches, bert, gpt2, llama, mlp, opt
 from zsaq import Grid, QuantConfig, coverage, parameter_groups, quantize_model
-from zsaq.layers import QuantConv1D, QuantConv2d, QuantEmbedding, QuantLinear, quant_layers
+from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantEmbedding, QuantLinear, quant_layers
 
 W4 = QuantConfig.parse("w4a8")
 

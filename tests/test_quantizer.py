@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from reference import levels, nearest, running, search_row, straight
 from zsaq import Grid, MinMax, Quantizer, Running, Searched
-from zsaq.quantizer import dequantize, groups, search
+from zsaq.quant.quantizer import dequantize, groups, search
 
 KINDS = [(2, "half"), (2, "ternary"), (2, "integer"), (3, "integer"), (4, "integer"), (8, "integer")]
 

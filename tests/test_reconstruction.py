@@ -10,13 +10,13 @@ from reference import nearest
 from reference_reconstruction import search_power, soft_weight
 from vision_toys import cnn, images, resnet, vit
 from zsaq import Grid, Loop, QuantConfig, Quantizer, Searched, load, quantize_model
-from zsaq.calls import collect
-from zsaq.layers import quant_layers
-from zsaq.pair import run
-from zsaq.quantizer import MinMax, Running, groups, search
-from zsaq.reconstruction import paced, reconstruct
-from zsaq.rounding import FACTORS, LearnedStep, SoftActivation, SoftWeight
-from zsaq.trainer import calibrate
+from zsaq.quant.layers import quant_layers
+from zsaq.quant.quantizer import MinMax, Running, groups, search
+from zsaq.train.calls import collect
+from zsaq.train.pair import run
+from zsaq.train.reconstruction import paced, reconstruct
+from zsaq.train.rounding import FACTORS, LearnedStep, SoftActivation, SoftWeight
+from zsaq.train.trainer import calibrate
 from zsaq.vision.models import classifier, units
 
 CONFIG = QuantConfig(weight=Grid(3, symmetric=False), input=Grid(4, symmetric=False, per="tensor"))

@@ -11,10 +11,10 @@ import pytest
 
 from language_toys import bert, wordpiece
 from zsaq import QuantConfig, quantize_model
-from zsaq.manifest import seal
-from zsaq.page import bars, curve, figure, page, table
-from zsaq.report import report
-from zsaq.saving import save
+from zsaq.io.checksums import seal
+from zsaq.io.saving import save
+from zsaq.report.folder import report
+from zsaq.report.html import bars, curve, figure, page, table
 
 EVIL = "<script>alert('x')</script><img src=x onerror=\"alert(1)\">"
 VOID = {"meta", "img", "br", "polyline"}

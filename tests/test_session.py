@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from exported import VOCABULARY, exported  # noqa: F401 (a fixture)
-from zsaq.export.session import Runtime
-from zsaq.loading import load
+from zsaq.deploy.onnx.session import Runtime
+from zsaq.io.loading import load
 
 IDS = torch.arange(18).reshape(2, 9) * 7 % VOCABULARY
 

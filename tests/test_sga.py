@@ -9,12 +9,12 @@ from transformers import PreTrainedModel
 
 from language_toys import bert, bpe, opt, wordpiece
 from zsaq.language.bridge import Kind, bridge_for
-from zsaq.language.generator import load_generator
 from zsaq.language.layout import Layout
 from zsaq.language.models import token_table
-from zsaq.language.sga import Player, distinct, entropy
 from zsaq.language.text import Text
-from zsaq.pair import Batch
+from zsaq.language.text_generator import Player, distinct, entropy
+from zsaq.language.writing import load_generator
+from zsaq.train.pair import Batch
 
 
 def player(

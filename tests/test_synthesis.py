@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zsaq import synthesis
-from zsaq.objectives import Objective
-from zsaq.pair import Batch, Pair
-from zsaq.synthesis import Player, Source, dream
+from zsaq.train import synthesis
+from zsaq.train.objectives import Objective
+from zsaq.train.pair import Batch, Pair
+from zsaq.train.synthesis import Player, Source, dream
 
 
 class Point(Source):

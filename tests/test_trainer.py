@@ -29,9 +29,9 @@ from zsaq import (
     repeat,
 )
 from zsaq.language.attention import AttentionScores
-from zsaq.optim import NotFinite, Wrapper
-from zsaq.quantizer import Running
-from zsaq.trainer import processes
+from zsaq.quant.quantizer import Running
+from zsaq.train.optim import NotFinite, Wrapper
+from zsaq.train.trainer import processes
 
 CONFIG = QuantConfig.parse("w2a8")
 STATIC = QuantConfig(Grid(8), Grid(8, symmetric=False, per="tensor"))

@@ -21,18 +21,19 @@ from transformers import (
 )
 
 from exported import LAYER, TABLE, VOCABULARY, change, copied, damage, exported, tiny_bert
-from zsaq.config import Grid, QuantConfig
-from zsaq.export import compare, export
-from zsaq.export.compare import TOLERANCE, difference, round_plainly
-from zsaq.export.inputs import random_inputs
-from zsaq.export.onnx import MODEL, WEIGHTS
-from zsaq.loading import load
-from zsaq.manifest import MANIFEST, check, seal
-from zsaq.packed import packed_layers
-from zsaq.quantize import quantize_model
-from zsaq.quantizer import MinMax, Quantizer, Range, Running
-from zsaq.saving import save
-from zsaq.verify import batches_of, verify, verify_loaded, verify_onnx
+from zsaq.deploy import comparison as compare
+from zsaq.deploy.comparison import TOLERANCE, difference, round_plainly
+from zsaq.deploy.export import export
+from zsaq.deploy.inputs import random_inputs
+from zsaq.deploy.onnx.write import MODEL, WEIGHTS
+from zsaq.deploy.parity import batches_of, verify, verify_loaded, verify_onnx
+from zsaq.io.checksums import MANIFEST, check, seal
+from zsaq.io.loading import load
+from zsaq.io.saving import save
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.quant.packed import packed_layers
+from zsaq.quant.quantizer import MinMax, Quantizer, Range, Running
 
 __all__ = ["copied", "exported"]
 
@@ -150,10 +151,10 @@ def test_a_second_load_that_differs_is_told(exported: Path) -> None:
 
 def test_a_layer_that_is_not_seen_does_not_pass_in_silence(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = compare.packed_layers
-    monkeypatch.setattr("zsaq.export.taps.AFTER", {"GatherBlockQuantized": ()})
+    monkeypatch.setattr("zsaq.deploy.onnx.captures.AFTER", {"GatherBlockQuantized": ()})
     told = graph_of(exported)
     assert len(told["layers_not_seen_alone"]) == len(list(names(load(exported)))) - 1
-    monkeypatch.setattr("zsaq.export.taps.AFTER", {})
+    monkeypatch.setattr("zsaq.deploy.onnx.captures.AFTER", {})
     assert graph_of(exported)["layers"] == {}
 
 

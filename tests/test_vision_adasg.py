@@ -9,15 +9,15 @@ from torch import nn
 
 from reference_vision_adasg import generator_loss, student_loss
 from vision_toys import CLASSES, cnn
-from zsaq.config import Grid, QuantConfig
-from zsaq.pair import Pair
-from zsaq.quantize import quantize_model
-from zsaq.vision.adadfq import adadfq
-from zsaq.vision.adasg import EntropyOfDifference, adasg
-from zsaq.vision.disagreement import AgreementCE, DisagreementCE, EntropyMargin
-from zsaq.vision.frame import Frame
-from zsaq.vision.generators import Conditional
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.train.pair import Pair
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin
 from zsaq.vision.models import classifier
+from zsaq.vision.papers.adadfq import adadfq
+from zsaq.vision.papers.adasg import EntropyOfDifference, adasg
+from zsaq.vision.sources.generators import Conditional
 
 FRAME = Frame(CLASSES, 16)
 W3 = QuantConfig(weight=Grid(3, symmetric=False), ranges="minmax")

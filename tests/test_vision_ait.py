@@ -6,19 +6,19 @@ import pytest
 import torch
 
 from vision_toys import CLASSES, cnn
-from zsaq.config import Grid, QuantConfig
-from zsaq.inundation import weight_codes
-from zsaq.objectives import KL
-from zsaq.quantize import quantize_model
-from zsaq.synthesis import Source
-from zsaq.trainer import Loop
-from zsaq.vision import ait as module
-from zsaq.vision.ait import ait
-from zsaq.vision.arc import CIFAR10, Searched
-from zsaq.vision.frame import Frame
-from zsaq.vision.generators import Conditional
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.train.inundation import weight_codes
+from zsaq.train.objectives import KL
+from zsaq.train.synthesis import Source
+from zsaq.train.trainer import Loop
+from zsaq.vision.image_spec import Frame
 from zsaq.vision.models import classifier
-from zsaq.vision.qimera import Superposed
+from zsaq.vision.papers import ait as module
+from zsaq.vision.papers.ait import ait
+from zsaq.vision.papers.arc import CIFAR10, Searched
+from zsaq.vision.papers.qimera import Superposed
+from zsaq.vision.sources.generators import Conditional
 
 FRAME = Frame(CLASSES, 16)
 W4 = QuantConfig(weight=Grid(4, symmetric=False), ranges="minmax")

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference_vision_priors as reference
-from zsaq.vision.crops import boxes, crop, random_crops, views
-from zsaq.vision.frame import Frame
-from zsaq.vision.sources import Cropped, Pixels, uniform_labels
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.sources.crops import boxes, crop, random_crops, views
+from zsaq.vision.sources.pixels import Cropped, Pixels, uniform_labels
 
 FRAME = Frame(4, 12)
 

@@ -9,23 +9,23 @@ from torch import Tensor, nn
 
 from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import KL, Loop, Pair, QuantConfig, quantize_model
-from zsaq.objectives import CE, AtWorstInput
-from zsaq.pair import Batch, run
-from zsaq.quantizer import Running
-from zsaq.trainer import calibrate
-from zsaq.vision import synq as module
-from zsaq.vision.direct import fine_tune, noise_images, parts
-from zsaq.vision.features import ActivationMap, ChannelAttention
-from zsaq.vision.frame import Frame
-from zsaq.vision.hast import hast, hast_images, hast_objective
-from zsaq.vision.intraq import intraq, intraq_images
-from zsaq.vision.labels import EasyCE
+from zsaq.quant.quantizer import Running
+from zsaq.train.objectives import CE, AtWorstInput
+from zsaq.train.pair import Batch, run
+from zsaq.train.trainer import calibrate
+from zsaq.vision.fine_tuning import fine_tune, noise_images, parts
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.losses.features import ActivationMap, ChannelAttention
+from zsaq.vision.losses.labels import EasyCE
+from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
 from zsaq.vision.models import classifier
-from zsaq.vision.plf import FeatureMSE, plf, plf_images
-from zsaq.vision.priors import BatchNormStats, TeacherCE
-from zsaq.vision.protocols import uniform
+from zsaq.vision.papers import synq as module
+from zsaq.vision.papers.hast import hast, hast_images, hast_objective
+from zsaq.vision.papers.intraq import intraq, intraq_images
+from zsaq.vision.papers.plf import FeatureMSE, plf, plf_images
+from zsaq.vision.papers.synq import synq, synq_images, synq_objective
+from zsaq.vision.presets import uniform
 from zsaq.vision.spectrum import low_pass
-from zsaq.vision.synq import synq, synq_images, synq_objective
 
 FRAME = Frame(CLASSES, 16)
 FEW: dict[str, Any] = {"images": 6, "batch_size": 4, "steps": 3}

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 import reference_vision_features as reference
 from vision_toys import CLASSES, cnn, deit, images, mobilenet, resnet, run, swin, vit
 from zsaq import KL, Pair, QuantConfig, quantize_model
-from zsaq.vision.features import ActivationMap, ChannelAttention, closed_slopes, slopes
-from zsaq.vision.frame import Frame
-from zsaq.vision.labels import EasyCE, PseudoCE, labelled, scheduled
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.losses.features import ActivationMap, ChannelAttention, closed_slopes, slopes
+from zsaq.vision.losses.labels import EasyCE, PseudoCE, labelled, scheduled
 from zsaq.vision.models import blocks, classifier, last_feature_map
 from zsaq.vision.spectrum import low_pass
 

@@ -10,21 +10,21 @@ from torch import nn
 
 from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import KL, Loop, Objective, QuantConfig, calibrate
-from zsaq.pair import Pair, run
-from zsaq.quantize import quantize_model
-from zsaq.quantizer import Running
-from zsaq.synthesis import Player
-from zsaq.vision.adversarial import fit
-from zsaq.vision.arc import CIFAR10, arc
-from zsaq.vision.dsg import dsg, dsg_images, slack
-from zsaq.vision.frame import Frame
-from zsaq.vision.gdfq import answers, gdfq, paced, play, sgd
-from zsaq.vision.generators import Conditional
+from zsaq.quant.model import quantize_model
+from zsaq.quant.quantizer import Running
+from zsaq.train.pair import Pair, run
+from zsaq.train.synthesis import Player
+from zsaq.vision.alternation import fit
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.models import classifier
-from zsaq.vision.priors import BatchNormStats
-from zsaq.vision.protocols import uniform
-from zsaq.vision.qimera import qimera
-from zsaq.vision.zeroq import zeroq, zeroq_images
+from zsaq.vision.papers.arc import CIFAR10, arc
+from zsaq.vision.papers.dsg import dsg, dsg_images, slack
+from zsaq.vision.papers.gdfq import answers, gdfq, paced, play, sgd
+from zsaq.vision.papers.qimera import qimera
+from zsaq.vision.papers.zeroq import zeroq, zeroq_images
+from zsaq.vision.presets import uniform
+from zsaq.vision.sources.generators import Conditional
 
 FRAME, SMALL = Frame(CLASSES, 16), Frame(CLASSES, 8)
 SHORT: dict[str, Any] = {"steps": 2, "warmup": 1, "calibration": 2, "batch_size": 4, "lr": 1e-3}

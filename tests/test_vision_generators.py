@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 import reference_vision_priors as reference
-from zsaq.synthesis import Source
-from zsaq.vision.arc import CIFAR10, CIFAR100, MOBILENET_V2, RESNET18, RESNET50, Cells, Searched
-from zsaq.vision.frame import Frame
-from zsaq.vision.generators import Conditional, ConditionalNorm, Decoder
-from zsaq.vision.qimera import Superposed
-from zsaq.vision.swing import Latents, swing
+from zsaq.train.synthesis import Source
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.papers.arc import CIFAR10, CIFAR100, MOBILENET_V2, RESNET18, RESNET50, Cells, Searched
+from zsaq.vision.papers.qimera import Superposed
+from zsaq.vision.sources.generators import Conditional, ConditionalNorm, Decoder
+from zsaq.vision.sources.swing import Latents, swing
 
 FRAME = Frame(5, 16)
 EMBEDDING = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))

@@ -7,12 +7,12 @@ from torch import nn
 
 from vision_toys import cnn, images, resnet
 from zsaq import Pair
-from zsaq.layers import quant_layers
-from zsaq.quantizer import Quantizer, Searched
-from zsaq.vision.frame import Frame
-from zsaq.vision.genie import genie, genie_images, genie_m, prior, sources
+from zsaq.quant.layers import quant_layers
+from zsaq.quant.quantizer import Quantizer, Searched
+from zsaq.vision.image_spec import Frame
 from zsaq.vision.models import batch_norms, classifier
-from zsaq.vision.protocols import brecq, uniform
+from zsaq.vision.papers.genie import genie, genie_images, genie_m, prior, sources
+from zsaq.vision.presets import brecq, uniform
 
 FRAME = Frame(4, 16)
 

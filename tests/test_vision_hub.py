@@ -16,12 +16,12 @@ from transformers import AutoModelForImageClassification
 
 from vision_toys import convnext, deit, images, mobilenet, regnet, resnet, swin, vit
 from zsaq import Grid, QuantConfig, calibrate, coverage, load, quantize_model
-from zsaq.layers import quant_activations, quant_layers
-from zsaq.packed import pack_plan, packed_layers, packed_weight
-from zsaq.plan import plan_of
-from zsaq.quantizer import Running
-from zsaq.vision.frame import Frame
-from zsaq.vision.protocols import brecq, psaq, uniform
+from zsaq.quant.layers import quant_activations, quant_layers
+from zsaq.quant.packed import pack_plan, packed_layers, packed_weight
+from zsaq.quant.plan import plan_of
+from zsaq.quant.quantizer import Running
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.presets import brecq, psaq, uniform
 
 FAMILIES: dict[str, tuple[Callable[[], Any], int]] = {
     "resnet": (resnet, 32),

@@ -9,8 +9,8 @@ from torch import nn
 
 import vision_toys as toys
 from zsaq import QuantConfig, quantize_model
-from zsaq.pair import Pair, Tap
-from zsaq.vision.frame import Frame
+from zsaq.train.pair import Pair, Tap
+from zsaq.vision.image_spec import Frame
 from zsaq.vision.models import (
     Classifier,
     attentions,

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 
 import reference_vision_priors as reference
 from vision_toys import CLASSES, cnn, images, vit
-from zsaq.pair import Pair, run
-from zsaq.vision.disagreement import AgreementCE, DisagreementCE, EntropyMargin
-from zsaq.vision.models import classifier, head
-from zsaq.vision.priors import (
+from zsaq.train.pair import Pair, run
+from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin
+from zsaq.vision.losses.priors import (
     BatchNormStats,
     MarginDistance,
     Moments,
@@ -22,7 +21,8 @@ from zsaq.vision.priors import (
     measure,
     stored,
 )
-from zsaq.vision.smoothness import ImageNorm, ImageStats, TextureEnergy, TotalVariation
+from zsaq.vision.losses.smoothness import ImageNorm, ImageStats, TextureEnergy, TotalVariation
+from zsaq.vision.models import classifier, head
 
 TEACHER = classifier(cnn()).eval().requires_grad_(False)
 NORMS = [m for m in TEACHER.modules() if isinstance(m, nn.BatchNorm2d)]

@@ -10,13 +10,12 @@ from torch import Tensor
 from reference_vision_psaq import entropies, total_variation
 from vision_toys import deit, images, swin, vit
 from zsaq import Pair, QuantConfig, Running, coverage
-from zsaq.layers import QuantConv2d
-from zsaq.pair import Tap, run
-from zsaq.vision.frame import Frame
+from zsaq.quant.layers import QuantConv2d
+from zsaq.train.pair import Tap, run
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.losses.patches import PatchSimilarityEntropy, differential_entropy, patches_of, similarities
 from zsaq.vision.models import attentions, frame_of
-from zsaq.vision.patches import PatchSimilarityEntropy, differential_entropy, patches_of, similarities
-from zsaq.vision.protocols import psaq as protocol
-from zsaq.vision.psaq import (
+from zsaq.vision.papers.psaq import (
     Jittered,
     VariationOf,
     photographic,
@@ -28,7 +27,8 @@ from zsaq.vision.psaq import (
     valid,
     warm_cosine,
 )
-from zsaq.vision.sources import Pixels
+from zsaq.vision.presets import psaq as protocol
+from zsaq.vision.sources.pixels import Pixels
 
 FRAME = Frame(classes=4, size=16)
 

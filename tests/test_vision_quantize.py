@@ -11,9 +11,9 @@ from torch import nn
 from toys import mlp
 from vision_toys import cnn, images, mobilenet, regnet, resnet, vit
 from zsaq import Grid, QuantConfig, calibrate, coverage, quantize_model
-from zsaq.layers import QuantActivation, QuantReLU, QuantReLU6, quant_activations
-from zsaq.plan import plan_of
-from zsaq.quantizer import Running
+from zsaq.quant.layers import QuantActivation, QuantReLU, QuantReLU6, quant_activations
+from zsaq.quant.plan import plan_of
+from zsaq.quant.quantizer import Running
 from zsaq.vision.models import classifier
 
 OUT = Grid(4, symmetric=False, per="tensor")

@@ -29,9 +29,9 @@ from vision_toys import images, resnet, vit
 from zsaq import Loop, coverage, load
 from zsaq.eval.imagenet import processor_of, score
 from zsaq.eval.images import Source
-from zsaq.quantizer import Running
-from zsaq.vision.frame import Frame
-from zsaq.vision.intraq import intraq_images
+from zsaq.quant.quantizer import Running
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.papers.intraq import intraq_images
 from zsaq.vision.published import TABLE, published
 
 ROOT = Path(__file__).parent.parent

@@ -9,15 +9,15 @@ from torch.nn import functional as F
 from reference_reconstruction import cosines, gradient, gram
 from vision_toys import cnn, images, resnet, vit
 from zsaq import Grid, Pair, QuantConfig, quantize_model
-from zsaq.layers import QuantLayer
-from zsaq.vision import sadag as module
-from zsaq.vision.frame import Frame
-from zsaq.vision.matching import Directions, Diversity, GradientMatching, LayerGradient
+from zsaq.quant.layers import QuantLayer
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.losses.matching import Directions, Diversity, GradientMatching, LayerGradient
 from zsaq.vision.models import At, classifier, last_feature_map
-from zsaq.vision.protocols import psaq, uniform
-from zsaq.vision.sadag import at_head, sadag, sadag_images, sharpen, unrolled
-from zsaq.vision.sources import Unrolled
-from zsaq.vision.swing import Latents
+from zsaq.vision.papers import sadag as module
+from zsaq.vision.papers.sadag import at_head, sadag, sadag_images, sharpen, unrolled
+from zsaq.vision.presets import psaq, uniform
+from zsaq.vision.sources.pixels import Unrolled
+from zsaq.vision.sources.swing import Latents
 
 FRAME = Frame(4, 16)
 

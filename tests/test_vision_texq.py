@@ -7,12 +7,12 @@ import torch
 
 from vision_toys import CLASSES, cnn, images
 from zsaq import Loop
-from zsaq.pair import Batch, run
-from zsaq.vision.frame import Frame
+from zsaq.train.pair import Batch, run
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.losses.priors import measure
 from zsaq.vision.models import classifier
-from zsaq.vision.priors import measure
-from zsaq.vision.protocols import uniform
-from zsaq.vision.texq import centres, mixed, texq
+from zsaq.vision.papers.texq import centres, mixed, texq
+from zsaq.vision.presets import uniform
 
 FRAME = Frame(CLASSES, 16)
 SHORT: dict[str, Any] = {"steps": 3, "batch_size": 4, "lr": 1e-3}

@@ -8,13 +8,13 @@ from transformers import BitsAndBytesConfig
 
 from toys import batches, bert, gpt2
 from zsaq import KL, Batch, Grid, HiddenStates, Loop, QuantConfig, load, repeat
-from zsaq.language.zsaq import divergence as objective
-from zsaq.language.zsaq import grid_step, pull, stepper, student_of, warm_start, zsaq
-from zsaq.layers import QuantLinear, quant_layers
-from zsaq.optim import Clip
-from zsaq.quantizer import MinMax
-from zsaq.sam import SAM
-from zsaq.trainer import Divergence
+from zsaq.language.sam_sga import divergence as objective
+from zsaq.language.sam_sga import grid_step, pull, stepper, student_of, warm_start, zsaq
+from zsaq.quant.layers import QuantLinear, quant_layers
+from zsaq.quant.quantizer import MinMax
+from zsaq.train.optim import Clip
+from zsaq.train.sam import SAM
+from zsaq.train.trainer import Divergence
 
 W2 = QuantConfig.parse("w2a8")
 

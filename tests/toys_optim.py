@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from zsaq.config import QuantConfig
-from zsaq.layers import QuantLayer, quant_layers
-from zsaq.quantize import quantize_model
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.layers import QuantLayer, quant_layers
+from zsaq.quant.model import quantize_model
 
 Batch = tuple[Tensor, Tensor]
 W2 = QuantConfig.parse("w2a16")

@@ -20,7 +20,7 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 from transformers.models.swin.modeling_swin import SwinAttention, SwinLayer, SwinModel
 from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer
 
-from zsaq.vision.frame import Frame
+from zsaq.vision.image_spec import Frame
 
 BLOCKS = (
     ResNetBasicLayer, ResNetBottleNeckLayer, RegNetXLayer, RegNetYLayer, MobileNetV2InvertedResidual, ConvNextLayer,

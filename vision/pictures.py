@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zsaq.pair import Batch
+from zsaq.train.pair import Batch
 
 NO_LOSSES = {"step", "seconds", "lr"}  # among the numbers of a journal's line
 

@@ -3,18 +3,18 @@
 from collections.abc import Callable
 from typing import Any
 
-from zsaq.vision.adadfq import adadfq
-from zsaq.vision.adasg import adasg
-from zsaq.vision.ait import ait
-from zsaq.vision.arc import CIFAR10, RESNET18, arc
-from zsaq.vision.frame import Frame
-from zsaq.vision.gdfq import gdfq
-from zsaq.vision.hast import hast, hast_images
-from zsaq.vision.intraq import intraq, intraq_images
-from zsaq.vision.plf import plf, plf_images
-from zsaq.vision.qimera import Superposed, qimera
-from zsaq.vision.synq import synq, synq_images
-from zsaq.vision.texq import texq
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.papers.adadfq import adadfq
+from zsaq.vision.papers.adasg import adasg
+from zsaq.vision.papers.ait import ait
+from zsaq.vision.papers.arc import CIFAR10, RESNET18, arc
+from zsaq.vision.papers.gdfq import gdfq
+from zsaq.vision.papers.hast import hast, hast_images
+from zsaq.vision.papers.intraq import intraq, intraq_images
+from zsaq.vision.papers.plf import plf, plf_images
+from zsaq.vision.papers.qimera import Superposed, qimera
+from zsaq.vision.papers.synq import synq, synq_images
+from zsaq.vision.papers.texq import texq
 
 Settings = dict[str, Any]
 HARD: Settings = {"hard": 10.0, "focus": 2.0, "crops": 0.0}

@@ -1,23 +1,23 @@
 """zsaq: data-free quantization. Every public name, in the order of a run."""
 
-from zsaq.card import Card
-from zsaq.compensation import compensate
-from zsaq.config import Grid, QuantConfig
-from zsaq.inundation import GradientInundation, weight_codes
-from zsaq.layers import parameter_groups
-from zsaq.loading import load
-from zsaq.manifest import seal
-from zsaq.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
-from zsaq.optim import Clip, Wrapper
-from zsaq.pair import Batch, Out, Pair, Tap
-from zsaq.publish import push_to_hub
-from zsaq.quantize import coverage, quantize_model
-from zsaq.quantizer import MinMax, Quantizer, Range, Running, Searched
-from zsaq.reconstruction import reconstruct
-from zsaq.sam import SAM
-from zsaq.saving import save
-from zsaq.synthesis import Source, dream
-from zsaq.trainer import Loop, Player, calibrate, distill, repeat
+from zsaq.io.checksums import seal
+from zsaq.io.loading import load
+from zsaq.io.saving import save
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.layers import parameter_groups
+from zsaq.quant.model import coverage, quantize_model
+from zsaq.quant.quantizer import MinMax, Quantizer, Range, Running, Searched
+from zsaq.report.card import Card
+from zsaq.report.hub import push_to_hub
+from zsaq.train.gptq import compensate
+from zsaq.train.inundation import GradientInundation, weight_codes
+from zsaq.train.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
+from zsaq.train.optim import Clip, Wrapper
+from zsaq.train.pair import Batch, Out, Pair, Tap
+from zsaq.train.reconstruction import reconstruct
+from zsaq.train.sam import SAM
+from zsaq.train.synthesis import Source, dream
+from zsaq.train.trainer import Loop, Player, calibrate, distill, repeat
 
 __version__ = "0.1.0"
 

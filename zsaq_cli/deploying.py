@@ -33,8 +33,8 @@ def export(
 
     def work() -> Outcome:
         source = local(folder)
-        from zsaq.export import Format
-        from zsaq.export import export as write
+        from zsaq.deploy.export import Format
+        from zsaq.deploy.export import export as write
 
         facts = write(source, cast(Format, to), target)
         place = target or str(source / to)
@@ -56,7 +56,7 @@ def verify(folder: Folder, as_json: Json = False) -> None:
 
     def work() -> Outcome:
         source = local(folder)
-        from zsaq.verify import verify as certify
+        from zsaq.deploy.parity import verify as certify
 
         facts = certify(source)
         parts = {name: part for name, part in facts.items() if isinstance(part, dict) and "agrees" in part}
@@ -89,9 +89,9 @@ def bench(
 
     def work() -> Outcome:
         source = local(folder)
-        from zsaq.bench import bench as measure
-        from zsaq.manifest import MANIFEST, check, seal
-        from zsaq.report import timings
+        from zsaq.deploy.bench import bench as measure
+        from zsaq.io.checksums import MANIFEST, check, seal
+        from zsaq.report.folder import timings
 
         options: dict[str, Any] = {"shapes": tuple(map(parsed, shape))} if shape else {}
         facts = measure(source, repeats=repeats, **options)
@@ -123,7 +123,7 @@ def report(
 
     def work() -> Outcome:
         source = local(folder)
-        from zsaq.report import report as write
+        from zsaq.report.folder import report as write
 
         path, missing = write(source, Path(output) if output else None)
         facts = {"report": str(path), "bytes": path.stat().st_size, "missing": missing}
@@ -162,7 +162,7 @@ def push(
     def work() -> Outcome:
         path = local(folder)
         from zsaq import Card, push_to_hub
-        from zsaq.card import Base
+        from zsaq.report.card import Base
 
         if license is not None and base is None:
             raise ValueError("--license is of the base model: give --base too")

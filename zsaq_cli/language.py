@@ -8,12 +8,12 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq import Batch, Loop, QuantConfig, quantize_model
-from zsaq.language.generator import load_generator
 from zsaq.language.layout import Layout
 from zsaq.language.models import longest
-from zsaq.language.sga import Player
+from zsaq.language.sam_sga import COMPENSATED, SLOW, compensated, pull, student_of, warm_start, zsaq
 from zsaq.language.sources import random_tokens
-from zsaq.language.zsaq import COMPENSATED, SLOW, compensated, pull, student_of, warm_start, zsaq
+from zsaq.language.text_generator import Player
+from zsaq.language.writing import load_generator
 from zsaq_cli.making import Request
 
 METHODS = ("rtn", "gptq", "gptq-qat", "random-qat", "lkd", "llm-qat", "zsaq")

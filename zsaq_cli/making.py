@@ -127,10 +127,10 @@ def make(request: Request, target: Path, license: str | None) -> Outcome:
     from transformers import PreTrainedModel
 
     from zsaq import Loop, coverage
-    from zsaq.card import Base
-    from zsaq.optim import NotFinite
-    from zsaq.plan import plan_of
-    from zsaq.saving import save
+    from zsaq.io.saving import save
+    from zsaq.quant.plan import plan_of
+    from zsaq.report.card import Base
+    from zsaq.train.optim import NotFinite
     from zsaq_cli import language, vision
 
     teacher, kind = float_model(request.model)
@@ -194,7 +194,7 @@ def float_model(source: str) -> "tuple[PreTrainedModel, str]":
         AutoModelForSequenceClassification,
     )
 
-    from zsaq.loading import auto_class_of
+    from zsaq.io.loading import auto_class_of
 
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
         raise ValueError(f"{source} is no folder: give one with config.json, or a Hub id")

@@ -152,7 +152,7 @@ def pictures(
 
 def keep(folder: Path, told: dict[str, Any]) -> None:
     """Put the scores into the rows of teacher and student in results.json, and seal the folder again."""
-    from zsaq.manifest import check, seal
+    from zsaq.io.checksums import check, seal
 
     check(folder)
     path = folder / "results.json"

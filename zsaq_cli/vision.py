@@ -6,17 +6,17 @@ import torch
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from zsaq import Batch, Loop, QuantConfig, calibrate, quantize_model
-from zsaq.vision import protocols
-from zsaq.vision.direct import parts
-from zsaq.vision.frame import Frame
-from zsaq.vision.gdfq import gdfq
-from zsaq.vision.genie import genie
-from zsaq.vision.hast import hast, hast_images
+from zsaq.vision import presets as protocols
+from zsaq.vision.fine_tuning import parts
+from zsaq.vision.image_spec import Frame
 from zsaq.vision.models import frame_of
-from zsaq.vision.psaq import DEVIATION, MEAN, psaq
+from zsaq.vision.papers.gdfq import gdfq
+from zsaq.vision.papers.genie import genie
+from zsaq.vision.papers.hast import hast, hast_images
+from zsaq.vision.papers.psaq import DEVIATION, MEAN, psaq
+from zsaq.vision.papers.synq import synq, synq_images
+from zsaq.vision.papers.zeroq import zeroq
 from zsaq.vision.published import published
-from zsaq.vision.synq import synq, synq_images
-from zsaq.vision.zeroq import zeroq
 from zsaq_cli.making import Request
 
 METHODS = ("rtn", "zeroq", "psaq", "gdfq", "hast", "synq", "genie")

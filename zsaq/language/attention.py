@@ -7,8 +7,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.language.models import AttentionProjection, attention_projections, task_kind
-from zsaq.objectives import Objective, relative_error
-from zsaq.pair import Out, Pair, Tap
+from zsaq.train.objectives import Objective, relative_error
+from zsaq.train.pair import Out, Pair, Tap
 
 
 @final

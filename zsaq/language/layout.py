@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from zsaq.language.models import anchor
 from zsaq.language.text import Text, filler
-from zsaq.pair import Batch
+from zsaq.train.pair import Batch
 
 
 @final

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 from zsaq.language.layout import Layout
 from zsaq.language.models import printable
 from zsaq.language.text import Text, encode, pairs, similar
-from zsaq.pair import Batch
+from zsaq.train.pair import Batch
 
 POOL = 10  # batches that are drawn together, so that each can hold rows of similar length
 

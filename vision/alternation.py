@@ -1,0 +1,65 @@
+"""The course of the generator methods: the generator alone, then ranges, then both in turns."""
+
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from zsaq.quant.quantizer import Running
+from zsaq.train.objectives import Objective
+from zsaq.train.optim import Wrapper
+from zsaq.train.synthesis import Player
+from zsaq.train.trainer import Loop, calibrate, distill
+from zsaq.vision.pictures import album
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def fit(
+    student: Model,
+    teacher: nn.Module,
+    player: Player,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer | Wrapper,
+    steps: int,
+    *,
+    warmup: int = 0,
+    calibration: int = 100,
+    loop: Loop | None = None,
+    folder: Path | None = None,
+) -> Model:
+    """Train `student` for `steps` on what `player` gives, which takes a step of its own each time; returns the student.
+
+    First the player moves `warmup` times alone; its next `calibration` batches set the student's static ranges, which
+    then stay. Until then ranges are those of a batch before the warm-up, for objectives of the player that look at the
+    student; they are forgotten. `folder` is where pictures of the player's next images go. Raises ValueError as
+    `calibrate`, `distill` and the player do.
+    """
+    if warmup < 0 or calibration < 1:
+        raise ValueError(f"warmup is {warmup}, calibration {calibration}; give steps, at least 0 and 1")
+    loop = loop or Loop()
+    accelerator = loop.accelerator
+    teacher.to(accelerator.device)
+    student.to(accelerator.device)
+    calibrate(student, islice(player, 1), accelerator)  # the player meets a student that has no ranges yet
+    for _ in range(warmup):
+        next(player)
+    for turn in range(calibration):
+        batch = next(player)  # while no range listens: the player may look at the student
+        if turn == 0:
+            forget(student)
+        calibrate(student, [batch], accelerator)
+    distill(student, teacher, player, objective, optimizer, steps, loop)
+    if folder is not None:
+        album(next(player), folder, player.losses)
+    return student
+
+
+def forget(student: nn.Module) -> None:
+    """Static ranges as if they had seen nothing: those of an untrained source would weigh on the mean of a few."""
+    for ranges in student.modules():
+        if isinstance(ranges, Running):
+            for number in (ranges.lo, ranges.hi, ranges.updates):
+                number.zero_()

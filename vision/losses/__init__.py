@@ -1,0 +1,1 @@
+"""What makes an image good, and what a student should match."""

@@ -1,0 +1,1 @@
+"""One file for each paper: how its images are made, and how a student is fitted on them."""

@@ -1,0 +1,82 @@
+"""Qimera (Choi et al. 2021, arXiv 2111.02625): GDFQ with superposed classes, whose images lie near class boundaries.
+
+The labels' embeddings start as the rows of the teacher's classifier; a mixture of several gives an image between them.
+"""
+
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsaq.quant.config import QuantConfig
+from zsaq.train.pair import Batch
+from zsaq.train.synthesis import Source, process, stream
+from zsaq.train.trainer import Loop
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.models import classifier, head
+from zsaq.vision.papers.gdfq import learn
+from zsaq.vision.sources.generators import Decoder, mixed, seeded
+
+
+@final
+class Superposed(Source):
+    """Images of classes and of their mixtures; labels are soft, float [B, classes].
+
+    A latent is norm(e_y + z), z ~ N(0, I), norm over its numbers. In a `share` of the batches it is the sum over `mix`
+    classes, drawn with replacement, of lambda_k norm(e_k + z_k), lambda = softmax of N(0, I), and so is the label. A
+    linear layer maps it to 100 numbers (the paper's disentanglement mapping) for GDFQ's decoder, whose conditional
+    norms mix by the label. `embedding` [classes, width] is where e starts.
+    """
+
+    def __init__(
+        self, frame: Frame, batch_size: int, embedding: Tensor, *, share: float = 0.4, mix: int = 2, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if batch_size < 2 or not 0 <= share <= 1 or mix < 1:
+            raise ValueError(
+                f"batch_size is {batch_size}, share {share}, mix {mix}; give at least 2, 0 to 1, at least 1"
+            )
+        if embedding.ndim != 2 or len(embedding) != frame.classes:
+            raise ValueError(
+                f"the embedding is {tuple(embedding.shape)}; give a row for each of {frame.classes} classes"
+            )
+        self.frame, self.batch_size, self.share, self.mix = frame, batch_size, share, mix
+        self.embedding = nn.Parameter(embedding.detach().float().clone())
+        with seeded(seed):
+            self.mapping = nn.Linear(embedding.shape[1], 100)
+            self.decoder = Decoder(frame, 100, by_label=frame.size > 64)
+        self.rng = torch.Generator().manual_seed(stream(seed, process()))
+
+    def forward(self) -> Batch:
+        device, width = self.embedding.device, self.embedding.shape[1]
+        mix = self.mix if torch.rand((), generator=self.rng) < self.share else 1
+        classes = torch.randint(self.frame.classes, (self.batch_size, mix), generator=self.rng).to(device)
+        weights = torch.randn(self.batch_size, mix, generator=self.rng).softmax(1).to(device)
+        noise = torch.randn(self.batch_size, mix, width, generator=self.rng).to(device)
+        parts = F.layer_norm(mixed(self.embedding, classes) + noise, (width,))
+        latent = self.mapping((weights[:, :, None] * parts).sum(1))
+        labels = torch.zeros(self.batch_size, self.frame.classes, device=device).scatter_add_(1, classes, weights)
+        return {"pixel_values": self.decoder(latent, labels), "labels": labels}
+
+
+def qimera(
+    teacher: nn.Module, config: QuantConfig, frame: Frame, *, share: float = 0.4, mix: int = 100,
+    from_teacher: bool = True, steps: int = 70_000, warmup: int = 10_000, calibration: int = 100, batch_size: int = 16,
+    lr: float = 1e-6, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
+) -> nn.Module:  # fmt: skip
+    """A quantized student of `teacher` without data; stages and defaults as in `gdfq`.
+
+    `from_teacher`: embeddings start as the rows of the classifier, else from N(0, I). Published (share, mix) at 4 bits:
+    CIFAR-100 (0.4, 10), ImageNet ResNet-50 (0.7, 500); and from N(0, I) CIFAR-10 (0.4, 2), ResNet-18 (0.4, 500),
+    MobileNetV2 (0.4, 100). Raises ValueError for a teacher without BatchNorm2d or a linear head.
+    """
+    teacher = classifier(teacher)
+    start = head(teacher).weight
+    if not from_teacher:
+        start = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
+    return learn(
+        teacher, config, Superposed(frame, batch_size, start, share=share, mix=mix, seed=seed), frame,
+        steps=steps, warmup=warmup, calibration=calibration, lr=lr, loop=loop, folder=folder,
+    )  # fmt: skip

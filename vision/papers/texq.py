@@ -1,0 +1,90 @@
+"""TexQ (Chen et al. 2023, "Zero-shot Network Quantization with Texture Feature Distribution Calibration", NeurIPS).
+
+EXPERIMENTAL: neither code nor formulas are public; this is our reading of the abstract and of what others say. One
+image a class is optimised first (calibration centres, no texture prevailing); a generator is then drawn towards the
+teacher's statistics, loosely in shallow layers, and towards the centres' in deep ones; the student matches the
+teacher's answers on mixed images. Its figures must not be read as the paper's.
+"""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.train.objectives import KL
+from zsaq.train.pair import Batch
+from zsaq.train.synthesis import Player, process, stream
+from zsaq.train.trainer import Loop, calibrate, distill
+from zsaq.vision.fine_tuning import noise_images, parts
+from zsaq.vision.image_spec import Frame
+from zsaq.vision.losses.priors import BatchNormStats, Moments, TeacherCE, layered, measure
+from zsaq.vision.losses.smoothness import TextureEnergy
+from zsaq.vision.models import classifier
+from zsaq.vision.papers.gdfq import paced, sgd
+from zsaq.vision.pictures import album
+from zsaq.vision.sources.generators import Conditional
+
+
+def centres(
+    teacher: nn.Module, frame: Frame, *, batch_size: int = 256, steps: int = 1500, lr: float = 0.05,
+    texture: float = 0.0, seed: int = 0, folder: Path | None = None,
+) -> list[Moments]:  # fmt: skip
+    """Calibration centres: the statistics, at each BatchNorm2d, of one optimised image for every class.
+
+    5 CE + BatchNormStats (0.2 in shallow, 1.1 in deep layers) + `texture` * TextureEnergy, Adam at a constant rate; as
+    SynQ's released code has it, which takes no texture. For `BatchNormStats(targets=...)`. Raises ValueError as
+    `noise_images` does.
+    """
+    teacher = classifier(teacher)
+    objective = (
+        5 * TeacherCE() + BatchNormStats(teacher, weights=layered(teacher, 0.2, 1.1)) + texture * TextureEnergy()
+    )
+    made = noise_images(
+        teacher, objective, frame, images=frame.classes, batch_size=batch_size, steps=steps, lr=lr, least=lr,
+        labels=torch.arange(frame.classes), seed=seed, folder=folder, stage="centres",
+    )  # fmt: skip
+    return measure(teacher, parts(made, batch_size))
+
+
+def mixed(batches: Iterator[Batch], seed: int = 0) -> Iterator[Batch]:
+    """Each image mixed with another of its batch, in one random proportion a batch. Labels are not mixed: they go."""
+    rng = torch.Generator().manual_seed(stream(seed, process()))
+    for batch in batches:
+        pixels = batch["pixel_values"]
+        share = float(torch.rand((), generator=rng))
+        other = torch.randperm(len(pixels), generator=rng).to(pixels.device)
+        yield {"pixel_values": share * pixels + (1 - share) * pixels[other]}
+
+
+def texq(
+    teacher: nn.Module, config: QuantConfig, frame: Frame, *, steps: int = 70_000, warmup: int = 10_000,
+    calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, centre_steps: int = 1500, texture: float = 1.0,
+    centred: float = 1.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
+) -> nn.Module:  # fmt: skip
+    """A quantized student of `teacher` without data. Experimental, see above; all weights and schedules are guesses.
+
+    The generator takes `warmup` steps alone, then `calibration` while the static ranges are set, then one for each of
+    the student's `steps`. `folder` is where pictures of the centres and of the last images go. Raises ValueError for a
+    teacher without BatchNorm2d, images below 15 pixels, and losses that are not finite.
+    """
+    teacher, loop = classifier(teacher), loop or Loop()
+    teacher.to(loop.accelerator.device)
+    targets = centres(
+        teacher, frame, steps=centre_steps, texture=texture, seed=seed, folder=folder and folder / "centres"
+    )
+    objective = TeacherCE() + BatchNormStats(teacher, weights=layered(teacher, 0.2, 1.1))
+    objective += centred * BatchNormStats(teacher, weights=layered(teacher, 0.0, 1.0), targets=targets)
+    source = Conditional(frame, batch_size, seed=seed)
+    adam, schedule = paced(source, warmup + calibration + steps, warmup=warmup)
+    player = Player(source, objective, adam, teacher, scheduler=schedule, stage="texq")
+    for _ in range(warmup):
+        next(player)
+    student = calibrate(quantize_model(teacher, config), islice(player, calibration), loop.accelerator)
+    distill(student, teacher, mixed(player, seed), 20 * KL(20.0), sgd(student, lr), steps, loop)
+    if folder is not None:
+        album(next(player), folder, player.losses)
+    return student

@@ -1,0 +1,117 @@
+"""GDFQ's generators: noise and a label in, an image in normalised space out; and the parts that others build on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsaq.train.pair import Batch
+from zsaq.train.synthesis import Source, process, stream
+from zsaq.vision.image_spec import Frame
+
+EPS = 0.8  # of the generators' norms. GDFQ meant it for the momentum; its results, and its successors', rest on it
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Modules built inside get the weights of `seed`; the global stream is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def quarter(frame: Frame) -> int:
+    """A quarter of the image's side. Raises ValueError if it is not whole: generators double twice."""
+    if frame.size % 4:
+        raise ValueError(f"the images are {frame.size} pixels wide; generators double twice, give a multiple of 4")
+    return frame.size // 4
+
+
+def mixed(table: Tensor, labels: Tensor) -> Tensor:
+    """Rows [B, d] of a table [C, d]: those of int64 labels [B], or their means under soft labels float [B, C]."""
+    return labels @ table if labels.is_floating_point() else table[labels]
+
+
+@final
+class ConditionalNorm(nn.Module):
+    """BatchNorm of [B, channels, H, W] with scale and shift by label (de Vries et al. 2017, arXiv 1707.00683).
+
+    Labels int64 [B], or float [B, C], which mix scales and shifts.
+    """
+
+    def __init__(self, channels: int, classes: int, eps: float) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, eps, affine=False)
+        self.scale = nn.Parameter(torch.ones(classes, channels))
+        self.shift = nn.Parameter(torch.zeros(classes, channels))
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        scale, shift = (mixed(table, labels)[:, :, None, None] for table in (self.scale, self.shift))
+        return self.norm(x) * scale + shift
+
+
+@final
+class PlainNorm(nn.BatchNorm2d):
+    """BatchNorm that every label shares."""
+
+    def forward(self, input: Tensor, labels: Tensor) -> Tensor:
+        return super().forward(input)
+
+
+@final
+class Decoder(nn.Module):
+    """From a latent [B, width] to images [B, channels, size, size]: linear, then twice as wide two times.
+
+    The last norm gives every batch mean 0 and variance 1, that of normalised images; always in train mode. With
+    `by_label` norms are conditional (GDFQ for ImageNet), else all labels share them (GDFQ for CIFAR).
+    """
+
+    def __init__(self, frame: Frame, width: int, by_label: bool) -> None:
+        super().__init__()
+        self.side = quarter(frame)
+
+        def norm(channels: int, eps: float) -> nn.Module:
+            return ConditionalNorm(channels, frame.classes, eps) if by_label else PlainNorm(channels, eps)
+
+        self.linear = nn.Linear(width, 128 * self.side**2)
+        self.norms = nn.ModuleList([norm(128, 1e-5), norm(128, EPS), norm(64, EPS)])
+        self.convs = nn.ModuleList([nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(128, 64, 3, padding=1)])
+        self.paint = nn.Conv2d(64, frame.channels, 3, padding=1)
+        self.last = nn.BatchNorm2d(frame.channels, affine=False)
+
+    def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
+        x = self.norms[0](self.linear(latent).view(-1, 128, self.side, self.side), labels)
+        for conv, norm in zip(self.convs, self.norms[1:], strict=True):
+            x = F.leaky_relu(norm(conv(F.interpolate(x, scale_factor=2.0)), labels), 0.2)
+        return self.last(torch.tanh(self.paint(x)))
+
+
+@final
+class Conditional(Source):
+    """GDFQ's source (Xu et al. 2020, arXiv 2003.03603): fresh noise z ~ N(0, I) and uniform labels at every call.
+
+    Up to 64 pixels the label's embedding times z is decoded (1.05 M parameters at 32), beyond that z by conditional
+    norms (41 M at 224, nearly all in the linear layer). `batch_size` is at least 2, since norms work on the batch.
+    Weights come from `seed`; several processes have the same ones and noise of their own.
+    """
+
+    def __init__(self, frame: Frame, batch_size: int, *, width: int = 100, seed: int = 0) -> None:
+        super().__init__()
+        if batch_size < 2 or width < 1:
+            raise ValueError(f"batch_size is {batch_size}, width {width}; give at least 2 images and 1 latent number")
+        self.frame, self.batch_size, self.width = frame, batch_size, width
+        small = frame.size <= 64
+        with seeded(seed):
+            self.embedding = nn.Embedding(frame.classes, width) if small else None
+            self.decoder = Decoder(frame, width, by_label=not small)
+        self.rng = torch.Generator().manual_seed(stream(seed, process()))
+
+    def forward(self) -> Batch:
+        device = self.decoder.linear.weight.device
+        noise = torch.randn(self.batch_size, self.width, generator=self.rng).to(device)
+        labels = torch.randint(self.frame.classes, (self.batch_size,), generator=self.rng).to(device)
+        latent = noise if self.embedding is None else self.embedding(labels) * noise
+        return {"pixel_values": self.decoder(latent, labels), "labels": labels}

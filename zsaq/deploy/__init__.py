@@ -1,0 +1,1 @@
+"""Other runtimes: the same integer codes, checked and timed."""

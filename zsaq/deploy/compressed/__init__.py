@@ -1,0 +1,1 @@
+"""The layout of compressed-tensors, for stock transformers and vLLM."""

@@ -1,0 +1,1 @@
+"""The ONNX graph of a student, and ONNX Runtime's sessions."""

@@ -1,0 +1,171 @@
+"""Where a layer's input and output stand in an exported graph, and the values that pass there."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+
+from zsaq.deploy.onnx.session import Session, spoken
+
+# What follows each kernel up to the layer's output, the bias aside.
+AFTER: Final[dict[str, tuple[str, ...]]] = {
+    "MatMulIntegerToFloat": ("Mul",),
+    "MatMulInteger": ("Cast", "Mul", "ReduceSum", "Reshape", "Mul"),
+    "MatMulNBits": (),
+    "GatherBlockQuantized": (),
+    "MatMul": (),
+}
+WIDENING: Final = ("Cast", "Gather", "Reshape", "Transpose", "Slice", "Sub", "Mul")  # between stored bytes and kernels
+NEAR: Final = 6  # so many nodes back from codes to the floats that they come from
+
+
+@final
+@dataclass(frozen=True)
+class Place:
+    """Names of tensors in the graph: what goes into a layer, and what comes out.
+
+    `grid`: scale and zero, if codes go in; they and the output then have channels last, pixels in one dimension.
+    """
+
+    input: str
+    output: str
+    grid: tuple[float, float] | None = None
+
+    def read(self, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Floats that went in and came out, channels before pixels."""
+        x, y = values[self.input], values[self.output]
+        if self.grid is None:
+            return x, y
+        scale, zero = (np.float32(number) for number in self.grid)
+        return ((x.astype(np.float32) - zero) * scale).swapaxes(1, 2), y.swapaxes(1, 2)
+
+
+@final
+class Taps:
+    """A graph file opened twice: as it is deployed, and with the places of its layers as further outputs.
+
+    `biased`: the layers, and whether each has a bias; `tied`: as in the plan; `convolutions`: as export.json has
+    them. Nothing is written: weights are read from beside the file. Raises ValueError as `Session` does.
+    """
+
+    def __init__(
+        self, file: Path, biased: dict[str, bool], tied: dict[str, str], convolutions: dict[str, dict[str, str]]
+    ) -> None:
+        import onnx
+
+        self.file: Final = file
+        with spoken(file):
+            self.proto: Final[Any] = onnx.load(str(file), load_external_data=False)
+        self.places: Final = find_places(self.proto.graph, biased, tied)
+        self.places.update(find_convolutions(self.proto.graph, convolutions))
+        self.deployed: Final = Session(file)
+        wanted = {name for place in self.places.values() for name in (place.input, place.output)}
+        wanted -= {value.name for value in (*self.proto.graph.output, *self.proto.graph.input)}
+        tapped = onnx.ModelProto.FromString(self.proto.SerializeToString())
+        tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted))
+        self.tapped: Final = Session(file, tapped)
+        self.outputs: Final = [value.name for value in tapped.graph.output]
+
+    def run(
+        self, inputs: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Logits as deployed, logits with taps, and each place's values: what went in, what came out."""
+        found = dict(zip(self.outputs, self.tapped.run(inputs), strict=True))
+        values = inputs | found
+        seen = {layer: place.read(values) for layer, place in self.places.items()}
+        return self.deployed.run(inputs)[0], found[self.outputs[0]], seen
+
+    def rows(self, layer: str, count: int) -> np.ndarray:
+        """All rows of a token table, by its part of the graph alone; inputs of a run reach only a few."""
+        import onnx
+
+        place, proto = self.places[layer], onnx.ModelProto.FromString(self.proto.SerializeToString())
+        makers, alive = {output: node for node in proto.graph.node for output in node.output}, [place.output]
+        for name in alive:
+            if name != place.input and name in makers:
+                alive += [reads for reads in makers[name].input if reads not in alive]
+        kept = [node for node in proto.graph.node if set(node.output) & set(alive) and place.input not in node.output]
+        del proto.graph.node[:], proto.graph.output[:], proto.graph.input[:]
+        proto.graph.node.extend(kept)
+        ids = onnx.helper.make_tensor_value_info(place.input, onnx.TensorProto.INT64, ["count"])
+        proto.graph.input.append(ids)
+        proto.graph.output.append(onnx.ValueInfoProto(name=place.output))
+        return Session(self.file, proto).run({place.input: np.arange(count)})[0]
+
+
+def find_places(graph: Any, biased: dict[str, bool], tied: dict[str, str]) -> dict[str, Place]:
+    """The places of the layers whose stored bytes reach one kernel of `AFTER` in the form that the export writes."""
+    makers = {output: node for node in graph.node for output in node.output}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    places = {}
+    for layer, bias in biased.items():
+        ends = {end for pair in tied.items() if layer in pair for end in pair} or {layer}
+        kernels = [kernel for end in sorted(ends) for kernel in _kernels(f"model.{end}.stored", readers)]
+        if len(ends) > 1:  # both ends of a tie read the same bytes, which the file may hold once
+            kernels = [k for k in kernels if (k.op_type == "GatherBlockQuantized") == (layer in tied.values())]
+        if len(kernels) == 1 and (place := _place(kernels[0], bias, makers, readers)) is not None:
+            places[layer] = place
+    return places
+
+
+def find_convolutions(graph: Any, told: dict[str, dict[str, str]]) -> dict[str, Place]:
+    """The places of convolutions, each with the norm behind it."""
+    from onnx import numpy_helper
+
+    makers = {output: node for node in graph.node for output in node.output}
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    places = {}
+    for layer, ends in told.items():
+        node = makers.get(ends["output"])
+        if node is not None and node.op_type == "Conv" and node.input[0] == ends["input"]:
+            places[layer] = Place(ends["input"], ends["output"])
+        elif (
+            node is not None and node.op_type == "MatMulIntegerToFloat" and {node.input[2], node.input[4]} <= set(known)
+        ):
+            scale, zero = (float(numpy_helper.to_array(known[node.input[i]])) for i in (2, 4))
+            places[layer] = Place(ends["input"], ends["output"], (scale, zero))
+    return places
+
+
+def _place(kernel: Any, bias: bool, makers: dict[str, Any], readers: dict[str, list[Any]]) -> Place | None:
+    if kernel.op_type == "GatherBlockQuantized":
+        return Place(kernel.input[1], kernel.output[0])
+    start, output = kernel.input[0], kernel.output[0]
+    if kernel.op_type in ("MatMulIntegerToFloat", "MatMulInteger"):
+        rounded = _back(start, "QuantizeLinear", makers)
+        divided = None if rounded is None else _back(rounded.input[0], "Div", makers)
+        if divided is None:
+            return None
+        start = divided.input[0]
+    inside = kernel.op_type == "MatMulNBits"  # which adds the bias by itself
+    for kind in (*AFTER[kernel.op_type], *(("Add",) if bias and not inside else ())):
+        following = readers.get(output, [])
+        if len(following) != 1 or following[0].op_type != kind:
+            return None
+        output = following[0].output[0]
+    return Place(start, output)
+
+
+def _kernels(name: str, readers: dict[str, list[Any]]) -> list[Any]:
+    """The kernels that a tensor of weights reaches through what widens it."""
+    found = []
+    for node in readers.get(name, []):
+        if node.op_type in AFTER:
+            found.append(node)
+        elif node.op_type in WIDENING:
+            found += _kernels(node.output[0], readers)
+    return found
+
+
+def _back(name: str, kind: str, makers: dict[str, Any]) -> Any:
+    """The node of a kind that `name` comes from along first inputs; None if there is none near."""
+    for _ in range(NEAR):
+        node = makers.get(name)
+        if node is None or node.op_type == kind:
+            return node
+        name = node.input[0]
+    return None

@@ -1,0 +1,127 @@
+"""ONNX Runtime at work: a graph that it has opened, and an export that answers by the graph that is faster here."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zsaq.deploy.onnx.write import BLOCKS, FACTS, MODEL
+
+LENGTHS: Final = (1, 4, 16, 64, 256)  # tokens at which the two graphs are compared
+
+
+@contextmanager
+def spoken(file: Path) -> Iterator[None]:
+    """ONNX Runtime's own exceptions, and protobuf's, as ValueError."""
+    from google.protobuf.message import DecodeError
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors  # type: ignore[attr-defined]
+
+    kinds = (
+        errors.Fail, errors.InvalidArgument, errors.InvalidGraph, errors.InvalidProtobuf, errors.NoSuchFile,
+        errors.NotImplemented, errors.RuntimeException, errors.EPFail, DecodeError, FileNotFoundError,
+    )  # fmt: skip
+    try:
+        yield
+    except kinds as error:
+        raise ValueError(f"ONNX Runtime does not run {file}: {error}; export the model again") from error
+
+
+@final
+class Session:
+    """A graph that ONNX Runtime has opened on the CPU: of `file`, or `proto` whose weights lie beside it.
+
+    0 threads lets the runtime choose. Raises ValueError for a graph that it does not open or run.
+    """
+
+    def __init__(self, file: Path, proto: Any = None, threads: int = 0) -> None:
+        import onnxruntime
+
+        options = quiet(onnxruntime, threads)
+        if proto is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
+        self.file: Final = file
+        with spoken(file):
+            model = str(file) if proto is None else proto.SerializeToString()
+            self.session: Final = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.names: Final = [value.name for value in self.session.get_inputs()]
+
+    def run(self, inputs: dict[str, np.ndarray]) -> list[Any]:
+        """Outputs, in the graph's order; inputs that it does not have are left out."""
+        with spoken(self.file):
+            return list(self.session.run(None, {name: inputs[name] for name in self.names}))
+
+
+def quiet(onnxruntime: Any, threads: int = 0) -> Any:
+    """Session options: no messages beside exceptions; 0 threads lets the runtime choose."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 4, threads
+    # Threads that spin on when a run has ended would slow what comes next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+@final
+class Runtime:
+    """The export in `folder`, or in its subfolder onnx; call it with the model's inputs, as tensors or arrays.
+
+    The graph of the student's own rule serves every size. With `same_rule=False` short inputs may go to `blocks.onnx`,
+    the same codes in kernels that round inputs once a block instead of once a token: which is finer, but not the rule
+    that was trained. Both are timed when the export is opened, on this machine and with these `threads` (0: as many
+    as there are), and `short` is the number of tokens up to which it wins. Raises ValueError where there is no export.
+    """
+
+    def __init__(self, folder: str | Path, threads: int = 0, same_rule: bool = True) -> None:
+        place = Path(folder) / "onnx" if (Path(folder) / "onnx").is_dir() else Path(folder)
+        if not (place / MODEL).is_file():
+            raise ValueError(f"{folder} holds no {MODEL}: run zsaq export {folder} --to onnx")
+        self.exact = Session(place / MODEL, threads=threads)
+        self.blocks: Session | None = None
+        self.short = 0
+        if not same_rule:
+            if not (place / BLOCKS).is_file():
+                raise ValueError(
+                    f"{place} holds no {BLOCKS}: only inputs of 8 bits a token have a second rule; leave same_rule on"
+                )
+            self.blocks = Session(place / BLOCKS, threads=threads)
+            facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
+            most = facts.get("tokens") if isinstance(facts, dict) else None
+            if type(most) is not int:
+                raise ValueError(f"{place / FACTS} does not tell how many tokens the model takes: export it again")
+            self.short = self._crossing([length for length in LENGTHS if length <= most])
+
+    def __call__(self, **inputs: Any) -> Tensor:
+        """Logits. Text without `attention_mask` or `token_type_ids` gets ones and zeros."""
+        arrays = {name: np.asarray(value) for name, value in inputs.items()}
+        session = self.exact
+        if (ids := arrays.get("input_ids")) is not None:
+            arrays = {"attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)} | arrays
+            if self.blocks is not None and ids.size <= self.short:
+                session = self.blocks
+        return torch.from_numpy(session.run(arrays)[0])
+
+    def _crossing(self, lengths: list[int]) -> int:
+        """The most tokens, of those tried, up to which the blocks are faster."""
+        longest = 0
+        for length in lengths:
+            ids = np.ones((1, length), dtype=np.int64)
+            self.short = 0
+            exact = self._best(ids)
+            self.short = length
+            if self._best(ids) >= exact:
+                break
+            longest = length
+        return longest
+
+    def _best(self, ids: np.ndarray) -> float:
+        times = []
+        for _ in range(4):
+            begin = time.perf_counter()
+            self(input_ids=ids)
+            times.append(time.perf_counter() - begin)
+        return min(times)

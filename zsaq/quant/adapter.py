@@ -1,0 +1,133 @@
+"""The transformers adapter, the one place that knows its quantizer interface.
+
+Importing this module registers the method "zsaq": `from_pretrained` then reads what `save_pretrained` of a student
+wrote, packed codes and scales in safetensors and a `quantization_config` in config.json:
+
+    {"quant_method": "zsaq", "format_version": 1, "config": QuantConfig.to_dict(), "modules": [names],
+     "tied": {module: table}, "left": {module: reason}}
+"""
+
+from typing import Any, Final, final
+
+from torch import Tensor
+from transformers import (
+    PreTrainedModel,
+)
+from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
+from transformers.utils.quantization_config import QuantizationConfigMixin
+
+from zsaq.quant.guard import AGAIN, check_header, decoys, expect, read_header
+from zsaq.quant.layers import check_static, quant_layers
+from zsaq.quant.packed import PackedLayer, check_ranges, pack_plan, packed_layers, packed_weight, quantized
+from zsaq.quant.plan import Plan, plan_of
+
+METHOD: Final = "zsaq"
+FORMAT_VERSION: Final = 1
+
+
+@final
+class ZsaqConfig(QuantizationConfigMixin):
+    """The `quantization_config` of a saved model: its plan and the version of the format."""
+
+    quant_method = METHOD  # type: ignore[assignment]
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    @classmethod
+    def from_dict(cls, config_dict: Any, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Raises ValueError for another method or version, unknown keys and values that cannot be."""
+        if not isinstance(config_dict, dict) or config_dict.get("quant_method") != METHOD:
+            raise ValueError(f"quantization_config is {config_dict!r:.200}; zsaq reads quant_method {METHOD!r}")
+        version = config_dict.get("format_version")
+        if type(version) is not int or version != FORMAT_VERSION:
+            raise ValueError(
+                f"format_version is {version!r}, this zsaq reads {FORMAT_VERSION}; upgrade zsaq or save again"
+            )
+        rest = {key: value for key, value in config_dict.items() if key not in ("quant_method", "format_version")}
+        config = cls(Plan.from_dict(rest))
+        return (config, kwargs) if return_unused_kwargs else config
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"quant_method": METHOD, "format_version": FORMAT_VERSION, **self.plan.to_dict()}
+
+
+@final
+class ZsaqQuantizer(HfQuantizer):
+    requires_calibration = True  # load only: students come from quantize_model
+    quantization_config: ZsaqConfig
+
+    def is_serializable(self) -> bool:
+        return True
+
+    @property
+    def is_trainable(self) -> bool:
+        return False
+
+    def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
+        return packed_state(model), {}
+
+    def _process_model_before_weight_loading(
+        self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
+    ) -> None:
+        untie(model, self.quantization_config.plan)
+        pack_plan(model, self.quantization_config.plan)
+        for _, layer in quantized(model):
+            layer._is_hf_initialized = True  # type: ignore[assignment]
+        if checkpoint_files is not None:
+            check_header(model, read_header(checkpoint_files))
+        expect(model)
+
+    def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
+        vars(model)["_weight_conversions"] = []
+        for name, layer in quantized(model):
+            try:
+                if isinstance(layer, PackedLayer):
+                    layer.cache = None
+                    layer.check()
+                else:
+                    check_static(layer.output_quantizer, "output")
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}; {AGAIN}") from None
+
+
+register_quantization_config(METHOD)(ZsaqConfig)
+register_quantizer(METHOD)(ZsaqQuantizer)
+
+
+def attach(student: PreTrainedModel) -> None:
+    """From now on `student.save_pretrained(folder)` writes packed integers, of the weights that it then has."""
+    config = ZsaqConfig(plan_of(student))
+    student.config.quantization_config = config
+    # Tensors are called as their modules are, not by the names of older versions.
+    vars(student).update(hf_quantizer=ZsaqQuantizer(config), _weight_conversions=[])
+
+
+def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:
+    """What is saved: packed weights instead of latent ones, and the decoys of `zsaq.header`.
+
+    Raises ValueError for a static range without values.
+    """
+    check_ranges(model)
+    state, tied = model.state_dict(), plan_of(model).tied
+    for name, layer in quant_layers(model):
+        latent = f"{name}.weight_quantizer."
+        state = {k: v for k, v in state.items() if k != f"{name}.weight" and not k.startswith(latent)}
+        if name not in tied:
+            state |= {f"{name}.{key}": value for key, value in packed_weight(layer).items()}
+    layers = [name for name, _ in (*quant_layers(model), *packed_layers(model)) if name not in tied]
+    return decoys(layers) | state
+
+
+def untie(model: PreTrainedModel, plan: Plan) -> None:
+    """Take what will be packed out of transformers' ties of parameters: it has none, and is tied by its codes."""
+    packed = {f"{name}.weight" for name in plan.chosen}
+    for prefix, part in model.named_modules():
+        if isinstance(part, PreTrainedModel):
+            start = f"{prefix}." if prefix else ""
+            ties = part.get_expanded_tied_weights_keys()
+            kept = {k: v for k, v in ties.items() if not {start + k, start + v} & packed}
+            if kept != ties:
+                part._tied_weights_keys = kept
+            every = part.all_tied_weights_keys.items()
+            part.all_tied_weights_keys = {k: v for k, v in every if not {start + k, start + v} & packed}

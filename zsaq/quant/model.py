@@ -1,0 +1,84 @@
+"""From teacher to student, and what was done to each of its modules."""
+
+import copy
+from typing import TypeVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from zsaq.quant.adapter import attach
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
+from zsaq.quant.packed import PackedEmbedding, PackedLayer
+from zsaq.quant.plan import Plan, make_plan, plan_of
+
+
+def apply_plan(model: nn.Module, plan: Plan) -> None:
+    """Swap the chosen layers in place. Ends of a tie share one weight quantizer."""
+    modules = dict(model.named_modules())
+    for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
+        layer, config = modules[name], plan.chosen[name]
+        if type(layer) in ACTIVATIONS:
+            assert config.activation is not None
+            swap_activation(layer, config.activation)
+            continue
+        owner = plan.tied.get(name, name)
+        if owner != name:
+            config = QuantConfig(config.embedding, config.input, config.embedding, "searched")
+        try:
+            swap(layer, config)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if owner != name:
+            layer.weight_quantizer = modules[owner].weight_quantizer
+    vars(model)["zsaq_plan"] = plan
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def quantize_model(teacher: Model, config: QuantConfig) -> Model:
+    """A student: a copy of the teacher in eval mode, seen through integers. The teacher is not touched.
+
+    A transformers student saves itself packed: `student.save_pretrained(folder)`. Raises ValueError if a rule matches
+    nothing, a group size does not fit, nothing would be quantized, or the teacher is quantized already.
+    """
+    if any(isinstance(module, QuantLayer | PackedLayer | QuantActivation) for module in teacher.modules()):
+        raise ValueError("the teacher is quantized already; give the float model")
+    if packed := [n for n, p in teacher.named_parameters() if not p.is_floating_point()]:
+        raise ValueError(f"{packed[0]} holds integers: the teacher was loaded in 8 or 4 bits; give the float model")
+    plan = make_plan(teacher, config)
+    student = copy.deepcopy(teacher).eval().requires_grad_(True)
+    apply_plan(student, plan)
+    if isinstance(student, PreTrainedModel):
+        attach(student)
+    return student
+
+
+def describe(grid: Grid | None) -> str:
+    if grid is None:
+        return "float"
+    kind = "" if grid.levels == "integer" else f" {grid.levels}"
+    per = grid.per if isinstance(grid.per, str) else f"group of {grid.per}"
+    return f"{grid.bits}-bit{kind}{'' if grid.symmetric else ' asymmetric'} per {per}"
+
+
+def coverage(student: nn.Module) -> dict[str, str]:
+    """For every module that holds weights, of a student or of a loaded model: quantized how, or left alone why.
+
+    Activations are told too where the configuration speaks of them. Raises ValueError if nothing is quantized.
+    """
+    plan, told, found = plan_of(student), {}, False
+    for name, module in student.named_modules():
+        if isinstance(module, QuantLayer | PackedLayer):
+            grid = module.grid if isinstance(module, PackedLayer) else module.weight_quantizer.grid
+            inputs = f", inputs {describe(module.input_quantizer and module.input_quantizer.grid)}"
+            table = isinstance(module, QuantEmbedding | PackedEmbedding)
+            told[name], found = f"weights {describe(grid)}{'' if table else inputs}", True
+        elif isinstance(module, QuantActivation):
+            told[name], found = f"outputs {describe(module.output_quantizer.grid)}", True
+        elif name in plan.left:
+            told[name] = f"left alone: {plan.left[name]}"
+    if not found:
+        raise ValueError("nothing is quantized in this model")
+    return told

@@ -1,0 +1,1 @@
+"""What people read of a run: the model card, the Hub, and a page."""

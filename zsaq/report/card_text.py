@@ -1,0 +1,195 @@
+"""A card as the Hub reads it: README.md with metadata and model-index, and .eval_results/*.yaml."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub.utils import yaml_dump
+from torch import nn
+
+from zsaq.quant.model import coverage, describe
+from zsaq.quant.plan import plan_of
+from zsaq.report.card import Card, Score
+
+LIBRARY: Final = "zsaq"  # not "transformers": the Hub's snippet for that would not import zsaq
+TASKS: Final = {  # how a transformers class is called at its end -> the Hub's pipeline_tag
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+    "ForImageClassification": "image-classification",
+}
+PROCESSORS: Final = {  # file -> what reads it
+    "tokenizer_config.json": ("tokenizer", "AutoTokenizer"),
+    "preprocessor_config.json": ("processor", "AutoImageProcessor"),
+}
+NO_DATA: Final = (
+    "**Zero-shot: made without any data.** No real sample, label or validation score reached synthesis, training, "
+    "calibration or tuning. Scores, where there are any, were taken on the finished model."
+)
+WITH_DATA: Final = "**Not zero-shot:** real data was used to make this model. It is a reference for comparisons."
+LIMITS: Final = (
+    "`import zsaq` has to stand before any `from_pretrained`; `zsaq.load` does it and verifies the files.",
+    "In PyTorch the packed weights are unpacked before they are multiplied: the files are small, but no speed is "
+    "promised.",
+    "What the base model does wrong the student does too, and quantization adds errors of its own: measure it on your "
+    "own task.",
+)
+
+
+def pipeline_tag(model: nn.Module) -> str | None:
+    """The Hub's task of a transformers model, None where its class does not tell one."""
+    return next((tag for end, tag in TASKS.items() if type(model).__name__.endswith(end)), None)
+
+
+def cell(text: object) -> str:
+    """One line without Markdown's or HTML's signs, for text that others chose."""
+    return re.sub(r"([|`*_<>\[\]\\])", r"\\\1", " ".join(str(text).split()))
+
+
+def metadata(card: Card, repo_id: str, model: nn.Module) -> ModelCardData:
+    config, tag = plan_of(model).config, pipeline_tag(model)
+    bits = [f"{config.weight.bits}-bit"] if config.weight else []
+    facts = {
+        "zero_shot": card.zero_shot, "real_data": "none" if card.zero_shot else "used", "method": card.method,
+        "quantization": config.to_dict(), "seeds": list(card.seeds), "budget": dict(card.budget) or None,
+        "base_revision": card.base.revision, "base_sha256": card.base.sha256,
+        "recipe": card.recipe, "recipe_sha256": card.recipe_sha256, "versions": dict(card.versions) or None,
+    }  # fmt: skip
+    extra: dict[str, Any] = {LIBRARY: {key: value for key, value in facts.items() if value is not None}}
+    extra |= card.base.license
+    results = [
+        EvalResult(
+            task_type=tag or "other",
+            dataset_type=card.data.id or re.sub(r"\W+", "-", card.data.name.lower()).strip("-"),
+            dataset_name=card.data.name,
+            dataset_config=card.data.task,
+            dataset_split=card.data.split,
+            metric_type=score.metric,
+            metric_value=score.mean,
+            metric_args={"seeds": list(card.seeds)} | ({} if score.spread is None else {"std": score.spread}),
+        )
+        for score in own(card)
+        if card.data is not None
+    ]
+    return ModelCardData(
+        base_model=card.base.id,
+        base_model_relation="quantized" if card.base.id else None,
+        library_name=LIBRARY,
+        tags=[LIBRARY, "quantization", *bits, *(["data-free", "zero-shot-quantization"] if card.zero_shot else [])],
+        pipeline_tag=tag,
+        language=card.language,
+        metrics=[score.metric for score in own(card)] or None,
+        model_name=repo_id.rpartition("/")[2],
+        eval_results=results or None,
+        **extra,
+    )
+
+
+def own(card: Card) -> list[Score]:
+    """The student's scores, in the order of the run."""
+    return [score for score in card.scores if score.model == card.method]
+
+
+def table(card: Card) -> str:
+    """A row for each model, a column for each metric; a dash where nothing was measured."""
+    metrics = list(dict.fromkeys(score.metric for score in card.scores))
+    told = {(score.model, score.metric): str(score) for score in card.scores}
+    lines = [["model", *metrics], ["---", *("---:" for _ in metrics)]]
+    for name in dict.fromkeys(score.model for score in card.scores):
+        shown = f"**{cell(name)} (this model)**" if name == card.method else cell(name)
+        lines.append([shown, *(told.get((name, metric), "-") for metric in metrics)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def evaluation(card: Card) -> str:
+    assert card.data is not None
+    where = " ".join(filter(None, (cell(card.data.name), card.data.split and f"({cell(card.data.split)})")))
+    over = f"seed {card.seeds[0]}"
+    if len(card.seeds) > 1:
+        listed = ", ".join(map(str, card.seeds))
+        over = f"mean ± standard deviation over seeds {listed}; the weights are those of seed {card.seeds[0]}"
+    return f"On {where}; {over}. The teacher is the base model in floats.\n\n{table(card)}"
+
+
+def snippet(repo_id: str, folder: Path) -> str:
+    lines = ["import zsaq"]
+    readers = [how for file, how in PROCESSORS.items() if (folder / file).is_file()]
+    if readers:
+        lines.append(f"from transformers import {', '.join(reader for _, reader in readers)}")
+    lines += ["", f'model = zsaq.load("{repo_id}")']
+    lines += [f'{name} = {reader}.from_pretrained("{repo_id}")' for name, reader in readers]
+    return "```python\n" + "\n".join(lines) + "\n```"
+
+
+def weights(card: Card, folder: Path, model: nn.Module) -> str:
+    config, told = plan_of(model).config, Counter(coverage(model).values())
+    grids = {"weights": config.weight, "inputs": config.input, "token table": config.embedding}
+    lines = [f"- {what}: {describe(grid)}" for what, grid in grids.items() if grid is not None]
+    if config.activation is not None:
+        lines.append(f"- outputs of ReLU: {describe(config.activation)}")
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    before = card.base_bytes
+    ratio = f" (base model: {before:,} bytes, {before / size:.1f} times as many)" if before else ""
+    lines += [f"- weights on disk: {size:,} bytes{ratio}", "", "| modules | how |", "| ---: | --- |"]
+    return "\n".join(lines + [f"| {count} | {cell(how)} |" for how, count in told.most_common()])
+
+
+def provenance(card: Card) -> str:
+    base = f"[{card.base.id}](https://huggingface.co/{card.base.id})" if card.base.id else cell(card.base.name)
+    facts = {
+        "base model": base,
+        "its revision": card.base.revision and f"`{card.base.revision}`",
+        "its weights' SHA-256": card.base.sha256 and f"`{card.base.sha256}`",
+        "method": cell(card.method),
+        "recipe": card.recipe and cell(card.recipe),
+        "recipe's SHA-256": card.recipe_sha256 and f"`{card.recipe_sha256}`",
+        "budget": ", ".join(f"{cell(k)} {cell(v)}" for k, v in card.budget.items()),
+        "seeds": ", ".join(map(str, card.seeds)),
+        "versions": ", ".join(f"{cell(k)} {cell(v)}" for k, v in card.versions.items()),
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items() if value)
+
+
+def readme(card: Card, repo_id: str, folder: Path, model: nn.Module) -> str:
+    """README.md of `model`, which was loaded back from `folder`. Raises ValueError if the card tells another grid."""
+    if card.config is not None and card.config != plan_of(model).config:
+        raise ValueError(
+            f"the card is of {card.config}, the model of {plan_of(model).config}: they are not of one run; "
+            "make the card from the run that made the model"
+        )
+    pictures = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
+    terms = card.base.license
+    named = terms.get("license_name", terms["license"])
+    limits = [*LIMITS, *map(cell, card.limits)]
+    parts = {
+        "Load": snippet(repo_id, folder),
+        "Evaluation": evaluation(card) if card.scores else "This model has not been evaluated.",
+        "Quantization": weights(card, folder, model),
+        "Provenance": provenance(card),
+        "Pictures": "\n\n".join(f"![{cell(path)}]({path})" for path in pictures),
+        "Limits": "\n".join(f"- {limit}" for limit in limits),
+        "Licence": f"The base model's: {cell(named)}."
+        + (f" {terms['license_link']}" if "license_link" in terms else ""),
+    }
+    title = f"# {repo_id.rpartition('/')[2]}\n\n{cell(card.base.name)}, quantized with zsaq.\n\n"
+    body = title + (NO_DATA if card.zero_shot else WITH_DATA)
+    body += "".join(f"\n\n## {head}\n\n{text}" for head, text in parts.items() if text)
+    return str(ModelCard(f"---\n{metadata(card, repo_id, model).to_yaml()}\n---\n\n{body}\n"))
+
+
+def eval_files(card: Card) -> dict[str, str]:
+    """Path -> text of what goes to .eval_results: the first metric, if it was taken on a task of a Hub data set."""
+    scores, data = own(card), card.data
+    if not scores or data is None or data.id is None or data.task is None:
+        return {}
+    score = scores[0]
+    spread = "" if score.spread is None else f", standard deviation {score.spread:.6f}"
+    notes = f"{score.metric}, {data.split or 'split unknown'}, seeds {list(card.seeds)}{spread}; quantized by zsaq"
+    entry = EvalResultEntry(dataset_id=data.id, task_id=data.task, value=score.mean, notes=notes)
+    name = re.sub(r"\W+", "-", f"{data.id}-{data.task}".lower())
+    return {f".eval_results/{name}.yaml": yaml_dump(eval_result_entries_to_yaml([entry]))}

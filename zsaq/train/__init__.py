@@ -1,0 +1,1 @@
+"""How a model learns: objectives, optimizers, synthesis, the one trainer; GPTQ and block reconstruction."""

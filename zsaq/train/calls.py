@@ -1,0 +1,118 @@
+"""A unit of the student beside its twin of the teacher: what each is called with, and what the twin answers, over all
+samples. A unit's calls may have any arguments; what counts is the first tensor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zsaq.train.pair import Batch, run
+
+
+class Reached(Exception):
+    """Ends a forward pass at the unit: what comes after is of no use."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A tensor of a call with a row for each sample, over all samples."""
+
+    all: Tensor
+
+
+@dataclass(frozen=True)
+class Calls:
+    """A unit's calls over N samples: `x`, `y` [N, ...] of the teacher, `seen` [N, ...] of the student.
+
+    x and seen are the first tensor of the call; `args`, `kwargs` its other values as the student's unit gets them.
+    """
+
+    x: Tensor
+    y: Tensor
+    seen: Tensor
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def run(self, unit: nn.Module, rows: Tensor, first: Tensor) -> Tensor:
+        """What `unit` answers to the calls of these rows, with `first` as their first tensor."""
+        args, kwargs = (_rows(values, rows, first.device) for values in (self.args, self.kwargs))
+        if not args:
+            return _first(unit(**{next(iter(kwargs)): first}, **dict(list(kwargs.items())[1:])))
+        return _first(unit(first, *args[1:], **kwargs))
+
+
+def collect(
+    student: nn.Module, unit: nn.Module, teacher: nn.Module, twin: nn.Module, chunks: Sequence[Batch], budget: int
+) -> Calls:
+    """What `unit` of the student and its `twin` of the teacher are called with, and what the twin answers."""
+    before, after, own, others = [], [], [], []
+    for batch in chunks:
+        args, kwargs, answer = call_of(teacher, twin, batch, answers=True)
+        before.append(_first(args or tuple(kwargs.values())).cpu())
+        after.append(_first(answer).float().cpu())
+        args, kwargs, _ = call_of(student, unit, batch, answers=False)
+        own.append(_first(args or tuple(kwargs.values())).cpu())
+        # What else the call holds; where the first tensor stood is left empty.
+        others.append(((None, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): None}))
+    sizes = [len(x) for x in own]
+    tensors = [torch.cat(parts) for parts in (before, after, own)]
+    if sum(t.nbytes for t in tensors) <= budget:
+        device = next(iter(chunks[0].values())).device
+        tensors = [t.to(device) for t in tensors]
+    x, y, seen = tensors
+    places, named = zip(*others, strict=True)
+    return Calls(x, y, seen, _stack(places, sizes), _stack(named, sizes))
+
+
+@torch.no_grad()
+def call_of(model: nn.Module, unit: nn.Module, batch: Batch, answers: bool) -> tuple[tuple, dict[str, Any], Any]:
+    """Arguments and, if asked for, the answer of the unit's first call in a pass of the model that ends there."""
+    found: list[tuple[tuple, dict[str, Any], Any]] = []
+
+    def reached(module: nn.Module, args: tuple, kwargs: dict[str, Any], answer: Any = None) -> None:
+        found.append((args, kwargs, answer))
+        raise Reached
+
+    listen = unit.register_forward_hook if answers else unit.register_forward_pre_hook
+    handle = listen(reached, with_kwargs=True)
+    # A cache of keys in the call would grow whenever it is repeated.
+    plain: Any = {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
+    try:
+        run(model, {**batch, **plain})
+    except Reached:
+        pass
+    finally:
+        handle.remove()
+    if not found:
+        raise ValueError(f"a unit of type {type(unit).__name__} is not reached by a forward pass; leave it out")
+    return found[0]
+
+
+def _first(value: Any) -> Tensor:
+    value = value[0] if isinstance(value, tuple) else value
+    if not isinstance(value, Tensor):
+        raise ValueError(f"a unit's first value is a {type(value).__name__}, not a tensor; choose another unit")
+    return value
+
+
+def _stack(values: Sequence[Any], sizes: Sequence[int]) -> Any:
+    """One structure for those of all chunks: tensors with a row for each sample as Rows, else the first chunk's."""
+    head = values[0]
+    if isinstance(head, Tensor) and all(v.ndim and len(v) == n for v, n in zip(values, sizes, strict=True)):
+        return Rows(torch.cat([v.cpu() for v in values]))
+    if isinstance(head, dict):
+        return {key: _stack([v[key] for v in values], sizes) for key in head}
+    if isinstance(head, tuple | list):
+        return tuple(_stack(part, sizes) for part in zip(*values, strict=True))
+    return head
+
+
+def _rows(value: Any, rows: Tensor, device: torch.device) -> Any:
+    """The structure for a mini-batch of these rows."""
+    if isinstance(value, Rows):
+        return value.all[rows.to(value.all.device)].to(device)
+    if isinstance(value, dict):
+        return {key: _rows(v, rows, device) for key, v in value.items()}
+    return tuple(_rows(v, rows, device) for v in value) if isinstance(value, tuple) else value

@@ -1,0 +1,169 @@
+"""Compensated rounding, without a step of training: column by column, the error of what was rounded moves into the
+columns that were not yet, as far as the layer's inputs tell that it cancels there.
+
+GPTQ (Frantar et al. 2022, arXiv 2210.17323), on whatever batches are given: a generator's text, random tokens.
+"""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from zsaq.quant.config import Grid
+from zsaq.quant.layers import QuantConv1D, QuantLayer, QuantLinear, quant_layers
+from zsaq.quant.quantizer import Searched, groups, round_to_grid
+from zsaq.train.calls import Reached, call_of
+from zsaq.train.logging import Journal
+from zsaq.train.pair import Batch
+from zsaq.train.trainer import Loop
+
+Model = TypeVar("Model", bound=nn.Module)
+COLUMNS = 128  # that are rounded before those behind them hear of it
+NEAR = 0.49  # of a step: where a latent weight is still rounded to its level
+Call = tuple[tuple, dict[str, Any], Tensor | None]  # of a unit: args, kwargs, and which positions count
+
+
+@torch.no_grad()
+def compensate(
+    student: Model, batches: Iterable[Batch], units: Sequence[tuple[str, nn.Module]], *, damping: float = 0.01,
+    loop: Loop | None = None, stage: str = "compensate",
+) -> Model:  # fmt: skip
+    """Round the weights in `units` of `student` anew, in place, so that each layer's answers change least; returns it.
+
+    `units`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
+    called, each on the inputs that the layers rounded before leave it, quantized as its own are. A latent weight
+    becomes what it was when its column's turn came, so that training goes on from there, but no further than NEAR steps
+    from the level that it is rounded to; scales, biases and all else stay. `damping` is the share of the inputs' mean
+    square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives
+    device, folder and trackers, which hear each unit's "error", the mean over its layers of ||(w - q) x||^2 /
+    ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: half a pass
+    of the student over the batches for each unit, about four more, and d^3 for inputs of d features; memory: the calls
+    of one unit, and d^2.
+
+    Raises ValueError, with no weight changed, if there are no batches, if a unit is unknown or holds no quantized
+    layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
+    and, with the layers before rounded, if one is not reached, if its static input range was not calibrated, and if its
+    inputs are not finite.
+    """
+    loop = loop or Loop()
+    chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in batches]
+    if not chunks or not 0 < damping < torch.inf:
+        raise ValueError(f"damping is {damping!r}, with {len(chunks)} batches; give a positive number and a batch")
+    student.to(loop.accelerator.device).eval()
+    layers = {name: _layers(student, name) for name, _ in units}
+    with Journal(loop.accelerator, stage, len(units), loop.folder, every=1) as journal:
+        for number, (name, left) in enumerate(layers.items(), 1):
+            unit, errors = student.get_submodule(name), []
+            calls = [
+                (*call_of(student, unit, batch, answers=False)[:2], batch.get("attention_mask")) for batch in chunks
+            ]
+            while left:
+                first, hessian = _inputs(unit, left, calls)
+                total: Any = loop.accelerator.reduce(hessian, "sum")
+                if not first:
+                    raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
+                if not total.isfinite().all():
+                    raise ValueError(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
+                for each in first:
+                    layer = left.pop(each)
+                    w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
+                    q, latent = compensated(w, total, scale, zero, grid, damping)
+                    latent = torch.clamp(latent, q - NEAR * scale, q + NEAR * scale)
+                    layer.weight.copy_(latent.T if layer.columns_first else latent)
+                    miss, whole = (((v.double() @ total) * v).sum() for v in (w - q, w))
+                    errors.append(float(miss / whole.clamp_min(1e-30)))
+            journal.tell(number, {"error": sum(errors) / len(errors)})
+    return student
+
+
+def compensated(
+    weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid, damping: float
+) -> tuple[Tensor, Tensor]:
+    """The weight on its grid, and what each column was when its turn came.
+
+    `weight`: rows [out, d] float; `hessian` [d, d] float64: the sum of x x^T over inputs x. `scale`, `zero` [out, d]
+    of every entry. Columns with the largest inputs come first. With the Cholesky factor U^T U = H^-1, column i leaves
+    the error (w_i - q_i) / U_ii, which times U_ij is taken from every column j behind it (eq. 3, with the algorithm's
+    lazy blocks).
+    """
+    order = hessian.diagonal().argsort(descending=True)
+    h = hessian[order][:, order]
+    h = h + damping * h.diagonal().mean().clamp_min(torch.finfo(h.dtype).tiny) * torch.eye(len(h)).to(h)
+    u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).to(weight.dtype)
+    w, scale, zero = weight[:, order], scale[:, order], zero[:, order]
+    rounded = torch.empty_like(w)
+    for start in range(0, len(h), COLUMNS):
+        stop = min(start + COLUMNS, len(h))
+        errors = torch.empty_like(w[:, start:stop])
+        for i in range(start, stop):
+            rounded[:, i] = (round_to_grid(w[:, i], scale[:, i], zero[:, i], grid) - zero[:, i]) * scale[:, i]
+            errors[:, i - start] = (w[:, i] - rounded[:, i]) / u[i, i]
+            w[:, i + 1 : stop] -= errors[:, i - start, None] * u[i, i + 1 : stop]
+        w[:, stop:] -= errors @ u[start:stop, stop:]
+    back = order.argsort()
+    return rounded[:, back], w[:, back]
+
+
+def _inputs(unit: nn.Module, left: dict[str, QuantLayer], calls: list[Call]) -> tuple[list[str], Tensor]:
+    """Which of the layers `left` are called first and with the same tensor, and its sum of x x^T, [d, d] float64."""
+    first: list[tuple[str, Tensor]] = []
+    hessian = torch.zeros(0)
+
+    def reached(name: str):
+        def hook(module: nn.Module, args: tuple) -> None:
+            if first and args[0] is not first[0][1]:
+                raise Reached
+            first.append((name, args[0]))
+
+        return hook
+
+    handles = [layer.register_forward_pre_hook(reached(name)) for name, layer in left.items()]
+    try:
+        for number, (args, kwargs, mask) in enumerate(calls):
+            first.clear()
+            with suppress(Reached):
+                unit(*args, **kwargs)
+            if not first:
+                return [], hessian
+            x = left[first[0][0]].inputs(first[0][1]).float()
+            x = x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
+            moment = (x.T @ x).double()
+            hessian = hessian.to(moment) + moment if number else moment
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [name for name, _ in first], hessian
+
+
+def _grid_of(layer: QuantLayer) -> tuple[Tensor, Tensor, Grid]:
+    """Scale and zero of every entry of the layer's rows [out, d], and their grid."""
+    quantizer, rows = layer.weight_quantizer, layer.rows()
+    view = groups(rows, quantizer.grid)
+    scale, zero = quantizer.ranges(view, quantizer.grid)
+    zero = torch.as_tensor(zero, dtype=scale.dtype, device=scale.device)
+    every = [part.expand_as(view).reshape(rows.shape) for part in (scale, zero)]
+    return every[0], every[1], quantizer.grid
+
+
+def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
+    """The quantized layers of a unit by their names in it, all of them fit to be compensated."""
+    try:
+        layers = dict(quant_layers(student.get_submodule(name)))
+    except AttributeError:
+        raise ValueError(f"the student has no module {name!r}; give units by the names that it has") from None
+    if not layers:
+        raise ValueError(f"the unit {name} holds no quantized layer; give the units that the config quantizes")
+    for each, layer in layers.items():
+        where = f"{name}.{each}"
+        if not isinstance(layer, QuantLinear | QuantConv1D):
+            raise ValueError(f"{where} is a {type(layer).__name__}; rounding is compensated in Linear and Conv1D only")
+        if not isinstance(layer.weight_quantizer.ranges, Searched):
+            raise ValueError(
+                f"{where} takes its weight's range anew from what it holds; quantize it with ranges='searched', or "
+                "'learned'"
+            )
+        if layer.weight.dtype != torch.float32:
+            raise ValueError(f"{where} holds {layer.weight.dtype}, which would not keep what is rounded; use .float()")
+    return layers

@@ -1,0 +1,210 @@
+"""What the student should match. Objectives add and scale: `KL() + 0.1 * HiddenStates(BertLayer)`."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsaq.train.pair import Pair, Tap
+
+
+class Objective(ABC):
+    """A scalar of a Pair, with the taps it needs.
+
+    Ours are means over the batch's rows of what each row gives alone, so that micro-batches of as many rows and
+    processes that share a batch take the very step of the whole batch, however long the rows are.
+    """
+
+    taps: tuple[Tap, ...] = ()
+
+    @abstractmethod
+    def __call__(self, pair: Pair) -> Tensor: ...
+
+    def __add__(self, other: "Objective") -> "Sum":
+        return Sum(((1.0, self), (1.0, other)))
+
+    def __mul__(self, weight: float) -> "Sum":
+        return Sum(((float(weight), self),))
+
+    __rmul__ = __mul__
+
+
+@final
+class Sum(Objective):
+    """A weighted sum of objectives; a weight of 0 is not computed."""
+
+    def __init__(self, parts: tuple[tuple[float, Objective], ...]) -> None:
+        flat = []
+        for weight, part in parts:
+            flat += [(weight * w, p) for w, p in part.parts] if isinstance(part, Sum) else [(weight, part)]
+        self.parts = tuple((w, p) for w, p in flat if w != 0)
+        self.taps = tuple(dict.fromkeys(tap for _, part in self.parts for tap in part.taps))
+
+    def weighted(self, pair: Pair) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum, and its parts without their weights by class name, for the log."""
+        values = [(w, type(p).__name__, p(pair)) for w, p in self.parts]
+        return torch.stack([w * v for w, _, v in values]).sum(), {n: v.detach() for _, n, v in values}
+
+    def __call__(self, pair: Pair) -> Tensor:
+        return self.weighted(pair)[0]
+
+
+def _row_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over rows of each row's mean of values [B, ...] where mask (same shape) holds."""
+    values, mask = values.reshape(len(values), -1), mask.reshape(len(mask), -1)
+    return (torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp_min(1)).mean()
+
+
+def relative_error(p: Tensor, q: Tensor, mask: Tensor) -> Tensor:
+    """Mean over rows of ||p - q||^2 / ||p||^2, p and q [B, ...] where mask (broadcast to them) holds."""
+    mask = mask.expand_as(p).flatten(1)
+    p, q = p.float().flatten(1), q.float().flatten(1)
+    miss, size = (torch.where(mask, x, 0).square().sum(1) for x in (p - q, p))
+    return (miss / size.detach().clamp_min(1e-12)).mean()
+
+
+@final
+class KL(Objective):
+    """T^2 * KL(P || Q) of softmax(logits / T), mean over rows; with a position axis, each row's is the mean over its
+    positions that are not padding.
+
+    P is the teacher with direction "forward", the student with "reverse" (Hinton et al. 2015, arXiv 1503.02531).
+    Logits: [B, C] or [B, L, V]. Raises ValueError for a temperature that is not positive.
+    """
+
+    def __init__(self, temperature: float = 1.0, direction: Literal["forward", "reverse"] = "forward") -> None:
+        if not temperature > 0:
+            raise ValueError(f"temperature is {temperature}; give a positive number")
+        if direction not in ("forward", "reverse"):
+            raise ValueError(f"direction is {direction!r}; give 'forward' (teacher || student) or 'reverse'")
+        self.temperature, self.direction = temperature, direction
+
+    def __call__(self, pair: Pair) -> Tensor:
+        p, q = (F.log_softmax(out.logits / self.temperature, -1) for out in (pair.teacher, pair.student))
+        if self.direction == "reverse":
+            p, q = q, p
+        divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
+        return self.temperature**2 * _row_mean(divergence, pair.mask)
+
+
+@final
+class LogitL1(Objective):
+    """Mean over rows of |teacher - student|, a row's mean over its logits at positions that are not padding."""
+
+    def __call__(self, pair: Pair) -> Tensor:
+        return _row_mean((pair.teacher.logits - pair.student.logits).abs().mean(-1), pair.mask)
+
+
+@final
+class LogitMSE(Objective):
+    """Mean over rows of the squared difference of the logits: the divergence of regression models."""
+
+    def __call__(self, pair: Pair) -> Tensor:
+        return _row_mean((pair.teacher.logits - pair.student.logits).square().mean(-1), pair.mask)
+
+
+def _taps(where: type | Callable[[str, nn.Module], bool]) -> tuple[Tap, Tap]:
+    return Tap("teacher", where), Tap("student", where)
+
+
+@final
+class HiddenStates(Objective):
+    """Sum over the tapped blocks of ||h_P - h_Q||^2 / ||h_P||^2, mean over rows; a row's norms are over [L, d] where
+    there is no padding.
+
+    Divided by the teacher's own size, so that one weight serves every depth and model; Zhang et al. 2020
+    (TernaryBERT, arXiv 2009.12812, eq. 7) take the plain mean.
+    """
+
+    def __init__(self, where: type | Callable[[str, nn.Module], bool]) -> None:
+        self.taps = _taps(where)
+
+    def __call__(self, pair: Pair) -> Tensor:
+        mask = pair.batch.get("attention_mask")
+        total = []
+        for (_, p), (_, q) in zip(pair.teacher.seen[self.taps[0]], pair.student.seen[self.taps[1]], strict=True):
+            keep = torch.ones((), dtype=torch.bool, device=p.device) if mask is None else mask.bool()[..., None]
+            total.append(relative_error(p, q, keep))
+        return torch.stack(total).sum()
+
+
+@final
+class LayerWise(Objective):
+    """ZeroQuant's layer-wise distillation (Yao et al. 2022, arXiv 2206.01861, sec. 4.3), all layers at once.
+
+    Every student block is fed what the teacher's block was fed and matches what it answered; no gradient crosses
+    blocks, so one backward pass trains each alone. Sum over blocks of the error that `HiddenStates` defines.
+    """
+
+    def __init__(self, blocks: type) -> None:
+        self.blocks = blocks
+        self.taps = (Tap("teacher", blocks, "input"), Tap("teacher", blocks), Tap("student", blocks))
+        self.error = HiddenStates(blocks)
+
+    def __call__(self, pair: Pair) -> Tensor:
+        fed = iter([value for _, value in pair.teacher.seen[self.taps[0]]])
+
+        def feed(module, args, kwargs):
+            value = next(fed)
+            if args:
+                return (value.to(args[0].dtype), *args[1:]), kwargs
+            name = next(iter(kwargs))
+            return args, {**kwargs, name: value.to(kwargs[name].dtype)}
+
+        blocks = [m for m in pair.models[1].modules() if isinstance(m, self.blocks)]
+        handles = [block.register_forward_pre_hook(feed, with_kwargs=True) for block in blocks]
+        try:
+            return self.error(pair.again())
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def labels_of(pair: Pair) -> Tensor:
+    """The batch's labels: int64 [B], or soft float [B, C]. Raises ValueError if there are none."""
+    if "labels" not in pair.batch:
+        raise ValueError(
+            f"this objective needs labels, and the batch has only {list(pair.batch)}; add 'labels': "
+            "int64 [B] or soft float [B, C]"
+        )
+    return pair.batch["labels"]
+
+
+@final
+class CE(Objective):
+    """Cross-entropy of the student with the batch's labels, int64 [B] or soft float [B, C]; mean over samples.
+
+    Logits: [B, C]. Raises ValueError if the batch has no labels.
+    """
+
+    def __call__(self, pair: Pair) -> Tensor:
+        return F.cross_entropy(pair.student.logits, labels_of(pair))
+
+
+@final
+class AtWorstInput(Objective):
+    """`objective` at x + epsilon * sign(g), g its gradient at x through teacher and student: one step, no clamping.
+
+    Both models answer anew there, so that the teacher tells what is right for the moved input. HAST's sample difficulty
+    promotion (Li et al. 2023, arXiv 2303.13826). `epsilon` is in units of batch["pixel_values"], which is what moves;
+    the step itself is a constant. Costs a forward and a backward pass of both models more than `objective`. Raises
+    ValueError for an epsilon that is not positive, and if the batch has no pixel_values.
+    """
+
+    def __init__(self, objective: Objective, epsilon: float) -> None:
+        if not 0 < epsilon < math.inf:
+            raise ValueError(f"epsilon is {epsilon!r}; give a positive number, in units of the normalised pixels")
+        self.objective, self.epsilon, self.taps = objective, epsilon, objective.taps
+
+    def __call__(self, pair: Pair) -> Tensor:
+        if "pixel_values" not in pair.batch:
+            raise ValueError(f"the batch has only {list(pair.batch)}; there is no pixel_values to move")
+        x = pair.batch["pixel_values"]
+        with torch.enable_grad():
+            here = x.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.objective(pair.at(pixel_values=here)), here)
+        return self.objective(pair.at(pixel_values=x + self.epsilon * slope.sign()))

@@ -1,0 +1,175 @@
+"""What rounding learns while a unit is reconstructed: bits, scales and steps. `harden` makes it ordinary again."""
+
+from typing import Final, final
+
+import torch
+from torch import Tensor, nn
+
+from zsaq.quant.config import Grid
+from zsaq.quant.layers import QuantEmbedding, QuantLayer
+from zsaq.quant.quantizer import TINY, MinMax, Quantizer, Range, Running, Searched, groups, search
+
+POWER: Final = 2.4  # of the error that initial ranges minimise
+FACTORS: Final = tuple(share / 100 for share in range(100, 0, -1))
+LOW, HIGH = -0.1, 1.1  # a sigmoid stretched over [0, 1] reaches both ends
+
+
+@final
+class SoftWeight(nn.Module):
+    """A layer's weight, each entry of which learns whether it is rounded down or up.
+
+    scale * (clip(base + h(V), low, high) - zero) with h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1). The base
+    floor(W / scale + zero) is frozen, so that with `joint` the scale is learned as well (Genie-M: Jeon et al. 2023,
+    arXiv 2212.04780, sec. 3.3); else it stays as it was found (AdaRound: Nagel et al. 2020, arXiv 2004.10568, eq. 23).
+    At the start it is the float weight itself, inside the range.
+    """
+
+    scale: Tensor
+    base: Tensor
+    zero: Tensor
+
+    def __init__(self, layer: QuantLayer, joint: bool) -> None:
+        super().__init__()
+        self.layer = [layer]  # in a list: it is no part of its own part
+        self.grid, self.joint = layer.weight_quantizer.grid, joint
+        before, view = layer.weight_quantizer.ranges, groups(layer.rows().detach().float().flatten(1), self.grid)
+        learned = isinstance(before, Searched) and isinstance(before.scale, nn.Parameter)
+        self.ranges = Searched(view, self.grid, learned, POWER, FACTORS)
+        scale, zero = self.ranges(view, self.grid)
+        scale = scale.detach()
+        place = view / scale + zero
+        self.register_buffer("base", place.floor())
+        self.register_buffer("zero", torch.as_tensor(zero, dtype=scale.dtype, device=scale.device))
+        self.bits = nn.Parameter(torch.logit((place - self.base - LOW) / (HIGH - LOW)))
+        if joint:
+            self.scale = nn.Parameter(scale.clone())
+        else:
+            self.register_buffer("scale", scale.clone())
+
+    def soft(self) -> Tensor:
+        """h(V) in [0, 1], in the weight's grouped view."""
+        return (torch.sigmoid(self.bits) * (HIGH - LOW) + LOW).clamp(0, 1)
+
+    def weight(self, bits: Tensor) -> Tensor:
+        """The dequantized weight with these bits, in their shape."""
+        codes = (self.base + bits).clamp(self.grid.low, self.grid.high)
+        return (codes - self.zero) * self.scale.clamp_min(TINY)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.weight(self.soft()).reshape(rows.shape)
+
+    def undecided(self, beta: Tensor | float) -> Tensor:
+        """sum(1 - |2 h(V) - 1|^beta), zero if every bit is 0 or 1 (AdaRound, eq. 24)."""
+        return (1 - (2 * self.soft() - 1).abs().pow(beta)).sum()
+
+    @torch.no_grad()
+    def harden(self) -> Quantizer:
+        """Write the hard bits into the latent weight, so that the quantizer that is returned rounds to them."""
+        layer = self.layer[0]
+        layer.rows().copy_(self.weight((self.bits >= 0).to(self.base)).reshape(layer.rows().shape))
+        self.ranges.scale.copy_(self.scale.clamp_min(TINY))
+        return Quantizer(self.grid, self.ranges)
+
+
+@final
+class LearnedStep(Range):
+    """One learned step for a whole tensor (LSQ: Esser et al. 2020, arXiv 1902.08153), first searched on `x`.
+
+    The zero of an asymmetric grid is that of x's extremes and stays. Genie takes the first code or, if x has a negative
+    entry, the middle one: half of the codes would then lie below zero for the -0.17 of a GELU.
+    """
+
+    def __init__(self, x: Tensor, grid: Grid) -> None:
+        super().__init__()
+        scale, zero = search(x.detach().float().reshape(1, -1), grid, POWER, FACTORS)
+        self.scale, self.zero = nn.Parameter(scale), float(zero)
+
+    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
+        return self.scale.clamp_min(TINY).to(x.dtype), self.zero
+
+    def bounds(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """The extremes whose min-max range is this step."""
+        scale = self.scale.detach().clamp_min(TINY)
+        if grid.symmetric:
+            return -grid.amplitude * scale, grid.amplitude * scale
+        return (grid.low - self.zero) * scale, (grid.high - self.zero) * scale
+
+
+@final
+class SoftActivation(nn.Module):
+    """An activation quantizer that leaves each entry in floats with probability `drop` (QDrop: Wei et al. 2022,
+    arXiv 2203.05740, eq. 12), and where it is static, learns its step from the first tensor that it sees."""
+
+    def __init__(self, quantizer: Quantizer, drop: float, rng: torch.Generator) -> None:
+        super().__init__()
+        self.before, self.drop, self.rng = quantizer, drop, rng
+        self.quantizer = quantizer if isinstance(quantizer.ranges, MinMax) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.quantizer is None:
+            self.quantizer = Quantizer(self.before.grid, LearnedStep(x, self.before.grid))
+        return mixed(self.quantizer(x), x, self.drop, self.rng)
+
+    @torch.no_grad()
+    def harden(self) -> Quantizer:
+        """The quantizer that was there, its static range now the learned one."""
+        ranges = None if self.quantizer is None else self.quantizer.ranges
+        if isinstance(ranges, LearnedStep):
+            assert isinstance(self.before.ranges, Running)
+            self.before.ranges.hold(*ranges.bounds(self.before.grid))
+        return self.before
+
+
+def mixed(x: Tensor, other: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """`x`, with `other`'s value in each entry with probability `share`."""
+    if not share:
+        return x
+    return torch.where(torch.rand(x.shape, generator=rng, device=x.device) < share, other, x)
+
+
+Soft = SoftWeight | SoftActivation
+
+
+@final
+class Softened:
+    """A unit with soft parts in the place of its quantizers, except those in `done`, until `harden` or `restore`.
+
+    A quantizer that stands at several places gets one soft part.
+    """
+
+    def __init__(self, unit: nn.Module, joint: bool, drop: float, rng: torch.Generator, done: set[nn.Module]) -> None:
+        self.soft: dict[nn.Module, Soft] = {}
+        self.places: list[tuple[nn.Module, str, nn.Module]] = []
+        for owner in list(unit.modules()):
+            for name, part in list(owner.named_children()):
+                if not isinstance(part, Quantizer) or part in done or isinstance(owner, QuantEmbedding):
+                    continue
+                if part not in self.soft:
+                    if isinstance(owner, QuantLayer) and name == "weight_quantizer":
+                        self.soft[part] = SoftWeight(owner, joint)
+                    else:
+                        self.soft[part] = SoftActivation(part, drop, rng)
+                self.places.append((owner, name, part))
+                owner.add_module(name, self.soft[part])
+
+    @property
+    def weights(self) -> list[SoftWeight]:
+        return [soft for soft in self.soft.values() if isinstance(soft, SoftWeight)]
+
+    @property
+    def steps(self) -> list[nn.Parameter]:
+        """Learned steps; none before the unit was run once."""
+        ranges = [s.quantizer.ranges for s in self.soft.values() if isinstance(s, SoftActivation) and s.quantizer]
+        return [r.scale for r in ranges if isinstance(r, LearnedStep)]
+
+    def restore(self) -> None:
+        """As before."""
+        for owner, name, part in self.places:
+            owner.add_module(name, part)
+
+    def harden(self) -> set[nn.Module]:
+        """Ordinary quantizers that round to what was learned; returns them."""
+        hard = {part: soft.harden() for part, soft in self.soft.items()}
+        for owner, name, part in self.places:
+            owner.add_module(name, hard[part])
+        return set(hard.values())

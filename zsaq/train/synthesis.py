@@ -1,0 +1,150 @@
+"""Synthetic inputs: a source is trained so that the batches it gives please an objective.
+
+`dream` trains until the images are done; a `Player` goes on while a student learns from what it gives.
+"""
+
+import hashlib
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Self, final
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from zsaq.train.objectives import Objective, Sum
+from zsaq.train.pair import Batch, Pair
+
+Watcher = Callable[[str, int, float], None]
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched(watcher: Watcher) -> Iterator[None]:
+    """Inside, each step of each `Player` tells `watcher(stage, step, loss)`; `step` counts from 1."""
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+class Source(nn.Module, ABC):
+    """Where samples come from: images that are parameters themselves, or a generator."""
+
+    @abstractmethod
+    def forward(self) -> Batch:
+        """A batch with a graph to the parameters: new samples of a generator, always the same images of a set."""
+
+
+@final
+class Player(Iterator[Batch]):
+    """An endless stream: every `next` takes one step of the source and gives, detached, the batch it was taken on.
+
+    The step minimises `objective(Pair(teacher, student, batch))`; only the source's parameters get gradients, those of
+    a student in training are left alone. Without a student the teacher stands for it. `optimizer` and `scheduler` may
+    be several; a ReduceLROnPlateau is told the loss, which `losses` collects. The teacher is frozen and in eval mode,
+    the source follows it to its device. With several processes gradients are averaged, so sources must start alike.
+
+    `next` raises ValueError if the loss or a gradient is not finite on any process; the source is then as it was.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+        teacher: nn.Module,
+        student: nn.Module | None = None,
+        *,
+        scheduler: LRScheduler | Sequence[LRScheduler] = (),
+        stage: str = "play",
+    ) -> None:
+        self.source, self.stage = source, stage
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.student = teacher if student is None else student
+        self.objective = objective if isinstance(objective, Sum) else 1.0 * objective
+        self.optimizers = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else list(optimizer)
+        self.schedulers = [scheduler] if isinstance(scheduler, LRScheduler) else list(scheduler)
+        self.trained = [p for p in source.parameters() if p.requires_grad]
+        self.losses: list[float] = []
+        held = {id(p) for o in self.optimizers for group in o.param_groups for p in group["params"]}
+        if not self.trained or not held <= {id(p) for p in self.trained}:
+            raise ValueError("the optimizer must hold parameters of the source, and the source must have some to train")
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        device = next(self.teacher.parameters()).device
+        self.source.to(device)  # the teacher may have moved, and parts of a source may come from it
+        with torch.enable_grad():
+            batch = self.source()
+            loss = self.objective(Pair(self.teacher, self.student, batch, self.objective.taps))
+            grads = torch.autograd.grad(loss, self.trained, allow_unused=True)
+        found = [(p, g) for p, g in zip(self.trained, grads, strict=True) if g is not None]
+        if not found:
+            raise ValueError(f"{self.stage}: the objective does not depend on the source; there is nothing to learn")
+        numbers = torch.stack([loss.detach(), nn.utils.get_total_norm([g for _, g in found]).to(loss)])
+        if dist.is_available() and dist.is_initialized():  # one source on all processes
+            for _, g in found:
+                dist.all_reduce(g.div_(dist.get_world_size()))
+            dist.all_reduce(numbers.div_(dist.get_world_size()))
+        value, norm = numbers.tolist()
+        if not (math.isfinite(value) and math.isfinite(norm)):
+            raise ValueError(
+                f"{self.stage}, step {len(self.losses) + 1}: the loss is {value} and its gradient's norm {norm}. "
+                "The source is as it was before; lower its learning rate or look at its last batch"
+            )
+        for p, g in found:
+            p.grad = g
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        for scheduler in self.schedulers:
+            scheduler.step(*([value] if isinstance(scheduler, ReduceLROnPlateau) else []))
+        self.losses.append(value)
+        for watcher in _watchers:
+            watcher(self.stage, len(self.losses), value)
+        return {name: value.detach() for name, value in batch.items()}
+
+
+def dream(
+    source: Source,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
+    steps: int,
+    teacher: nn.Module,
+    student: nn.Module | None = None,
+    *,
+    scheduler: LRScheduler | Sequence[LRScheduler] = (),
+    losses: list[float] | None = None,
+    stage: str = "dream",
+) -> Batch:
+    """Minimise `objective(Pair(teacher, student or teacher, source()))` for `steps` steps; see `Player`.
+
+    Returns the batch of the last step, detached; adds the loss of every step to `losses`.
+    Raises ValueError if steps is below 1 or a loss is not finite.
+    """
+    if steps < 1:
+        raise ValueError(f"{stage}: steps is {steps}; give at least 1")
+    player = Player(source, objective, optimizer, teacher, student, scheduler=scheduler, stage=stage)
+    for _ in range(steps - 1):
+        next(player)
+    batch = next(player)
+    if losses is not None:
+        losses += player.losses
+    return batch
+
+
+def stream(seed: int, index: int) -> int:
+    """A seed of 48 bits for part `index` of a run with `seed`: seed + index would give run 1 what run 0 had before."""
+    return int.from_bytes(hashlib.sha256(f"{seed}, {index}".encode()).digest()[:6])
+
+
+def process() -> int:
+    """The number of this process, for random streams that should differ between processes; 0 when alone."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

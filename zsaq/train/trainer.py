@@ -1,0 +1,240 @@
+"""The one trainer, for language and vision, on Accelerate: the only loops.
+
+`calibrate` fills static ranges; `distill` pulls the student to its teacher on any batches, and, given a player, lets
+it move after every few steps (the min-max alternation).
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from torch import Tensor, nn
+from transformers import get_scheduler
+
+from zsaq.quant.quantizer import Running
+from zsaq.train.logging import Journal
+from zsaq.train.objectives import Objective, Sum
+from zsaq.train.optim import NotFinite, Wrapper
+from zsaq.train.pair import Batch, Pair, run
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def processes(trackers: Sequence[str] = (), **options: Any) -> Accelerator:
+    """Accelerate's Accelerator over all processes that were launched, `options` as it takes them.
+
+    On a machine without GPU Accelerate takes each of torchrun's processes for the only one, and all would do the whole
+    work and write the same files; here they share it on the CPU. `trackers`: Accelerate's, by name. Raises ValueError
+    for one that is not installed.
+    """
+    have = [tracker.value for tracker in get_available_trackers()]
+    if absent := [name for name in trackers if name not in have]:
+        raise ValueError(
+            f"trackers is {list(trackers)}; {absent} cannot be imported: pip install it, or choose of {have}"
+        )
+    on_cpu = not torch.accelerator.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return Accelerator(cpu=on_cpu, log_with=list(trackers) or None, **options)
+
+
+Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
+
+
+class Player(Protocol):
+    """The other side of a min-max game: `climb(divergence)` moves it one step up and tells its numbers.
+
+    `divergence(batch)` answers the objective (a scalar with gradient to the batch's floats) and the teacher's logits.
+    """
+
+    def climb(self, divergence: Divergence) -> dict[str, float]: ...
+
+
+@dataclass
+class Loop:
+    """How a loop runs, whatever it trains.
+
+    `accumulate`: micro-batches a step; `warmup`: share of the steps; `folder`: where JSON lines go; `trackers`:
+    Accelerate's, by name, initialised by the recipe. With N processes each reads its own batches and gradients are
+    averaged. Mixed precision is the accelerator's "no" or "bf16"; "fp16" is refused, its scaler cannot look twice.
+    """
+
+    accelerator: Accelerator = field(default_factory=lambda: processes())
+    accumulate: int = 1
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: float = 0.1
+    folder: Path | None = None
+    every: int = 20
+
+    def __post_init__(self) -> None:
+        if self.accelerator.mixed_precision == "fp16":
+            raise ValueError(
+                "mixed precision is 'fp16', whose loss scaler SAM's two passes would break; use 'bf16' or 'no'"
+            )
+        if self.accumulate < 1 or not 0 <= self.warmup < 1:
+            raise ValueError(
+                f"accumulate is {self.accumulate}, warmup {self.warmup}; give at least 1, and a share below 1"
+            )
+
+
+def repeat(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """A finite collection of batches, over and over. Raises ValueError if it is empty."""
+    kept = list(batches)
+    if not kept:
+        raise ValueError("there is no batch to repeat")
+    while True:
+        yield from kept
+
+
+def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator | None = None) -> Model:
+    """Fill the static input ranges of `student` from the float activations of `batches`; returns the student.
+
+    Raises ValueError if there are no batches; a student without static ranges is returned as it is.
+    """
+    device = (accelerator or processes()).device
+    found = [m for m in student.modules() if isinstance(m, Running)]
+    student.to(device).eval()
+    if not found:
+        return student
+    for ranges in found:
+        ranges.observing = True
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                run(student, {k: v.to(device) for k, v in batch.items()})
+    finally:
+        for ranges in found:
+            ranges.observing = False
+    if not all(int(ranges.updates) for ranges in found):
+        raise ValueError(
+            "calibration left static ranges that saw nothing; give at least one batch that reaches every layer"
+        )
+    return student
+
+
+def distill(
+    student: Model,
+    teacher: nn.Module,
+    batches: Iterable[Batch],
+    objective: Objective,
+    optimizer: torch.optim.Optimizer | Wrapper,
+    steps: int,
+    loop: Loop | None = None,
+    *,
+    player: Player | None = None,
+    ratio: tuple[int, int] = (5, 1),
+    stage: str = "distill",
+) -> Model:
+    """Pull `student` to `teacher` for `steps` optimizer steps; both stay in eval mode, so that no dropout blurs SAM.
+
+    `batches` yields this process's micro-batches, at least `steps * loop.accumulate` of them. With a `player`, after
+    every ratio[0] student steps it climbs ratio[1] times against the student as it is then. Returns the student, on the
+    accelerator's device. Raises ValueError when the batches run out, and NotFinite, which holds the student, when a
+    loss or a gradient is not finite; in both cases the parameters are those of the last good step. Processes and
+    micro-batches share a step exactly if they hold as many rows each.
+    """
+    loop = loop or Loop()
+    accelerator = loop.accelerator
+    device = accelerator.device
+    student.to(device).eval()
+    teacher.to(device).eval().requires_grad_(False)
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; give at least 1")
+    wanted = [p for p in student.parameters() if p.requires_grad]
+    if not wanted:
+        raise ValueError("no parameter of the student wants a gradient; nothing can be distilled")
+    if not {id(p) for p in wanted} & {id(p) for group in optimizer.param_groups for p in group["params"]}:
+        raise ValueError("the optimizer holds no parameter of the student; make it from student.parameters()")
+    if ratio[0] < 1 or ratio[1] < 0:
+        raise ValueError(f"ratio is {ratio}; give student steps (at least 1) and climbs (0 or more) after them")
+    model = _prepare(accelerator, student)
+    innermost = optimizer
+    while isinstance(innermost, Wrapper):
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            innermost.no_sync = model.no_sync
+        innermost = innermost.base
+    schedule = get_scheduler(loop.schedule, innermost, int(steps * loop.warmup), steps)
+    total = objective if isinstance(objective, Sum) else 1.0 * objective
+    stream = iter(batches)
+
+    with Journal(accelerator, stage, steps, loop.folder, loop.every) as journal:
+        for step in range(1, steps + 1):
+            window = _window(stream, loop.accumulate, device, step, steps)
+            pairs = [Pair(teacher, model, batch, total.taps) for batch in window]
+            told: dict[str, float] = {}
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                loss = torch.zeros((), device=device)
+                parts: dict[str, Tensor] = {}
+                for i, pair in enumerate(pairs):
+                    last = i == len(pairs) - 1
+                    with nullcontext() if last else accelerator.no_sync(model):
+                        value, terms = total.weighted(pair)
+                        (value / len(pairs)).backward()
+                    pairs[i] = pair.again()
+                    loss += value.detach() / len(pairs)
+                    for name, term in terms.items():
+                        parts[name] = parts.get(name, 0) + term / len(pairs)
+                norm = nn.utils.get_total_norm(p.grad for p in wanted if p.grad is not None).to(loss)
+                mean: Any = accelerator.reduce(torch.stack([loss, *parts.values(), norm]), "mean")
+                named = dict(zip(["loss", *parts, "gradient"], mean.tolist(), strict=True))
+                if not all(map(math.isfinite, named.values())):
+                    raise NotFinite(
+                        f"{stage}, step {step}: the loss is not finite, or its gradient ({named}). The student keeps "
+                        "the parameters of the last good step. Lower the learning rate or SAM's rho, or check the "
+                        "batches"
+                    )
+                if not told:
+                    told.update(list(named.items())[:-1])
+                return loss
+
+            try:
+                with accelerator.autocast():
+                    optimizer.step(closure)  # type: ignore[arg-type]  # torch says float, and takes tensors
+            except NotFinite as error:
+                error.student = student
+                raise
+            schedule.step()
+            told["lr"] = innermost.param_groups[0]["lr"]
+            if isinstance(optimizer, Wrapper):
+                told |= optimizer.diagnostics()
+            if player is not None and step % ratio[0] == 0 and step < steps:
+                for _ in range(ratio[1]):
+                    told |= player.climb(_divergence(teacher, student, total, accelerator))
+            journal.tell(step, told)
+    optimizer.zero_grad()
+    return student
+
+
+def _window(stream: Iterator[Batch], size: int, device: torch.device, step: int, steps: int) -> list[Batch]:
+    window = []
+    for _ in range(size):
+        batch = next(stream, None)
+        if batch is None:
+            raise ValueError(f"the batches ran out at step {step} of {steps}; give more, or zsaq.repeat(batches)")
+        window.append({k: v.to(device) for k, v in batch.items()})
+    return window
+
+
+def _prepare(accelerator: Accelerator, student: nn.Module) -> nn.Module:
+    """Wrapped for several processes. Autocast stays ours: it must stand around the step for SAM to leave it."""
+    native, accelerator.native_amp = accelerator.native_amp, False
+    try:
+        return accelerator.prepare_model(student)
+    finally:
+        accelerator.native_amp = native
+
+
+def _divergence(teacher: nn.Module, student: nn.Module, objective: Sum, accelerator: Accelerator) -> Divergence:
+    def divergence(batch: Batch) -> tuple[Tensor, Tensor]:
+        pair = Pair(teacher, student, {k: v.to(accelerator.device) for k, v in batch.items()}, objective.taps)
+        with accelerator.autocast():
+            return objective(pair), pair.teacher.logits
+
+    return divergence
