@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.eval.images import Source, read
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 
-FRAME = Frame(classes=10, size=32)
+SPEC = ImageSpec(classes=10, size=32)
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, with which these teachers were trained
 
 
@@ -74,10 +74,10 @@ def load(path: str | Path) -> CifarResNet:
 
 def normalised(image: Image.Image) -> Tensor:
     """A picture of 32 x 32 as [3, 32, 32] float32 in normalised space. Raises ValueError for another size."""
-    if image.size != (FRAME.size, FRAME.size):
+    if image.size != (SPEC.size, SPEC.size):
         raise ValueError(f"an image is {image.size} pixels; CIFAR's are (32, 32)")
     pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-    scaled = pixels.view(FRAME.size, FRAME.size, 3).permute(2, 0, 1).float() / 255
+    scaled = pixels.view(SPEC.size, SPEC.size, 3).permute(2, 0, 1).float() / 255
     return (scaled - torch.tensor(MEAN)[:, None, None]) / torch.tensor(DEVIATION)[:, None, None]
 
 

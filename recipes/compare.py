@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--separator")
     parser.add_argument("--generator")
     parser.add_argument("--bridge", choices=["auto", "same", "vocabulary", "representation"], default="auto")
-    parser.add_argument("--style", type=json.loads, default={}, help='the player\'s options as JSON: {"fluency": 0}')
+    parser.add_argument(
+        "--style", type=json.loads, default={}, help='the text_generator\'s options as JSON: {"fluency": 0}'
+    )
     parser.add_argument("--bits", nargs="+", default=["w2a8"])
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])

@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from zsaq import Batch, Loop, Pair, QuantConfig, distill
 from zsaq.language.sam_sga import divergence, stepper, student_of
-from zsaq.language.text_generator import Player
+from zsaq.language.text_generator import TextGenerator
 from zsaq.language.writing import load_generator
 
 
@@ -49,7 +49,9 @@ def main() -> None:
     teacher = AutoModelForSequenceClassification.from_pretrained(args.teacher, dtype=torch.float32).eval()
     teacher.requires_grad_(False)
     generator, tokenizer = load_generator(args.generator)
-    player = Player.of(generator, tokenizer, teacher, AutoTokenizer.from_pretrained(args.teacher), lr=1e-5)
+    text_generator = TextGenerator.of(
+        generator, tokenizer, teacher, AutoTokenizer.from_pretrained(args.teacher), lr=1e-5
+    )
     student = student_of(teacher, QuantConfig.parse(args.bits))
     trained = [p for p in student.parameters() if p.requires_grad]
     objective = divergence(teacher, 1.0)
@@ -57,17 +59,17 @@ def main() -> None:
 
     def answer(batch: Batch) -> tuple[Tensor, Tensor]:
         soft.append({k: v.detach() for k, v in batch.items()})
-        pair = Pair(teacher, student, batch, objective.taps)
+        pair = Pair(teacher, student, batch, objective.captures)
         return objective(pair), pair.teacher.logits
 
     def to_inputs(batch: Batch) -> None:
         batch = batch | {"inputs_embeds": batch["inputs_embeds"].clone().requires_grad_()}
-        torch.autograd.grad(objective(Pair(teacher, student, batch, objective.taps)), batch["inputs_embeds"])
+        torch.autograd.grad(objective(Pair(teacher, student, batch, objective.captures)), batch["inputs_embeds"])
 
     def speak() -> None:
-        text = player.newest.rows(torch.arange(player.batch_size))
-        written = player.soft(generator, text)
-        torch.autograd.grad(written.log_probs.sum(), player.trained, allow_unused=True)
+        text = text_generator.newest.rows(torch.arange(text_generator.batch_size))
+        written = text_generator.soft(generator, text)
+        torch.autograd.grad(written.log_probs.sum(), text_generator.trained, allow_unused=True)
 
     def both(pair: Pair) -> None:
         student.zero_grad()
@@ -82,18 +84,18 @@ def main() -> None:
         "counted climb": [],
     }
     for _ in range(args.steps):
-        batch = next(player)
+        batch = next(text_generator)
         loop = Loop(schedule="constant", warmup=0.0, every=10**9)
         for name, rho in (("step", 0.16), ("plain step", 0.0)):
             begun: list[float] = []
             distill(student, teacher, repeated(batch, begun), objective, stepper(student, 1e-4, rho), 4, loop)
             seconds[name] += [later - now for now, later in pairwise(begun[1:])]
-        pair = Pair(teacher, student, batch, objective.taps)
+        pair = Pair(teacher, student, batch, objective.captures)
         seconds["teacher"].append(timed(lambda: pair.teacher))
         seconds["student"].append(timed(lambda: both(pair)))
         for p in trained:
             p.requires_grad_(False)
-        seconds["climb"].append(timed(lambda: player.climb(answer)))
+        seconds["climb"].append(timed(lambda: text_generator.ascend(answer)))
         seconds["counted climb"].append(timed(lambda: (speak(), to_inputs(soft[-1]))))
         for p in trained:
             p.requires_grad_(True)

@@ -35,13 +35,13 @@ from transformers import (
 )
 
 from zsaq.eval.imagenet import score
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 
-FRAME = Frame(classes=10, size=32)
+SPEC = ImageSpec(classes=10, size=32)
 HELD_OUT = 450
 NAMES: dict[str, Any] = {"id2label": {i: str(i) for i in range(10)}, "label2id": {str(i): i for i in range(10)}}
 PROCESSOR = ViTImageProcessorPil(
-    size={"height": FRAME.size, "width": FRAME.size}, image_mean=[0.306] * 3, image_std=[0.323] * 3
+    size={"height": SPEC.size, "width": SPEC.size}, image_mean=[0.306] * 3, image_std=[0.323] * 3
 )
 Log = Callable[[str], object]
 
@@ -137,7 +137,7 @@ def make(train: tuple[Tensor, Tensor], recipes: dict[str, Recipe], log: Log) -> 
     made: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        extra: dict[str, Any] = {"image_size": FRAME.size, **NAMES}  # a ResNet's configuration does not know its size
+        extra: dict[str, Any] = {"image_size": SPEC.size, **NAMES}  # a ResNet's configuration does not know its size
         made["resnet"] = ResNetForImageClassification(
             ResNetConfig(
                 embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", **extra
@@ -145,7 +145,7 @@ def make(train: tuple[Tensor, Tensor], recipes: dict[str, Recipe], log: Log) -> 
         )  # fmt: skip
         made["vit"] = ViTForImageClassification(
             ViTConfig(
-                image_size=FRAME.size, patch_size=4, hidden_size=48, num_hidden_layers=3, num_attention_heads=3,
+                image_size=SPEC.size, patch_size=4, hidden_size=48, num_hidden_layers=3, num_attention_heads=3,
                 intermediate_size=96, initializer_range=0.1, **NAMES,
             )
         )  # fmt: skip
@@ -169,7 +169,7 @@ def fit(name: str, model: nn.Module, pixels: Tensor, labels: Tensor, recipe: Rec
             order = torch.randperm(len(pixels), generator=rng).split(recipe.size)
         chosen = order[(step - 1) % (len(pixels) // recipe.size)]
         down, right = torch.randint(0, 9, (2,), generator=rng).tolist()
-        shifted = bordered[chosen, :, down : down + FRAME.size, right : right + FRAME.size]
+        shifted = bordered[chosen, :, down : down + SPEC.size, right : right + SPEC.size]
         loss = F.cross_entropy(model(pixel_values=shifted).logits, labels[chosen], label_smoothing=0.05)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -14,11 +14,11 @@ from transformers import BitImageProcessorPil, MobileNetV2Config, MobileNetV2For
 
 from zsaq.eval.imagenet import DEVIATION, MEAN
 from zsaq.eval.images import Source, read
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 
-FRAME = Frame(classes=1000, size=224)
+SPEC = ImageSpec(classes=1000, size=224)
 PROCESSOR = BitImageProcessorPil(  # the whole picture, bilinear
-    size={"height": FRAME.size, "width": FRAME.size}, do_center_crop=False, resample=Image.Resampling.BILINEAR,
+    size={"height": SPEC.size, "width": SPEC.size}, do_center_crop=False, resample=Image.Resampling.BILINEAR,
     image_mean=list(MEAN), image_std=list(DEVIATION),
 )  # fmt: skip
 

@@ -28,7 +28,7 @@ from zsaq.language.layout import Layout
 from zsaq.language.models import longest
 from zsaq.language.sources import random_tokens, texts
 from zsaq.language.text import Text
-from zsaq.language.text_generator import Player
+from zsaq.language.text_generator import TextGenerator
 from zsaq.language.writing import load_generator
 from zsaq.report.card import Data
 from zsaq.train.pair import Batch
@@ -38,7 +38,7 @@ Scores = dict[str, float]
 
 @dataclass
 class Job:
-    """`generator()` gives a fresh one, as it was before any climb, and its tokenizer. `measure` is only ever reported.
+    """`generator()` gives a fresh one, as it was before any ascent, and its tokenizer. `measure` is only ever reported.
 
     `length`: content tokens of synthetic rows, first to last. `real()`: unlabelled real text, for the oracle alone,
     not read before it asks. `start`: the float model that students are copied from, and that scores compare with; the
@@ -75,14 +75,18 @@ class Job:
             path, quantization_config=quantization, device_map={"": self.start.device}, dtype=self.start.dtype
         )
 
-    def player(self, seed: int, **options) -> Player:
+    def text_generator(self, seed: int, **options) -> TextGenerator:
         assert self.generator is not None
         generator, tokenizer = self.generator()
         last = longest(generator) or self.length[1] + 1
         length = tuple(min(n, last - 1) for n in self.length)
         options = {"batch_size": self.batch, "length": length, "seed": own(seed)} | self.style | options
-        shape: dict[str, Any] = {"kind": self.bridge, "max_length": self.layout.max_length, "pair": self.layout.pair}
-        return Player.of(generator, tokenizer, self.teacher, self.tokenizer, **shape, **options)
+        shape: dict[str, Any] = {
+            "kind": self.bridge,
+            "max_length": self.layout.max_length,
+            "text_pair": self.layout.text_pair,
+        }
+        return TextGenerator.of(generator, tokenizer, self.teacher, self.tokenizer, **shape, **options)
 
     def noise(self, seed: int) -> Iterator[Batch]:
         return random_tokens(self.tokenizer, self.layout, self.batch, length=self.length, seed=own(seed))

@@ -9,7 +9,7 @@ from job import Job
 from transformers import PreTrainedModel
 
 from zsaq import Batch, Loop, QuantConfig, quantize_model
-from zsaq.language.sam_sga import COMPENSATED, SLOW, compensated, pull, student_of, warm_start, zsaq
+from zsaq.language.sam_sga import GPTQ_BATCHES, SLOW, gptq_student, pull, student_of, warm_start, zsaq
 from zsaq.quant.config import Ranges
 
 
@@ -63,7 +63,7 @@ def gptq(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
     """Compensated rounding, with a batch for every four steps of the budget; no step is taken."""
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        return compensated(job.start, config, islice(source(job, seed), max(1, budget.steps // 4)), loop)
+        return gptq_student(job.start, config, islice(source(job, seed), max(1, budget.steps // 4)), loop)
 
     return run
 
@@ -72,10 +72,10 @@ def gptq_qat(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
     """Plain steps from compensated rounding, at a rate that does not undo it. A batch counts as two steps."""
 
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        if (steps := budget.steps - 2 * COMPENSATED) < 1:
-            raise ValueError(f"compensation counts as {2 * COMPENSATED} of {budget.steps} steps; give more steps")
+        if (steps := budget.steps - 2 * GPTQ_BATCHES) < 1:
+            raise ValueError(f"compensation counts as {2 * GPTQ_BATCHES} of {budget.steps} steps; give more steps")
         stream = source(job, seed)
-        student = compensated(job.start, config, islice(stream, COMPENSATED), loop)
+        student = gptq_student(job.start, config, islice(stream, GPTQ_BATCHES), loop)
         return pull(student, job.teacher, stream, steps=steps, lr=SLOW, hidden=budget.hidden, loop=loop)
 
     return run
@@ -83,11 +83,11 @@ def gptq_qat(source: Callable[[Job, int], Iterator[Batch]]) -> Method:
 
 def full(sam: bool = True, sga: bool = True) -> Method:
     def run(job: Job, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        player = job.player(seed, lr=budget.generator_lr)
+        text_generator = job.text_generator(seed, lr=budget.generator_lr)
         options = {"steps": budget.steps, "warm": budget.warm, "lr": budget.lr, "hidden": budget.hidden, "loop": loop}
         ratio = budget.ratio if sga else (budget.ratio[0], 0)
         return zsaq(
-            job.teacher, config, player, rho=budget.rho if sam else 0.0, ratio=ratio, start=job.start, **options
+            job.teacher, config, text_generator, rho=budget.rho if sam else 0.0, ratio=ratio, start=job.start, **options
         )
 
     return run
@@ -98,13 +98,13 @@ METHODS: dict[str, Method] = {
     "rtn-searched": rtn("searched"),
     "random-qat": distilled(Job.noise),
     "gptq-random": gptq(Job.noise),
-    "gptq-text": gptq(Job.player),
+    "gptq-text": gptq(Job.text_generator),
     "gptq-oracle": gptq(Job.oracle),  # real unlabelled text: not zero-shot
-    "gptq-qat": gptq_qat(Job.player),
+    "gptq-qat": gptq_qat(Job.text_generator),
     "gptq-qat-oracle": gptq_qat(Job.oracle),  # real unlabelled text: not zero-shot
     "lkd-random": lkd(Job.noise),
-    "lkd-text": lkd(Job.player),
-    "llm-qat": distilled(Job.player),  # text sampled from the generator: the teacher itself where it is causal
+    "lkd-text": lkd(Job.text_generator),
+    "llm-qat": distilled(Job.text_generator),  # text sampled from the generator: the teacher itself where it is causal
     "zsaq-plain": full(sam=False, sga=False),
     "zsaq-no-sam": full(sam=False),
     "zsaq-no-sga": full(sga=False),

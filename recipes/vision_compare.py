@@ -2,7 +2,7 @@
 
     python recipes/vision_compare.py digits-resnet --methods rtn-noise zeroq --bits w4a4 --output_dir outputs/digits
     python recipes/vision_compare.py cifar --weights resnet20.safetensors --test test.parquet --real train.parquet \\
-        --protocol uniform --bits w4a4 w3a3 --methods zeroq gdfq synq oracle --seeds 0 1 2 --output_dir outputs/cifar
+        --preset uniform --bits w4a4 w3a3 --methods zeroq gdfq synq oracle --seeds 0 1 2 --output_dir outputs/cifar
 
 Every finished run is a line of `runs.jsonl`, and a run that stands there is not repeated. `table.md`, `table.csv` and
 `table.png` are made anew after each run.
@@ -20,15 +20,15 @@ from vision_job import VisionJob, cifar, digits, mobilenet
 from vision_methods import METHODS, VisionBudget
 
 from zsaq import Loop, QuantConfig
-from zsaq.train.logging import Dreams
+from zsaq.train.logging import SynthesisLog
 from zsaq.train.trainer import processes
-from zsaq.vision import presets as protocols
+from zsaq.vision import presets
 
 
-def config_of(protocol: str, bits: str, job: VisionJob) -> QuantConfig:
-    if protocol == "brecq":
-        return protocols.brecq(bits, job.teacher, job.frame)
-    return {"uniform": protocols.uniform, "psaq": protocols.psaq}[protocol](bits, job.teacher)
+def config_of(preset: str, bits: str, job: VisionJob) -> QuantConfig:
+    if preset == "brecq":
+        return presets.brecq(bits, job.teacher, job.spec)
+    return {"uniform": presets.uniform, "psaq": presets.psaq}[preset](bits, job.teacher)
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--test", nargs="+", default=[], help="cifar, mobilenet: parquet files with test images")
     parser.add_argument("--limit", type=int, help="mobilenet: how many images of each such file, if not all")
     parser.add_argument("--real", help="cifar, mobilenet: a parquet file for the oracle, which is not zero-shot")
-    parser.add_argument("--protocol", choices=["uniform", "brecq", "psaq"], default="uniform")
+    parser.add_argument("--preset", choices=["uniform", "brecq", "psaq"], default="uniform")
     parser.add_argument("--bits", nargs="+", default=["w4a4"])
     parser.add_argument(
         "--methods", nargs="+", required=True, choices=list(METHODS), metavar="METHOD", help=", ".join(METHODS)
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--output_dir", required=True)
     default = VisionBudget()
-    for name in ("images", "dream", "warmup", "steps", "unit_steps", "batch"):
+    for name in ("images", "synthesize", "warmup", "steps", "unit_steps", "batch"):
         parser.add_argument(f"--{name}", type=int, default=vars(default)[name])
     parser.add_argument("--speed", type=float, default=default.speed, help="times the published learning rate")
     args = parser.parse_args()
@@ -68,27 +68,27 @@ def main() -> None:
     print(json.dumps(told), flush=True)
     log = folder / "runs.jsonl"
     log.touch()
-    mine = (job.name, args.protocol)
-    others = {(r["job"], r["protocol"]) for r in map(json.loads, log.read_text().splitlines())} - {mine}
+    mine = (job.name, args.preset)
+    others = {(r["job"], r["preset"]) for r in map(json.loads, log.read_text().splitlines())} - {mine}
     if others:
         parser.error(f"{folder} holds runs of {sorted(others)}: give another --output_dir")
     done = {(r["bits"], r["method"], r["seed"]) for r in map(json.loads, log.read_text().splitlines())}
     accelerator.wait_for_everyone()  # before the first writes
     for seed in args.seeds:
         for bits in args.bits:
-            config = config_of(args.protocol, bits, job)
+            config = config_of(args.preset, bits, job)
             for method in args.methods:
                 if (bits, method, seed) in done:
                     continue
                 set_seed(seed)
                 begin = time.perf_counter()
                 loop = Loop(accelerator, folder=folder / "steps" / f"{bits}-{method}-{seed}", every=100)
-                with Dreams(accelerator):
+                with SynthesisLog(accelerator):
                     student = METHODS[method](job, config, budget, seed, loop)
                 seconds = round(time.perf_counter() - begin, 1)
                 told = {"bits": bits, "method": method, "seed": seed, "seconds": seconds, **job.measure(student)}
                 if accelerator.is_main_process:
-                    record = told | {"protocol": args.protocol, "job": job.name, "budget": vars(args)}
+                    record = told | {"preset": args.preset, "job": job.name, "budget": vars(args)}
                     with log.open("a") as file:
                         file.write(json.dumps(record) + os.linesep)
                     table(folder)

@@ -17,13 +17,13 @@ from functools import partial
 from statistics import median
 
 import torch
-from cifar import FRAME, load
+from cifar import SPEC, load
 from torch import Tensor, nn
 
 from zsaq import KL, Batch, Objective, Pair, Wrapper, calibrate, quantize_model
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import Sum
-from zsaq.vision import presets as protocols
+from zsaq.vision import presets
 from zsaq.vision.losses.labels import labelled
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import sgd
@@ -55,7 +55,7 @@ def stepper(
         optimizer = GradientInundation(plain, weight_codes(student), 1e-3)
 
     def step() -> None:
-        pair = Pair(teacher, student, batch(), total.taps)
+        pair = Pair(teacher, student, batch(), total.captures)
 
         def closure() -> Tensor:
             plain.zero_grad()
@@ -93,9 +93,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
     teacher = classifier(load(args.teacher)).to(device).requires_grad_(False)
-    noise = torch.randn(args.batch_size, FRAME.channels, FRAME.size, FRAME.size, device=device)
+    noise = torch.randn(args.batch_size, SPEC.channels, SPEC.size, SPEC.size, device=device)
     images = labelled(teacher, {"pixel_values": noise})
-    start = calibrate(quantize_model(teacher, protocols.uniform(args.bits, teacher)), [images])
+    start = calibrate(quantize_model(teacher, presets.uniform(args.bits, teacher)), [images])
 
     def kind(objective: Objective, cutoff: float | None, inundated: bool = False) -> Callable[[], object]:
         stream = views(images, args.batch_size, args.seed)
@@ -107,13 +107,13 @@ def main() -> None:
     of_synq = synq_objective(teacher, clear, labels=0.5, difficulty=0.7, maps=50.0, attention=1000.0, epsilon=0.01)
     kinds = {"hast": kind(hast_objective(teacher, 1000.0, 0.01), None), "synq": kind(of_synq, 0.25)}
     told |= compare(kinds, args.steps, device)
-    dreams = {
+    log_of_images = {
         "zeroq": partial(zeroq_images, n=args.batch_size),
         "hast": partial(hast_images, images=args.batch_size, crops=0.0),
         "genie": partial(genie_images, images=args.batch_size, group=args.batch_size),
     }
-    for name, dream in dreams.items():
-        clock, _ = timed(lambda d=dream: d(teacher, FRAME, steps=args.steps, seed=args.seed), device)
+    for name, dream in log_of_images.items():
+        clock, _ = timed(lambda d=dream: d(teacher, SPEC, steps=args.steps, seed=args.seed), device)
         told[f"{name}, images per second, 1000 steps each"] = round(args.batch_size * args.steps / 1000 / clock, 4)
     print(json.dumps(told | {"threads": torch.get_num_threads(), "device": device.type} | vars(args)))
 

@@ -25,13 +25,13 @@ from zsaq.vision.sources.swing import Latents
 class VisionBudget:
     """What a run may take.
 
-    `images` made in `dream` steps each, or a generator that takes `warmup` steps alone; `steps` student steps of
+    `images` made in `synthesize` steps each, or a generator that takes `warmup` steps alone; `steps` student steps of
     `batch` images (`unit_steps` a block where blocks are reconstructed), at the learning rate that `published` has for
     the method and the size of the images, times `speed`, for budgets far below the published.
     """
 
     images: int = 128
-    dream: int = 200
+    image_steps: int = 200
     warmup: int = 600
     steps: int = 200
     unit_steps: int = 200
@@ -42,23 +42,23 @@ class VisionBudget:
 
 def shared(job: VisionJob, name: str, budget: VisionBudget, seed: int) -> Batch:
     """Synthetic images by the name of the method that makes them."""
-    n, steps, teacher, frame = budget.images, budget.dream, job.teacher, job.frame
+    n, steps, teacher, spec = budget.images, budget.image_steps, job.teacher, job.spec
     folder = budget.pictures and budget.pictures / f"{name}-{seed}"
     direct: dict[str, Any] = {"images": n, "batch_size": min(n, 128), "steps": steps, "seed": seed, "folder": folder}
     make: dict[str, Callable[[], Batch]] = {
         "noise": lambda: gaussian(job, n, seed),
-        "zeroq": lambda: zeroq_images(teacher, frame, n=n, steps=steps, seed=seed, folder=folder),
-        "dsg": lambda: dsg_images(teacher, frame, n=n, steps=steps, seed=seed, folder=folder),
+        "zeroq": lambda: zeroq_images(teacher, spec, n=n, steps=steps, seed=seed, folder=folder),
+        "dsg": lambda: dsg_images(teacher, spec, n=n, steps=steps, seed=seed, folder=folder),
         # Several batches: IntraQ keeps each away from the centres of those before it.
         "intraq": lambda: intraq_images(
-            teacher, frame, **direct | {"batch_size": max(1, n // 4)}, **published(intraq_images, frame)
+            teacher, spec, **direct | {"batch_size": max(1, n // 4)}, **published(intraq_images, spec)
         ),
-        "hast": lambda: hast_images(teacher, frame, **direct, **published(hast_images, frame)),
-        "synq": lambda: synq_images(teacher, frame, **direct, **published(synq_images, frame), centre_steps=steps),
-        "plf": lambda: plf_images(teacher, frame, **direct, **published(plf_images, frame)),
+        "hast": lambda: hast_images(teacher, spec, **direct, **published(hast_images, spec)),
+        "synq": lambda: synq_images(teacher, spec, **direct, **published(synq_images, spec), centre_steps=steps),
+        "plf": lambda: plf_images(teacher, spec, **direct, **published(plf_images, spec)),
         "genie": lambda: genies(job, budget, seed)[1],
         "psaq": lambda: psaq_images(
-            teacher, frame, images=n, steps=steps, seed=seed, mean=job.mean, deviation=job.deviation, folder=folder
+            teacher, spec, images=n, steps=steps, seed=seed, mean=job.mean, deviation=job.deviation, folder=folder
         ),
         "real": lambda: real(job, n, seed),
     }
@@ -69,15 +69,15 @@ def genies(job: VisionJob, budget: VisionBudget, seed: int) -> tuple[list[Latent
     """Genie's sources, trained, and their images."""
 
     def make() -> tuple[list[Latents], Batch]:
-        made = sources(budget.images, 128, job.frame, seed)
+        made = sources(budget.images, 128, job.spec, seed)
         folder = budget.pictures and budget.pictures / f"genie-{seed}"
-        return made, train(made, job.teacher, budget.dream, seed, folder)
+        return made, train(made, job.teacher, budget.image_steps, seed, folder)
 
     return job.once("genie's sources", seed, make)
 
 
 def gaussian(job: VisionJob, n: int, seed: int) -> Batch:
-    shape = (n, job.frame.channels, job.frame.size, job.frame.size)
+    shape = (n, job.spec.channels, job.spec.size, job.spec.size)
     return {"pixel_values": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
 
 

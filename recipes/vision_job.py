@@ -1,4 +1,4 @@
-"""What a vision recipe works on: a teacher, its frame, how a model is measured, and images that methods share."""
+"""What a vision recipe works on: a teacher, its spec, how a model is measured, and images that methods share."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import imagenet
 import torch
 from accelerate import Accelerator
-from cifar import FRAME, load, test_images
+from cifar import SPEC, load, test_images
 from digits import PROCESSOR, prepare
 from PIL import Image
 from torch import Tensor, nn
@@ -19,8 +19,8 @@ from zsaq.eval.imagenet import DEVIATION, MEAN, batches, score
 from zsaq.eval.images import Source, class_order, read
 from zsaq.eval.pretrained import load_model
 from zsaq.report.card import Data
-from zsaq.vision.image_spec import Frame
-from zsaq.vision.models import classifier, frame_of
+from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.models import classifier, spec_of
 
 T = TypeVar("T")
 Numbers = tuple[float, ...]
@@ -39,7 +39,7 @@ class VisionJob:
 
     name: str
     teacher: nn.Module
-    frame: Frame
+    spec: ImageSpec
     test: Callable[[], Iterable[Labelled]] | None
     real: Callable[[], Tensor] | None = None
     mean: Numbers = MEAN
@@ -82,9 +82,9 @@ def digits(which: str) -> VisionJob:
     """The embedded default that downloads nothing: `which` is "resnet" or "vit"."""
     made = prepare()
     teacher = {"resnet": made.resnet, "vit": made.vit}[which]
-    job = VisionJob(f"digits {which}", teacher, frame_of(teacher), split(*made.test), lambda: made.train[0])
+    job = VisionJob(f"digits {which}", teacher, spec_of(teacher), split(*made.test), lambda: made.train[0])
     job.data = Data("scikit-learn's handwritten digits", split="test")
-    job.processor, (job.mean, job.deviation) = PROCESSOR, normalisation(PROCESSOR, job.frame.channels)
+    job.processor, (job.mean, job.deviation) = PROCESSOR, normalisation(PROCESSOR, job.spec.channels)
     return job
 
 
@@ -93,7 +93,7 @@ def cifar(weights: str, test: list[str], real: str | None) -> VisionJob:
     parts = [test_images(path) for path in test]
     images = split(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
     name = f"{Path(weights).stem} on {', '.join(Path(path).stem for path in test)}"
-    return VisionJob(name, classifier(load(weights)), FRAME, images, (lambda: test_images(real)[0]) if real else None)
+    return VisionJob(name, classifier(load(weights)), SPEC, images, (lambda: test_images(real)[0]) if real else None)
 
 
 def mobilenet(weights: str, test: list[str], real: str | None, limit: int | None = None) -> VisionJob:
@@ -109,7 +109,7 @@ def mobilenet(weights: str, test: list[str], real: str | None, limit: int | None
     name = f"{Path(weights).stem} on {', '.join(Path(path).stem for path in test)}"
     name += f", first {limit}" if limit else ""
     teacher = imagenet.load(weights)
-    return VisionJob(name, teacher, imagenet.FRAME, stream, shown if real else None, processor=imagenet.PROCESSOR)
+    return VisionJob(name, teacher, imagenet.SPEC, stream, shown if real else None, processor=imagenet.PROCESSOR)
 
 
 def pretrained(
@@ -135,10 +135,10 @@ def pretrained(
             accelerator.print(note)
         return lambda: batches(pictures, transform, order, batch_size, share, threads)
 
-    # A square picture: where a processor keeps proportions, frames are square all the same.
-    frame = frame_of(model, transform(Image.new(mode, (256, 256))).shape[-1])
+    # A square picture: where a processor keeps proportions, specs are square all the same.
+    spec = spec_of(model, transform(Image.new(mode, (256, 256))).shape[-1])
     own = accelerator.process_index, accelerator.num_processes
-    job = VisionJob(teacher, model, frame, test and stream(test, own), processor=processor, accelerator=accelerator)
+    job = VisionJob(teacher, model, spec, test and stream(test, own), processor=processor, accelerator=accelerator)
     job.mean, job.deviation = normalisation(processor, channels)
     if test:
         local = Path(test.data).expanduser()

@@ -17,7 +17,7 @@ from zsaq.vision.models import classifier, head, last_feature_map
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import adasg
 from zsaq.vision.papers.ait import ait
-from zsaq.vision.papers.arc import Searched, arc
+from zsaq.vision.papers.arc import SearchedGenerator, arc
 from zsaq.vision.papers.gdfq import gdfq, play, sgd
 from zsaq.vision.papers.genie import genie_m
 from zsaq.vision.papers.hast import hast
@@ -46,7 +46,7 @@ def ranges(source: str) -> Method:
 
 def settings(method: Callable[..., nn.Module], job: VisionJob, budget: VisionBudget) -> dict[str, Any]:
     """The published ones for the job's images, the learning rate at the budget's speed."""
-    told = published(method, job.frame)
+    told = published(method, job.spec)
     return {**told, "lr": told["lr"] * budget.speed}
 
 
@@ -84,7 +84,7 @@ def generated(method: Callable[..., nn.Module], **options: Any) -> Method:
 
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
         return method(
-            job.teacher, config, job.frame, steps=budget.steps, warmup=budget.warmup, calibration=10,
+            job.teacher, config, job.spec, steps=budget.steps, warmup=budget.warmup, calibration=10,
             batch_size=budget.batch, seed=seed, loop=loop, **settings(method, job, budget), **options,
             folder=budget.pictures and budget.pictures / f"{method.__name__}-{seed}",
         )  # fmt: skip
@@ -96,10 +96,10 @@ def host(name: str, job: VisionJob, budget: VisionBudget, seed: int) -> Source:
     """The generator of a generator method, fresh."""
     if name == "qimera":
         start = torch.randn(head(job.teacher).weight.shape, generator=torch.Generator().manual_seed(seed))
-        return Superposed(job.frame, budget.batch, start, **published(Superposed, job.frame), seed=seed)
+        return Superposed(job.spec, budget.batch, start, **published(Superposed, job.spec), seed=seed)
     if name == "arc":
-        return Searched(job.frame, budget.batch, published(arc, job.frame)["cells"], seed=seed)
-    return Conditional(job.frame, budget.batch, seed=seed)
+        return SearchedGenerator(job.spec, budget.batch, published(arc, job.spec)["cells"], seed=seed)
+    return Conditional(job.spec, budget.batch, seed=seed)
 
 
 def inundated(name: str) -> Method:
@@ -108,8 +108,8 @@ def inundated(name: str) -> Method:
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
         source = host(name, job, budget, seed)
         return ait(
-            job.teacher, config, source, job.frame, steps=budget.steps, warmup=budget.warmup, calibration=10, loop=loop,
-            **published(ait, job.frame), folder=budget.pictures and budget.pictures / f"{name}-ait-{seed}",
+            job.teacher, config, source, job.spec, steps=budget.steps, warmup=budget.warmup, calibration=10, loop=loop,
+            **published(ait, job.spec), folder=budget.pictures and budget.pictures / f"{name}-ait-{seed}",
         )  # fmt: skip
 
     return run
@@ -122,9 +122,9 @@ def divergence_alone(name: str, lr: float) -> Method:
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
         student = quantize_model(job.teacher, config)
         total = budget.warmup + 10 + budget.steps
-        player = play(host(name, job, budget, seed), job.teacher, total, warmup=budget.warmup)
+        synthesizer = play(host(name, job, budget, seed), job.teacher, total, warmup=budget.warmup)
         return fit(
-            student, job.teacher, player, KL(20.0), sgd(student, lr, 0.0), budget.steps,
+            student, job.teacher, synthesizer, KL(20.0), sgd(student, lr, 0.0), budget.steps,
             warmup=budget.warmup, calibration=10, loop=loop,
             folder=budget.pictures and budget.pictures / f"{name}-kl-{seed}",
         )  # fmt: skip
@@ -147,7 +147,7 @@ def transformer(source: str) -> Method:
 
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
         return psaq_learned(
-            job.teacher, config, shared(job, source, budget, seed), job.frame, unit_steps=budget.unit_steps, seed=seed,
+            job.teacher, config, shared(job, source, budget, seed), job.spec, unit_steps=budget.unit_steps, seed=seed,
             mean=job.mean, deviation=job.deviation, loop=loop,
         )  # fmt: skip
 
@@ -176,9 +176,9 @@ def sadag_made(
 ) -> Batch:
     """Images sharpened against a student of a fifth of the reconstruction's budget, as published."""
     return sadag_images(
-        job.teacher, config, job.frame, images=budget.images, group=128, steps=budget.dream,
+        job.teacher, config, job.spec, images=budget.images, group=128, steps=budget.image_steps,
         folder=budget.pictures and budget.pictures / f"{name}-{seed}", unit_steps=max(1, budget.unit_steps // 5),
-        sharpening=max(1, budget.dream // 8), seed=seed, loop=loop, **options,
+        sharpening=max(1, budget.image_steps // 8), seed=seed, loop=loop, **options,
     )  # fmt: skip
 
 
@@ -187,7 +187,7 @@ def sharpened(name: str, deep: bool = False, released: bool = False) -> Method:
     projections bound the cost)."""
 
     def run(job: VisionJob, config: QuantConfig, budget: VisionBudget, seed: int, loop: Loop) -> nn.Module:
-        layer = LayerGradient(last_feature_map(classifier(job.teacher), job.frame), sketch=16) if deep else None
+        layer = LayerGradient(last_feature_map(classifier(job.teacher), job.spec), sketch=16) if deep else None
         start, _ = genies(job, budget, seed)
         images = sadag_made(job, config, budget, seed, loop, name, start=start, layer=layer, released=released)
         return genie_m(job.teacher, config, images, steps=budget.unit_steps, seed=seed, loop=loop)
@@ -202,7 +202,7 @@ def sharpened_transformer(
     start = shared(job, "psaq", budget, seed)
     images = sadag_made(job, config, budget, seed, loop, "psaq-sadag", start=start)
     return psaq_learned(
-        job.teacher, config, images, job.frame, unit_steps=budget.unit_steps, seed=seed, mean=job.mean,
+        job.teacher, config, images, job.spec, unit_steps=budget.unit_steps, seed=seed, mean=job.mean,
         deviation=job.deviation, loop=loop,
     )  # fmt: skip
 

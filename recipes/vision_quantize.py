@@ -1,13 +1,13 @@
 """Any vision method on any teacher that suits it, without data.
 
     accelerate launch recipes/vision_quantize.py
-    accelerate launch recipes/vision_quantize.py --teacher digits-vit --method psaq --protocol psaq --bits w8a8
-    accelerate launch recipes/vision_quantize.py --teacher DIR_OR_ID --method synq --protocol uniform --data_dir DATA
+    accelerate launch recipes/vision_quantize.py --teacher digits-vit --method psaq --preset psaq --bits w8a8
+    accelerate launch recipes/vision_quantize.py --teacher DIR_OR_ID --method synq --preset uniform --data_dir DATA
 
 Without arguments it runs the embedded default, which downloads nothing: Genie at W2A4 on a small ResNet that this
 machine trains once on scikit-learn's scans of handwritten digits. --data_dir serves the scores alone, and is read when
 the students are done; without it nothing is scored. Ends with a table, and a folder: the model and its image processor,
-results.json, pictures of what was dreamt, the loss curves, and a JSON line for every step.
+results.json, pictures of what was synthesized, the loss curves, and a JSON line for every step.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
 from zsaq.eval.images import Source
 from zsaq.io.checksums import seal
 from zsaq.quant.plan import plan_of
-from zsaq.train.logging import Dreams
+from zsaq.train.logging import SynthesisLog
 from zsaq.train.trainer import processes
 
 PACKAGES = ("zsaq", "torch", "transformers", "accelerate")
@@ -45,7 +45,7 @@ DIGITS = ("digits-resnet", "digits-vit")
 METRICS = {"accuracy": "score", "agreement": "agreement", "kl": "kl"}  # as they are called -> in a row
 BUDGET = {
     "images": "synthetic images, where a method makes them beforehand",
-    "dream": "steps for each batch of images, or of a generator alone",
+    "image_steps": "steps for each batch of images, or of a generator alone",
     "steps": "steps of the student",
     "warmup": "steps that a generator takes alone, before the student's",
     "unit_steps": "steps for each block, where blocks are reconstructed",
@@ -63,7 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "--method", default="genie", choices=METHODS, metavar="METHOD", help=f"one of {', '.join(METHODS)}"
     )
     made.add_argument(
-        "--protocol",
+        "--preset",
         choices=["uniform", "brecq", "psaq"],
         default="brecq",
         help="what W4A4 means, see zsaq.vision.presets; for ViT, DeiT and Swin psaq or brecq (default: %(default)s)",
@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--std", type=float, nargs="+", default=DEVIATION, help="with --size; default: ImageNet's")
     made.add_argument("--seed", type=int, default=0)
     add_arguments(made)
-    made.add_argument("--output_dir", help="default: outputs/<teacher>-<method>-<protocol>-<bits>")
+    made.add_argument("--output_dir", help="default: outputs/<teacher>-<method>-<preset>-<bits>")
     return made
 
 
@@ -104,7 +104,7 @@ def job_of(args: argparse.Namespace, accelerator: Accelerator) -> VisionJob:
 def run(job: VisionJob, args: argparse.Namespace, folder: Path, accelerator: Accelerator) -> list[dict[str, Any]]:
     """Students first, then all scores, the table and the output folder; returns the rows."""
     budget = VisionBudget(**{name: vars(args)[name] for name in BUDGET}, pictures=folder / "pictures")
-    config = config_of(args.protocol, args.bits, job)
+    config = config_of(args.preset, args.bits, job)
     base = base_of(args, None if args.teacher in DIGITS else args.teacher)
     reads = watch(job)
     loop, begin = Loop(accelerator, folder=folder), time.perf_counter()
@@ -113,7 +113,7 @@ def run(job: VisionJob, args: argparse.Namespace, folder: Path, accelerator: Acc
     for name in dict.fromkeys(("rtn-noise", args.method)):
         set_seed(args.seed)
         start = time.perf_counter()
-        with Dreams(accelerator, loop.every):
+        with SynthesisLog(accelerator, loop.every):
             models[name] = METHODS[name](job, config, budget, args.seed, loop)
         seconds[name] = round(time.perf_counter() - start, 2)
     student = cast(PreTrainedModel, models[args.method])
@@ -130,7 +130,7 @@ def run(job: VisionJob, args: argparse.Namespace, folder: Path, accelerator: Acc
     results = {
         "method": args.method, "zero_shot": not reads, "metrics": METRICS, "data": job.data and vars(job.data),
         "base": base and vars(base), "recipe": recipe(__file__),
-        "rows": rows, "job": job.name, "protocol": args.protocol, "config": plan_of(student).config.to_dict(),
+        "rows": rows, "job": job.name, "preset": args.preset, "config": plan_of(student).config.to_dict(),
         "seed": args.seed,
         "budget": {name: vars(args)[name] for name in BUDGET}, "arguments": vars(args),
         "seconds": round(time.perf_counter() - begin, 2), "coverage": coverage(student),
@@ -159,12 +159,12 @@ def table(rows: list[dict[str, Any]], title: str) -> Table:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     stem = Path(args.teacher).name
-    folder = Path(args.output_dir or f"outputs/{stem}-{args.method}-{args.protocol}-{args.bits}")
+    folder = Path(args.output_dir or f"outputs/{stem}-{args.method}-{args.preset}-{args.bits}")
     accelerator = processes()
     job = job_of(args, accelerator)
     rows = run(job, args, folder, accelerator)
     if accelerator.is_main_process:
-        Console().print(table(rows, f"{job.name}, {args.protocol} {args.bits}"))
+        Console().print(table(rows, f"{job.name}, {args.preset} {args.bits}"))
         print(f"The model, results.json, pictures and the steps' numbers are in {folder}")
 
 

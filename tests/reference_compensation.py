@@ -6,7 +6,7 @@ from torch import Tensor
 from zsaq.quant.config import Grid
 
 
-def compensated(weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid, damping: float) -> Tensor:
+def gptq_columns(weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid, damping: float) -> Tensor:
     """Round one column after the other; what is free takes the values that minimise the layer's squared error.
 
     Errors e of the rounded columns D are given, so the free ones F minimise (e_D, e_F) H (e_D, e_F)^T over e_F:

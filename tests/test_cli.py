@@ -107,11 +107,11 @@ def test_methods_for_text(folder: Path, tmp_path: Path, method: str) -> None:
     assert list((tmp_path / "x").glob("*.jsonl")) and zsaq.load(tmp_path / "x")
 
 
-@pytest.mark.parametrize(("method", "protocol"), [("rtn", "uniform"), ("zeroq", "brecq"), ("genie", "brecq")])
-def test_methods_for_images(folder: Path, tmp_path: Path, method: str, protocol: str) -> None:
+@pytest.mark.parametrize(("method", "preset"), [("rtn", "uniform"), ("zeroq", "brecq"), ("genie", "brecq")])
+def test_methods_for_images(folder: Path, tmp_path: Path, method: str, preset: str) -> None:
     facts = told(
         "quantize", folder / "resnet", "--output_dir", tmp_path / "x", "--bits", "w4a4", "--method", method,
-        "--protocol", protocol, "--images", "4", "--dream", "2", "--steps", "2",
+        "--preset", preset, "--images", "4", "--image_steps", "2", "--steps", "2",
     )  # fmt: skip
     assert facts["kind"] == "image" and (tmp_path / "x" / "preprocessor_config.json").is_file()
     scores = told(

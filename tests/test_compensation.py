@@ -13,11 +13,11 @@ from torch import Tensor, nn
 import reference_compensation
 from toys import batches, bert, gpt2, llama, opt
 from vision_toys import images, resnet, vit
-from zsaq import Grid, Loop, QuantConfig, calibrate, compensate, quantize_model
-from zsaq.language.models import units
+from zsaq import Grid, Loop, QuantConfig, calibrate, gptq, quantize_model
+from zsaq.language.models import blocks
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.quantizer import groups, search
-from zsaq.train.gptq import COLUMNS, compensated
+from zsaq.train.gptq import COLUMNS, gptq_columns
 from zsaq.train.pair import run
 
 CONFIG = QuantConfig.parse("w2a8")
@@ -44,7 +44,7 @@ def test_every_column_takes_what_the_plain_problem_gives_it(
     grid = Grid(bits, symmetric=symmetric, per=per)
     scale, zero = of_every_entry(weight.double(), grid)
     given = weight.double(), x.T @ x, scale, zero, grid, 0.01
-    assert (compensated(*given)[0] - reference_compensation.compensated(*given)).abs().max() < 1e-9
+    assert (gptq_columns(*given)[0] - reference_compensation.gptq_columns(*given)).abs().max() < 1e-9
 
 
 def test_lazy_blocks_change_nothing() -> None:
@@ -53,7 +53,7 @@ def test_lazy_blocks_change_nothing() -> None:
     grid = Grid(3)
     scale, zero = of_every_entry(weight.double(), grid)
     given = weight.double(), x.T @ x, scale, zero, grid, 0.01
-    assert (compensated(*given)[0] - reference_compensation.compensated(*given)).abs().max() < 1e-9
+    assert (gptq_columns(*given)[0] - reference_compensation.gptq_columns(*given)).abs().max() < 1e-9
 
 
 def test_the_layers_answer_is_nearer_than_after_rounding_to_nearest() -> None:
@@ -63,7 +63,7 @@ def test_the_layers_answer_is_nearer_than_after_rounding_to_nearest() -> None:
         grid = Grid(bits)
         scale, zero = of_every_entry(weight, grid)
         nearest = (torch.div(weight, scale) + zero).round().clamp(grid.low, grid.high).sub(zero) * scale
-        ours, _ = compensated(weight, (x.T @ x).double(), scale, zero, grid, 0.01)
+        ours, _ = gptq_columns(weight, (x.T @ x).double(), scale, zero, grid, 0.01)
         assert (x @ (ours - weight).T).square().sum() < 0.5 * (x @ (nearest - weight).T).square().sum()
 
 
@@ -74,10 +74,10 @@ def test_a_student_comes_nearer_to_its_teacher(make) -> None:
     student = quantize_model(teacher, QuantConfig.parse("w3a8"))
     before = miss(student, teacher, texts)
     was = latent(student)
-    assert compensate(student, texts, units(student)) is student
+    assert gptq(student, texts, blocks(student)) is student
     assert miss(student, teacher, texts) < 0.8 * before
     for name, layer in quant_layers(student):
-        inside = any(name.startswith(unit + ".") for unit, _ in units(student))
+        inside = any(name.startswith(block + ".") for block, _ in blocks(student))
         assert torch.equal(layer.weight, was[name]) != inside
         if inside:  # the latent weight stays in its level's cell
             scale = layer.weight_quantizer.ranges(layer.rows(), layer.weight_quantizer.grid)[0]
@@ -90,17 +90,17 @@ def miss(student: nn.Module, teacher: nn.Module, texts: list[dict[str, Tensor]])
 
 
 def test_a_layer_hears_what_those_before_it_leave() -> None:
-    """The second layer of a unit is rounded on the inputs of the student whose first layer is rounded already."""
+    """The second layer of a block is rounded on the inputs of the student whose first layer is rounded already."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)))
     student = quantize_model(model, CONFIG)
     batch = {"input": torch.randn(50, 8)}
     first, second = (copy.deepcopy(layer) for _, layer in quant_layers(student))
-    compensate(student, [batch], [("0", student)])
+    gptq(student, [batch], [("0", student)])
     x = first.inputs(batch["input"])
     for layer, now in zip((first, second), (layer for _, layer in quant_layers(student)), strict=True):
         scale, zero = of_every_entry(layer.weight.detach(), layer.weight_quantizer.grid)
-        expected, _ = compensated(
+        expected, _ = gptq_columns(
             layer.weight.detach(), (x.T @ x).detach().double(), scale, zero, layer.weight_quantizer.grid, 0.01
         )
         assert torch.allclose(now.dequantized(), expected)
@@ -112,7 +112,7 @@ def test_padding_does_not_count() -> None:
     teacher, texts = bert(), batches(3, pad=True)
     other = [{**b, "input_ids": torch.where(b["attention_mask"] > 0, b["input_ids"], 7)} for b in texts]
     assert any(not torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(texts, other, strict=True))
-    students = [compensate(s, t, units(s)) for t in (texts, other) for s in [quantize_model(teacher, CONFIG)]]
+    students = [gptq(s, t, blocks(s)) for t in (texts, other) for s in [quantize_model(teacher, CONFIG)]]
     for (_, a), (_, b) in zip(*map(quant_layers, students), strict=True):
         assert torch.equal(a.weight, b.weight)
 
@@ -121,31 +121,31 @@ def test_a_vit_of_static_ranges() -> None:
     teacher, pictures = vit(), [{"pixel_values": images(8, 16)}]
     student = quantize_model(teacher, QuantConfig(weight=Grid(3), input=Grid(8, per="tensor")))
     with pytest.raises(ValueError, match=r"run zsaq\.calibrate"):
-        compensate(student, pictures, units(student))
+        gptq(student, pictures, blocks(student))
     before = miss(calibrate(student, pictures), teacher, pictures)
-    assert miss(compensate(student, pictures, units(student)), teacher, pictures) < before
+    assert miss(gptq(student, pictures, blocks(student)), teacher, pictures) < before
 
 
 def test_bad_input_is_told() -> None:
     student, texts = quantize_model(bert(), CONFIG), batches(1)
     for damping in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="damping"):
-            compensate(student, texts, units(student), damping=damping)
+            gptq(student, texts, blocks(student), damping=damping)
     with pytest.raises(ValueError, match="0 batches"):
-        compensate(student, [], units(student))
+        gptq(student, [], blocks(student))
     with pytest.raises(ValueError, match="holds no quantized layer"):
-        compensate(student, texts, [("bert.embeddings.LayerNorm", student)])
+        gptq(student, texts, [("bert.embeddings.LayerNorm", student)])
     with pytest.raises(ValueError, match="no module 'nothing'"):
-        compensate(student, texts, [("nothing", student)])
+        gptq(student, texts, [("nothing", student)])
     with pytest.raises(ValueError, match="ranges='searched'"):
         minmax = quantize_model(bert(), QuantConfig(weight=Grid(4), ranges="minmax"))
-        compensate(minmax, texts, units(minmax))
+        gptq(minmax, texts, blocks(minmax))
     with pytest.raises(ValueError, match="QuantConv2d"):
         cnn = quantize_model(resnet(), QuantConfig(weight=Grid(4), input=None))
-        compensate(cnn, [{"pixel_values": images(2, 16)}], [("resnet", cnn)])
+        gptq(cnn, [{"pixel_values": images(2, 16)}], [("resnet", cnn)])
     with pytest.raises(ValueError, match="bfloat16"):
         half = quantize_model(bert().bfloat16(), CONFIG)
-        compensate(half, texts, units(half))
+        gptq(half, texts, blocks(half))
 
 
 def test_inputs_that_are_not_finite_are_told() -> None:
@@ -153,7 +153,7 @@ def test_inputs_that_are_not_finite_are_told() -> None:
     with torch.no_grad():
         student.bert.embeddings.LayerNorm.weight.fill_(float("inf"))
     with pytest.raises(ValueError, match="not finite"):
-        compensate(student, texts, units(student))
+        gptq(student, texts, blocks(student))
 
 
 def a_batch_each(folder: str) -> None:
@@ -161,7 +161,7 @@ def a_batch_each(folder: str) -> None:
     loop = Loop(Accelerator(cpu=True))
     torch.manual_seed(0)
     student, texts = quantize_model(bert(), CONFIG), batches(2)
-    compensate(student, [texts[loop.accelerator.process_index]], units(student), loop=loop)
+    gptq(student, [texts[loop.accelerator.process_index]], blocks(student), loop=loop)
     save_file(latent(student), f"{folder}/{loop.accelerator.process_index}.safetensors")
 
 
@@ -175,7 +175,7 @@ def test_two_processes_with_a_batch_each_equal_one_with_both(tmp_path) -> None:
     debug_launcher(a_batch_each, (str(tmp_path),), num_processes=2)
     torch.manual_seed(0)
     student = quantize_model(bert(), CONFIG)
-    compensate(student, batches(2), units(student))
+    gptq(student, batches(2), blocks(student))
     ranks = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
     for name, weight in latent(student).items():
         assert torch.equal(ranks[0][name], ranks[1][name])

@@ -15,7 +15,7 @@ import digits
 
 from zsaq.eval.imagenet import score
 from zsaq.eval.images import Source, read
-from zsaq.vision.models import frame_of, units
+from zsaq.vision.models import blocks, spec_of
 
 BRIEF = {"resnet": digits.Recipe(1, 3e-3, 0.05, 128), "vit": digits.Recipe(1, 3e-3, 0.05, 128)}
 
@@ -31,7 +31,7 @@ def brief(tmp_path_factory: pytest.TempPathFactory) -> digits.Digits:
 
 def test_teachers_fit_the_frame_and_the_images(brief: digits.Digits) -> None:
     for teacher in (brief.resnet, brief.vit):
-        assert frame_of(teacher) == digits.FRAME and not teacher.training
+        assert spec_of(teacher) == digits.SPEC and not teacher.training
         assert teacher(pixel_values=brief.test[0][:2]).logits.shape == (2, 10)
     assert brief.test[0].shape == (450, 3, 32, 32) and brief.train[0].shape == (1347, 3, 32, 32)
     assert abs(float(brief.train[0].mean())) < 0.05 and abs(float(brief.train[0].std()) - 1) < 0.05
@@ -82,7 +82,7 @@ def test_a_cifar_resnet_is_read_with_the_depth_of_its_names(tmp_path: Path) -> N
     read_back = cifar.load(tmp_path / "net.safetensors")
     images = torch.randn(2, 3, 32, 32)
     assert not read_back.training and torch.equal(read_back(images), made.eval()(images))
-    assert len([u for _, u in units(read_back) if isinstance(u, cifar.BasicBlock)]) == 6
+    assert len([u for _, u in blocks(read_back) if isinstance(u, cifar.BasicBlock)]) == 6
     relus = [m for m in read_back.modules() if isinstance(m, nn.ReLU)]
     assert len(relus) == 13, "one for each place"
     save_file({k: v for k, v in state.items() if k != "bn1.weight"}, tmp_path / "less.safetensors")

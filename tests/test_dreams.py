@@ -1,14 +1,14 @@
-"""What is told while images are dreamt."""
+"""What is told while images are synthesized."""
 
 import pytest
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from zsaq.train.logging import Dreams, Journal
+from zsaq.train.logging import StepLog, SynthesisLog
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Batch, Pair
-from zsaq.train.synthesis import Player, Source
+from zsaq.train.synthesis import Source, Synthesizer
 
 
 class Numbers(Source):
@@ -25,15 +25,15 @@ class Square(Objective):
         return pair.batch["x"].square().mean()
 
 
-def player() -> Player:
+def synthesizer() -> Synthesizer:
     source = Numbers()
-    return Player(source, Square(), torch.optim.SGD(source.parameters(), 0.1), nn.Linear(3, 2), stage="toy")
+    return Synthesizer(source, Square(), torch.optim.SGD(source.parameters(), 0.1), nn.Linear(3, 2), stage="toy")
 
 
 def test_steps_are_told_as_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    alone, played = Accelerator(cpu=True), player()
+    alone, played = Accelerator(cpu=True), synthesizer()
     next(played)
-    with Dreams(alone, every=2):
+    with SynthesisLog(alone, every=2):
         for _ in range(3):
             next(played)
     next(played)
@@ -43,31 +43,31 @@ def test_steps_are_told_as_lines_where_there_is_no_terminal(capsys: pytest.Captu
 
 def test_a_journal_speaks_alone(capsys: pytest.CaptureFixture[str]) -> None:
     alone = Accelerator(cpu=True)
-    with Dreams(alone, every=1):
-        with Journal(alone, "stage", 1, None) as journal:
-            next(player())
-            journal.tell(1, {"loss": 1.0})
+    with SynthesisLog(alone, every=1):
+        with StepLog(alone, "stage", 1, None) as log:
+            next(synthesizer())
+            log.write(1, {"loss": 1.0})
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["stage"]
-        next(player())
+        next(synthesizer())
     assert capsys.readouterr().out.startswith("toy, images  step 1  loss 1")
 
 
 def test_on_a_terminal_a_line_comes_and_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     alone = Accelerator(cpu=True)
-    with Dreams(alone) as dreams:
-        next(player())
-        assert dreams.bar is not None and "toy, images  step 1" in dreams.bar.tasks[0].description
-        with Journal(alone, "stage", 1, None):
-            assert dreams.bar is None
-        next(player())
-        assert dreams.bar is not None
-    assert dreams.bar is None
+    with SynthesisLog(alone) as log_of_images:
+        next(synthesizer())
+        assert log_of_images.bar is not None and "toy, images  step 1" in log_of_images.bar.tasks[0].description
+        with StepLog(alone, "stage", 1, None):
+            assert log_of_images.bar is None
+        next(synthesizer())
+        assert log_of_images.bar is not None
+    assert log_of_images.bar is None
 
 
 def test_only_the_main_process_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     alone = Accelerator(cpu=True)
     monkeypatch.setattr(type(alone), "is_main_process", property(lambda _: False))
-    with Dreams(alone, every=1):
-        next(player())
+    with SynthesisLog(alone, every=1):
+        next(synthesizer())
     assert capsys.readouterr().out == ""

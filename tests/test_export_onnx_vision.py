@@ -17,7 +17,7 @@ from zsaq import Grid, QuantConfig, calibrate, load, quantize_model
 from zsaq.deploy.onnx.convolution import to_convolution
 from zsaq.deploy.onnx.write import to_onnx
 from zsaq.quant.packed import PackedConv2d, packed_layers
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.presets import brecq, psaq, uniform
 
 onnx = pytest.importorskip("onnx")
@@ -47,14 +47,14 @@ FAMILIES: dict[str, tuple[Callable[[], Any], int]] = {
 }
 
 
-def save(family: str, protocol: Callable[..., QuantConfig], text: str, folder: Path, **weight: Any) -> Any:
+def save(family: str, preset: Callable[..., QuantConfig], text: str, folder: Path, **weight: Any) -> Any:
     """A calibrated student in `folder`, and as it is loaded; gammas of norms have both signs."""
     make, size = FAMILIES[family]
     teacher = make()
     teacher.config.image_size = size
     for norm in (m for m in teacher.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.weight.data[::3] *= -1
-    config = brecq(text, teacher, Frame(4, size)) if protocol is brecq else protocol(text, teacher)
+    config = brecq(text, teacher, ImageSpec(4, size)) if preset is brecq else preset(text, teacher)
     if weight:
         grid = Grid(**weight)
         rules = tuple((name, own and replace(own, weight=grid)) for name, own in config.rules)
@@ -141,7 +141,7 @@ def test_a_resnet_keeps_its_codes_and_its_rule(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("protocol", "text", "weight"),
+    ("preset", "text", "weight"),
     [
         (uniform, "w8a8", {}),
         (uniform, "w8a8", {"bits": 8}),
@@ -152,9 +152,9 @@ def test_a_resnet_keeps_its_codes_and_its_rule(tmp_path: Path) -> None:
     ],
 )
 def test_each_convolution_computes_the_students_rule(
-    protocol: Callable[..., QuantConfig], text: str, weight: dict[str, Any], tmp_path: Path
+    preset: Callable[..., QuantConfig], text: str, weight: dict[str, Any], tmp_path: Path
 ) -> None:
-    model = save("wide", protocol, text, tmp_path / "student", **weight)
+    model = save("wide", preset, text, tmp_path / "student", **weight)
     to_onnx(tmp_path / "student", tmp_path / "onnx")
     with torch.no_grad():
         assert check_convolutions(tmp_path / "onnx", model, images(3, 32, seed=9))["MatMulIntegerToFloat"] == 5
@@ -162,7 +162,7 @@ def test_each_convolution_computes_the_students_rule(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "protocol", "text"),
+    ("family", "preset", "text"),
     [
         *(
             ("wide", uniform, "w4a4"),
@@ -174,9 +174,9 @@ def test_each_convolution_computes_the_students_rule(
         *(("vit", psaq, "w8a8"), ("vit", psaq, "w4a8"), ("deit", psaq, "w4a8"), ("swin", psaq, "w8a8")),
     ],
 )
-def test_logits_agree(family: str, protocol: Callable[..., QuantConfig], text: str, tmp_path: Path) -> None:
+def test_logits_agree(family: str, preset: Callable[..., QuantConfig], text: str, tmp_path: Path) -> None:
     """All but the images where a rounding that was near a tie fell to the other side."""
-    model = save(family, protocol, text, tmp_path / "student")
+    model = save(family, preset, text, tmp_path / "student")
     to_onnx(tmp_path / "student", tmp_path / "onnx")
     pixels = images(16, FAMILIES[family][1], seed=9)
     with torch.no_grad():

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from language_toys import bpe, opt, wordpiece
 from zsaq.language.models import Vocabulary
-from zsaq.language.text import Partner, Text, encode, pairs
+from zsaq.language.text import Partner, Text, encode, text_pairs
 from zsaq.language.writing import ascent_optimizer, draw, load_generator, soft, write
 
 
@@ -207,7 +207,7 @@ def test_texts_are_cut_joined_and_paired() -> None:
     assert text.rows(torch.tensor([1, 2])).ids.tolist() == [[9, 0], [4, 5]]
     assert Text.cat([text.rows(torch.tensor([1])), text]).lists() == [[9], [5, 6, 7, 8], [9], [4, 5]]
     long = Text.of([[10 * i + j for j in range(1, 9)][: 1 + i % 8] for i in range(1, 201)])
-    first, second = pairs(long, rng())
+    first, second = text_pairs(long, rng())
     copies = 0
     for a, b in zip(first.lists(), second.lists(), strict=True):
         assert b

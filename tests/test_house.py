@@ -9,14 +9,24 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = {  # a package, or a module that stands alone -> what it may import of us, besides itself
     "zsaq.quant": [],
-    "zsaq.io": ["zsaq.quant"],
+    "zsaq.method": [],
+    "zsaq.run": ["zsaq.quant"],
+    "zsaq.io": ["zsaq.run", "zsaq.quant"],
     "zsaq.train": ["zsaq.quant"],
     "zsaq.deploy": ["zsaq.io", "zsaq.quant"],
-    "zsaq.report": ["zsaq.io", "zsaq.quant"],
-    "zsaq.language": ["zsaq.train", "zsaq.quant"],
-    "zsaq.vision": ["zsaq.train", "zsaq.quant"],
+    "zsaq.report": ["zsaq.io", "zsaq.run", "zsaq.quant"],
+    "zsaq.language": ["zsaq.train", "zsaq.method", "zsaq.quant"],
+    "zsaq.vision": ["zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.eval": ["zsaq.train", "zsaq.quant"],  # knows models and data, no method
-    "zsaq": ["zsaq.train", "zsaq.report", "zsaq.deploy", "zsaq.io", "zsaq.quant"],  # the public page
+    "zsaq": [
+        "zsaq.run",
+        "zsaq.method",
+        "zsaq.train",
+        "zsaq.report",
+        "zsaq.deploy",
+        "zsaq.io",
+        "zsaq.quant",
+    ],  # the public page
     "zsaq_cli": ["zsaq"],
     "recipes": ["zsaq", "recipes"],
     "tests": ["zsaq", "zsaq_cli", "recipes", "tests"],

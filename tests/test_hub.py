@@ -36,7 +36,7 @@ from zsaq.quant.layers import quant_layers
 from zsaq.quant.model import coverage, quantize_model
 from zsaq.quant.packed import PackedLinear, pack_plan, packed_layers, packed_weight
 from zsaq.quant.plan import Plan, plan_of
-from zsaq.quant.quantizer import Running
+from zsaq.quant.quantizer import EMAMinMax
 
 VOCABULARY = 200
 
@@ -111,7 +111,7 @@ def student_of(family: str, config: QuantConfig) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.01)
-    static = [m for m in student.modules() if isinstance(m, Running)]
+    static = [m for m in student.modules() if isinstance(m, EMAMinMax)]
     for ranges in static:
         ranges.observing = True
     student(IDS)

@@ -17,7 +17,7 @@ from language_toys import bert, bpe, opt, wordpiece
 from zsaq.language.models import (
     Vocabulary,
     attention_projections,
-    blocks,
+    block_list,
     longest,
     printable,
     spelled,
@@ -46,7 +46,7 @@ def test_blocks_tables_and_kinds() -> None:
         (gpt2(), "causal"),
         (llama(), "causal"),
     ):
-        assert len(blocks(model)) == 2 and len({type(b) for b in blocks(model)}) == 1
+        assert len(block_list(model)) == 2 and len({type(b) for b in block_list(model)}) == 1
         assert token_table(model) is model.get_input_embeddings()
         assert task_kind(model) == kind
 
@@ -61,7 +61,7 @@ def test_what_cannot_be_taught_is_refused() -> None:
     with pytest.raises(ValueError, match="several labels"):
         task_kind(many)
     with pytest.raises(ValueError, match="no model of transformers"):
-        blocks(nn.Linear(2, 2))
+        block_list(nn.Linear(2, 2))
 
 
 def test_longest_counts_from_behind_robertas_padding() -> None:

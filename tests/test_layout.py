@@ -24,26 +24,31 @@ TOKENIZERS = {
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@pytest.mark.parametrize("pair", [False, True])
-def test_placed_content_is_what_the_tokenizer_makes(name: str, pair: bool) -> None:
+@pytest.mark.parametrize("text_pair", [False, True])
+def test_placed_content_is_what_the_tokenizer_makes(name: str, text_pair: bool) -> None:
     tokenizer = TOKENIZERS[name]()
-    if pair and name == "gpt2":
+    if text_pair and name == "gpt2":
         pytest.skip("plain concatenation is tested with the template of OPT")
-    contents = [encode(tokenizer, rows) for rows in (STRINGS, OTHERS)[: 1 + pair]]
-    batch = Layout.of(tokenizer, 32, pair).place(*contents)
-    expected = tokenizer(STRINGS, OTHERS if pair else None, padding=True, return_tensors="pt", truncation=True)
+    contents = [encode(tokenizer, rows) for rows in (STRINGS, OTHERS)[: 1 + text_pair]]
+    batch = Layout.of(tokenizer, 32, text_pair).place(*contents)
+    expected = tokenizer(STRINGS, OTHERS if text_pair else None, padding=True, return_tensors="pt", truncation=True)
     assert set(batch) == set(expected)
     for key, value in expected.items():
         assert torch.equal(batch[key], value), key
 
 
-@pytest.mark.parametrize("pair", [False, True])
-def test_what_is_too_long_is_cut_like_the_tokenizer_cuts(pair: bool) -> None:
+@pytest.mark.parametrize("text_pair", [False, True])
+def test_what_is_too_long_is_cut_like_the_tokenizer_cuts(text_pair: bool) -> None:
     tokenizer = wordpiece()
-    contents = [encode(tokenizer, rows) for rows in (STRINGS, OTHERS)[: 1 + pair]]
-    batch = Layout.of(tokenizer, 9, pair).place(*contents)
+    contents = [encode(tokenizer, rows) for rows in (STRINGS, OTHERS)[: 1 + text_pair]]
+    batch = Layout.of(tokenizer, 9, text_pair).place(*contents)
     expected = tokenizer(
-        STRINGS, OTHERS if pair else None, padding=True, return_tensors="pt", truncation="longest_first", max_length=9
+        STRINGS,
+        OTHERS if text_pair else None,
+        padding=True,
+        return_tensors="pt",
+        truncation="longest_first",
+        max_length=9,
     )
     assert batch["input_ids"].shape[1] == 9
     for key, value in expected.items():
@@ -56,14 +61,14 @@ def test_cutting_takes_from_the_longest() -> None:
 
 
 @pytest.mark.parametrize("name", ["bert", "no segments", "opt"])
-@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("text_pair", [False, True])
 @pytest.mark.parametrize("limit", [32, 9])
-def test_embeddings_and_ids_give_the_same_logits(name: str, pair: bool, limit: int) -> None:
+def test_embeddings_and_ids_give_the_same_logits(name: str, text_pair: bool, limit: int) -> None:
     tokenizer = TOKENIZERS[name]()
     model = opt(tokenizer, spare=0) if name == "opt" else bert(tokenizer)
     table = token_table(model).weight
-    contents = [encode(tokenizer, rows) for rows in (STRINGS, OTHERS)[: 1 + pair]]
-    layout = Layout.of(tokenizer, limit, pair)
+    contents = [encode(tokenizer, rows) for rows in (STRINGS, OTHERS)[: 1 + text_pair]]
+    layout = Layout.of(tokenizer, limit, text_pair)
     hard = layout.place(*contents)
     onehots = [F.one_hot(c.ids, len(table)).float() @ table for c in contents]
     soft = layout.place_soft(onehots, [c.mask for c in contents], table)
@@ -92,20 +97,20 @@ def test_layouts_that_cannot_be() -> None:
         with pytest.raises(ValueError, match="max_length"):
             Layout.of(tokenizer, length)
     with pytest.raises(ValueError, match=r"2 content\(s\), 1 given"):
-        Layout.of(tokenizer, 32, pair=True).place(encode(tokenizer, STRINGS))
+        Layout.of(tokenizer, 32, text_pair=True).place(encode(tokenizer, STRINGS))
 
 
-@pytest.mark.parametrize("pair", [False, True])
-def test_random_tokens_are_printable_and_of_many_lengths(pair: bool) -> None:
+@pytest.mark.parametrize("text_pair", [False, True])
+def test_random_tokens_are_printable_and_of_many_lengths(text_pair: bool) -> None:
     tokenizer = wordpiece()
-    layout = Layout.of(tokenizer, 32, pair)
+    layout = Layout.of(tokenizer, 32, text_pair)
     one, same = (list(islice(random_tokens(tokenizer, layout, 16, length=(2, 9), seed=3), 20)) for _ in range(2))
     for batch, again in zip(one, same, strict=True):
         assert all(torch.equal(batch[key], again[key]) for key in batch)
         special = torch.isin(batch["input_ids"], torch.tensor([0, 3, 4]))
         assert torch.isin(batch["input_ids"][~special], printable(tokenizer)).all()
     lengths = torch.cat([batch["attention_mask"].sum(1) for batch in one])
-    low, high = (7, 21) if pair else (4, 11)
+    low, high = (7, 21) if text_pair else (4, 11)
     assert lengths.min() == low and lengths.max() == high
     with pytest.raises(ValueError, match="length"):
         next(random_tokens(tokenizer, layout, 4, length=(5, 4)))
@@ -133,14 +138,14 @@ def test_rows_of_similar_length_share_a_batch() -> None:
 
 def test_pairs_that_are_given_and_pairs_that_are_made() -> None:
     tokenizer = wordpiece()
-    layout = Layout.of(tokenizer, 32, pair=True)
+    layout = Layout.of(tokenizer, 32, text_pair=True)
     batch = next(texts(list(zip(STRINGS, OTHERS, strict=True)), tokenizer, layout, 3))
     expected = tokenizer(STRINGS, OTHERS)["input_ids"]
     rows = Text(batch["input_ids"], batch["attention_mask"].bool()).lists()
     assert sorted(rows) == sorted(expected)
     made = next(texts(PROSE, tokenizer, layout, 3))
     assert (made["input_ids"] == 4).sum(1).tolist() == [2, 2, 2]
-    with pytest.raises(ValueError, match="pair=True"):
+    with pytest.raises(ValueError, match="text_pair=True"):
         next(texts([("a", "b")], tokenizer, Layout.of(tokenizer, 32), 1))
     with pytest.raises(ValueError, match="no texts"):
         next(texts([], tokenizer, layout, 1))

@@ -18,7 +18,7 @@ def couple(kind: str = "bert"):
 
 def pair_of(models, objective, pad: bool = True) -> Pair:
     teacher, student = models
-    return Pair(teacher, student, batches(1, pad=pad)[0], objective.taps)
+    return Pair(teacher, student, batches(1, pad=pad)[0], objective.captures)
 
 
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
@@ -48,7 +48,7 @@ def test_hidden_states(kind: str) -> None:
     # The last of transformers' hidden states of GPT-2 is normed once more; blocks are compared, so leave it out.
     states = [m(**base, output_hidden_states=True).hidden_states[1:2] for m in models]
     first = relative_error(*[[s.detach() for s in side] for side in states], keep=base["attention_mask"].bool())
-    seen = [side.seen[tap] for side, tap in zip((pair.teacher, pair.student), objective.taps, strict=True)]
+    seen = [side.seen[capture] for side, capture in zip((pair.teacher, pair.student), objective.captures, strict=True)]
     assert torch.allclose(seen[0][0][1], states[0][0]) and torch.allclose(seen[1][0][1], states[1][0])
     whole = relative_error(*[[v.detach() for _, v in side] for side in seen], keep=base["attention_mask"].bool())
     assert first < whole

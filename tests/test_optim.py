@@ -13,7 +13,7 @@ from toys_optim import MLP, W2, adamw, closure_of, layers, make_batch, make_stud
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.model import quantize_model
-from zsaq.quant.quantizer import Searched
+from zsaq.quant.quantizer import MSEOptimal
 from zsaq.train.optim import Clip
 from zsaq.train.sam import SAM, norm_layers
 
@@ -23,7 +23,7 @@ def twin_of(student: nn.Module) -> tuple[nn.Module, dict[str, tuple[Tensor, Grid
     grids = {}
     for name, layer in quant_layers(student):
         ranges = layer.weight_quantizer.ranges
-        assert isinstance(ranges, Searched)
+        assert isinstance(ranges, MSEOptimal)
         grids[f"{name}.weight"] = (ranges.scale.detach(), layer.weight_quantizer.grid)
     return MLP(), grids
 
@@ -201,7 +201,7 @@ def test_norm_climbs_norm_layers_only_and_finds_them_by_structure() -> None:
     moved = {name for name in looks[0] if not torch.equal(looks[0][name], looks[1][name])}
     assert moved == {"1.weight", "3.weight", "3.bias", "4.weight", "4.bias"}
     without = quantize_model(nn.Sequential(nn.Linear(8, 4)), W2)
-    with pytest.raises(ValueError, match=r"nothing to climb.*'norm'"):
+    with pytest.raises(ValueError, match=r"nothing to perturb.*'norm'"):
         SAM(adamw(without), without, where="norm")
 
 
@@ -273,7 +273,7 @@ def test_diagnostics_and_delegation() -> None:
         ({"interval": 0}, "interval is 0"),
         ({"probe": True}, "probe True"),
         ({"where": "there"}, "where is 'there'.*post-quantizer"),
-        ({"climb": "alone"}, "climb 'alone'.*local"),
+        ({"perturb": "alone"}, "perturb 'alone'.*local"),
     ],
 )
 def test_options_that_cannot_be(options: dict, message: str) -> None:

@@ -1,4 +1,4 @@
-"""SAM's promises: nothing moves, nothing drifts, nothing stays behind, and bfloat16 does not swallow the climb."""
+"""SAM's promises: nothing moves, nothing drifts, nothing stays behind, and bfloat16 does not swallow the perturb."""
 
 import copy
 import datetime
@@ -131,7 +131,7 @@ def test_the_climb_survives_bfloat16_autocast() -> None:
             cosine, length = arrival(worst[part].bfloat16().float() - stand[part].bfloat16().float(), eps[part])
             assert cosine < 0.9 or abs(length - 1) > 0.2
     assert optimizer.diagnostics()["cosine"] > 0.99
-    assert torch.equal(outputs[0], stand), "a probed climb looks twice in full precision"
+    assert torch.equal(outputs[0], stand), "a probed perturb looks twice in full precision"
     assert not torch.equal(outputs[2][32:], stand[32:]), "others look first as autocast says"
 
 
@@ -160,21 +160,21 @@ def test_no_stale_casts_after_a_step_or_in_the_second_pass(interval: int) -> Non
 
     optimizer = SAM(torch.optim.SGD(student.parameters(), lr=50.0), student, 0.5, interval=interval, probe=2)
     with torch.autocast("cpu", torch.bfloat16):
-        for _ in range(2):  # the second neither probes nor, with interval 2, climbs
+        for _ in range(2):  # the second neither probes nor, with interval 2, perturbs
             optimizer.step(entering)
             assert torch.equal(student(eye)[32:], student.get_parameter("floating.weight").bfloat16().float())
     assert len(floats) == (4 if interval == 1 else 3)
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(floats))
 
 
-def climb_together(rank: int, climb: str, store: str, folder: str) -> None:
+def climb_together(rank: int, perturb: str, store: str, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=datetime.timedelta(seconds=60)
     )
     student = make_student()
     parallel = nn.parallel.DistributedDataParallel(student)
-    optimizer = SAM(adamw(student), student, rho=0.5, climb=climb)  # type: ignore[arg-type]
+    optimizer = SAM(adamw(student), student, rho=0.5, perturb=perturb)  # type: ignore[arg-type]
     optimizer.no_sync = parallel.no_sync
     x, y = make_batch(6)
     looks, see = watch(student)
@@ -193,8 +193,8 @@ def climb_together(rank: int, climb: str, store: str, folder: str) -> None:
     dist.all_gather_object(both, {"end": ends, "eps": {n: looks[1][n] - looks[0][n] for n in ends}})
     one, other = both
     assert one is not None and other is not None and same(one["end"], other["end"])
-    assert same(one["eps"], other["eps"]) == (climb == "synchronised")
-    if rank == 0 and climb == "synchronised":
+    assert same(one["eps"], other["eps"]) == (perturb == "synchronised")
+    if rank == 0 and perturb == "synchronised":
         alone = make_student()
         optimizer = SAM(adamw(alone), alone, rho=0.5)
         for _ in range(3):
@@ -204,9 +204,9 @@ def climb_together(rank: int, climb: str, store: str, folder: str) -> None:
     (Path(folder) / f"{rank}").write_text("done")
 
 
-@pytest.mark.parametrize("climb", ["local", "synchronised"])
-def test_two_processes_stay_identical(climb: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("perturb", ["local", "synchronised"])
+def test_two_processes_stay_identical(perturb: str, tmp_path: Path) -> None:
     torch.multiprocessing.start_processes(
-        climb_together, (climb, str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="fork"
+        climb_together, (perturb, str(tmp_path / "store"), str(tmp_path)), nprocs=2, start_method="fork"
     )
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "done"

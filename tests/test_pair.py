@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from toys import batches, bert, mlp
-from zsaq import Pair, Tap
+from zsaq import Capture, Pair
 
 
 class Counter:
@@ -30,10 +30,10 @@ def test_each_model_runs_at_most_once_and_only_when_looked_at() -> None:
 
 def test_taps_see_and_are_gone() -> None:
     model = bert()
-    tap = Tap("teacher", nn.LayerNorm, "input")
-    pair = Pair(model, model, batches(1)[0], (tap, Tap("student", lambda name, _: name == "classifier")))
+    capture = Capture("teacher", nn.LayerNorm, "input")
+    pair = Pair(model, model, batches(1)[0], (capture, Capture("student", lambda name, _: name == "classifier")))
     norms = [m for m in model.modules() if isinstance(m, nn.LayerNorm)]
-    assert [m for m, _ in pair.teacher.seen[tap]] == norms
+    assert [m for m, _ in pair.teacher.seen[capture]] == norms
     ((head, logits),) = next(iter(pair.student.seen.values()))
     assert head is model.classifier and torch.equal(logits, pair.student.logits)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
@@ -42,13 +42,13 @@ def test_taps_see_and_are_gone() -> None:
 def test_hooks_are_gone_after_an_error() -> None:
     model = bert()
     with pytest.raises(ValueError, match="input_ids or inputs_embeds"):
-        Pair(model, model, {"nonsense": torch.zeros(1)}, (Tap("teacher", nn.LayerNorm),)).teacher  # noqa: B018
+        Pair(model, model, {"nonsense": torch.zeros(1)}, (Capture("teacher", nn.LayerNorm),)).teacher  # noqa: B018
     assert not any(m._forward_hooks for m in model.modules())
 
 
 def test_a_tap_that_finds_nothing_is_an_error() -> None:
     with pytest.raises(ValueError, match="finds no module in BertForSequenceClassification"):
-        Pair(bert(), bert(), batches(1)[0], (Tap("teacher", nn.Conv2d),)).teacher  # noqa: B018
+        Pair(bert(), bert(), batches(1)[0], (Capture("teacher", nn.Conv2d),)).teacher  # noqa: B018
 
 
 def test_the_teacher_keeps_gradients_only_for_inputs_that_want_them() -> None:

@@ -1,4 +1,4 @@
-"""What each protocol rounds, read off students layer by layer, and codes and scales against the papers' formulas."""
+"""What each preset rounds, read off students layer by layer, and codes and scales against the papers' formulas."""
 
 import json
 from functools import partial
@@ -11,12 +11,12 @@ from vision_toys import cnn, deit, images, mobilenet, regnet, resnet, swin, vit
 from zsaq import QuantConfig, calibrate, coverage, quantize_model
 from zsaq.quant.layers import quant_activations, quant_layers
 from zsaq.quant.quantizer import Quantizer
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.presets import brecq, psaq, uniform
 
 CNNS = {"resnet": resnet, "regnet": regnet, "mobilenet": mobilenet, "cnn": lambda: classifier(cnn())}
-SMALL = Frame(4, 32)
+SMALL = ImageSpec(4, 32)
 
 
 def affine(rows: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,14 +121,14 @@ def test_psaq_rounds_weights_and_inputs_of_every_layer(make, size: int) -> None:
         assert (layer.inputs(saw[name]) - expected).abs().mean() < step * 0.01
 
 
-@pytest.mark.parametrize("protocol", [uniform, brecq, psaq])
-def test_a_protocol_is_plain_data_and_other_texts_are_refused(protocol) -> None:
+@pytest.mark.parametrize("preset", [uniform, brecq, psaq])
+def test_a_protocol_is_plain_data_and_other_texts_are_refused(preset) -> None:
     teacher = resnet()
-    config = protocol("W4A4", teacher)
+    config = preset("W4A4", teacher)
     assert QuantConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     for text in ("w4", "w4a16", "w2a4-ternary", "w4a4g8", "w1a4", ""):
-        with pytest.raises(ValueError, match="no text of a protocol"):
-            protocol(text, teacher)
+        with pytest.raises(ValueError, match="no text of a preset"):
+            preset(text, teacher)
 
 
 def test_uniform_on_a_transformer_says_what_to_do() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference import levels, nearest, running, search_row, straight
-from zsaq import Grid, MinMax, Quantizer, Running, Searched
+from zsaq import EMAMinMax, Grid, MinMax, MSEOptimal, Quantizer
 from zsaq.quant.quantizer import dequantize, groups, search
 
 KINDS = [(2, "half"), (2, "ternary"), (2, "integer"), (3, "integer"), (4, "integer"), (8, "integer")]
@@ -14,7 +14,7 @@ KINDS = [(2, "half"), (2, "ternary"), (2, "integer"), (3, "integer"), (4, "integ
 def test_rounds_to_the_nearest_level(bits: int, kind: str) -> None:
     grid = Grid(bits, levels=kind)  # type: ignore[arg-type]
     x = torch.randn(5, 12)
-    quantizer = Quantizer(grid, Searched(groups(x, grid), grid))
+    quantizer = Quantizer(grid, MSEOptimal(groups(x, grid), grid))
     scale = quantizer.ranges(groups(x, grid), grid)[0]
     expected = [
         [nearest(float(v / s), levels(bits, kind)) * float(s) for v in row] for row, s in zip(x, scale, strict=True)
@@ -36,7 +36,7 @@ def test_searched_halves_lose_least_on_gaussian_rows() -> None:
     x = torch.randn(64, 768)
 
     def loss(grid: Grid, searched: bool) -> float:
-        ranges = Searched(x, grid) if searched else MinMax()
+        ranges = MSEOptimal(x, grid) if searched else MinMax()
         return float((Quantizer(grid, ranges)(x) - x).norm() / x.norm())
 
     half, ternary = Grid(2, levels="half"), Grid(2, levels="ternary")
@@ -68,7 +68,7 @@ def test_codes_stay_on_the_grid_and_zero_is_zero(bits, symmetric, per, shift, se
 @pytest.mark.parametrize(("bits", "kind"), KINDS[:5])
 def test_gradients_are_the_plain_ones(bits: int, kind: str) -> None:
     grid = Grid(bits, levels=kind)  # type: ignore[arg-type]
-    ranges = Searched(torch.randn(4, 10), grid, learned=True)
+    ranges = MSEOptimal(torch.randn(4, 10), grid, learned=True)
     x = torch.randn(4, 10).mul_(1.5).requires_grad_()
     weight = torch.randn(4, 10)
     (Quantizer(grid, ranges)(x) * weight).sum().backward()
@@ -87,7 +87,7 @@ def test_a_range_that_saturates_nothing_passes_every_gradient() -> None:
 
 
 def test_running_ranges_are_corrected_when_read_and_never_fed_back() -> None:
-    ranges, seen = Running(0.9), [torch.ones(1, 6), torch.randn(1, 6) * 3, torch.randn(1, 6)]
+    ranges, seen = EMAMinMax(0.9), [torch.ones(1, 6), torch.randn(1, 6) * 3, torch.randn(1, 6)]
     quantizer = Quantizer(Grid(8, symmetric=False, per="tensor"), ranges)
     with pytest.raises(ValueError, match=r"zsaq\.calibrate"):
         quantizer(seen[0])
@@ -107,7 +107,7 @@ def test_running_ranges_are_corrected_when_read_and_never_fed_back() -> None:
 def test_rows_of_a_table_are_the_table_s_rows() -> None:
     table = torch.randn(10, 8)
     for grid in (Grid(4), Grid(4, per=4), Grid(4, symmetric=False)):
-        quantizer = Quantizer(grid, Searched(groups(table, grid), grid))
+        quantizer = Quantizer(grid, MSEOptimal(groups(table, grid), grid))
         index = torch.tensor([[1, 3], [9, 1]])
         assert torch.equal(quantizer.rows(table[index], index), quantizer(table)[index])
 
@@ -120,9 +120,9 @@ def test_a_group_size_must_divide() -> None:
 def test_a_row_of_zeros_stays_zeros_where_zero_is_a_level() -> None:
     for grid in (Grid(4), Grid(2, levels="ternary"), Grid(4, symmetric=False)):
         x = torch.zeros(2, 8)
-        assert torch.equal(Quantizer(grid, Searched(x, grid))(x), x)
+        assert torch.equal(Quantizer(grid, MSEOptimal(x, grid))(x), x)
     half = Grid(2, levels="half")
-    assert Quantizer(half, Searched(torch.zeros(2, 8), half))(torch.zeros(2, 8)).abs().max() < 1e-7
+    assert Quantizer(half, MSEOptimal(torch.zeros(2, 8), half))(torch.zeros(2, 8)).abs().max() < 1e-7
 
 
 def test_asymmetric_minmax_passes_every_gradient() -> None:

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from reference import nearest
 from reference_reconstruction import search_power, soft_weight
 from vision_toys import cnn, images, resnet, vit
-from zsaq import Grid, Loop, QuantConfig, Quantizer, Searched, load, quantize_model
+from zsaq import Grid, Loop, MSEOptimal, QuantConfig, Quantizer, load, quantize_model
 from zsaq.quant.layers import quant_layers
-from zsaq.quant.quantizer import MinMax, Running, groups, search
+from zsaq.quant.quantizer import EMAMinMax, MinMax, groups, search
 from zsaq.train.calls import collect
 from zsaq.train.pair import run
 from zsaq.train.reconstruction import paced, reconstruct
 from zsaq.train.rounding import FACTORS, LearnedStep, SoftActivation, SoftWeight
 from zsaq.train.trainer import calibrate
-from zsaq.vision.models import classifier, units
+from zsaq.vision.models import blocks, classifier
 
 CONFIG = QuantConfig(weight=Grid(3, symmetric=False), input=Grid(4, symmetric=False, per="tensor"))
 WEIGHTS = QuantConfig(weight=Grid(2, symmetric=False))
@@ -32,7 +32,7 @@ def batches(n: int = 24, size: int = 16) -> list[dict[str, Tensor]]:
 
 
 def error(student: nn.Module, teacher: nn.Module, name: str) -> float:
-    """Mean squared error of a unit's answers in a pass of the whole models."""
+    """Mean squared error of a block's answers in a pass of the whole models."""
     seen = []
     for model in (student, teacher):
         handle = model.get_submodule(name).register_forward_hook(lambda m, a, out: seen.append(out))
@@ -51,7 +51,7 @@ def test_search_by_power_is_the_plain_search() -> None:
 
 
 def test_a_running_range_holds_what_it_is_given() -> None:
-    ranges = Running(0.95)
+    ranges = EMAMinMax(0.95)
     ranges.hold(torch.tensor([[-0.3]]), torch.tensor([[1.7]]))
     scale, zero = ranges(torch.zeros(1, 1), Grid(4, symmetric=False, per="tensor"))
     assert float(scale) == pytest.approx(2.0 / 15) and zero == 2
@@ -67,7 +67,7 @@ def test_soft_weights_start_at_the_float_weight_and_their_hard_bits_at_the_neare
     inside = (soft.base >= grid.low) & (soft.base < grid.high)
     assert inside.float().mean() > 0.5
     assert torch.allclose(soft(weight).view_as(soft.base)[inside], groups(weight, grid)[inside], atol=1e-6)
-    searched = Quantizer(grid, Searched(groups(weight, grid), grid, power=2.4, factors=FACTORS))
+    searched = Quantizer(grid, MSEOptimal(groups(weight, grid), grid, power=2.4, factors=FACTORS))
     soft.harden()
     assert torch.allclose(layer.weight, searched(weight), atol=1e-6)
 
@@ -120,7 +120,7 @@ def test_a_learned_step_rounds_to_the_nearest_and_becomes_a_running_range(grid: 
     reach = [code - step.zero for code in range(grid.low, grid.high + 1)]
     expected = [[nearest(v / scale, reach) * scale for v in row] for row in x.tolist()]
     assert torch.allclose(quantizer(x), torch.tensor(expected), atol=1e-5)
-    ranges = Running()
+    ranges = EMAMinMax()
     ranges.hold(*step.bounds(grid))
     assert torch.allclose(Quantizer(grid, ranges)(x), quantizer(x), atol=1e-5)
     quantizer(x).sum().backward()
@@ -178,7 +178,7 @@ def test_a_published_rate_is_paced_by_the_steps() -> None:
 def test_a_student_is_better_than_nearest_and_ordinary() -> None:
     teacher = classifier(cnn())
     nearby, student = quantize_model(teacher, WEIGHTS), quantize_model(teacher, WEIGHTS)
-    parts, before = units(teacher), [n for n, _ in student.named_modules()]
+    parts, before = blocks(teacher), [n for n, _ in student.named_modules()]
     reconstruct(student, teacher, batches(), parts, steps=60, batch_size=12, lr_bits=3e-2, round_weight=0.01)
     for name, _ in parts[1:-1]:
         assert error(student, teacher, name) < 0.8 * error(nearby, teacher, name)
@@ -191,21 +191,21 @@ def test_the_packed_student_answers_alike(tmp_path: Path) -> None:
     teacher = resnet()
     student = quantize_model(teacher, CONFIG)
     loop = Loop(folder=tmp_path / "log", every=2)
-    reconstruct(student, teacher, batches(size=32), units(student), steps=3, batch_size=8, loop=loop)
+    reconstruct(student, teacher, batches(size=32), blocks(student), steps=3, batch_size=8, loop=loop)
     student.save_pretrained(tmp_path)
     with torch.no_grad():
         answers = [run(model, batches(8, 32)[0]).logits for model in (student, load(tmp_path))]
     assert torch.equal(*answers)
-    assert (tmp_path / "log" / "reconstruct.jsonl").read_text().count('"error"') >= len(units(teacher))
+    assert (tmp_path / "log" / "reconstruct.jsonl").read_text().count('"error"') >= len(blocks(teacher))
 
 
 def test_transformer_blocks_are_units_too() -> None:
     teacher = vit()
     student, again = quantize_model(teacher, CONFIG), quantize_model(teacher, CONFIG)
     for model in (student, again):
-        reconstruct(model, teacher, batches(), units(teacher), steps=2, batch_size=8, joint=False, seed=3)
+        reconstruct(model, teacher, batches(), blocks(teacher), steps=2, batch_size=8, joint=False, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(), strict=True))
-    assert all(isinstance(q.input_quantizer.ranges, Running) for _, q in quant_layers(student) if q.input_quantizer)
+    assert all(isinstance(q.input_quantizer.ranges, EMAMinMax) for _, q in quant_layers(student) if q.input_quantizer)
     with torch.no_grad():
         assert run(student, batches()[0]).logits.isfinite().all()
 
@@ -215,18 +215,18 @@ def test_fixed_quantizers_stay_as_they_are() -> None:
     student = calibrate(quantize_model(teacher, CONFIG), batches())
     first = next(layer for _, layer in quant_layers(student) if layer.input_quantizer)
     kept = first.input_quantizer
-    assert kept is not None and isinstance(kept.ranges, Running)
+    assert kept is not None and isinstance(kept.ranges, EMAMinMax)
     kept.ranges.hold(torch.tensor([[-7.0]]), torch.tensor([[8.0]]))
-    reconstruct(student, teacher, batches(), units(teacher), steps=2, batch_size=8, fixed=[kept])
+    reconstruct(student, teacher, batches(), blocks(teacher), steps=2, batch_size=8, fixed=[kept])
     assert first.input_quantizer is kept and (float(kept.ranges.lo), float(kept.ranges.hi)) == (-7, 8)
     rest = [q.ranges for _, layer in quant_layers(student) if (q := layer.input_quantizer) and q is not kept]
-    assert all(isinstance(ranges, Running) and float(ranges.hi) != 8 for ranges in rest)
+    assert all(isinstance(ranges, EMAMinMax) and float(ranges.hi) != 8 for ranges in rest)
 
 
 def test_what_cannot_be_is_said() -> None:
     teacher = classifier(cnn())
     student = quantize_model(teacher, WEIGHTS)
-    one = units(teacher)[:1]
+    one = blocks(teacher)[:1]
     with pytest.raises(ValueError, match="no module 'nowhere'"):
         reconstruct(student, teacher, batches(), [("nowhere", nn.Identity())], steps=1)
     with pytest.raises(ValueError, match="not float32"):

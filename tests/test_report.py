@@ -111,7 +111,7 @@ def test_everything_that_lies_there_is_shown(folder: Path) -> None:
         )
     )
     (folder / "distill.jsonl").write_text("".join(f'{{"step": {n}, "KL": {1 / n}}}\n' for n in (1, 2, 3)))
-    (folder / "dreams.png").write_bytes(DOT)
+    (folder / "log_of_images.png").write_bytes(DOT)
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(b"1")
     seal(folder)
@@ -127,7 +127,7 @@ def test_everything_that_lies_there_is_shown(folder: Path) -> None:
         "2.0",
         "1x2 ort",
         "distill: KL: 1 to 0.333",
-        "dreams.png",
+        "log_of_images.png",
         "SST-2",
     ]
     assert [text for text in wanted if text not in read.text] == []

@@ -12,20 +12,20 @@ from zsaq.language.bridge import Kind, bridge_for
 from zsaq.language.layout import Layout
 from zsaq.language.models import token_table
 from zsaq.language.text import Text
-from zsaq.language.text_generator import Player, distinct, entropy
+from zsaq.language.text_generator import TextGenerator, distinct, entropy
 from zsaq.language.writing import load_generator
 from zsaq.train.pair import Batch
 
 
-def player(
-    kind: Kind = "auto", source=wordpiece, pair: bool = False, labels: int = 3, **options
-) -> tuple[Player, PreTrainedModel]:
+def make_text_generator(
+    kind: Kind = "auto", source=wordpiece, text_pair: bool = False, labels: int = 3, **options
+) -> tuple[TextGenerator, PreTrainedModel]:
     generator, tokenizer = source(), wordpiece()
     teacher = bert(tokenizer, labels)
-    layout = Layout.of(tokenizer, 32, pair)
+    layout = Layout.of(tokenizer, 32, text_pair)
     bridge = bridge_for(generator, tokenizer, teacher, kind)
     options = {"batch_size": 8, "length": (2, 8), "refresh": 3, "top": 8, "lr": 1e-3, **options}
-    return Player(opt(generator), generator, bridge, layout, token_table(teacher).weight, **options), teacher
+    return TextGenerator(opt(generator), generator, bridge, layout, token_table(teacher).weight, **options), teacher
 
 
 def against(teacher: PreTrainedModel, seed: int = 9):
@@ -39,15 +39,15 @@ def against(teacher: PreTrainedModel, seed: int = 9):
     return divergence, student
 
 
-@pytest.mark.parametrize("pair", [False, True])
-def test_batches_are_texts_of_the_teacher_without_end(pair: bool) -> None:
-    one, _ = player(pair=pair)
-    same, _ = player(pair=pair)
+@pytest.mark.parametrize("text_pair", [False, True])
+def test_batches_are_texts_of_the_teacher_without_end(text_pair: bool) -> None:
+    one, _ = make_text_generator(text_pair=text_pair)
+    same, _ = make_text_generator(text_pair=text_pair)
     for batch, again in islice(zip(one, same, strict=True), 8):
         assert set(batch) == {"input_ids", "token_type_ids", "attention_mask"}
         assert all(torch.equal(batch[key], again[key]) for key in batch)
         ids, mask = batch["input_ids"], batch["attention_mask"].bool()
-        assert len(ids) == 8 and (ids[:, 0] == 3).all() and ((ids == 4).sum(1) == 1 + pair).all()
+        assert len(ids) == 8 and (ids[:, 0] == 3).all() and ((ids == 4).sum(1) == 1 + text_pair).all()
         assert (ids[mask] >= 2).all() and not torch.isin(ids[:, 1:], torch.tensor([1, 3, 5])).any()
     assert len(one.buffer) == 3 * 24
 
@@ -62,11 +62,11 @@ def contents(batches: list[Batch]) -> list[tuple[int, ...]]:
 
 
 def test_every_text_is_used_once_until_the_generator_has_climbed() -> None:
-    mixed, teacher = player(fresh=0.5, capacity=30)
+    mixed, teacher = make_text_generator(fresh=0.5, capacity=30)
     for _ in range(2):
         batches = list(islice(mixed, 3))
         assert contents(batches) == sorted(map(tuple, mixed.translated.lists())) and len(mixed.translated) == 24
-    mixed.climb(against(teacher)[0])
+    mixed.ascend(against(teacher)[0])
     before = [tuple(row) for row in mixed.buffer]
     batches = contents(list(islice(mixed, 3)))
     newest = [tuple(row) for row in mixed.translated.lists()]
@@ -79,50 +79,52 @@ def test_every_text_is_used_once_until_the_generator_has_climbed() -> None:
 @pytest.mark.parametrize("options", [{"fresh": 1.5}, {"fresh": 0.0}, {"refresh": 0}, {"capacity": 23}])
 def test_a_share_or_a_buffer_that_cannot_be(options) -> None:
     with pytest.raises(ValueError, match=r"fresh is .* capacity"):
-        player(**options)
+        make_text_generator(**options)
 
 
 @pytest.mark.parametrize("source", [wordpiece, bpe])
 @pytest.mark.parametrize("kind", ["auto", "vocabulary", "representation"])
 def test_every_bridge_climbs_and_leaves_teacher_and_student_alone(kind, source) -> None:
-    climber, teacher = player(kind, source)
+    text_generator, teacher = make_text_generator(kind, source)
     divergence, student = against(teacher)
     marked = next(iter(student.parameters()))
     marked.grad = torch.full_like(marked, 7.0)
-    before = copy.deepcopy([m.state_dict() for m in (teacher, student, climber.reference)])
-    start = copy.deepcopy(climber.generator.state_dict())
-    told = climber.climb(divergence)
+    before = copy.deepcopy([m.state_dict() for m in (teacher, student, text_generator.reference)])
+    start = copy.deepcopy(text_generator.generator.state_dict())
+    told = text_generator.ascend(divergence)
     names = {"disagreement", "fluency", "diversity", "generator_gradient", "distinct_1", "distinct_2"}
     assert set(told) == names and all(map(math.isfinite, told.values()))
     assert told["fluency"] == pytest.approx(0.0, abs=1e-6), "the first step starts at the reference"
     assert told["generator_gradient"] > 0
-    for model, state in zip((teacher, student, climber.reference), before, strict=True):
+    for model, state in zip((teacher, student, text_generator.reference), before, strict=True):
         assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is None for m in (teacher, climber.generator) for p in m.parameters())
+    assert all(p.grad is None for m in (teacher, text_generator.generator) for p in m.parameters())
     assert (marked.grad == 7).all() and sum(p.grad is not None for p in student.parameters()) == 1
-    assert any(not torch.equal(v, start[k]) for k, v in climber.generator.state_dict().items())
-    assert climber.climb(divergence)["fluency"] > 0
+    assert any(not torch.equal(v, start[k]) for k, v in text_generator.generator.state_dict().items())
+    assert text_generator.ascend(divergence)["fluency"] > 0
 
 
-def climbed(climber: Player, divergence, term: str) -> tuple[float, float]:
+def ascended(text_generator: TextGenerator, divergence, term: str) -> tuple[float, float]:
     """A term on the generator's first text, and its mean over the last 15 of 25 steps, each on newly written text."""
     told = []
     for _ in range(25):
-        told.append(climber.climb(divergence)[term])
-        climber.renew()
+        told.append(text_generator.ascend(divergence)[term])
+        text_generator.renew()
     return told[0], sum(told[-15:]) / 15
 
 
-@pytest.mark.parametrize("pair", [False, True])
-def test_disagreement_rises_on_what_is_written_while_climbing(pair: bool) -> None:
-    climber, teacher = player(pair=pair, lr=6e-3, batch_size=64, top=200, ceiling=1e9, fluency=0.0, diversity=0.0)
-    before, after = climbed(climber, against(teacher)[0], "disagreement")
+@pytest.mark.parametrize("text_pair", [False, True])
+def test_disagreement_rises_on_what_is_written_while_climbing(text_pair: bool) -> None:
+    text_generator, teacher = make_text_generator(
+        text_pair=text_pair, lr=6e-3, batch_size=64, top=200, ceiling=1e9, fluency=0.0, diversity=0.0
+    )
+    before, after = ascended(text_generator, against(teacher)[0], "disagreement")
     assert after > 1.2 * before
 
 
 def test_diversity_rises_on_what_is_written_while_climbing() -> None:
-    climber, teacher = player(fluency=0.0, diversity=1.0, lr=3e-3, batch_size=64, top=200)
-    before, after = climbed(climber, flat(teacher), "diversity")
+    text_generator, teacher = make_text_generator(fluency=0.0, diversity=1.0, lr=3e-3, batch_size=64, top=200)
+    before, after = ascended(text_generator, flat(teacher), "diversity")
     assert after > before + 0.05
 
 
@@ -137,20 +139,20 @@ def flat(teacher: PreTrainedModel):
 
 
 def test_fluency_alone_leads_back_to_the_reference() -> None:
-    climber, teacher = player(fluency=1.0, diversity=0.0, lr=2e-3, batch_size=24)
+    text_generator, teacher = make_text_generator(fluency=1.0, diversity=0.0, lr=2e-3, batch_size=24)
     with torch.no_grad():
-        for p in climber.generator.parameters():
+        for p in text_generator.generator.parameters():
             p.add_(0.02 * torch.randn_like(p))
-    told = [climber.climb(flat(teacher))["fluency"] for _ in range(25)]
+    told = [text_generator.ascend(flat(teacher))["fluency"] for _ in range(25)]
     assert sum(told[-5:]) < 0.6 * sum(told[:5])
 
 
 def test_steps_that_are_not_finite_stop() -> None:
-    climber, teacher = player()
-    state = copy.deepcopy(climber.generator.state_dict())
+    text_generator, teacher = make_text_generator()
+    state = copy.deepcopy(text_generator.generator.state_dict())
     with pytest.raises(ValueError, match="not finite"):
-        climber.climb(lambda batch: (teacher(**batch).logits.sum() * torch.nan, teacher(**batch).logits))
-    assert all(torch.equal(v, state[k]) for k, v in climber.generator.state_dict().items())
+        text_generator.ascend(lambda batch: (teacher(**batch).logits.sum() * torch.nan, teacher(**batch).logits))
+    assert all(torch.equal(v, state[k]) for k, v in text_generator.generator.state_dict().items())
 
 
 def test_adapters_climb_over_a_generator_that_stays(tmp_path) -> None:
@@ -160,15 +162,15 @@ def test_adapters_climb_over_a_generator_that_stays(tmp_path) -> None:
     tokenizer.save_pretrained(tmp_path)
     generator, _ = load_generator(str(tmp_path), lora=True)
     teacher = bert(tokenizer)
-    climber = Player(
+    text_generator = TextGenerator(
         generator, tokenizer, bridge_for(tokenizer, tokenizer, teacher), Layout.of(tokenizer, 32),
         token_table(teacher).weight, batch_size=8, length=8, lr=1e-2,
     )  # fmt: skip
     state = copy.deepcopy(generator.state_dict())
     divergence, _ = against(teacher)
-    fluency = [climber.climb(divergence)["fluency"] for _ in range(3)]
+    fluency = [text_generator.ascend(divergence)["fluency"] for _ in range(3)]
     assert fluency[0] == pytest.approx(0.0, abs=1e-6) and fluency[2] > 0
-    assert climber.reference is generator and all(
+    assert text_generator.reference is generator and all(
         p.requires_grad == ("lora" in n) for n, p in generator.named_parameters()
     )
     assert {"lora" in k for k, v in generator.state_dict().items() if not torch.equal(v, state[k])} == {True}
@@ -189,5 +191,5 @@ def test_entropy_and_distinct_by_hand() -> None:
 
 
 def test_regression_teachers_climb_too() -> None:
-    climber, teacher = player(labels=1, pair=True)
-    assert all(map(math.isfinite, climber.climb(against(teacher)[0]).values()))
+    text_generator, teacher = make_text_generator(labels=1, text_pair=True)
+    assert all(map(math.isfinite, text_generator.ascend(against(teacher)[0]).values()))

@@ -1,4 +1,4 @@
-"""Sources that learn, and players that go on."""
+"""Sources that learn, and synthesizers that go on."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from zsaq.train import synthesis
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Batch, Pair
-from zsaq.train.synthesis import Player, Source, dream
+from zsaq.train.synthesis import Source, Synthesizer, synthesize
 
 
 class Point(Source):
@@ -45,14 +45,14 @@ def linear(factor: float) -> nn.Linear:
     return model
 
 
-def player(source: Source, objective: Objective, lr: float = 0.1, **options) -> Player:
-    return Player(source, objective, torch.optim.SGD(source.parameters(), lr), linear(2.0), **options)
+def synthesizer(source: Source, objective: Objective, lr: float = 0.1, **options) -> Synthesizer:
+    return Synthesizer(source, objective, torch.optim.SGD(source.parameters(), lr), linear(2.0), **options)
 
 
 def test_dream_steps_down_the_gradient_and_gives_the_last_batch() -> None:
     source = Point()
     losses: list[float] = []
-    batch = dream(source, Length(), torch.optim.SGD(source.parameters(), 0.1), 2, linear(2.0), losses=losses)
+    batch = synthesize(source, Length(), torch.optim.SGD(source.parameters(), 0.1), 2, linear(2.0), losses=losses)
     # d/dx 4 x^2 = 8 x: each step multiplies by 1 - 0.8; the batch is the one before the last step.
     torch.testing.assert_close(batch["input"], torch.full((2, 3), 3 * 0.2))
     torch.testing.assert_close(source.x.detach(), torch.full((2, 3), 3 * 0.04))
@@ -61,7 +61,7 @@ def test_dream_steps_down_the_gradient_and_gives_the_last_batch() -> None:
 
 def test_each_next_is_one_step_even_under_no_grad_and_losses_are_kept() -> None:
     source = Point()
-    stream = player(source, Length())
+    stream = synthesizer(source, Length())
     with torch.no_grad():
         first, second = next(stream), next(stream)
     assert float(first["input"][0, 0]) == 3 and float(second["input"][0, 0]) == pytest.approx(0.6)
@@ -71,7 +71,7 @@ def test_each_next_is_one_step_even_under_no_grad_and_losses_are_kept() -> None:
 def test_a_student_in_training_sees_gradients_pass_and_keeps_none() -> None:
     source, student = Point(), linear(1.0)
     before = copy.deepcopy(student.state_dict())
-    stream = player(source, Distance(), student=student)
+    stream = synthesizer(source, Distance(), student=student)
     next(stream)
     torch.testing.assert_close(source.x.detach(), torch.full((2, 3), 3 * (1 - 0.2)))  # (2 x - x)^2
     assert student.weight.grad is None and student.weight.requires_grad and not stream.teacher.training
@@ -92,7 +92,7 @@ def test_several_optimizers_and_schedulers() -> None:
     fast, slow = torch.optim.SGD([source.a], 0.1), torch.optim.SGD([source.b], 0.01)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(fast, factor=0.5, patience=0, threshold=0.99)
     decay = torch.optim.lr_scheduler.StepLR(slow, 1, 0.1)
-    stream = Player(source, Length(), [fast, slow], linear(2.0), scheduler=[plateau, decay])
+    stream = Synthesizer(source, Length(), [fast, slow], linear(2.0), scheduler=[plateau, decay])
     next(stream)
     torch.testing.assert_close(source.a.detach(), torch.full((1, 3), 0.2))
     torch.testing.assert_close(source.b.detach(), torch.full((1, 3), 0.92))
@@ -103,7 +103,7 @@ def test_several_optimizers_and_schedulers() -> None:
 def test_a_loss_that_is_not_finite_leaves_the_source_alone() -> None:
     source = Point(1e30)
     with pytest.raises(ValueError, match="play, step 1: the loss is inf"):
-        next(player(source, Length()))
+        next(synthesizer(source, Length()))
     assert float(source.x[0, 0].detach()) == pytest.approx(1e30)
 
 
@@ -116,11 +116,11 @@ def test_parts_of_a_run_share_no_seed_with_those_of_another() -> None:
 def test_what_cannot_learn_is_refused() -> None:
     source = Point()
     with pytest.raises(ValueError, match="does not depend on the source"):
-        next(player(source, Nothing()))
+        next(synthesizer(source, Nothing()))
     with pytest.raises(ValueError, match="must hold parameters of the source"):
-        Player(source, Length(), torch.optim.SGD(Point().parameters(), 0.1), linear(2.0))
+        Synthesizer(source, Length(), torch.optim.SGD(Point().parameters(), 0.1), linear(2.0))
     with pytest.raises(ValueError, match="steps is 0"):
-        dream(source, Length(), torch.optim.SGD(source.parameters(), 0.1), 0, linear(2.0))
+        synthesize(source, Length(), torch.optim.SGD(source.parameters(), 0.1), 0, linear(2.0))
 
 
 def test_processes_average_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,10 +133,10 @@ def test_processes_average_their_gradients(monkeypatch: pytest.MonkeyPatch) -> N
         all_reduce = staticmethod(lambda tensor: tensor.mul_(2))
 
     alone, together = Point(), Point()
-    next(player(alone, Length()))
+    next(synthesizer(alone, Length()))
     assert synthesis.process() == 0
     monkeypatch.setattr(synthesis, "dist", Twin)
-    stream = player(together, Length())
+    stream = synthesizer(together, Length())
     next(stream)
     torch.testing.assert_close(together.x, alone.x)
     assert stream.losses == pytest.approx([6 * 36]) and synthesis.process() == 1

@@ -29,7 +29,7 @@ from zsaq import (
     repeat,
 )
 from zsaq.language.attention import AttentionScores
-from zsaq.quant.quantizer import Running
+from zsaq.quant.quantizer import EMAMinMax
 from zsaq.train.optim import NotFinite, Wrapper
 from zsaq.train.trainer import processes
 
@@ -177,22 +177,26 @@ class Climber:
     def __init__(self) -> None:
         self.at: list[float] = []
 
-    def climb(self, divergence):
+    def ascend(self, divergence):
         x = torch.randn(4, 16, requires_grad=True)
         value, logits = divergence({"input": x})
         (gradient,) = torch.autograd.grad(value, x)
         assert gradient.abs().sum() > 0 and logits.shape == (4, 4)
         self.at.append(value.item())
-        return {"climbed": value.item()}
+        return {"ascended": value.item()}
 
 
 @pytest.mark.parametrize(("ratio", "climbs"), [((2, 1), 2), ((3, 2), 2), ((1, 0), 0), ((5, 1), 1)])
 def test_the_player_moves_after_every_few_steps(ratio: tuple[int, int], climbs: int, tmp_path) -> None:
-    teacher, student, player = mlp(), quantize_model(mlp(), CONFIG), Climber()
+    teacher, student, adversary = mlp(), quantize_model(mlp(), CONFIG), Climber()
     given = repeat([{"input": torch.randn(4, 16)}])
-    distill(student, teacher, given, KL(), plain(student), 6, constant(folder=tmp_path), player=player, ratio=ratio)
-    assert len(player.at) == climbs
-    assert (tmp_path / "distill.jsonl").read_text().count("climbed") == (climbs if ratio[1] < 2 else climbs // ratio[1])
+    distill(
+        student, teacher, given, KL(), plain(student), 6, constant(folder=tmp_path), adversary=adversary, ratio=ratio
+    )
+    assert len(adversary.at) == climbs
+    assert (tmp_path / "distill.jsonl").read_text().count("ascended") == (
+        climbs if ratio[1] < 2 else climbs // ratio[1]
+    )
     assert all(p.grad is None for p in student.parameters())
 
 
@@ -205,7 +209,7 @@ def test_calibrate_fills_static_ranges() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         calibrate(student, [])
     calibrate(student, seen)
-    found = [m for m in student.modules() if isinstance(m, Running)]
+    found = [m for m in student.modules() if isinstance(m, EMAMinMax)]
     assert len(found) == 2 and all(int(r.updates) == 3 for r in found)
     assert torch.allclose(student(seen[0]["input"]), teacher(seen[0]["input"]), atol=0.1)
 
@@ -232,7 +236,7 @@ def test_fp16_is_refused() -> None:
 
 
 def running(student: nn.Module) -> dict[str, torch.Tensor]:
-    found = [m for m in student.modules() if isinstance(m, Running)]
+    found = [m for m in student.modules() if isinstance(m, EMAMinMax)]
     return {f"{i}{side}": getattr(m, side) for i, m in enumerate(found) for side in ("lo", "hi")}
 
 
@@ -253,7 +257,7 @@ def half_of_the_batch(folder: str) -> None:
     for name in ("plain", "sam"):
         student = quantize_model(teacher, CONFIG)
         optimizer = (
-            SAM(Clip(sgd(student), 1.0), student, climb="synchronised") if name == "sam" else Clip(sgd(student), 1.0)
+            SAM(Clip(sgd(student), 1.0), student, perturb="synchronised") if name == "sam" else Clip(sgd(student), 1.0)
         )
         torch.manual_seed(1)
         given = [{"input": torch.randn(8, 16)[rank * 4 : rank * 4 + 4]} for _ in range(5)]

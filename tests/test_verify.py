@@ -33,7 +33,7 @@ from zsaq.io.saving import save
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.quant.packed import packed_layers
-from zsaq.quant.quantizer import MinMax, Quantizer, Range, Running
+from zsaq.quant.quantizer import EMAMinMax, MinMax, Quantizer, Range
 
 __all__ = ["copied", "exported"]
 
@@ -167,9 +167,9 @@ def test_a_layer_that_is_not_seen_does_not_pass_in_silence(exported: Path, monke
     ids=str,
 )  # fmt: skip
 def test_the_plain_rule_is_the_quantizers(grid: Grid) -> None:
-    ranges = Running() if grid.per == "tensor" else MinMax()
+    ranges = EMAMinMax() if grid.per == "tensor" else MinMax()
     x = torch.randn(3, 5, 16)
-    if isinstance(ranges, Running):
+    if isinstance(ranges, EMAMinMax):
         ranges.hold(torch.tensor([[-1.3]]), torch.tensor([[1.9]]))
     quantizer = Quantizer(grid, ranges)
     codes, values, steps = round_plainly(x, quantizer)

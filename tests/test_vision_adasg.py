@@ -12,14 +12,14 @@ from vision_toys import CLASSES, cnn
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.pair import Pair
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import EntropyOfDifference, adasg
 from zsaq.vision.sources.generators import Conditional
 
-FRAME = Frame(CLASSES, 16)
+SPEC = ImageSpec(CLASSES, 16)
 W3 = QuantConfig(weight=Grid(3, symmetric=False), ranges="minmax")
 SHORT: Any = {"steps": 2, "warmup": 1, "calibration": 1, "batch_size": 4, "lr": 1e-3}
 
@@ -63,7 +63,7 @@ def test_the_generator_sees_the_student() -> None:
     """The margin's gradient reaches the images through the quantized student as well."""
     teacher = classifier(cnn()).requires_grad_(False)
     student = quantize_model(teacher, W3).requires_grad_(False)
-    batch = Conditional(FRAME, 4)()
+    batch = Conditional(SPEC, 4)()
     images = batch["pixel_values"].detach()
     slopes = []
     for seen in (True, False):
@@ -79,7 +79,7 @@ def test_the_generator_sees_the_student() -> None:
 def test_a_short_run_trains_a_student_alone(method: Any) -> None:
     teacher = cnn()
     kept = {name: value.clone() for name, value in teacher.state_dict().items()}
-    one, two = (method(teacher, W3, FRAME, seed=1, **SHORT) for _ in range(2))
+    one, two = (method(teacher, W3, SPEC, seed=1, **SHORT) for _ in range(2))
     assert all(torch.equal(value, kept[name]) for name, value in teacher.state_dict().items())
     moved = [not torch.equal(p, q) for p, q in zip(one.parameters(), teacher.parameters(), strict=True)]
     assert all(moved)
@@ -92,4 +92,4 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="temperature"):
         EntropyOfDifference(0.0)
     with pytest.raises(ValueError, match="lower"):
-        adasg(cnn(), W3, FRAME, margins=(0.8, 0.3), **SHORT)
+        adasg(cnn(), W3, SPEC, margins=(0.8, 0.3), **SHORT)

@@ -12,24 +12,24 @@ from zsaq.train.inundation import weight_codes
 from zsaq.train.objectives import KL
 from zsaq.train.synthesis import Source
 from zsaq.train.trainer import Loop
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers import ait as module
 from zsaq.vision.papers.ait import ait
-from zsaq.vision.papers.arc import CIFAR10, Searched
+from zsaq.vision.papers.arc import CIFAR10, SearchedGenerator
 from zsaq.vision.papers.qimera import Superposed
 from zsaq.vision.sources.generators import Conditional
 
-FRAME = Frame(CLASSES, 16)
+SPEC = ImageSpec(CLASSES, 16)
 W4 = QuantConfig(weight=Grid(4, symmetric=False), ranges="minmax")
 SHORT: Any = {"steps": 2, "warmup": 1, "calibration": 1, "lr": 1e-3, "share": 0.02}
 
 
 def hosts() -> dict[str, Source]:
     return {
-        "gdfq": Conditional(FRAME, 4),
-        "arc": Searched(FRAME, 4, CIFAR10),
-        "qimera": Superposed(FRAME, 4, cnn().linear.weight.detach()),
+        "gdfq": Conditional(SPEC, 4),
+        "arc": SearchedGenerator(SPEC, 4, CIFAR10),
+        "qimera": Superposed(SPEC, 4, cnn().linear.weight.detach()),
     }
 
 
@@ -37,7 +37,7 @@ def hosts() -> dict[str, Source]:
 def test_every_host_changes_integers(host: str) -> None:
     teacher = classifier(cnn())
     loop = Loop(schedule="constant", warmup=0.0)
-    student = ait(teacher, W4, hosts()[host], FRAME, loop=loop, **SHORT)
+    student = ait(teacher, W4, hosts()[host], SPEC, loop=loop, **SHORT)
     before = dict(quantize_model(teacher, W4).named_parameters())
     codes = weight_codes(student)
     names = {id(p): name for name, p in student.named_parameters()}
@@ -49,7 +49,7 @@ def test_every_host_changes_integers(host: str) -> None:
 
 def test_the_same_seed_gives_the_same_student() -> None:
     teacher = classifier(cnn())
-    one, two = (ait(teacher, W4, Conditional(FRAME, 4, seed=3), FRAME, **SHORT) for _ in range(2))
+    one, two = (ait(teacher, W4, Conditional(SPEC, 4, seed=3), SPEC, **SHORT) for _ in range(2))
     for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
         assert torch.equal(p, q), name
 
@@ -57,8 +57,8 @@ def test_the_same_seed_gives_the_same_student() -> None:
 def test_the_divergence_is_the_mean_over_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        module, "fit", lambda student, teacher, player, objective, *rest, **options: seen.append(objective)
+        module, "fit", lambda student, teacher, synthesizer, objective, *rest, **options: seen.append(objective)
     )
-    ait(classifier(cnn()), W4, Conditional(FRAME, 4), FRAME, **SHORT)
+    ait(classifier(cnn()), W4, Conditional(SPEC, 4), SPEC, **SHORT)
     ((weight, part),) = seen[0].parts
     assert isinstance(part, KL) and part.temperature == 20 and weight == 1 / CLASSES

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference_vision_priors as reference
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.sources.crops import boxes, crop, random_crops, views
 from zsaq.vision.sources.pixels import Cropped, Pixels, uniform_labels
 
-FRAME = Frame(4, 12)
+SPEC = ImageSpec(4, 12)
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -79,23 +79,23 @@ def test_views_crop_and_may_be_larger_than_the_set() -> None:
 
 
 def test_pixels_are_parameters_and_give_copies() -> None:
-    labels = uniform_labels(4, FRAME, 1)
-    source = Pixels(4, FRAME, labels, seed=5)
+    labels = uniform_labels(4, SPEC, 1)
+    source = Pixels(4, SPEC, labels, seed=5)
     batch = source()
     assert torch.equal(batch["pixel_values"], source.pixels) and torch.equal(batch["labels"], labels)
     assert batch["pixel_values"].data_ptr() != source.pixels.data_ptr() and batch["pixel_values"].requires_grad
-    assert torch.equal(Pixels(4, FRAME, seed=5).pixels, source.pixels) and "labels" not in Pixels(4, FRAME)()
+    assert torch.equal(Pixels(4, SPEC, seed=5).pixels, source.pixels) and "labels" not in Pixels(4, SPEC)()
     start = torch.ones(2, 3, 12, 12)
-    assert torch.equal(Pixels(2, FRAME, init=start).pixels, start)
-    assert labels.dtype == torch.int64 and set(uniform_labels(200, FRAME).tolist()) == {0, 1, 2, 3}
+    assert torch.equal(Pixels(2, SPEC, init=start).pixels, start)
+    assert labels.dtype == torch.int64 and set(uniform_labels(200, SPEC).tolist()) == {0, 1, 2, 3}
     with pytest.raises(ValueError, match="init of shape"):
-        Pixels(3, FRAME, init=start)
+        Pixels(3, SPEC, init=start)
     with pytest.raises(ValueError, match="4 labels"):
-        Pixels(3, FRAME, labels)
+        Pixels(3, SPEC, labels)
 
 
 def test_cropped_crops_the_asked_share_of_calls() -> None:
-    source = Pixels(2, FRAME)
+    source = Pixels(2, SPEC)
     assert torch.equal(Cropped(source, share=0.0)()["pixel_values"], source.pixels)
     half = Cropped(source, share=0.5, seed=1)
     kept = [torch.equal(half()["pixel_values"], source.pixels) for _ in range(40)]

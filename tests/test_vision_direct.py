@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import KL, Loop, Pair, QuantConfig, quantize_model
-from zsaq.quant.quantizer import Running
+from zsaq.quant.quantizer import EMAMinMax
 from zsaq.train.objectives import CE, AtWorstInput
 from zsaq.train.pair import Batch, run
 from zsaq.train.trainer import calibrate
 from zsaq.vision.fine_tuning import fine_tune, noise_images, parts
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ActivationMap, ChannelAttention
 from zsaq.vision.losses.labels import EasyCE
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
@@ -27,7 +27,7 @@ from zsaq.vision.papers.synq import synq, synq_images, synq_objective
 from zsaq.vision.presets import uniform
 from zsaq.vision.spectrum import low_pass
 
-FRAME = Frame(CLASSES, 16)
+SPEC = ImageSpec(CLASSES, 16)
 FEW: dict[str, Any] = {"images": 6, "batch_size": 4, "steps": 3}
 SHORT: dict[str, Any] = {"steps": 3, "batch_size": 4, "lr": 1e-3}
 BATCH: Batch = {"pixel_values": images(8), "labels": torch.arange(8) % CLASSES}
@@ -46,11 +46,11 @@ def logits(model: nn.Module, x: Tensor | None = None) -> Tensor:
 def test_images_are_made_in_batches_and_repeat(name: str) -> None:
     teacher = cnn()
     before = logits(classifier(teacher))
-    made, again = (MAKERS[name](teacher, FRAME, **FEW) for _ in range(2))
+    made, again = (MAKERS[name](teacher, SPEC, **FEW) for _ in range(2))
     assert made["pixel_values"].shape == (6, 3, 16, 16) and made["labels"].shape == (6,)
     assert made["labels"].dtype == torch.int64 and not made["pixel_values"].requires_grad
     assert all(torch.equal(made[key], again[key]) for key in made)
-    assert not torch.equal(made["pixel_values"], MAKERS[name](teacher, FRAME, **FEW, seed=7)["pixel_values"])
+    assert not torch.equal(made["pixel_values"], MAKERS[name](teacher, SPEC, **FEW, seed=7)["pixel_values"])
     assert torch.equal(logits(classifier(teacher)), before)
 
 
@@ -59,11 +59,11 @@ def test_optimised_images_please_their_objective(tmp_path: Path) -> None:
     objective = BatchNormStats(teacher) + TeacherCE()
     told = []
     made = noise_images(
-        teacher, objective, FRAME, images=8, batch_size=8, steps=25, lr=0.1, crops=0.5, finished=told.append,
+        teacher, objective, SPEC, images=8, batch_size=8, steps=25, lr=0.1, crops=0.5, finished=told.append,
         folder=tmp_path,
     )  # fmt: skip
     noise = {**made, "pixel_values": torch.randn(8, 3, 16, 16)}
-    after, start = (objective(Pair(teacher, teacher, b, objective.taps)).item() for b in (made, noise))
+    after, start = (objective(Pair(teacher, teacher, b, objective.captures)).item() for b in (made, noise))
     assert after < 0.5 * start
     assert len(told) == 1 and torch.equal(told[0]["pixel_values"], made["pixel_values"])
     assert {p.name for p in tmp_path.iterdir()} == {"images.png", "spectrum.png", "losses.png"}
@@ -80,7 +80,7 @@ def test_a_rate_falls_after_the_patience(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(torch.optim.Adam, "step", told)
     teacher = classifier(cnn())
-    noise_images(teacher, TeacherCE(), FRAME, images=2, batch_size=2, steps=9, lr=1e-12, least=1e-15, patience=3)
+    noise_images(teacher, TeacherCE(), SPEC, images=2, batch_size=2, steps=9, lr=1e-12, least=1e-15, patience=3)
     assert rates == pytest.approx([1e-12] * 5 + [1e-13] * 4)
 
 
@@ -90,12 +90,12 @@ def test_a_rate_falls_after_the_patience(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_noise_images_refuses(wrong: dict[str, Any]) -> None:
     teacher = classifier(cnn())
     with pytest.raises(ValueError, match="give at least 1"):
-        noise_images(teacher, TeacherCE(), FRAME, **{**FEW, **wrong})
+        noise_images(teacher, TeacherCE(), SPEC, **{**FEW, **wrong})
 
 
 def test_methods_that_read_statistics_refuse_a_teacher_without() -> None:
     with pytest.raises(ValueError, match="BatchNorm"):
-        hast_images(vit(), FRAME, **FEW)
+        hast_images(vit(), SPEC, **FEW)
 
 
 METHODS: dict[str, Any] = {
@@ -117,7 +117,7 @@ def test_methods_train_the_student_and_repeat(name: str, tmp_path: Path) -> None
     plain = quantize_model(classifier(cnn()), config)
     moved = [not torch.equal(p, q) for p, q in zip(student.parameters(), plain.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
-    ranges = [m for m in student.modules() if isinstance(m, Running)]
+    ranges = [m for m in student.modules() if isinstance(m, EMAMinMax)]
     assert ranges and all(int(r.updates) == 2 and not r.observing for r in ranges)  # 8 images, 4 at a time
 
 
@@ -129,7 +129,7 @@ def test_fine_tuning_takes_ranges_and_batches_from_elsewhere(tmp_path: Path) -> 
         student, teacher, BATCH, KL(), steps=5, lr=1e-3, batch_size=4, loop=Loop(folder=tmp_path), batches=given,
         ranges=given[:3],
     )  # fmt: skip
-    assert {int(m.updates) for m in student.modules() if isinstance(m, Running)} == {3}
+    assert {int(m.updates) for m in student.modules() if isinstance(m, EMAMinMax)} == {3}
     with pytest.raises(ValueError, match="ran out"):
         fine_tune(student, teacher, BATCH, KL(), steps=6, lr=1e-3, batch_size=4, loop=Loop(), batches=given)
 
@@ -141,7 +141,7 @@ def test_every_method_takes_ranges_from_elsewhere(name: str, tmp_path: Path) -> 
     student = METHODS[name](teacher, config, BATCH, **SHORT, loop=loop, ranges=given)
     plain = calibrate(quantize_model(classifier(cnn()), config), given)
     for found, known in zip(student.modules(), plain.modules(), strict=True):
-        if isinstance(found, Running) and isinstance(known, Running):
+        if isinstance(found, EMAMinMax) and isinstance(known, EMAMinMax):
             assert int(found.updates) == 5 and torch.equal(found.hi, known.hi) and torch.equal(found.lo, known.lo)
 
 
@@ -158,7 +158,7 @@ def test_batches_and_seeds_start_from_noise_of_their_own() -> None:
         image
         for seed in (0, 1)
         for image in noise_images(
-            teacher, TeacherCE(), FRAME, images=4, batch_size=2, steps=1, lr=1e-6, seed=seed
+            teacher, TeacherCE(), SPEC, images=4, batch_size=2, steps=1, lr=1e-6, seed=seed
         )["pixel_values"]
     ]  # fmt: skip
     near = [(i, j) for i in range(8) for j in range(i) if torch.allclose(started[i], started[j], atol=1e-3)]
@@ -226,7 +226,7 @@ def test_synq_trains_on_what_another_method_made(tmp_path: Path) -> None:
     before = [p.detach().clone() for p in student.parameters()]
     assert synq(teacher, student, {"pixel_values": images(6)}, **SHORT, loop=Loop(folder=tmp_path)) is student
     assert any(not torch.equal(p, q) for p, q in zip(student.parameters(), before, strict=True))
-    assert {int(m.updates) for m in student.modules() if isinstance(m, Running)} == {2}
+    assert {int(m.updates) for m in student.modules() if isinstance(m, EMAMinMax)} == {2}
 
 
 def test_hast_and_maps_go_together_in_one_step() -> None:
@@ -234,7 +234,7 @@ def test_hast_and_maps_go_together_in_one_step() -> None:
     student = quantize_model(teacher, QuantConfig.parse("w3a16"))
     clean = KL(20.0) + 0.5 * EasyCE(0.5) + 10.0 * ChannelAttention(nn.BatchNorm2d)
     total = clean + 1.0 * AtWorstInput(clean, 0.01) + 50.0 * ActivationMap(teacher, BATCH["pixel_values"])
-    pair = Pair(teacher, student, BATCH, total.taps)
+    pair = Pair(teacher, student, BATCH, total.captures)
     value, told = total.weighted(pair)
     value.backward()
     assert set(told) == {"KL", "EasyCE", "ChannelAttention", "AtWorstInput", "ActivationMap"}
@@ -246,8 +246,8 @@ def test_feature_mse() -> None:
     teacher = classifier(cnn())
     student = quantize_model(teacher, QuantConfig.parse("w3a16"))
     objective = FeatureMSE(nn.BatchNorm2d)
-    pair = Pair(teacher, student, BATCH, objective.taps)
-    sides = [side.seen[tap] for side, tap in zip((pair.teacher, pair.student), objective.taps, strict=True)]
+    pair = Pair(teacher, student, BATCH, objective.captures)
+    sides = [side.seen[capture] for side, capture in zip((pair.teacher, pair.student), objective.captures, strict=True)]
     known = sum(((p - q.detach()) ** 2).mean().item() for (_, p), (_, q) in zip(*sides, strict=True))
     assert objective(pair).item() == pytest.approx(known, rel=1e-5) and known > 0
 
@@ -265,4 +265,4 @@ def test_labels_are_read_where_the_method_says_so() -> None:
     plf(teacher, config, bare, **SHORT, features=1.0)
     with pytest.raises(ValueError, match="needs labels"):
         intraq(teacher, config, bare, **SHORT)
-    assert CE.taps == ()
+    assert CE.captures == ()

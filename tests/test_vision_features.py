@@ -8,10 +8,10 @@ from torch import Tensor, nn
 import reference_vision_features as reference
 from vision_toys import CLASSES, cnn, deit, images, mobilenet, resnet, run, swin, vit
 from zsaq import KL, Pair, QuantConfig, quantize_model
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ActivationMap, ChannelAttention, closed_slopes, slopes
 from zsaq.vision.losses.labels import EasyCE, PseudoCE, labelled, scheduled
-from zsaq.vision.models import blocks, classifier, last_feature_map
+from zsaq.vision.models import classifier, feature_places, last_feature_map
 from zsaq.vision.spectrum import low_pass
 
 TOYS = {"cnn": (cnn, 16), "resnet": (resnet, 32), "mobilenet": (mobilenet, 64), "vit": (vit, 16), "deit": (deit, 16),
@@ -36,8 +36,8 @@ def test_activation_maps_are_grad_cam_of_the_label(kind: str) -> None:
     x = x[:1] if kind == "mobilenet" else x
     labels = torch.arange(len(x)) % CLASSES
     objective = ActivationMap(teacher, x)
-    pair = Pair(teacher, student, {"pixel_values": x, "labels": labels}, objective.taps)
-    where = last_feature_map(teacher, Frame(CLASSES, x.shape[-1]))
+    pair = Pair(teacher, student, {"pixel_values": x, "labels": labels}, objective.captures)
+    where = last_feature_map(teacher, ImageSpec(CLASSES, x.shape[-1]))
     goal, here = (reference.grad_cam(m, layer(m, where), x, labels) for m in (teacher, student))
     known = sum(((p.detach() - q) ** 2).sum() for p, q in zip(goal, here, strict=True)) / len(x)
     assert isinstance(known, Tensor) and known.item() > 1e-6
@@ -56,7 +56,7 @@ def test_activation_maps_are_grad_cam_of_the_label(kind: str) -> None:
 @pytest.mark.parametrize(("kind", "closed"), [("cnn", True), ("resnet", True), ("mobilenet", True), ("vit", False)])
 def test_the_closed_form_is_found_where_the_tail_has_one(kind: str, closed: bool) -> None:
     teacher, _, x = couple(kind)
-    form = closed_slopes(teacher, last_feature_map(teacher, Frame(CLASSES, x.shape[-1])), x)
+    form = closed_slopes(teacher, last_feature_map(teacher, ImageSpec(CLASSES, x.shape[-1])), x)
     assert (form is not None) == closed
 
 
@@ -66,9 +66,9 @@ def test_the_closed_form_agrees_with_autograd(kind: str) -> None:
     objective, fresh = ActivationMap(teacher, x), 3 * images(7, x.shape[-1], seed=5)
     assert objective.closed is not None
     batch, target = {"pixel_values": fresh}, torch.randn(7, CLASSES)
-    pair = Pair(teacher, student, batch, objective.taps)
+    pair = Pair(teacher, student, batch, objective.captures)
     assert not pair.teacher.logits.requires_grad
-    known = slopes(teacher, pair.teacher, objective.taps[0], batch, target)
+    known = slopes(teacher, pair.teacher, objective.captures[0], batch, target)
     assert torch.allclose(
         objective.closed(pair.teacher, target), known, rtol=1e-4, atol=1e-6 + 1e-5 * float(known.abs().max())
     )
@@ -93,7 +93,7 @@ def test_the_teacher_is_read_once_where_the_form_is_closed_and_runs_again_elsewh
         objective, counted = ActivationMap(teacher, x), []
         handle = teacher.register_forward_hook(lambda *_, counted=counted: counted.append(1))
         objective(
-            Pair(teacher, student, {"pixel_values": x, "labels": torch.zeros(5, dtype=torch.int64)}, objective.taps)
+            Pair(teacher, student, {"pixel_values": x, "labels": torch.zeros(5, dtype=torch.int64)}, objective.captures)
         )
         handle.remove()
         assert len(counted) == passes
@@ -104,10 +104,11 @@ def test_a_model_beside_itself_looks_at_the_same_spot_and_soft_labels_mix() -> N
     objective = ActivationMap(teacher, x)
     hard = torch.tensor([0, 1, 2, 3, 0])
     twin = classifier(cnn())
-    assert objective(Pair(teacher, twin, {"pixel_values": x, "labels": hard}, objective.taps)).item() < 1e-9
+    assert objective(Pair(teacher, twin, {"pixel_values": x, "labels": hard}, objective.captures)).item() < 1e-9
     soft = nn.functional.one_hot(hard, CLASSES).float()
     values = [
-        objective(Pair(teacher, student, {"pixel_values": x, "labels": y}, objective.taps)).item() for y in (hard, soft)
+        objective(Pair(teacher, student, {"pixel_values": x, "labels": y}, objective.captures)).item()
+        for y in (hard, soft)
     ]
     assert values[0] == pytest.approx(values[1], rel=1e-6)
 
@@ -123,15 +124,15 @@ def test_maps_need_labels() -> None:
     teacher, student, x = couple("cnn")
     objective = ActivationMap(teacher, x)
     with pytest.raises(ValueError, match="needs labels"):
-        objective(Pair(teacher, student, {"pixel_values": x}, objective.taps))
+        objective(Pair(teacher, student, {"pixel_values": x}, objective.captures))
 
 
 @pytest.mark.parametrize("kind", ["cnn", "resnet", "vit"])
 def test_channel_attention(kind: str) -> None:
     teacher, student, x = couple(kind)
-    objective = ChannelAttention(blocks(teacher))
-    pair = Pair(teacher, student, {"pixel_values": x}, objective.taps)
-    sides = (pair.teacher.seen[objective.taps[0]], pair.student.seen[objective.taps[1]])
+    objective = ChannelAttention(feature_places(teacher))
+    pair = Pair(teacher, student, {"pixel_values": x}, objective.captures)
+    sides = (pair.teacher.seen[objective.captures[0]], pair.student.seen[objective.captures[1]])
     maps = [[v.detach() if v.ndim == 4 else v.detach().transpose(1, 2) for _, v in side] for side in sides]
     known = sum(reference.channel_attention(p, q) for p, q in zip(*maps, strict=True))
     assert known > 0

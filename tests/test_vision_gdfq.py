@@ -11,11 +11,11 @@ from torch import nn
 from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import KL, Loop, Objective, QuantConfig, calibrate
 from zsaq.quant.model import quantize_model
-from zsaq.quant.quantizer import Running
+from zsaq.quant.quantizer import EMAMinMax
 from zsaq.train.pair import Pair, run
-from zsaq.train.synthesis import Player
+from zsaq.train.synthesis import Synthesizer
 from zsaq.vision.alternation import fit
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.arc import CIFAR10, arc
@@ -26,7 +26,7 @@ from zsaq.vision.papers.zeroq import zeroq, zeroq_images
 from zsaq.vision.presets import uniform
 from zsaq.vision.sources.generators import Conditional
 
-FRAME, SMALL = Frame(CLASSES, 16), Frame(CLASSES, 8)
+SPEC, SMALL = ImageSpec(CLASSES, 16), ImageSpec(CLASSES, 8)
 SHORT: dict[str, Any] = {"steps": 2, "warmup": 1, "calibration": 2, "batch_size": 4, "lr": 1e-3}
 
 
@@ -53,42 +53,52 @@ def test_generator_methods_train_the_student_and_repeat(method: Any, tmp_path: P
     plain = quantize_model(classifier(cnn()), config)
     moved = [not torch.equal(p, q) for p, q in zip(student.parameters(), plain.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
-    ranges = [m for m in student.modules() if isinstance(m, Running)]
+    ranges = [m for m in student.modules() if isinstance(m, EMAMinMax)]
     assert ranges and all(int(r.updates) == 2 and not r.observing for r in ranges)
 
 
 def test_a_transformers_teacher_gives_a_transformers_student(tmp_path: Path) -> None:
     teacher = resnet()
-    student = gdfq(teacher, uniform("w4a4", teacher), FRAME, **SHORT, loop=quiet(tmp_path))
+    student = gdfq(teacher, uniform("w4a4", teacher), SPEC, **SHORT, loop=quiet(tmp_path))
     assert type(student) is type(teacher) and logits(student).isfinite().all()
 
 
 def test_the_generator_learns(tmp_path: Path) -> None:
     teacher = classifier(cnn())
-    player = play(Conditional(SMALL, 8), teacher, 40, lr=1e-2)
+    synthesizer = play(Conditional(SMALL, 8), teacher, 40, lr=1e-2)
     for _ in range(20):
-        next(player)
-    assert sum(player.losses[-5:]) < 0.8 * sum(player.losses[:5])
-    adam = player.optimizers[0]
+        next(synthesizer)
+    assert sum(synthesizer.losses[-5:]) < 0.8 * sum(synthesizer.losses[:5])
+    adam = synthesizer.optimizers[0]
     assert adam.param_groups[0]["lr"] == pytest.approx(1e-4)  # past a quarter and a half of 40
 
 
 def test_fit_sets_ranges_from_the_last_batches_then_freezes_them(tmp_path: Path) -> None:
     teacher = classifier(cnn())
     student = quantize_model(teacher, uniform("w4a4", teacher))
-    player = play(Conditional(FRAME, 4), teacher, 10)
-    fit(student, teacher, player, answers(FRAME), sgd(student, 1e-4), 3, warmup=2, calibration=4, loop=quiet(tmp_path))
-    assert len(player.losses) == 1 + 2 + 4 + 3
+    synthesizer = play(Conditional(SPEC, 4), teacher, 10)
+    fit(
+        student,
+        teacher,
+        synthesizer,
+        answers(SPEC),
+        sgd(student, 1e-4),
+        3,
+        warmup=2,
+        calibration=4,
+        loop=quiet(tmp_path),
+    )
+    assert len(synthesizer.losses) == 1 + 2 + 4 + 3
     seen = quantize_model(teacher, uniform("w4a4", teacher))
-    shown = play(Conditional(FRAME, 4), teacher, 10)
+    shown = play(Conditional(SPEC, 4), teacher, 10)
     for _ in range(3):
         next(shown)
     calibrate(seen, islice(shown, 4))
     for ours, known in zip(student.modules(), seen.modules(), strict=True):
-        if isinstance(ours, Running) and isinstance(known, Running):
+        if isinstance(ours, EMAMinMax) and isinstance(known, EMAMinMax):
             assert torch.equal(ours.hi, known.hi) and int(ours.updates) == 4
     with pytest.raises(ValueError, match="calibration 0"):
-        fit(student, teacher, player, KL(), sgd(student, 1e-4), 1, calibration=0)
+        fit(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, calibration=0)
 
 
 def test_no_range_listens_while_the_player_looks_at_the_student() -> None:
@@ -97,16 +107,16 @@ def test_no_range_listens_while_the_player_looks_at_the_student() -> None:
 
     class Listening(Objective):
         def __call__(self, pair: Pair) -> torch.Tensor:
-            heard.append(any(m.observing for m in pair.models[1].modules() if isinstance(m, Running)))
+            heard.append(any(m.observing for m in pair.models[1].modules() if isinstance(m, EMAMinMax)))
             return pair.student.logits.square().mean()
 
     teacher = classifier(cnn())
     student = quantize_model(teacher, uniform("w4a4", teacher))
-    source = Conditional(FRAME, 4)
-    player = Player(source, Listening(), torch.optim.Adam(source.parameters()), teacher, student)
-    fit(student, teacher, player, KL(), sgd(student, 1e-4), 1, warmup=1, calibration=3)
+    source = Conditional(SPEC, 4)
+    synthesizer = Synthesizer(source, Listening(), torch.optim.Adam(source.parameters()), teacher, student)
+    fit(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, warmup=1, calibration=3)
     assert heard == [True] + 5 * [False]  # before the first batch there is no range to read
-    assert all(int(m.updates) == 3 for m in student.modules() if isinstance(m, Running))
+    assert all(int(m.updates) == 3 for m in student.modules() if isinstance(m, EMAMinMax))
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0, [10, 20, 30]), (25, [25, 25, 30]), (8, [10, 20, 30])])
@@ -121,18 +131,18 @@ def test_the_generators_rate_falls_by_quarters_but_not_in_the_warm_up(warmup: in
 
 
 def test_the_divergence_has_the_lineage_s_scale() -> None:
-    assert [round(weight * CLASSES) for weight, _ in answers(FRAME).parts] == [CLASSES, 1]
+    assert [round(weight * CLASSES) for weight, _ in answers(SPEC).parts] == [CLASSES, 1]
 
 
 @pytest.mark.parametrize("make", [zeroq_images, dsg_images])
 def test_images_come_closer_to_the_statistics(make: Any) -> None:
     teacher = cnn()
-    first, batch = (make(teacher, FRAME, n=3, steps=steps, lr=0.1) for steps in (1, 12))
+    first, batch = (make(teacher, SPEC, n=3, steps=steps, lr=0.1) for steps in (1, 12))
     assert batch["pixel_values"].shape == (3, 3, 16, 16) and ("labels" in batch) == (make is dsg_images)
-    assert torch.equal(make(teacher, FRAME, n=3, steps=1)["pixel_values"], first["pixel_values"])
+    assert torch.equal(make(teacher, SPEC, n=3, steps=1)["pixel_values"], first["pixel_values"])
     model = classifier(teacher)
     prior = BatchNormStats(model, "instance")
-    losses = [float(prior(Pair(model, model, b, prior.taps))) for b in (first, batch)]
+    losses = [float(prior(Pair(model, model, b, prior.captures))) for b in (first, batch)]
     assert losses[1] < 0.8 * losses[0]
 
 
@@ -140,9 +150,9 @@ def test_images_come_closer_to_the_statistics(make: Any) -> None:
 def test_post_training_methods_set_ranges_and_train_nothing(method: Any, tmp_path: Path) -> None:
     teacher = cnn()
     config = uniform("w4a4", teacher)
-    student = method(teacher, config, FRAME, n=4, steps=2, loop=quiet(tmp_path), folder=tmp_path)
+    student = method(teacher, config, SPEC, n=4, steps=2, loop=quiet(tmp_path), folder=tmp_path)
     assert (tmp_path / "losses.png").exists()
-    assert all(int(m.updates) == 1 for m in student.modules() if isinstance(m, Running))
+    assert all(int(m.updates) == 1 for m in student.modules() if isinstance(m, EMAMinMax))
     assert logits(student).isfinite().all()
     weights = dict(classifier(cnn()).named_parameters())
     assert all(torch.equal(p, weights[name]) for name, p in student.named_parameters())
@@ -150,15 +160,15 @@ def test_post_training_methods_set_ranges_and_train_nothing(method: Any, tmp_pat
 
 def test_slack_is_a_quantile_of_what_noise_misses() -> None:
     teacher = cnn()
-    none, most, half = (slack(teacher, FRAME, q, n=4) for q in (0.0, 1.0, 0.5))
+    none, most, half = (slack(teacher, SPEC, q, n=4) for q in (0.0, 1.0, 0.5))
     assert all(0 <= n[k] <= h[k] <= m[k] for n, h, m in zip(none, half, most, strict=True) for k in (0, 1))
     assert half != most
     with pytest.raises(ValueError, match="quantile is 2"):
-        slack(teacher, FRAME, 2)
+        slack(teacher, SPEC, 2)
 
 
 def test_a_teacher_without_batch_norm_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="BatchNorm"):
-        zeroq_images(vit(), Frame(CLASSES, 32), n=2)
+        zeroq_images(vit(), ImageSpec(CLASSES, 32), n=2)
     with pytest.raises(ValueError, match="BatchNorm"):
-        gdfq(vit(), QuantConfig(), Frame(CLASSES, 32), **SHORT, loop=quiet(tmp_path))
+        gdfq(vit(), QuantConfig(), ImageSpec(CLASSES, 32), **SHORT, loop=quiet(tmp_path))

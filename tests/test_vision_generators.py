@@ -6,23 +6,23 @@ from torch import nn
 
 import reference_vision_priors as reference
 from zsaq.train.synthesis import Source
-from zsaq.vision.image_spec import Frame
-from zsaq.vision.papers.arc import CIFAR10, CIFAR100, MOBILENET_V2, RESNET18, RESNET50, Cells, Searched
+from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.papers.arc import CIFAR10, CIFAR100, MOBILENET_V2, RESNET18, RESNET50, Cells, SearchedGenerator
 from zsaq.vision.papers.qimera import Superposed
 from zsaq.vision.sources.generators import Conditional, ConditionalNorm, Decoder
 from zsaq.vision.sources.swing import Latents, swing
 
-FRAME = Frame(5, 16)
+SPEC = ImageSpec(5, 16)
 EMBEDDING = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
 
 
 def sources(seed: int = 0) -> list[Source]:
     return [
-        Conditional(FRAME, 4, seed=seed),
-        Conditional(Frame(5, 68), 2, seed=seed),
-        Superposed(FRAME, 4, EMBEDDING, share=1.0, mix=3, seed=seed),
-        Searched(FRAME, 4, CIFAR10, seed=seed),
-        Latents(4, FRAME, width=8, seed=seed),
+        Conditional(SPEC, 4, seed=seed),
+        Conditional(ImageSpec(5, 68), 2, seed=seed),
+        Superposed(SPEC, 4, EMBEDDING, share=1.0, mix=3, seed=seed),
+        SearchedGenerator(SPEC, 4, CIFAR10, seed=seed),
+        Latents(4, SPEC, width=8, seed=seed),
     ]
 
 
@@ -62,15 +62,18 @@ def test_published_sizes() -> None:
         return sum(p.numel() for p in source.parameters())
 
     with torch.device("meta"):
-        small, large = Decoder(Frame(10, 32), 100, by_label=False), Decoder(Frame(1000, 224), 100, by_label=True)
+        small, large = (
+            Decoder(ImageSpec(10, 32), 100, by_label=False),
+            Decoder(ImageSpec(1000, 224), 100, by_label=True),
+        )
     assert size(small) == pytest.approx(1.05e6, rel=0.01) and size(large) == pytest.approx(41.4e6, rel=0.01)
-    genie = Latents(2, Frame(10, 32))
+    genie = Latents(2, ImageSpec(10, 32))
     assert size(genie) == pytest.approx(2.2e6, rel=0.02) and genie.latents.shape == (2, 256)
 
 
 def test_labels_change_the_image() -> None:
-    for frame in (FRAME, Frame(5, 68)):
-        source = Conditional(frame, 2)
+    for spec in (SPEC, ImageSpec(5, 68)):
+        source = Conditional(spec, 2)
         nn.init.normal_(source.decoder.norms[0].weight if source.embedding else source.decoder.norms[0].scale)  # type: ignore[arg-type]
         z = torch.randn(2, 100, generator=torch.Generator().manual_seed(0))
         latents = [
@@ -84,12 +87,12 @@ def test_labels_change_the_image() -> None:
 
 
 def test_superposed_labels_are_shares_of_up_to_mix_classes() -> None:
-    mixed = Superposed(FRAME, 64, EMBEDDING, share=1.0, mix=3)()["labels"]
-    single = Superposed(FRAME, 64, EMBEDDING, share=0.0, mix=3)()["labels"]
+    mixed = Superposed(SPEC, 64, EMBEDDING, share=1.0, mix=3)()["labels"]
+    single = Superposed(SPEC, 64, EMBEDDING, share=0.0, mix=3)()["labels"]
     torch.testing.assert_close(mixed.sum(1), torch.ones(64))
     torch.testing.assert_close(single.sum(1), torch.ones(64))
     assert ((mixed > 0).sum(1) <= 3).all() and ((mixed > 0).sum(1) > 1).any() and ((single > 0).sum(1) == 1).all()
-    source = Superposed(FRAME, 2, EMBEDDING, share=0.5)
+    source = Superposed(SPEC, 2, EMBEDDING, share=0.5)
     pure = [bool(((source()["labels"] > 0).sum(1) == 1).all()) for _ in range(30)]
     assert 8 < sum(pure) < 28
     assert torch.equal(source.embedding, EMBEDDING) and source.embedding is not EMBEDDING
@@ -97,7 +100,7 @@ def test_superposed_labels_are_shares_of_up_to_mix_classes() -> None:
 
 @pytest.mark.parametrize("cells", [CIFAR10, CIFAR100, RESNET18, RESNET50, MOBILENET_V2])
 def test_every_searched_net_paints(cells: Cells) -> None:
-    source = Searched(Frame(3, 8), 2, cells)
+    source = SearchedGenerator(ImageSpec(3, 8), 2, cells)
     assert source()["pixel_values"].shape == (2, 3, 8, 8)
     edges = sum(kernel != "-" for convs in cells.convs for kernel in convs.split())
     crossing = sum(up != "-" for cross in cells.cross for up in cross)
@@ -109,17 +112,17 @@ def test_every_searched_net_paints(cells: Cells) -> None:
 
 def test_what_cannot_be_generated_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of 4"):
-        Conditional(Frame(5, 18), 4)
+        Conditional(ImageSpec(5, 18), 4)
     with pytest.raises(ValueError, match="batch_size is 1"):
-        Conditional(FRAME, 1)
+        Conditional(SPEC, 1)
     with pytest.raises(ValueError, match="multiple of 8"):
-        Searched(Frame(5, 20), 4, RESNET18)
+        SearchedGenerator(ImageSpec(5, 20), 4, RESNET18)
     with pytest.raises(ValueError, match="a row for each of 5 classes"):
-        Superposed(FRAME, 4, EMBEDDING[:4])
+        Superposed(SPEC, 4, EMBEDDING[:4])
     with pytest.raises(ValueError, match="share 2"):
-        Superposed(FRAME, 4, EMBEDDING, share=2)
+        Superposed(SPEC, 4, EMBEDDING, share=2)
     with pytest.raises(ValueError, match="n is 1"):
-        Latents(1, FRAME)
+        Latents(1, SPEC)
 
 
 def test_swing_shifts_the_inputs_of_strided_convolutions_and_ends() -> None:

@@ -8,13 +8,13 @@ from torch import nn
 from vision_toys import cnn, images, resnet
 from zsaq import Pair
 from zsaq.quant.layers import quant_layers
-from zsaq.quant.quantizer import Quantizer, Searched
-from zsaq.vision.image_spec import Frame
+from zsaq.quant.quantizer import MSEOptimal, Quantizer
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import batch_norms, classifier
 from zsaq.vision.papers.genie import genie, genie_images, genie_m, prior, sources
 from zsaq.vision.presets import brecq, uniform
 
-FRAME = Frame(4, 16)
+SPEC = ImageSpec(4, 16)
 
 
 def test_the_prior_is_the_formula() -> None:
@@ -32,21 +32,23 @@ def test_the_prior_is_the_formula() -> None:
         expected += (x.mean((0, 2, 3)) - norm.running_mean).square().mean()
         expected += (x.std((0, 2, 3)) - norm.running_var.sqrt()).square().mean()
     objective = prior(teacher)
-    assert float(objective(Pair(teacher, teacher, {"pixel_values": pixels}, objective.taps))) == pytest.approx(
+    assert float(objective(Pair(teacher, teacher, {"pixel_values": pixels}, objective.captures))) == pytest.approx(
         float(expected), rel=1e-2
     )
 
 
 def test_images_fall_in_loss_come_in_groups_and_repeat() -> None:
     teacher = cnn()
-    made = genie_images(teacher, FRAME, images=10, group=4, steps=2)["pixel_values"]
+    made = genie_images(teacher, SPEC, images=10, group=4, steps=2)["pixel_values"]
     assert made.shape == (10, 3, 16, 16) and made.device.type == "cpu" and not made.requires_grad
-    assert torch.equal(made, genie_images(teacher, FRAME, images=10, group=4, steps=2)["pixel_values"])
+    assert torch.equal(made, genie_images(teacher, SPEC, images=10, group=4, steps=2)["pixel_values"])
     assert not torch.equal(made[:4], made[4:8])
     model = classifier(teacher)
     objective = prior(model)
     losses = [
-        float(objective(Pair(model, model, genie_images(teacher, FRAME, images=8, group=8, steps=n), objective.taps)))
+        float(
+            objective(Pair(model, model, genie_images(teacher, SPEC, images=8, group=8, steps=n), objective.captures))
+        )
         for n in (1, 25)
     ]
     assert losses[1] < 0.7 * losses[0]
@@ -56,16 +58,16 @@ def test_images_fall_in_loss_come_in_groups_and_repeat() -> None:
 def test_one_call_makes_an_ordinary_student() -> None:
     teacher = resnet()
     config = brecq("w4a4", teacher)
-    student = genie(teacher, config, Frame(4, 32), images=8, group=4, steps=2, unit_steps=2, batch_size=4)
+    student = genie(teacher, config, ImageSpec(4, 32), images=8, group=4, steps=2, unit_steps=2, batch_size=4)
     found = [layer.weight_quantizer for _, layer in quant_layers(student)]
-    assert all(type(q) is Quantizer and isinstance(q.ranges, Searched) for q in found)
+    assert all(type(q) is Quantizer and isinstance(q.ranges, MSEOptimal) for q in found)
     with torch.no_grad():
         assert student(pixel_values=images(2, 32)).logits.isfinite().all()
 
 
 def test_it_takes_a_plain_net_and_ranges_behind_activations() -> None:
     teacher = classifier(cnn())
-    student = genie(teacher, uniform("w3a3", teacher), FRAME, images=6, group=6, steps=2, unit_steps=2, batch_size=4)
+    student = genie(teacher, uniform("w3a3", teacher), SPEC, images=6, group=6, steps=2, unit_steps=2, batch_size=4)
     with torch.no_grad():
         assert student(pixel_values=images(2)).isfinite().all()
 
@@ -86,15 +88,15 @@ def test_at_few_steps_more_codes_leave_the_nearest_than_at_the_published_rate() 
 
 
 def test_groups_share_no_seed_with_those_of_another_run() -> None:
-    one, two = (sources(8, 4, FRAME, seed) for seed in (0, 1))
+    one, two = (sources(8, 4, SPEC, seed) for seed in (0, 1))
     assert not torch.equal(one[1].latents, two[0].latents) and not torch.equal(one[0].latents, one[1].latents)
-    assert torch.equal(one[1].latents, sources(8, 4, FRAME, 0)[1].latents)
+    assert torch.equal(one[1].latents, sources(8, 4, SPEC, 0)[1].latents)
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no group of a single image"):
-        sources(9, 4, FRAME)
+        sources(9, 4, SPEC)
     with pytest.raises(ValueError, match="steps is 0"):
-        genie_images(cnn(), FRAME, images=4, group=4, steps=0)
+        genie_images(cnn(), SPEC, images=4, group=4, steps=0)
     with pytest.raises(ValueError, match="BatchNorm"):
-        genie_images(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), FRAME, images=4, group=4, steps=1)
+        genie_images(nn.Sequential(nn.Flatten(), nn.Linear(768, 4)), SPEC, images=4, group=4, steps=1)

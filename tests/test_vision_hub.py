@@ -19,8 +19,8 @@ from zsaq import Grid, QuantConfig, calibrate, coverage, load, quantize_model
 from zsaq.quant.layers import quant_activations, quant_layers
 from zsaq.quant.packed import pack_plan, packed_layers, packed_weight
 from zsaq.quant.plan import plan_of
-from zsaq.quant.quantizer import Running
-from zsaq.vision.image_spec import Frame
+from zsaq.quant.quantizer import EMAMinMax
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.presets import brecq, psaq, uniform
 
 FAMILIES: dict[str, tuple[Callable[[], Any], int]] = {
@@ -42,11 +42,11 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
 
 
-def student_of(family: str, protocol: Callable[..., QuantConfig] = uniform, text: str = "w4a4") -> Any:
+def student_of(family: str, preset: Callable[..., QuantConfig] = uniform, text: str = "w4a4") -> Any:
     """A calibrated student whose weights have moved since, as training moves them."""
     make, size = FAMILIES[family]
     teacher = make()
-    config = brecq(text, teacher, Frame(4, size)) if protocol is brecq else protocol(text, teacher)
+    config = brecq(text, teacher, ImageSpec(4, size)) if preset is brecq else preset(text, teacher)
     student = calibrate(quantize_model(teacher, config), [{"pixel_values": images(4, size, seed=s)} for s in range(3)])
     with torch.no_grad():
         for parameter in student.parameters():
@@ -63,9 +63,9 @@ CASES = [(f, uniform, "w4a4") for f in CNNS] + [(f, brecq, "w2a4") for f in CNNS
 CASES += [(f, psaq, "w4a8") for f in ("vit", "deit", "swin", "convnext")] + [("swin", brecq, "w3a3")]
 
 
-@pytest.mark.parametrize(("family", "protocol", "text"), CASES)
-def test_a_student_comes_back_bit_for_bit(family: str, protocol, text: str, tmp_path: Path) -> None:
-    student, size = student_of(family, protocol, text), FAMILIES[family][1]
+@pytest.mark.parametrize(("family", "preset", "text"), CASES)
+def test_a_student_comes_back_bit_for_bit(family: str, preset, text: str, tmp_path: Path) -> None:
+    student, size = student_of(family, preset, text), FAMILIES[family][1]
     student.save_pretrained(tmp_path / "first")
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "first")
     assert torch.equal(bits(loaded, size), bits(student, size))
@@ -127,7 +127,7 @@ def test_convolutions_pack_bit_for_bit(name: str, grid: Grid) -> None:
 
 
 def observe(model: nn.Module, x: Tensor) -> None:
-    ranges = [m for m in model.modules() if isinstance(m, Running)]
+    ranges = [m for m in model.modules() if isinstance(m, EMAMinMax)]
     for r in ranges:
         r.observing = True
     nn.functional.relu6(x)
@@ -236,8 +236,8 @@ def test_an_activation_without_a_grid_is_refused(saved: Path) -> None:
 
 
 def test_an_uncalibrated_student_is_not_saved(tmp_path: Path) -> None:
-    for protocol in (uniform, brecq):
-        student = quantize_model(teacher := resnet(), protocol("w4a4", teacher))
+    for preset in (uniform, brecq):
+        student = quantize_model(teacher := resnet(), preset("w4a4", teacher))
         with pytest.raises(
             ValueError, match=r"resnet\.\S+: the static \w+ range has seen nothing: run zsaq\.calibrate"
         ):

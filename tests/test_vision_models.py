@@ -9,19 +9,19 @@ from torch import nn
 
 import vision_toys as toys
 from zsaq import QuantConfig, quantize_model
-from zsaq.train.pair import Pair, Tap
-from zsaq.vision.image_spec import Frame
+from zsaq.train.pair import Capture, Pair
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import (
     Classifier,
     attentions,
     batch_norms,
     blocks,
     classifier,
-    frame_of,
+    feature_places,
     head,
     last_feature_map,
     layers,
-    units,
+    spec_of,
 )
 
 TOYS: dict[str, Callable[[], Any]] = {
@@ -36,7 +36,7 @@ TOYS: dict[str, Callable[[], Any]] = {
     "swin": toys.swin,
 }
 SIZE = {"vit": 16, "deit": 16}
-UNITS = {  # layers before the blocks, blocks, layers between them, layers behind them
+UNITS = {  # layers before the feature_places, feature_places, layers between them, layers behind them
     "cnn": (1, 2, 0, 1), "resnet": (1, 2, 0, 1), "bottleneck": (1, 2, 0, 1), "regnet": (1, 2, 0, 1),
     "mobilenet": (3, 16, 0, 2), "convnext": (1, 2, 1, 1), "vit": (1, 2, 0, 1), "deit": (1, 2, 0, 1),
     "swin": (1, 4, 1, 1),
@@ -70,7 +70,7 @@ def test_only_a_plain_module_is_wrapped_and_only_once() -> None:
 @pytest.mark.parametrize("name", TOYS)
 def test_units_hold_every_layer_once_in_order(name: str, teachers: dict[str, nn.Module]) -> None:
     model = teachers[name]
-    found = units(model)
+    found = blocks(model)
     assert all(model.get_submodule(where) is unit for where, unit in found)
     held = [m for _, unit in found for m in unit.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert held == [m for _, m in layers(model)]
@@ -83,35 +83,35 @@ def test_units_hold_every_layer_once_in_order(name: str, teachers: dict[str, nn.
 @pytest.mark.parametrize("name", TOYS)
 def test_units_are_executed_in_their_order(name: str, teachers: dict[str, nn.Module]) -> None:
     model, seen = teachers[name], []
-    handles = [u.register_forward_hook(lambda m, *_: seen.append(m)) for _, u in units(model)]
+    handles = [u.register_forward_hook(lambda m, *_: seen.append(m)) for _, u in blocks(model)]
     with torch.no_grad():
         model(**pixels(name))
     for handle in handles:
         handle.remove()
-    assert seen == [unit for _, unit in units(model)]
+    assert seen == [unit for _, unit in blocks(model)]
 
 
 @pytest.mark.parametrize("name", TOYS)
 def test_a_student_is_read_like_its_teacher(name: str, teachers: dict[str, nn.Module]) -> None:
     teacher = teachers[name]
     student = quantize_model(teacher, QuantConfig.parse("w4a16"))
-    assert [n for n, _ in units(student)] == [n for n, _ in units(teacher)]
-    assert blocks(student) == blocks(teacher)
-    taps = tuple(Tap(side, blocks(teacher)) for side in ("teacher", "student"))
-    pair = Pair(teacher, student, pixels(name), taps)
-    seen = pair.teacher.seen[taps[0]], pair.student.seen[taps[1]]
+    assert [n for n, _ in blocks(student)] == [n for n, _ in blocks(teacher)]
+    assert feature_places(student) == feature_places(teacher)
+    captures = tuple(Capture(side, feature_places(teacher)) for side in ("teacher", "student"))
+    pair = Pair(teacher, student, pixels(name), captures)
+    seen = pair.teacher.seen[captures[0]], pair.student.seen[captures[1]]
     assert [x.shape for _, x in seen[0]] == [x.shape for _, x in seen[1]] != []
 
 
 def test_the_branch_ends_before_the_shortcut_is_added(teachers: dict[str, nn.Module]) -> None:
     for name in ("cnn", "resnet", "bottleneck", "regnet", "mobilenet"):
-        model, where = teachers[name], blocks(teachers[name])
-        for (_, unit), at in zip([u for u in units(model) if len(list(u[1].children()))], where.names, strict=True):
-            tap = Tap("teacher", lambda n, m, unit=unit: m is unit)
-            branch = Tap("teacher", lambda n, m, at=at: n == at)
-            seen = Pair(model, model, pixels(name), (tap, branch)).teacher.seen
+        model, where = teachers[name], feature_places(teachers[name])
+        for (_, unit), at in zip([u for u in blocks(model) if len(list(u[1].children()))], where.names, strict=True):
+            capture = Capture("teacher", lambda n, m, unit=unit: m is unit)
+            branch = Capture("teacher", lambda n, m, at=at: n == at)
+            seen = Pair(model, model, pixels(name), (capture, branch)).teacher.seen
             assert isinstance(model.get_submodule(at), nn.BatchNorm2d)
-            assert seen[branch][0][1].shape == seen[tap][0][1].shape
+            assert seen[branch][0][1].shape == seen[capture][0][1].shape
 
 
 class Downsampled(nn.Module):
@@ -132,25 +132,25 @@ class Downsampled(nn.Module):
 
 def test_a_shortcut_behind_its_branch_and_a_gate_are_not_taken_for_it() -> None:
     net = nn.Sequential(Downsampled(3, 8), Downsampled(8, 8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4))
-    assert [name for name, _ in units(net)] == ["0", "1", "4"]
-    assert blocks(net).names == ("0.bn2", "1.bn2")
-    assert last_feature_map(net, Frame(4, 16)).names == ("1.conv2",)
+    assert [name for name, _ in blocks(net)] == ["0", "1", "4"]
+    assert feature_places(net).names == ("0.bn2", "1.bn2")
+    assert last_feature_map(net, ImageSpec(4, 16)).names == ("1.conv2",)
 
 
 def test_a_net_without_blocks_gives_single_layers_and_its_norms() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 14), nn.Flatten(), nn.Linear(4, 2))
-    assert [name for name, _ in units(net)] == ["0", "2", "4"]
-    assert blocks(net).names == ("1",)
-    assert last_feature_map(net, Frame(2, 16)).names == ("0",), "a map of one pixel is no map"
+    assert [name for name, _ in blocks(net)] == ["0", "2", "4"]
+    assert feature_places(net).names == ("1",)
+    assert last_feature_map(net, ImageSpec(2, 16)).names == ("0",), "a map of one pixel is no map"
 
 
 @pytest.mark.parametrize("name", TOYS)
 def test_the_last_feature_map_has_gradients_everywhere(name: str, teachers: dict[str, nn.Module]) -> None:
     model = teachers[name]
-    tap = Tap("teacher", last_feature_map(model, Frame(4, SIZE.get(name, 32))))
+    capture = Capture("teacher", last_feature_map(model, ImageSpec(4, SIZE.get(name, 32))))
     batch = {"pixel_values": pixels(name)["pixel_values"].requires_grad_()}
-    out = Pair(model, model, batch, (tap,)).teacher
-    ((_, seen),) = out.seen[tap]
+    out = Pair(model, model, batch, (capture,)).teacher
+    ((_, seen),) = out.seen[capture]
     (gradient,) = torch.autograd.grad(out.logits[:, 0].sum(), seen)
     # Shifted by ReLU's zeros, a channel may be dead; a place of the map, over all channels, must not be.
     at_place = gradient.abs().sum(1) if seen.ndim == 4 else gradient.abs().sum(-1)
@@ -161,9 +161,9 @@ def test_the_last_feature_map_has_gradients_everywhere(name: str, teachers: dict
 def test_attention_contexts_are_seen_before_their_projection(name: str, teachers: dict[str, nn.Module]) -> None:
     model = teachers[name]
     found = attentions(model)
-    tap = Tap("teacher", lambda _, module: module in found, "input")
-    seen = Pair(model, model, pixels(name), (tap,)).teacher.seen[tap]
-    assert len(seen) == len(found) == len([u for u in units(model) if list(u[1].children())])
+    capture = Capture("teacher", lambda _, module: module in found, "input")
+    seen = Pair(model, model, pixels(name), (capture,)).teacher.seen[capture]
+    assert len(seen) == len(found) == len([u for u in blocks(model) if list(u[1].children())])
     for module, context in seen:
         assert context.ndim == 3 and context.shape[-1] % found[module] == 0
     assert {context.shape[1] for _, context in seen} == {{"vit": 17, "deit": 18, "swin": 16}[name]}
@@ -172,9 +172,9 @@ def test_attention_contexts_are_seen_before_their_projection(name: str, teachers
 @pytest.mark.parametrize("name", TOYS)
 def test_the_head_writes_the_logits(name: str, teachers: dict[str, nn.Module]) -> None:
     model = teachers[name]
-    tap = Tap("teacher", lambda _, module: module is head(model))
-    out = Pair(model, model, pixels(name), (tap,)).teacher
-    assert torch.equal(out.seen[tap][0][1], out.logits)
+    capture = Capture("teacher", lambda _, module: module is head(model))
+    out = Pair(model, model, pixels(name), (capture,)).teacher
+    assert torch.equal(out.seen[capture][0][1], out.logits)
 
 
 def test_norms_are_all_found_or_their_absence_is_explained(teachers: dict[str, nn.Module]) -> None:
@@ -185,18 +185,18 @@ def test_norms_are_all_found_or_their_absence_is_explained(teachers: dict[str, n
 
 
 def test_frames_come_from_configurations(teachers: dict[str, nn.Module]) -> None:
-    assert frame_of(teachers["vit"]) == Frame(4, 16)
-    assert frame_of(teachers["resnet"], 32) == Frame(4, 32)
+    assert spec_of(teachers["vit"]) == ImageSpec(4, 16)
+    assert spec_of(teachers["resnet"], 32) == ImageSpec(4, 32)
     with pytest.raises(ValueError, match="names no image size; give size"):
-        frame_of(teachers["resnet"])
+        spec_of(teachers["resnet"])
     with pytest.raises(ValueError, match="Cnn has no configuration"):
-        frame_of(teachers["cnn"])
+        spec_of(teachers["cnn"])
     teachers["swin"].config.image_size = (32, 16)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="only square"):
-        frame_of(teachers["swin"])
+        spec_of(teachers["swin"])
     for wrong in (0, -1, 2.5, True, "4"):
         with pytest.raises(ValueError, match="give an integer of at least 1"):
-            Frame(4, wrong)  # type: ignore[arg-type]
+            ImageSpec(4, wrong)  # type: ignore[arg-type]
 
 
 def test_what_is_missing_is_said(teachers: dict[str, nn.Module]) -> None:
@@ -204,10 +204,10 @@ def test_what_is_missing_is_said(teachers: dict[str, nn.Module]) -> None:
     with pytest.raises(ValueError, match="no attention that is known"):
         attentions(teachers["cnn"])
     with pytest.raises(ValueError, match="neither residual blocks nor BatchNorm"):
-        blocks(mlp)
+        feature_places(mlp)
     with pytest.raises(ValueError, match="no convolution with a map"):
         last_feature_map(mlp)
     with pytest.raises(ValueError, match="0 linear heads"):
         head(nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten()))
     with pytest.raises(ValueError, match="holds no convolution or linear layer"):
-        units(nn.Sequential(nn.Flatten()))
+        blocks(nn.Sequential(nn.Flatten()))

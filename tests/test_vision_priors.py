@@ -32,7 +32,7 @@ LABELS = torch.arange(6) % CLASSES
 
 
 def pair(pixels: Tensor, objective, labels: Tensor = LABELS, student: nn.Module = TEACHER) -> Pair:
-    return Pair(TEACHER, student, {"pixel_values": pixels, "labels": labels[: len(pixels)]}, objective.taps)
+    return Pair(TEACHER, student, {"pixel_values": pixels, "labels": labels[: len(pixels)]}, objective.captures)
 
 
 def ask(objective, pixels: Tensor | None = None, **options) -> Tensor:
@@ -154,8 +154,10 @@ def test_margins_keep_images_near_their_class_but_not_on_it() -> None:
     assert float(ask(objective)) == 0
     batch = {"pixel_values": images(6, seed=1), "labels": torch.tensor([0, 0, 1, 1, 1, 1])}
     objective.remember(TEACHER, batch)
-    tap = objective.taps[0]
-    old, new = (run(TEACHER, {"pixel_values": p}, (tap,)).seen[tap][0][1] for p in (batch["pixel_values"], images(6)))
+    capture = objective.captures[0]
+    old, new = (
+        run(TEACHER, {"pixel_values": p}, (capture,)).seen[capture][0][1] for p in (batch["pixel_values"], images(6))
+    )
     wanted = []
     for feature, label in zip(new, LABELS.tolist(), strict=True):
         if label < 2:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from reference_vision_psaq import entropies, total_variation
 from vision_toys import deit, images, swin, vit
-from zsaq import Pair, QuantConfig, Running, coverage
+from zsaq import EMAMinMax, Pair, QuantConfig, coverage
 from zsaq.quant.layers import QuantConv2d
-from zsaq.train.pair import Tap, run
-from zsaq.vision.image_spec import Frame
+from zsaq.train.pair import Capture, run
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.patches import PatchSimilarityEntropy, differential_entropy, patches_of, similarities
-from zsaq.vision.models import attentions, frame_of
+from zsaq.vision.models import attentions, spec_of
 from zsaq.vision.papers.psaq import (
     Jittered,
     VariationOf,
@@ -27,17 +27,17 @@ from zsaq.vision.papers.psaq import (
     valid,
     warm_cosine,
 )
-from zsaq.vision.presets import psaq as protocol
+from zsaq.vision.presets import psaq as preset
 from zsaq.vision.sources.pixels import Pixels
 
-FRAME = Frame(classes=4, size=16)
+SPEC = ImageSpec(classes=4, size=16)
 
 
 def seen(teacher, pixels: Tensor) -> list[tuple[int, Tensor]]:
     """Numbers of heads and contexts of the teacher's attentions."""
     found = attentions(teacher)
-    tap = Tap("teacher", lambda _, module: module in found, "input")
-    return [(found[m], value) for m, value in run(teacher, {"pixel_values": pixels}, (tap,)).seen[tap]]
+    capture = Capture("teacher", lambda _, module: module in found, "input")
+    return [(found[m], value) for m, value in run(teacher, {"pixel_values": pixels}, (capture,)).seen[capture]]
 
 
 @pytest.mark.parametrize(("make", "size", "special"), [(vit, 16, 1), (deit, 16, 2), (swin, 32, 0)])
@@ -46,7 +46,7 @@ def test_the_entropy_equals_plain_loops(make, size: int, special: int) -> None:
     with torch.no_grad():
         contexts = seen(teacher, pixels)
         told = PatchSimilarityEntropy(attentions(teacher))
-        value = told(Pair(teacher, teacher, {"pixel_values": pixels}, told.taps))
+        value = told(Pair(teacher, teacher, {"pixel_values": pixels}, told.captures))
     layers = [entropies(context.double().tolist(), heads, special) for heads, context in contexts]
     assert float(value) == pytest.approx(-sum(sum(each) / len(each) for each in layers), rel=1e-3)
 
@@ -130,12 +130,12 @@ def test_variation_is_that_of_plain_loops_and_scales_with_the_batch() -> None:
     wanted = total_variation(x.double().tolist())
     assert float(VariationOf(wanted)(pair)) == pytest.approx(0, abs=1e-4)
     assert float(VariationOf(wanted + 3)(pair)) == pytest.approx(3, abs=1e-4)
-    assert 2500 <= photographic(32, Frame(10, 224)) <= 3000
-    assert photographic(8, Frame(10, 32)) == pytest.approx(photographic(32, Frame(10, 224)) / 2 / 7)
+    assert 2500 <= photographic(32, ImageSpec(10, 224)) <= 3000
+    assert photographic(8, ImageSpec(10, 32)) == pytest.approx(photographic(32, ImageSpec(10, 224)) / 2 / 7)
 
 
 def test_jitter_rolls_both_axes_alike_and_mirrors() -> None:
-    source = Pixels(2, FRAME)
+    source = Pixels(2, SPEC)
     jittered, pixels = Jittered(source, 3), source.pixels.detach()
     allowed = [pixels.roll((k, k), (2, 3)) for k in range(-3, 4)]
     drawn = [jittered()["pixel_values"] for _ in range(40)]
@@ -159,14 +159,14 @@ def test_the_learning_rate_warms_up_and_goes_to_zero() -> None:
 @pytest.mark.parametrize(("make", "size"), [(vit, 16), (deit, 16), (swin, 32)])
 def test_images_please_the_teacher_and_are_pictures(make, size: int, tmp_path: Path) -> None:
     teacher = make()
-    frame = frame_of(teacher)
-    batch = psaq_images(teacher, frame, images=4, steps=6, folder=tmp_path if make is vit else None)
-    objective = prior(teacher, 4, frame)
-    noise = Pixels(4, frame, batch["labels"])()
+    spec = spec_of(teacher)
+    batch = psaq_images(teacher, spec, images=4, steps=6, folder=tmp_path if make is vit else None)
+    objective = prior(teacher, 4, spec)
+    noise = Pixels(4, spec, batch["labels"])()
     with torch.no_grad():
-        before, after = (float(objective(Pair(teacher, teacher, b, objective.taps))) for b in (noise, batch))
+        before, after = (float(objective(Pair(teacher, teacher, b, objective.captures))) for b in (noise, batch))
     assert after < before
-    low, high = valid(frame, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    low, high = valid(spec, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     pixels = batch["pixel_values"]
     assert pixels.shape == (4, 3, size, size) and not pixels.requires_grad
     assert (pixels >= low).all() and (pixels <= high).all()
@@ -175,19 +175,19 @@ def test_images_please_the_teacher_and_are_pictures(make, size: int, tmp_path: P
 
 
 def test_the_same_seed_gives_the_same_images() -> None:
-    one, same, other = (psaq_images(vit(), FRAME, images=2, steps=2, seed=seed) for seed in (0, 0, 1))
+    one, same, other = (psaq_images(vit(), SPEC, images=2, steps=2, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one["pixel_values"], same["pixel_values"]) and torch.equal(one["labels"], same["labels"])
     assert not torch.equal(one["pixel_values"], other["pixel_values"])
 
 
 def test_a_psaq_student_has_the_extremes_of_its_images() -> None:
     teacher = vit()
-    student = psaq(teacher, protocol("w8a8", teacher), FRAME, images=4, steps=4)
-    batch = psaq_images(teacher, FRAME, images=4, steps=4)
+    student = psaq(teacher, preset("w8a8", teacher), SPEC, images=4, steps=4)
+    batch = psaq_images(teacher, SPEC, images=4, steps=4)
     first = next(m for m in student.modules() if isinstance(m, QuantConv2d))
     assert first.input_quantizer is not None
     ranges = first.input_quantizer.ranges
-    assert isinstance(ranges, Running)
+    assert isinstance(ranges, EMAMinMax)
     share = 1 - ranges.momentum ** int(ranges.updates)
     assert float(ranges.lo / share) == pytest.approx(float(batch["pixel_values"].min()), rel=1e-5)
     assert float(ranges.hi / share) == pytest.approx(float(batch["pixel_values"].max()), rel=1e-5)
@@ -200,10 +200,10 @@ def test_a_psaq_student_has_the_extremes_of_its_images() -> None:
 
 def test_reconstruction_brings_w4a4_nearer_to_the_teacher() -> None:
     teacher = vit()
-    config = protocol("w4a4", teacher)
-    plain = psaq(teacher, config, FRAME, images=8, steps=2)
-    learned = psaq_reconstructed(teacher, config, FRAME, images=8, steps=2, unit_steps=20)
-    batch = psaq_images(teacher, FRAME, images=8, steps=2)
+    config = preset("w4a4", teacher)
+    plain = psaq(teacher, config, SPEC, images=8, steps=2)
+    learned = psaq_reconstructed(teacher, config, SPEC, images=8, steps=2, unit_steps=20)
+    batch = psaq_images(teacher, SPEC, images=8, steps=2)
     with torch.no_grad():
         right, first, better = (m(pixel_values=batch["pixel_values"]).logits for m in (teacher, plain, learned))
     assert (better - right).square().mean() < 0.8 * (first - right).square().mean()
@@ -213,21 +213,19 @@ def test_the_range_of_the_image_is_black_to_white_whatever_was_made() -> None:
     teacher = vit()
     gray = {"pixel_values": 0.01 * images(4, 16)}
     mean, deviation = (0.5, 0.4, 0.3), (0.2, 0.25, 0.2)
-    student = psaq_learned(
-        teacher, protocol("w4a4", teacher), gray, FRAME, unit_steps=2, mean=mean, deviation=deviation
-    )
+    student = psaq_learned(teacher, preset("w4a4", teacher), gray, SPEC, unit_steps=2, mean=mean, deviation=deviation)
     first = next(m for m in student.modules() if isinstance(m, QuantConv2d))
     assert first.input_quantizer is not None
     scale, zero = first.input_quantizer.ranges(gray["pixel_values"], first.input_quantizer.grid)
     assert float(scale) == pytest.approx((0.7 / 0.2 + 0.5 / 0.2) / 15) and float(zero) == 6
     with pytest.raises(ValueError, match="one number for each of 3 channels"):
-        psaq_learned(teacher, protocol("w4a4", teacher), gray, FRAME, mean=(0.5,))
+        psaq_learned(teacher, preset("w4a4", teacher), gray, SPEC, mean=(0.5,))
 
 
 def test_what_psaq_cannot_do_is_told() -> None:
     with pytest.raises(ValueError, match="at least 2"):
-        psaq_images(vit(), FRAME, images=2, steps=1)
+        psaq_images(vit(), SPEC, images=2, steps=1)
     with pytest.raises(ValueError, match="one number for each of 3 channels"):
-        psaq_images(vit(), FRAME, images=2, steps=2, mean=(0.5,))
+        psaq_images(vit(), SPEC, images=2, steps=2, mean=(0.5,))
     with pytest.raises(ValueError, match="attention"):
-        psaq(torch.nn.Linear(2, 2), QuantConfig(), FRAME)
+        psaq(torch.nn.Linear(2, 2), QuantConfig(), SPEC)

@@ -13,7 +13,7 @@ from vision_toys import cnn, images, mobilenet, regnet, resnet, vit
 from zsaq import Grid, QuantConfig, calibrate, coverage, quantize_model
 from zsaq.quant.layers import QuantActivation, QuantReLU, QuantReLU6, quant_activations
 from zsaq.quant.plan import plan_of
-from zsaq.quant.quantizer import Running
+from zsaq.quant.quantizer import EMAMinMax
 from zsaq.vision.models import classifier
 
 OUT = Grid(4, symmetric=False, per="tensor")
@@ -33,7 +33,7 @@ def test_relus_change_class_and_nothing_else_does(make: Callable[[], nn.Module])
     assert swapped.keys() == kinds.keys() and kinds
     for name, relu in swapped.items():
         assert type(relu) is {nn.ReLU: QuantReLU, nn.ReLU6: QuantReLU6}[kinds[name]] and isinstance(relu, kinds[name])
-        assert isinstance(relu.output_quantizer.ranges, Running) and int(relu.output_quantizer.ranges.updates) == 2
+        assert isinstance(relu.output_quantizer.ranges, EMAMinMax) and int(relu.output_quantizer.ranges.updates) == 2
         assert coverage(student)[name] == "outputs 4-bit asymmetric per tensor"
     assert not any(isinstance(m, QuantActivation) for m in teacher.modules())
     assert {n for n, _ in student.named_parameters()} == {n for n, _ in teacher.named_parameters()}
@@ -47,7 +47,7 @@ def test_outputs_are_the_nearest_levels_and_gradients_pass_inside(kind, limit: f
     net = nn.Sequential(kind(inplace=inplace))
     student = quantize_model(net, QuantConfig(activation=OUT))
     relu = student[0]
-    assert isinstance(relu, QuantActivation) and isinstance(relu.output_quantizer.ranges, Running)
+    assert isinstance(relu, QuantActivation) and isinstance(relu.output_quantizer.ranges, EMAMinMax)
     relu.output_quantizer.ranges.observing = True
     seen = torch.tensor([[-1.0, 0.5, 3.0]])
     assert torch.equal(student(seen.clone()), seen.clamp(0, limit))
@@ -65,7 +65,7 @@ def test_a_relu_used_at_several_places_has_one_range() -> None:
     student = quantize_model(net, W4A4)
     assert [name for name, _ in quant_activations(student)] == ["1"] and student[1] is student[3] is student[5]
     relu = student[1]
-    assert isinstance(relu, QuantReLU) and isinstance(relu.output_quantizer.ranges, Running)
+    assert isinstance(relu, QuantReLU) and isinstance(relu.output_quantizer.ranges, EMAMinMax)
     relu.output_quantizer.ranges.observing = True
     student(torch.randn(5, 4))
     assert int(relu.output_quantizer.ranges.updates) == 3

@@ -29,13 +29,13 @@ from vision_toys import images, resnet, vit
 from zsaq import Loop, coverage, load
 from zsaq.eval.imagenet import processor_of, score
 from zsaq.eval.images import Source
-from zsaq.quant.quantizer import Running
-from zsaq.vision.image_spec import Frame
+from zsaq.quant.quantizer import EMAMinMax
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.papers.intraq import intraq_images
 from zsaq.vision.published import TABLE, published
 
 ROOT = Path(__file__).parent.parent
-BUDGET = VisionBudget(images=4, dream=2, warmup=2, steps=2, unit_steps=2, batch=4)
+BUDGET = VisionBudget(images=4, image_steps=2, warmup=2, steps=2, unit_steps=2, batch=4)
 TINY = [f"--{name}={value}" for name, value in vars(BUDGET).items() if name in vision_quantize.BUDGET]
 FAST = {"rtn-noise", "rtn-oracle", "zeroq", "dsg", "psaq", "intraq", "plf", "hast", "synq", "genie-noise"}
 
@@ -46,7 +46,7 @@ def toy(kind: str) -> VisionJob:
     pixels = images(8, size, seed=5)
     with torch.no_grad():
         labels = teacher(pixel_values=pixels).logits.argmax(-1)
-    return VisionJob(kind, teacher, Frame(4, size), split(pixels, labels, 3), lambda: images(6, size, seed=6))
+    return VisionJob(kind, teacher, ImageSpec(4, size), split(pixels, labels, 3), lambda: images(6, size, seed=6))
 
 
 @pytest.mark.parametrize("method", [pytest.param(m, marks=() if m in FAST else pytest.mark.slow) for m in METHODS])
@@ -82,7 +82,7 @@ def test_each_row_of_synq_takes_its_ranges_and_shows_what_its_filter_does(tmp_pa
     hi = {}
     for method in ("zeroq", "synq", "synq-no-filter", "synq-zeroq-ranges"):
         student = METHODS[method](job, config, budget, 0, Loop(Accelerator(cpu=True)))
-        hi[method] = [float(m.hi) for m in student.modules() if isinstance(m, Running)]
+        hi[method] = [float(m.hi) for m in student.modules() if isinstance(m, EMAMinMax)]
     assert set(job.made) == {("zeroq", 0), ("hast", 0)}
     assert hi["synq-zeroq-ranges"] == hi["synq-no-filter"] == hi["zeroq"] != hi["synq"]
     assert {"filter.png", "filter-spectrum.png"} <= {path.name for path in (tmp_path / "hast-0").iterdir()}
@@ -91,7 +91,7 @@ def test_each_row_of_synq_takes_its_ranges_and_shows_what_its_filter_does(tmp_pa
 @pytest.mark.parametrize("method", TABLE)
 def test_published_settings_are_arguments(method: Any) -> None:
     arguments = inspect.signature(method).parameters
-    small, large = published(method, Frame(10, 64)), published(method, Frame(1000, 65))
+    small, large = published(method, ImageSpec(10, 64)), published(method, ImageSpec(1000, 65))
     assert {*small, *large} <= set(arguments) and small != large
     told = {name: arguments[name].default for name in large if name not in ("mix", "from_teacher")}
     if method is not intraq_images:  # whose defaults are CIFAR-10's
@@ -143,7 +143,7 @@ def test_a_processor_gives_the_frame_the_normalisation_and_the_images(saved: Pat
     processor = processor_of([str(saved / "resnet")], None, None, (), ())
     data = Source(str(saved / "val.parquet"))
     job = pretrained(str(saved / "resnet"), processor, Accelerator(cpu=True), data, data, batch_size=3)
-    assert job.frame == Frame(4, 32) and (job.mean, job.deviation) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
+    assert job.spec == ImageSpec(4, 32) and (job.mean, job.deviation) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.1))
     opened = [Image.open(saved / f"{i}.png").convert("RGB") for i in range(7)]
     pixels = processor(images=opened, return_tensors="pt")["pixel_values"]
     assert job.real is not None and torch.equal(job.real(), pixels)
@@ -151,18 +151,18 @@ def test_a_processor_gives_the_frame_the_normalisation_and_the_images(saved: Pat
     assert job.measure(job.teacher)["score"] == score(resnet(), split(pixels, labels)())["top1"]
     assert normalisation(ViTImageProcessorPil(do_normalize=False), 2) == ((0.0, 0.0), (1.0, 1.0))
     given = processor_of([], 24, None, (0.5,) * 3, (0.5,) * 3)
-    assert pretrained(str(saved / "resnet"), given, Accelerator(cpu=True)).frame == Frame(4, 24)
+    assert pretrained(str(saved / "resnet"), given, Accelerator(cpu=True)).spec == ImageSpec(4, 24)
 
 
 def test_the_recipe_leaves_a_folder_that_loads(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher, data, out = (str(path) for path in (saved / "resnet", saved / "val.parquet", tmp_path / "out"))
-    flags = ["--method", "hast", "--protocol", "uniform", "--bits", "w4a4", "--data_dir", data]
+    flags = ["--method", "hast", "--preset", "uniform", "--bits", "w4a4", "--data_dir", data]
     vision_quantize.main(["--teacher", teacher, *flags, *TINY, "--output_dir", out])
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert [row["name"] for row in results["rows"]] == ["teacher", "rtn-noise", "hast"]
     first, *students = results["rows"]
     assert first["agreement"] == 1 and all(row["bytes"] < first["bytes"] / 2 for row in students)
-    assert results["protocol"] == "uniform" and results["config"]["weight"]["bits"] == 4 and results["seed"] == 0
+    assert results["preset"] == "uniform" and results["config"]["weight"]["bits"] == 4 and results["seed"] == 0
     made = [str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png")]
     assert {"curves.png", "pictures/hast-0/images.png", "pictures/hast-0/spectrum.png"} <= set(made)
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")
@@ -173,7 +173,7 @@ def test_the_recipe_leaves_a_folder_that_loads(saved: Path, tmp_path: Path, caps
 
 
 def test_the_recipe_without_images_scores_nothing(saved: Path, tmp_path: Path) -> None:
-    flags = ["--teacher", str(saved / "vit"), "--method", "psaq", "--protocol", "psaq", "--bits", "w8a8"]
+    flags = ["--teacher", str(saved / "vit"), "--method", "psaq", "--preset", "psaq", "--bits", "w8a8"]
     vision_quantize.main([*flags, *TINY, "--output_dir", str(tmp_path)])
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [set(row) for row in rows] == [{"name", "bytes", "seconds"}] * 3
@@ -182,9 +182,9 @@ def test_the_recipe_without_images_scores_nothing(saved: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--method", "synq", "--protocol", "psaq"], "ViTForImageClassification has no BatchNorm"),
-        (["--method", "psaq", "--protocol", "uniform"], "ViTForImageClassification has no module nn.ReLU"),
-        (["--bits", "w4"], "'w4' is no text of a protocol"),
+        (["--method", "synq", "--preset", "psaq"], "ViTForImageClassification has no BatchNorm"),
+        (["--method", "psaq", "--preset", "uniform"], "ViTForImageClassification has no module nn.ReLU"),
+        (["--bits", "w4"], "'w4' is no text of a preset"),
     ],
 )
 def test_what_does_not_suit_is_told(saved: Path, tmp_path: Path, flags: list[str], message: str) -> None:
@@ -196,7 +196,7 @@ def test_what_does_not_suit_is_told(saved: Path, tmp_path: Path, flags: list[str
 
 @pytest.mark.slow
 def test_an_error_is_one_line(saved: Path, tmp_path: Path) -> None:
-    flags = ["--teacher", str(saved / "vit"), "--protocol", "psaq", *TINY, "--output_dir", str(tmp_path)]
+    flags = ["--teacher", str(saved / "vit"), "--preset", "psaq", *TINY, "--output_dir", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, "recipes/vision_quantize.py", *flags], cwd=ROOT, capture_output=True, text=True
     )

@@ -10,7 +10,7 @@ from reference_reconstruction import cosines, gradient, gram
 from vision_toys import cnn, images, resnet, vit
 from zsaq import Grid, Pair, QuantConfig, quantize_model
 from zsaq.quant.layers import QuantLayer
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.matching import Directions, Diversity, GradientMatching, LayerGradient
 from zsaq.vision.models import At, classifier, last_feature_map
 from zsaq.vision.papers import sadag as module
@@ -19,7 +19,7 @@ from zsaq.vision.presets import psaq, uniform
 from zsaq.vision.sources.pixels import Unrolled
 from zsaq.vision.sources.swing import Latents
 
-FRAME = Frame(4, 16)
+SPEC = ImageSpec(4, 16)
 
 
 def models(teacher: Any) -> tuple[Any, Any]:
@@ -32,7 +32,7 @@ def named(model: nn.Module, layer: nn.Module) -> At:
 
 
 def pair(teacher: nn.Module, student: nn.Module, gradients: LayerGradient, pixels: Tensor) -> Pair:
-    return Pair(teacher, student, {"pixel_values": pixels}, gradients.taps)
+    return Pair(teacher, student, {"pixel_values": pixels}, gradients.captures)
 
 
 def by_autograd(teacher: nn.Module, student: nn.Module, layer: At, pixels: Tensor) -> Tensor:
@@ -101,8 +101,8 @@ def test_a_transformer_s_last_block_is_matched_at_its_own_error() -> None:
     layer = LayerGradient(named(teacher, last), named(teacher, block), sketch=None)
     both = pair(teacher, student, layer, images(4))
     here = layer(both)
-    e = both.teacher.seen[layer.taps[0]][0][1] - both.student.seen[layer.taps[1]][0][1]
-    h = both.student.seen[layer.taps[2]][0][1]
+    e = both.teacher.seen[layer.captures[0]][0][1] - both.student.seen[layer.captures[1]][0][1]
+    h = both.student.seen[layer.captures[2]][0][1]
     inner = torch.stack([torch.stack([gram(e[i], h[i], e[j], h[j]) for j in range(4)]) for i in range(4)])
     size = inner.diag().sqrt()
     assert torch.allclose(here.with_all(here), inner / size[:, None] / size, atol=1e-4)
@@ -121,7 +121,7 @@ def test_sketches_keep_cosines() -> None:
 
 def test_the_neighbour_is_further_than_at_a_random_direction() -> None:
     teacher, student = models(cnn())
-    source, layer = Latents(32, FRAME), at_head(teacher)
+    source, layer = Latents(32, SPEC), at_head(teacher)
     both = pair(teacher, student, layer, source()["pixel_values"])
     here = layer(both).detach()
     matching = GradientMatching(source, layer, 1.0)
@@ -139,7 +139,7 @@ def test_the_neighbour_is_further_than_at_a_random_direction() -> None:
 
 def test_matching_feels_latents_and_generator() -> None:
     teacher, student = models(cnn())
-    source, layer = Latents(6, FRAME), at_head(teacher)
+    source, layer = Latents(6, SPEC), at_head(teacher)
     loss = GradientMatching(source, layer)(pair(teacher, student, layer, source()["pixel_values"]))
     assert 0 < loss < 2
     grads = torch.autograd.grad(loss, [source.latents, *source.decoder.parameters()])
@@ -163,7 +163,7 @@ def test_diversity_is_the_closest_other_and_remembers() -> None:
 
 def test_sharpening_moves_images_and_keeps_the_student() -> None:
     teacher, student = models(cnn())
-    source = Latents(6, FRAME)
+    source = Latents(6, SPEC)
     before = source()["pixel_values"].detach()
     kept = [p.clone() for p in student.parameters()]
     batch = sharpen([source], teacher, student, steps=4)
@@ -176,15 +176,15 @@ def test_decay_keeps_its_share_of_the_steps(monkeypatch: pytest.MonkeyPatch, ste
     class Told(Exception):
         pass
 
-    def tell(optimizer: torch.optim.Optimizer, step_size: int, gamma: float) -> None:
+    def write(optimizer: torch.optim.Optimizer, step_size: int, gamma: float) -> None:
         assert gamma == 0.95
         raise Told(step_size)
 
     teacher, student = models(cnn())
-    monkeypatch.setattr(module, "StepLR", tell)
+    monkeypatch.setattr(module, "StepLR", write)
     for given, expected in ((None, every), (7, 7)):
         with pytest.raises(Told, match=f"^{expected}$"):
-            sharpen([Latents(2, FRAME)], teacher, student, steps=steps, decay_every=given)
+            sharpen([Latents(2, SPEC)], teacher, student, steps=steps, decay_every=given)
 
 
 @pytest.mark.parametrize("make", [vit, cnn])
@@ -209,20 +209,20 @@ def test_a_transformer_starts_with_its_own_images_or_given_ones(tmp_path: Path) 
     teacher = vit()
     config = psaq("w4a4", teacher)
     few: dict[str, Any] = {"steps": 2, "unit_steps": 1, "sharpening": 2, "batch_size": 4}
-    made = sadag_images(teacher, config, FRAME, images=6, group=4, folder=tmp_path, **few)["pixel_values"]
+    made = sadag_images(teacher, config, SPEC, images=6, group=4, folder=tmp_path, **few)["pixel_values"]
     assert made.shape == (6, 3, 16, 16) and not made.requires_grad
     assert (tmp_path / "images.png").exists() and (tmp_path / "first/1/images.png").exists()
     start = {"pixel_values": images(5, seed=3)}
-    given = sadag_images(teacher, config, FRAME, group=5, start=start, **few)["pixel_values"]
+    given = sadag_images(teacher, config, SPEC, group=5, start=start, **few)["pixel_values"]
     assert given.shape == (5, 3, 16, 16) and 0 < (given - start["pixel_values"]).abs().max() < 0.03
-    student = sadag(teacher, config, FRAME, group=5, start=start, warm_steps=1, sharpening=1, unit_steps=1)
+    student = sadag(teacher, config, SPEC, group=5, start=start, warm_steps=1, sharpening=1, unit_steps=1)
     with torch.no_grad():
         assert student(pixel_values=images(2)).logits.isfinite().all()
 
 
 def test_deep_gradients_are_those_of_the_last_convolution() -> None:
     teacher, student = models(cnn())
-    layer = LayerGradient(last_feature_map(teacher, FRAME), sketch=4)
+    layer = LayerGradient(last_feature_map(teacher, SPEC), sketch=4)
     here = layer(pair(teacher, student, layer, images(3)))
     assert here.h.shape == (3, 16) and here.e.shape == (3, 1)
 
@@ -231,13 +231,14 @@ def test_one_call_makes_a_student(tmp_path: Path) -> None:
     teacher = classifier(cnn())
     inner = LayerGradient(At(("module.layer2.0.conv2",)), sketch=8)
     student = sadag(
-        teacher, uniform("w3a3", teacher), FRAME, images=8, group=4, steps=2, warm_steps=2, sharpening=2, unit_steps=2,
+        teacher, uniform("w3a3", teacher), SPEC, images=8, group=4, steps=2, warm_steps=2, sharpening=2, unit_steps=2,
         layer=inner, batch_size=4,
     )  # fmt: skip
     with torch.no_grad():
         assert student(pixel_values=images(2)).isfinite().all()
     made = sadag_images(
-        resnet(), QuantConfig(weight=Grid(3, symmetric=False)), Frame(4, 32), images=4, group=4, steps=1, unit_steps=1,
+        resnet(), QuantConfig(weight=Grid(3, symmetric=False)), ImageSpec(4, 32), images=4, group=4, steps=1,
+        unit_steps=1,
         sharpening=1, batch_size=4, folder=tmp_path,
     )  # fmt: skip
     assert made["pixel_values"].shape == (4, 3, 32, 32)
@@ -247,7 +248,7 @@ def test_one_call_makes_a_student(tmp_path: Path) -> None:
 def test_what_cannot_be_is_said() -> None:
     teacher, student = models(cnn())
     with pytest.raises(ValueError, match="radius is 0"):
-        GradientMatching(Latents(2, FRAME), at_head(teacher), 0.0)
+        GradientMatching(Latents(2, SPEC), at_head(teacher), 0.0)
     with pytest.raises(ValueError, match="slack is 1"):
         Diversity(at_head(teacher), 1.0)
     with pytest.raises(ValueError, match="sketch is 0"):

@@ -8,20 +8,20 @@ import torch
 from vision_toys import CLASSES, cnn, images
 from zsaq import Loop
 from zsaq.train.pair import Batch, run
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import measure
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.texq import centres, mixed, texq
 from zsaq.vision.presets import uniform
 
-FRAME = Frame(CLASSES, 16)
+SPEC = ImageSpec(CLASSES, 16)
 SHORT: dict[str, Any] = {"steps": 3, "batch_size": 4, "lr": 1e-3}
 BATCH: Batch = {"pixel_values": images(8), "labels": torch.arange(8) % CLASSES}
 
 
 def test_centres_are_statistics_of_an_image_for_each_class() -> None:
     teacher = classifier(cnn())
-    found = centres(teacher, FRAME, steps=3, texture=1.0)
+    found = centres(teacher, SPEC, steps=3, texture=1.0)
     noise = measure(teacher, [{"pixel_values": torch.randn(CLASSES, 3, 16, 16)}])
     assert [m.mean.shape for m in found] == [m.mean.shape for m in noise]
     assert any(not torch.allclose(a.mean, b.mean) for a, b in zip(found, noise, strict=True))
@@ -48,8 +48,8 @@ def test_mixed_images_are_between_two_of_their_batch_and_have_no_label() -> None
 def test_texq_runs_and_repeats(tmp_path: Path) -> None:
     teacher, options = cnn(), {**SHORT, "warmup": 1, "calibration": 2, "centre_steps": 2}
     config = uniform("w4a4", teacher)
-    student = texq(teacher, config, FRAME, **options, loop=Loop(folder=tmp_path))
-    again = texq(teacher, config, FRAME, **options, loop=Loop())
+    student = texq(teacher, config, SPEC, **options, loop=Loop(folder=tmp_path))
+    again = texq(teacher, config, SPEC, **options, loop=Loop())
     batch = {"pixel_values": images(4)}
     with torch.no_grad():
         found, known = (run(model, batch).logits for model in (student, again))

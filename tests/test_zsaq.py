@@ -19,7 +19,7 @@ from zsaq.train.trainer import Divergence
 W2 = QuantConfig.parse("w2a8")
 
 
-class Player:
+class TextGenerator:
     """Stands in for the generator: random batches, and counts its climbs."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Player:
     def __next__(self) -> Batch:
         return next(self.given)
 
-    def climb(self, divergence: Divergence) -> dict[str, float]:
+    def ascend(self, divergence: Divergence) -> dict[str, float]:
         embeds = torch.randn(4, 6, 32, requires_grad=True)
         value, logits = divergence({"inputs_embeds": embeds, "attention_mask": torch.ones(4, 6, dtype=torch.int64)})
         (gradient,) = torch.autograd.grad(value, embeds)
@@ -49,11 +49,11 @@ def gap(teacher, student) -> float:
 
 @pytest.mark.parametrize("make", [bert, gpt2])
 def test_the_two_stages_bring_the_student_closer(make, tmp_path) -> None:
-    teacher, player = make(), Player()
+    teacher, text_generator = make(), TextGenerator()
     start = gap(teacher, student_of(teacher, W2))
-    student = zsaq(teacher, W2, player, steps=24, warm=8, lr=0.02, loop=Loop(folder=tmp_path))
+    student = zsaq(teacher, W2, text_generator, steps=24, warm=8, lr=0.02, loop=Loop(folder=tmp_path))
     assert gap(teacher, student) < 0.8 * start
-    assert player.climbs == 3
+    assert text_generator.climbs == 3
     told = [json.loads(line) for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
     assert len(told) == 16 and {"KL", "HiddenStates", "gap", "cosine", "disagreement"} <= set().union(*told)
     assert len((tmp_path / "warm-start.jsonl").read_text().splitlines()) == 8
@@ -71,9 +71,9 @@ def test_the_warm_start_moves_blocks_only() -> None:
 
 
 def test_a_part_that_is_switched_off_is_not_there() -> None:
-    teacher, player = bert(), Player()
-    zsaq(teacher, W2, player, steps=6, warm=0, ratio=(2, 0))
-    assert player.climbs == 0
+    teacher, text_generator = bert(), TextGenerator()
+    zsaq(teacher, W2, text_generator, steps=6, warm=0, ratio=(2, 0))
+    assert text_generator.climbs == 0
     student = student_of(teacher, W2)
     assert isinstance(stepper(student, 0.01), Clip) and isinstance(stepper(student, 0.01, 0.1), SAM)
     assert [type(part) for _, part in objective(teacher, 0.0).parts] == [KL]
@@ -96,8 +96,8 @@ def test_a_teacher_in_few_bits_answers_for_a_student_of_the_float_model(tmp_path
     few = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     teacher = type(start).from_pretrained(tmp_path, quantization_config=few)
     with pytest.raises(ValueError, match="holds integers"):
-        zsaq(teacher, W2, Player(), steps=2, warm=0)
-    student = zsaq(teacher, W2, Player(), steps=24, warm=8, lr=0.02, start=start)
+        zsaq(teacher, W2, TextGenerator(), steps=2, warm=0)
+    student = zsaq(teacher, W2, TextGenerator(), steps=24, warm=8, lr=0.02, start=start)
     assert gap(teacher, student) < gap(teacher, student_of(start, W2))
 
 
@@ -106,7 +106,7 @@ def test_a_teacher_in_few_bits_answers_for_a_student_of_the_float_model(tmp_path
 def test_a_teacher_in_half_precision_has_a_student_in_full(make, dtype: torch.dtype, tmp_path) -> None:
     teacher = make().to(dtype)
     static = QuantConfig(Grid(2, levels="half"), Grid(8, symmetric=False, per="tensor"))
-    student = zsaq(teacher, static, Player(), steps=8, warm=2)
+    student = zsaq(teacher, static, TextGenerator(), steps=8, warm=2)
     assert {p.dtype for p in student.parameters()} == {torch.float32}
     assert {p.dtype for p in teacher.parameters()} == {dtype}
     student.save_pretrained(tmp_path)
@@ -126,7 +126,7 @@ def test_ranges_are_learned_where_they_were_searched_and_nowhere_else() -> None:
 
 def test_a_warm_start_that_leaves_no_step_is_named() -> None:
     with pytest.raises(ValueError, match="warm is 4 of 4"):
-        zsaq(bert(), W2, Player(), steps=4, warm=4)
+        zsaq(bert(), W2, TextGenerator(), steps=4, warm=4)
 
 
 @pytest.mark.parametrize("bits", ["w2a8", "w4a8", "w8a8"])

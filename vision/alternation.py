@@ -7,10 +7,10 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from zsaq.quant.quantizer import Running
+from zsaq.quant.quantizer import EMAMinMax
 from zsaq.train.objectives import Objective
 from zsaq.train.optim import Wrapper
-from zsaq.train.synthesis import Player
+from zsaq.train.synthesis import Synthesizer
 from zsaq.train.trainer import Loop, calibrate, distill
 from zsaq.vision.pictures import album
 
@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=nn.Module)
 def fit(
     student: Model,
     teacher: nn.Module,
-    player: Player,
+    synthesizer: Synthesizer,
     objective: Objective,
     optimizer: torch.optim.Optimizer | Wrapper,
     steps: int,
@@ -30,12 +30,13 @@ def fit(
     loop: Loop | None = None,
     folder: Path | None = None,
 ) -> Model:
-    """Train `student` for `steps` on what `player` gives, which takes a step of its own each time; returns the student.
+    """Train `student` for `steps` on what `synthesizer` gives, which takes a step of its own each time; returns the
+    student.
 
-    First the player moves `warmup` times alone; its next `calibration` batches set the student's static ranges, which
-    then stay. Until then ranges are those of a batch before the warm-up, for objectives of the player that look at the
-    student; they are forgotten. `folder` is where pictures of the player's next images go. Raises ValueError as
-    `calibrate`, `distill` and the player do.
+    First the synthesizer moves `warmup` times alone; its next `calibration` batches set the student's static ranges,
+    which then stay. Until then ranges are those of a batch before the warm-up, for objectives of the synthesizer that
+    look at the student; they are forgotten. `folder` is where pictures of the synthesizer's next images go. Raises
+    ValueError as `calibrate`, `distill` and the synthesizer do.
     """
     if warmup < 0 or calibration < 1:
         raise ValueError(f"warmup is {warmup}, calibration {calibration}; give steps, at least 0 and 1")
@@ -43,23 +44,23 @@ def fit(
     accelerator = loop.accelerator
     teacher.to(accelerator.device)
     student.to(accelerator.device)
-    calibrate(student, islice(player, 1), accelerator)  # the player meets a student that has no ranges yet
+    calibrate(student, islice(synthesizer, 1), accelerator)  # the synthesizer meets a student that has no ranges yet
     for _ in range(warmup):
-        next(player)
+        next(synthesizer)
     for turn in range(calibration):
-        batch = next(player)  # while no range listens: the player may look at the student
+        batch = next(synthesizer)  # while no range listens: the synthesizer may look at the student
         if turn == 0:
             forget(student)
         calibrate(student, [batch], accelerator)
-    distill(student, teacher, player, objective, optimizer, steps, loop)
+    distill(student, teacher, synthesizer, objective, optimizer, steps, loop)
     if folder is not None:
-        album(next(player), folder, player.losses)
+        album(next(synthesizer), folder, synthesizer.losses)
     return student
 
 
 def forget(student: nn.Module) -> None:
     """Static ranges as if they had seen nothing: those of an untrained source would weigh on the mean of a few."""
     for ranges in student.modules():
-        if isinstance(ranges, Running):
+        if isinstance(ranges, EMAMinMax):
             for number in (ranges.lo, ranges.hi, ranges.updates):
                 number.zero_()

@@ -10,9 +10,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Batch
-from zsaq.train.synthesis import Player, stream
+from zsaq.train.synthesis import Synthesizer, stream
 from zsaq.train.trainer import Loop, calibrate, distill
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.papers.gdfq import sgd
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.crops import views
@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def noise_images(
-    teacher: nn.Module, objective: Objective, frame: Frame, *, images: int = 5120, batch_size: int = 256,
+    teacher: nn.Module, objective: Objective, spec: ImageSpec, *, images: int = 5120, batch_size: int = 256,
     steps: int = 1000, lr: float = 0.5, least: float = 1e-4, patience: int = 50, crops: float = 0.0,
     scale: tuple[float, float] = (0.5, 1.0), labels: Tensor | None = None, seed: int = 0,
     finished: Callable[[Batch], object] | None = None, folder: Path | None = None, stage: str = "images",
@@ -40,7 +40,7 @@ def noise_images(
     `folder` is where pictures go. Answers pixel_values float [images, C, S, S] and labels, on the teacher's device.
     Raises ValueError for numbers below 1, labels of another length and losses that are not finite.
     """
-    labels = uniform_labels(images, frame, seed) if labels is None else labels
+    labels = uniform_labels(images, spec, seed) if labels is None else labels
     if min(images, batch_size, steps, patience) < 1 or len(labels) != images:
         raise ValueError(
             f"images is {images}, batch_size {batch_size}, steps {steps}, patience {patience}, with {len(labels)} "
@@ -49,16 +49,18 @@ def noise_images(
     made: list[Batch] = []
     losses: list[float] = []
     for turn, part in enumerate(labels.split(batch_size)):
-        pixels = Pixels(len(part), frame, part, seed=stream(seed, turn))
+        pixels = Pixels(len(part), spec, part, seed=stream(seed, turn))
         pixels.to(next(teacher.parameters()).device)
         source = Cropped(pixels, scale, crops, stream(seed, turn)) if crops else pixels
         adam = torch.optim.Adam([pixels.pixels], lr)
         plateau = ReduceLROnPlateau(adam, factor=0.1, patience=patience, min_lr=least)
-        player = Player(source, objective, adam, teacher, scheduler=plateau, stage=f"{stage}, batch {turn + 1}")
+        synthesizer = Synthesizer(
+            source, objective, adam, teacher, scheduler=plateau, stage=f"{stage}, batch {turn + 1}"
+        )
         for _ in range(steps):
-            next(player)
+            next(synthesizer)
         made.append({name: value.detach() for name, value in pixels().items()})
-        losses += player.losses
+        losses += synthesizer.losses
         if finished is not None:
             finished(made[-1])
     batch = {name: torch.cat([part[name] for part in made]) for name in made[0]}

@@ -1,4 +1,4 @@
-"""What a classifier is shown: the frame that synthetic images are made in."""
+"""What a classifier is shown: the spec that synthetic images are made in."""
 
 from dataclasses import dataclass
 from typing import final
@@ -6,7 +6,7 @@ from typing import final
 
 @final
 @dataclass(frozen=True)
-class Frame:
+class ImageSpec:
     """Images [channels, size, size] and the number of classes. Raises ValueError for a number below 1."""
 
     classes: int

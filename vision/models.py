@@ -1,4 +1,5 @@
-"""What must be known of an architecture: its blocks, norms, attention contexts, last feature map, head and frame.
+"""What must be known of an architecture: its feature_places, norms, attention contexts, last feature map, head and
+spec.
 
 The only file of `zsaq.vision` that knows architectures. Modules are found by type (transformers' classes) or by
 structure (any other `nn.Module`), never by name, so a student, which is a swapped copy, is found alike. Lists stand in
@@ -20,7 +21,7 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 from transformers.models.swin.modeling_swin import SwinAttention, SwinLayer, SwinModel
 from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer
 
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 
 BLOCKS = (
     ResNetBasicLayer, ResNetBottleNeckLayer, RegNetXLayer, RegNetYLayer, MobileNetV2InvertedResidual, ConvNextLayer,
@@ -33,7 +34,7 @@ Named = list[tuple[str, nn.Module]]
 @final
 @dataclass(frozen=True)
 class At:
-    """Where a `Tap` looks: the modules of these names, in a teacher and in its copy, the student."""
+    """Where a `Capture` looks: the modules of these names, in a teacher and in its copy, the student."""
 
     names: tuple[str, ...]
 
@@ -59,23 +60,23 @@ def classifier(module: nn.Module) -> nn.Module:
     return module if isinstance(module, PreTrainedModel | Classifier) else Classifier(module)
 
 
-def frame_of(teacher: nn.Module, size: int | None = None) -> Frame:
+def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
     """Classes, channels and image size as a transformers configuration names them.
 
     `size`: of the images, for configurations that name none (ResNet, RegNet: their image processor knows). Raises
     ValueError for a plain module and for images that are not square.
     """
     if not isinstance(teacher, PreTrainedModel):
-        raise ValueError(f"{_name(teacher)} has no configuration that tells its images; give Frame(...)")
+        raise ValueError(f"{_name(teacher)} has no configuration that tells its images; give ImageSpec(...)")
     config = teacher.config.to_dict()
     named = config.get("image_size") if size is None else size
     if named is None:
-        raise ValueError(f"the configuration of {_name(teacher)} names no image size; give size or Frame(...)")
+        raise ValueError(f"the configuration of {_name(teacher)} names no image size; give size or ImageSpec(...)")
     sides = set(named) if isinstance(named, list | tuple) else {named}
     if len(sides) != 1:
-        raise ValueError(f"image_size is {named}; only square images are made, give Frame(...) of one size")
+        raise ValueError(f"image_size is {named}; only square images are made, give ImageSpec(...) of one size")
     classes: Any = teacher.config.num_labels
-    return Frame(classes, sides.pop(), config.get("num_channels", 3))
+    return ImageSpec(classes, sides.pop(), config.get("num_channels", 3))
 
 
 def has_batch_norms(model: nn.Module) -> bool:
@@ -99,27 +100,28 @@ def layers(model: nn.Module) -> Named:
     return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
 
-def units(model: nn.Module) -> Named:
-    """What is reconstructed at once, each layer in one unit: residual blocks, and layers that stand outside of them.
+def blocks(model: nn.Module) -> Named:
+    """What is reconstructed at once, each layer in one block: residual feature_places, and layers that stand outside of
+    them.
 
     Blocks are transformers' block types. An addition cannot be seen from outside, so elsewhere a block is a module
     that is no mere container, whose type stands in the model at least twice, and that holds at least two
     convolutions, one of them wider than a pixel; of nested ones the innermost. Raises ValueError if there is no layer.
     """
-    found = _units(model, "", Counter(type(m) for m in model.modules()))
+    found = _blocks(model, "", Counter(type(m) for m in model.modules()))
     if not found:
         raise ValueError(f"{_name(model)} holds no convolution or linear layer; give a classifier of images")
     return found
 
 
-def blocks(model: nn.Module) -> At:
+def feature_places(model: nn.Module) -> At:
     """Where features are compared (He et al. style: HAST's channel attention looks here).
 
     For each residual block with BatchNorm the output of its last, before the shortcut is added, a BatchNorm of the
-    shortcut excepted; other blocks' own outputs. In a net without blocks, its BatchNorms. Raises ValueError without
-    any of them.
+    shortcut excepted; other blocks' own outputs. In a net without feature_places, its BatchNorms. Raises ValueError
+    without any of them.
     """
-    found = [_branch_end(name, unit) for name, unit in units(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]
+    found = [_branch_end(name, unit) for name, unit in blocks(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]
     found = found or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if not found:
         raise ValueError(f"{_name(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
@@ -147,21 +149,21 @@ def head(model: nn.Module) -> nn.Linear:
     return found[-1]
 
 
-def last_feature_map(model: nn.Module, frame: Frame | None = None) -> At:
+def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
     """Where activation maps are taken (Grad-CAM), never on a map of one pixel.
 
     The last convolution (of no shortcut) whose output has H * W > 1: a map [B, C, H, W]. ConvNeXt: its last block. ViT
     and DeiT: the norm before the last attention, [B, special + patches, d], because with a head on the class token the
-    gradient at the patches behind it is zero. Swin: the last norm, [B, patches, d]. `frame`: what a plain module is
+    gradient at the patches behind it is zero. Swin: the last norm, [B, patches, d]. `spec`: what a plain module is
     shown to measure its maps, by default 64 x 64 pixels. Raises ValueError if no map is wider than a pixel.
     """
-    modules, last = list(model.named_modules()), units(model)
+    modules, last = list(model.named_modules()), blocks(model)
     wanted = next((m for _, m in reversed(last) if isinstance(m, ViTLayer | DeiTLayer | ConvNextLayer)), None)
     if isinstance(wanted, ViTLayer | DeiTLayer):
         wanted = wanted.layernorm_before
     wanted = next((m.layernorm for _, m in modules if isinstance(m, SwinModel)), wanted)
     if wanted is None:
-        sides = _sides(model, frame)
+        sides = _sides(model, spec)
         shortcuts = {m for _, unit in last for s in _shortcuts(unit) for m in s.modules()}
         convolutions = [m for _, m in modules if isinstance(m, nn.Conv2d) and m not in shortcuts]
         wanted = next((m for m in reversed(convolutions) if sides.get(m, 1) > 1), None)
@@ -174,13 +176,13 @@ def _name(model: nn.Module) -> str:
     return type(model.module if isinstance(model, Classifier) else model).__name__
 
 
-def _units(module: nn.Module, name: str, kinds: Counter[type]) -> Named:
+def _blocks(module: nn.Module, name: str, kinds: Counter[type]) -> Named:
     if isinstance(module, (*BLOCKS, nn.Conv2d, nn.Linear)):
         return [(name, module)]
     if _is_block(module, kinds) and not any(_is_block(m, kinds) for m in module.modules() if m is not module):
         return [(name, module)]
     children = ((f"{name}.{child}" if name else child, m) for child, m in module.named_children())
-    return [unit for child, m in children for unit in _units(m, child, kinds)]
+    return [unit for child, m in children for unit in _blocks(m, child, kinds)]
 
 
 def _is_block(module: nn.Module, kinds: Counter[type]) -> bool:
@@ -206,13 +208,13 @@ def _branch_end(name: str, block: nn.Module) -> str:
     return f"{name}.{norms[-1]}" if norms else name
 
 
-def _sides(model: nn.Module, frame: Frame | None) -> dict[nn.Module, int]:
+def _sides(model: nn.Module, spec: ImageSpec | None) -> dict[nn.Module, int]:
     """The pixels H * W of what each convolution answers to a blank image."""
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    if frame is None and isinstance(model, PreTrainedModel) and "image_size" in model.config.to_dict():
-        frame = frame_of(model)
-    frame = frame or Frame(1, 64, convolutions[0].in_channels) if convolutions else frame
-    if frame is None:
+    if spec is None and isinstance(model, PreTrainedModel) and "image_size" in model.config.to_dict():
+        spec = spec_of(model)
+    spec = spec or ImageSpec(1, 64, convolutions[0].in_channels) if convolutions else spec
+    if spec is None:
         return {}
     seen: dict[nn.Module, int] = {}
 
@@ -223,7 +225,7 @@ def _sides(model: nn.Module, frame: Frame | None) -> dict[nn.Module, int]:
     like = convolutions[0].weight
     try:
         with torch.no_grad():
-            classifier(model)(pixel_values=like.new_zeros(1, frame.channels, frame.size, frame.size))
+            classifier(model)(pixel_values=like.new_zeros(1, spec.channels, spec.size, spec.size))
     finally:
         for handle in handles:
             handle.remove()

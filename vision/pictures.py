@@ -1,4 +1,4 @@
-"""What was dreamt, to look at: a grid of images, their spectrum and the loss curves, as PNG.
+"""What was synthesized, to look at: a grid of images, their spectrum and the loss curves, as PNG.
 
 Pixels are in normalised space, where a dream may leave what a camera can see; so each image is stretched for display
 from its own smallest value to its largest, and colours cannot be compared between images. Needs matplotlib, the extra
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zsaq.train.pair import Batch
 
-NO_LOSSES = {"step", "seconds", "lr"}  # among the numbers of a journal's line
+NO_LOSSES = {"step", "seconds", "lr"}  # among the numbers of a log's line
 
 
 def grid(pixels: Batch | Tensor, path: Path, *, filtered: Batch | Tensor | None = None, limit: int = 64) -> Path:
@@ -79,7 +79,7 @@ def spectrum(pixels: Batch | Tensor, path: Path, *, filtered: Batch | Tensor | N
 
 
 def curves(lines: Sequence[Mapping[str, float | None]], path: Path) -> Path:
-    """A panel for every number that a stage tells at its steps; a journal's JSON lines fit as they are.
+    """A panel for every number that a stage tells at its steps; a log's JSON lines fit as they are.
 
     Without a "step" a line stands at its place, from 1; None and values that are not finite leave a gap. Returns
     `path`. Raises ValueError where there is nothing to draw or matplotlib is missing.

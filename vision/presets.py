@@ -1,6 +1,6 @@
 """What the papers mean by "W4A4": which tensors are rounded onto which grids, as plain configurations.
 
-Figures are comparable within a protocol only, so a result is told with the name of the function that made its
+Figures are comparable within a preset only, so a result is told with the name of the function that made its
 configuration. All ranges of activations are static and per tensor: `zsaq.calibrate` fills them. Biases, norms and what
 passes between layers in identity shortcuts stay in floats everywhere.
 """
@@ -15,14 +15,14 @@ from torch import nn
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import ACTIVATIONS, SWAPS
 from zsaq.quant.plan import heads
-from zsaq.train.pair import Tap, run
-from zsaq.vision.image_spec import Frame
+from zsaq.train.pair import Capture, run
+from zsaq.vision.image_spec import ImageSpec
 
-ANY = Frame(classes=1, size=224)  # a convolutional net takes any size
+ANY = ImageSpec(classes=1, size=224)  # a convolutional net takes any size
 
 
 def uniform(text: str, model: nn.Module) -> QuantConfig:
-    """The protocol of GDFQ and all that follow it (Xu et al. 2020, arXiv 2003.03603): the same bits in every layer.
+    """The preset of GDFQ and all that follow it (Xu et al. 2020, arXiv 2003.03603): the same bits in every layer.
 
     Weights of every convolution and linear layer, the first and the last too, asymmetric min-max per output channel,
     from the weights as they are at each forward; what every ReLU module puts out, asymmetric. In floats stay the image,
@@ -37,21 +37,21 @@ def uniform(text: str, model: nn.Module) -> QuantConfig:
     return replace(plain, rules=tuple((name, plain) for name in of_heads(model, SWAPS | ACTIVATIONS)))
 
 
-def brecq(text: str, model: nn.Module, frame: Frame = ANY) -> QuantConfig:
-    """The protocol of BRECQ and Genie (Li et al. 2021, arXiv 2102.05426): inputs of layers, 8 bits at both ends.
+def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY) -> QuantConfig:
+    """The preset of BRECQ and Genie (Li et al. 2021, arXiv 2102.05426): inputs of layers, 8 bits at both ends.
 
     Asymmetric weights with searched scales per output channel and asymmetric inputs; 8 bits for the weights of the
     first layer, whose input stays in floats, for the input of the second, with whatever else reads that tensor, and
-    for weights and input of the last. The order is that of one forward pass on an empty image of `frame`, which a
+    for weights and input of the last. The order is that of one forward pass on an empty image of `spec`, which a
     model of fixed size must be given unless its images are 224 x 224. The papers also round identity shortcuts, which
     no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4".
     """
     weights, inputs = bits(text)
-    tap = Tap("teacher", lambda _, module: type(module) in SWAPS, "input")
+    capture = Capture("teacher", lambda _, module: type(module) in SWAPS, "input")
     parameter = next(model.parameters())
-    pixels = torch.zeros(1, frame.channels, frame.size, frame.size, dtype=parameter.dtype, device=parameter.device)
+    pixels = torch.zeros(1, spec.channels, spec.size, spec.size, dtype=parameter.dtype, device=parameter.device)
     with torch.no_grad():
-        seen = run(model, {"pixel_values": pixels}, (tap,)).seen[tap]
+        seen = run(model, {"pixel_values": pixels}, (capture,)).seen[capture]
     names = {module: name for name, module in model.named_modules()}
     first, last = names[seen[0][0]], names[seen[-1][0]]
     second = [names[module] for module, tensor in seen if len(seen) > 1 and tensor is seen[1][1]]
@@ -65,7 +65,7 @@ def brecq(text: str, model: nn.Module, frame: Frame = ANY) -> QuantConfig:
 
 
 def psaq(text: str, model: nn.Module) -> QuantConfig:
-    """The protocol of PSAQ-ViT for transformers (Li et al. 2022, arXiv 2203.02250), as far as layers reach.
+    """The preset of PSAQ-ViT for transformers (Li et al. 2022, arXiv 2203.02250), as far as layers reach.
 
     Weights of every layer, patch embedding and head too, symmetric min-max per output channel (scale max |w| /
     (2^(n-1) - 1); theirs is max |w| / (2^(n-1) - 0.5)); inputs of these layers, the image too, asymmetric min-max. Its
@@ -81,7 +81,7 @@ def bits(text: str) -> tuple[int, int]:
     """Of weights and activations."""
     match = re.fullmatch(r"w([2-8])a([2-8])", str(text).strip().lower())
     if not match:
-        raise ValueError(f"{text!r} is no text of a protocol; the form is w<bits>a<bits> with 2 to 8 bits, as in w4a4")
+        raise ValueError(f"{text!r} is no text of a preset; the form is w<bits>a<bits> with 2 to 8 bits, as in w4a4")
     return int(match[1]), int(match[2])
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import adasg
 from zsaq.vision.papers.ait import ait
@@ -40,6 +40,6 @@ TABLE: dict[Callable[..., Any], tuple[Settings, Settings]] = {
 }
 
 
-def published(method: Callable[..., Any], frame: Frame) -> Settings:
+def published(method: Callable[..., Any], spec: ImageSpec) -> Settings:
     """Keyword arguments of `method`: those of CIFAR-10 for images up to 64 pixels wide, ImageNet's beyond."""
-    return dict(TABLE[method][frame.size > 64])
+    return dict(TABLE[method][spec.size > 64])

@@ -6,18 +6,18 @@ from zsaq.io.saving import save
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import parameter_groups
 from zsaq.quant.model import coverage, quantize_model
-from zsaq.quant.quantizer import MinMax, Quantizer, Range, Running, Searched
+from zsaq.quant.quantizer import EMAMinMax, MinMax, MSEOptimal, Quantizer, Range
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
-from zsaq.train.gptq import compensate
+from zsaq.train.gptq import gptq
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
 from zsaq.train.optim import Clip, Wrapper
-from zsaq.train.pair import Batch, Out, Pair, Tap
+from zsaq.train.pair import Batch, Capture, Out, Pair
 from zsaq.train.reconstruction import reconstruct
 from zsaq.train.sam import SAM
-from zsaq.train.synthesis import Source, dream
-from zsaq.train.trainer import Loop, Player, calibrate, distill, repeat
+from zsaq.train.synthesis import Source, synthesize
+from zsaq.train.trainer import Adversary, Loop, calibrate, distill, repeat
 
 __version__ = "0.1.0"
 
@@ -39,21 +39,21 @@ __all__ = [
     "Objective",
     "Out",
     "Pair",
-    "Player",
+    "Adversary",
     "QuantConfig",
     "Quantizer",
     "Range",
-    "Running",
+    "EMAMinMax",
     "SAM",
-    "Searched",
+    "MSEOptimal",
     "Source",
-    "Tap",
+    "Capture",
     "Wrapper",
     "calibrate",
-    "compensate",
+    "gptq",
     "coverage",
     "distill",
-    "dream",
+    "synthesize",
     "load",
     "parameter_groups",
     "push_to_hub",

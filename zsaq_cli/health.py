@@ -21,7 +21,7 @@ USED_BY: Final = {  # what needs an extra
     "export": "zsaq export, verify, bench",
     "eval": "zsaq evaluate",
     "vision": "zsaq quantize and evaluate for images",
-    "plot": "pictures of what was dreamt",
+    "plot": "pictures of what was synthesized",
     "lora": "low-rank training of a generator",
     "bnb": "8-bit optimizers, NF4 in zsaq bench",
 }

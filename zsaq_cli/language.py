@@ -10,9 +10,9 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from zsaq import Batch, Loop, QuantConfig, quantize_model
 from zsaq.language.layout import Layout
 from zsaq.language.models import longest
-from zsaq.language.sam_sga import COMPENSATED, SLOW, compensated, pull, student_of, warm_start, zsaq
+from zsaq.language.sam_sga import GPTQ_BATCHES, SLOW, gptq_student, pull, student_of, warm_start, zsaq
 from zsaq.language.sources import random_tokens
-from zsaq.language.text_generator import Player
+from zsaq.language.text_generator import TextGenerator
 from zsaq.language.writing import load_generator
 from zsaq_cli.making import Request
 
@@ -50,12 +50,12 @@ def fit(
     if request.method == "random-qat":
         stream = noise(teacher, tokenizer, request)
     else:
-        stream = player(teacher, tokenizer, kind, request)
+        stream = text_generator(teacher, tokenizer, kind, request)
     match request.method:
         case "gptq":
-            return compensated(teacher, config, islice(stream, max(1, steps // 4)), loop)
+            return gptq_student(teacher, config, islice(stream, max(1, steps // 4)), loop)
         case "gptq-qat":
-            student = compensated(teacher, config, islice(stream, COMPENSATED), loop)
+            student = gptq_student(teacher, config, islice(stream, GPTQ_BATCHES), loop)
             return pull(student, teacher, stream, steps=steps, lr=SLOW, loop=loop)
         case "lkd":
             return warm_start(student_of(teacher, config, stream, loop), teacher, stream, steps, RATE, loop)
@@ -63,7 +63,7 @@ def fit(
             student = student_of(teacher, config, stream, loop)
             return pull(student, teacher, stream, steps=steps, lr=RATE, loop=loop)
         case _:
-            assert isinstance(stream, Player)
+            assert isinstance(stream, TextGenerator)
             return zsaq(teacher, config, stream, steps=steps, warm=steps // 5, lr=RATE, loop=loop)
 
 
@@ -73,11 +73,13 @@ def limit(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def noise(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: Request) -> Iterator[Batch]:
-    layout = Layout.of(tokenizer, limit(teacher, tokenizer), request.pair)
+    layout = Layout.of(tokenizer, limit(teacher, tokenizer), request.text_pair)
     return random_tokens(tokenizer, layout, 32, length=(4, min(40, layout.max_length // 3)), seed=request.seed)
 
 
-def player(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, request: Request) -> Player:
+def text_generator(
+    teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: str, request: Request
+) -> TextGenerator:
     """Text of a generator, for the teacher: of a copy of itself where it is causal and no other is named."""
     most = limit(teacher, tokenizer)
     if kind == "causal" and request.generator is None:
@@ -85,7 +87,7 @@ def player(teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, kind: s
     else:
         generator, writer = load_generator(request.generator or DEFAULT_WRITER)
     span = (most - 2, most - 2) if kind == "causal" else (4, min(40, most // 3))
-    return Player.of(
-        generator, writer, teacher, tokenizer, max_length=most, pair=request.pair, seed=request.seed,
+    return TextGenerator.of(
+        generator, writer, teacher, tokenizer, max_length=most, text_pair=request.text_pair, seed=request.seed,
         length=span, batch_size=16 if kind == "causal" else 32,
     )  # fmt: skip

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 PACKAGES: Final = ("zsaq", "torch", "transformers", "accelerate")
 SPENT: Final = {  # of the budget that was given, where it is not all of it
-    "rtn": (), "zeroq": ("images", "dream"), "psaq": ("images", "dream"),
+    "rtn": (), "zeroq": ("images", "image_steps"), "psaq": ("images", "image_steps"),
     **dict.fromkeys(("gdfq", "gptq", "gptq-qat", "random-qat", "lkd", "llm-qat", "zsaq"), ("steps",)),
 }  # fmt: skip
 KEPT: Final = {".jsonl", ".png"}  # of what a run tells: curves and pictures
@@ -37,10 +37,10 @@ class Request:
     steps: int
     seed: int
     generator: str | None
-    pair: bool
-    protocol: str
+    text_pair: bool
+    preset: str
     images: int
-    dream: int
+    image_steps: int
     size: int | None
     folder: Path
 
@@ -84,12 +84,12 @@ def quantize(
         int, typer.Option("--steps", min=1, help="Of the student; genie: of each block; gptq: a batch for every 4.")
     ] = 200,
     seed: Annotated[int, typer.Option("--seed")] = 0,
-    pair: Annotated[bool, typer.Option("--pair", help="Text: the teacher reads pairs of texts.")] = False,
-    protocol: Annotated[
-        str, typer.Option("--protocol", help="Images: what the bits mean; brecq, uniform or psaq.")
+    text_pair: Annotated[bool, typer.Option("--text_pair", help="Text: the teacher reads pairs of texts.")] = False,
+    preset: Annotated[
+        str, typer.Option("--preset", help="Images: what the bits mean; brecq, uniform or psaq.")
     ] = "brecq",
     images: Annotated[int, typer.Option("--images", min=2, help="Images: how many are made.")] = 128,
-    dream: Annotated[int, typer.Option("--dream", min=1, help="Images: steps that make them.")] = 200,
+    image_steps: Annotated[int, typer.Option("--image_steps", min=1, help="Images: steps that make them.")] = 200,
     size: Annotated[
         int | None, typer.Option("--size", min=1, help="Images: their side in pixels, if nothing in MODEL names it.")
     ] = None,
@@ -114,7 +114,18 @@ def quantize(
     def work() -> Outcome:
         with TemporaryDirectory(prefix="zsaq-") as temporary:
             request = Request(
-                model, bits, method, steps, seed, generator, pair, protocol, images, dream, size, Path(temporary)
+                model,
+                bits,
+                method,
+                steps,
+                seed,
+                generator,
+                text_pair,
+                preset,
+                images,
+                image_steps,
+                size,
+                Path(temporary),
             )
             return make(request, Path(output_dir), license)
 
@@ -153,11 +164,11 @@ def make(request: Request, target: Path, license: str | None) -> Outcome:
     except ValueError:  # no licence is known; `zsaq push` asks for it
         base = {}
     row: dict[str, Any] = {"name": request.method, "seconds": seconds}
-    spent = SPENT.get(request.method, ("images", "dream", "steps"))
+    spent = SPENT.get(request.method, ("images", "image_steps", "steps"))
     told = {
         "rows": [{"name": "teacher", "bytes": before, "seconds": 0.0}, row], "metrics": {}, "job": request.model,
         "method": request.method, "zero_shot": True, "config": plan_of(student).config.to_dict(),
-        "protocol": request.protocol if kind == "image" else None, "seed": request.seed,
+        "preset": request.preset if kind == "image" else None, "seed": request.seed,
         "budget": {name: vars(request)[name] for name in spent},
         "arguments": {k: v for k, v in vars(request).items() if k != "folder"}, "coverage": coverage(student),
         "versions": {p: version(p) for p in PACKAGES} | {"python": platform.python_version()}, **base,

@@ -6,10 +6,10 @@ import torch
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from zsaq import Batch, Loop, QuantConfig, calibrate, quantize_model
-from zsaq.vision import presets as protocols
+from zsaq.vision import presets
 from zsaq.vision.fine_tuning import parts
-from zsaq.vision.image_spec import Frame
-from zsaq.vision.models import frame_of
+from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.models import spec_of
 from zsaq.vision.papers.gdfq import gdfq
 from zsaq.vision.papers.genie import genie
 from zsaq.vision.papers.hast import hast, hast_images
@@ -25,7 +25,7 @@ METHODS = ("rtn", "zeroq", "psaq", "gdfq", "hast", "synq", "genie")
 def quantize(
     teacher: PreTrainedModel, kind: str, request: Request, loop: Loop
 ) -> tuple[PreTrainedModel, tuple[Any, ...]]:
-    """The student and its image processor. Raises ValueError for bits, methods or protocols that do not exist."""
+    """The student and its image processor. Raises ValueError for bits, methods or presets that do not exist."""
     if request.method not in METHODS:
         raise ValueError(f"method is {request.method!r}; for images give one of {', '.join(METHODS)}")
     if request.generator is not None:
@@ -34,45 +34,45 @@ def quantize(
         processor = AutoImageProcessor.from_pretrained(request.model, backend="pil")
     except (OSError, ValueError):
         processor = None
-    frame = frame_of(teacher, request.size or (processor and shown_size(processor)))
-    return fit(teacher, processor, frame, request, loop), (processor,) if processor else ()
+    spec = spec_of(teacher, request.size or (processor and shown_size(processor)))
+    return fit(teacher, processor, spec, request, loop), (processor,) if processor else ()
 
 
-def fit(teacher: PreTrainedModel, processor: Any, frame: Frame, request: Request, loop: Loop) -> Any:
-    config = config_of(request.protocol, request.bits, teacher, frame)
-    n, steps, dream, seed = request.images, request.steps, request.dream, request.seed
+def fit(teacher: PreTrainedModel, processor: Any, spec: ImageSpec, request: Request, loop: Loop) -> Any:
+    config = config_of(request.preset, request.bits, teacher, spec)
+    n, steps, image_steps, seed = request.images, request.steps, request.image_steps, request.seed
     pictures = request.folder / "pictures" / request.method
     told: dict[str, Any] = {"seed": seed, "folder": pictures}
-    made: dict[str, Any] = {"images": n, "batch_size": min(n, 128), "steps": dream, **told}
+    made: dict[str, Any] = {"images": n, "batch_size": min(n, 128), "steps": image_steps, **told}
     fitted: dict[str, Any] = {"steps": steps, "batch_size": min(n, 64), "seed": seed, "loop": loop}
     match request.method:
         case "rtn":
-            shape = (n, frame.channels, frame.size, frame.size)
+            shape = (n, spec.channels, spec.size, spec.size)
             noise: Batch = {"pixel_values": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
             return calibrate(quantize_model(teacher, config), parts(noise, 64), loop.accelerator)
         case "zeroq":
-            return zeroq(teacher, config, frame, n=n, steps=dream, loop=loop, **told)
+            return zeroq(teacher, config, spec, n=n, steps=image_steps, loop=loop, **told)
         case "psaq":
-            mean, deviation = normalisation(processor, frame.channels)
+            mean, deviation = normalisation(processor, spec.channels)
             return psaq(
-                teacher, config, frame, images=n, steps=dream, mean=mean, deviation=deviation, loop=loop, **told
+                teacher, config, spec, images=n, steps=image_steps, mean=mean, deviation=deviation, loop=loop, **told
             )
         case "gdfq":
-            options = {"warmup": 3 * steps, "calibration": 10, "folder": pictures, **published(gdfq, frame)}
-            return gdfq(teacher, config, frame, **options, **fitted)
+            options = {"warmup": 3 * steps, "calibration": 10, "folder": pictures, **published(gdfq, spec)}
+            return gdfq(teacher, config, spec, **options, **fitted)
         case "hast":
-            images = hast_images(teacher, frame, **made, **published(hast_images, frame))
-            return hast(teacher, config, images, **published(hast, frame), **fitted)
+            images = hast_images(teacher, spec, **made, **published(hast_images, spec))
+            return hast(teacher, config, images, **published(hast, spec), **fitted)
         case "synq":
-            images = synq_images(teacher, frame, **made, **published(synq_images, frame), centre_steps=dream)
-            return synq(teacher, config, images, **published(synq, frame), **fitted)
+            images = synq_images(teacher, spec, **made, **published(synq_images, spec), centre_steps=image_steps)
+            return synq(teacher, config, images, **published(synq, spec), **fitted)
         case _:
             return genie(
                 teacher,
                 config,
-                frame,
+                spec,
                 images=n,
-                steps=dream,
+                steps=image_steps,
                 unit_steps=steps,
                 batch_size=min(n, 32),
                 loop=loop,
@@ -80,15 +80,15 @@ def fit(teacher: PreTrainedModel, processor: Any, frame: Frame, request: Request
             )
 
 
-def config_of(protocol: str, bits: str, teacher: PreTrainedModel, frame: Frame) -> QuantConfig:
-    match protocol:
+def config_of(preset: str, bits: str, teacher: PreTrainedModel, spec: ImageSpec) -> QuantConfig:
+    match preset:
         case "brecq":
-            return protocols.brecq(bits, teacher, frame)
+            return presets.brecq(bits, teacher, spec)
         case "uniform":
-            return protocols.uniform(bits, teacher)
+            return presets.uniform(bits, teacher)
         case "psaq":
-            return protocols.psaq(bits, teacher)
-    raise ValueError(f"protocol is {protocol!r}; give brecq, uniform or psaq")
+            return presets.psaq(bits, teacher)
+    raise ValueError(f"preset is {preset!r}; give brecq, uniform or psaq")
 
 
 def shown_size(processor: Any) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective, labels_of
-from zsaq.train.pair import Batch, Out, Pair, Tap, run
-from zsaq.vision.image_spec import Frame
+from zsaq.train.pair import Batch, Capture, Out, Pair, run
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import At, last_feature_map
 
 Where = type | Callable[[str, nn.Module], bool]
@@ -27,14 +27,14 @@ class ChannelAttention(Objective):
     """Sum over the tapped modules of the mean (a_Q - a_P)^2, a = the energies mean(x^2) of the channels, normalised to
     length 1 for each sample (Li et al. 2023, HAST, arXiv 2303.13826, eq. 9).
 
-    `where` finds modules that answer [B, C, H, W] or tokens [B, N, C]: `zsaq.vision.models.blocks(teacher)`.
+    `where` finds modules that answer [B, C, H, W] or tokens [B, N, C]: `zsaq.vision.models.feature_places(teacher)`.
     """
 
     def __init__(self, where: Where) -> None:
-        self.taps = (Tap("teacher", where), Tap("student", where))
+        self.captures = (Capture("teacher", where), Capture("student", where))
 
     def __call__(self, pair: Pair) -> Tensor:
-        sides = (pair.teacher.seen[self.taps[0]], pair.student.seen[self.taps[1]])
+        sides = (pair.teacher.seen[self.captures[0]], pair.student.seen[self.captures[1]])
         each = [(self.attention(p) - self.attention(q)).square().mean() for (_, p), (_, q) in zip(*sides, strict=True)]
         return torch.stack(each).sum()
 
@@ -57,21 +57,24 @@ class ActivationMap(Objective):
     """
 
     def __init__(self, teacher: nn.Module, pixels: Tensor, where: Where | None = None) -> None:
-        where = where or last_feature_map(teacher, Frame(1, min(pixels.shape[2:]), pixels.shape[1]))
+        where = where or last_feature_map(teacher, ImageSpec(1, min(pixels.shape[2:]), pixels.shape[1]))
         self.closed = closed_slopes(teacher, where, pixels)
-        here = (Tap("teacher", where), Tap("student", where))
-        self.taps = here if self.closed is None else (*here, *self.closed.taps)
+        here = (Capture("teacher", where), Capture("student", where))
+        self.captures = here if self.closed is None else (*here, *self.closed.captures)
 
     def __call__(self, pair: Pair) -> Tensor:
         labels = labels_of(pair)
         target = labels.float() if labels.ndim == 2 else F.one_hot(labels, pair.teacher.logits.shape[-1]).float()
         p, q = (
-            by_position(out.seen[tap][-1][1]) for out, tap in zip((pair.teacher, pair.student), self.taps, strict=False)
+            by_position(out.seen[capture][-1][1])
+            for out, capture in zip((pair.teacher, pair.student), self.captures, strict=False)
         )
         closed = None if self.closed is None else self.closed(pair.teacher, target)
-        weights = slopes(pair.models[0], pair.teacher, self.taps[0], pair.batch, target) if closed is None else closed
+        weights = (
+            slopes(pair.models[0], pair.teacher, self.captures[0], pair.batch, target) if closed is None else closed
+        )
         goal = saliency(p.detach(), weights)
-        here = saliency(q, slopes(pair.models[1], pair.student, self.taps[1], pair.batch, target))
+        here = saliency(q, slopes(pair.models[1], pair.student, self.captures[1], pair.batch, target))
         return (goal - here).square().sum(-1).mean()
 
 
@@ -80,7 +83,9 @@ def by_position(x: Tensor) -> Tensor:
     whole = by_channel(x)
     kept = whole if x.ndim == 4 else whole[..., whole.shape[-1] - math.isqrt(whole.shape[-1]) ** 2 :]
     if kept.shape[-1] < 2:
-        raise ValueError(f"a map of shape {tuple(x.shape)} has one position and shows nothing; tap an earlier module")
+        raise ValueError(
+            f"a map of shape {tuple(x.shape)} has one position and shows nothing; capture an earlier module"
+        )
     return kept
 
 
@@ -89,15 +94,15 @@ def saliency(x: Tensor, weights: Tensor) -> Tensor:
     return (weights[..., None] * x).sum(1).relu()
 
 
-def slopes(model: nn.Module, out: Out, tap: Tap, batch: Batch, target: Tensor) -> Tensor:
+def slopes(model: nn.Module, out: Out, capture: Capture, batch: Batch, target: Tensor) -> Tensor:
     """Mean over positions of the slope of sum(target * logits) along each channel of the map, [B, C], a constant.
 
     From the graph of the pass that was, or, if it had none, of another one.
     """
-    if not out.seen[tap][-1][1].requires_grad:
+    if not out.seen[capture][-1][1].requires_grad:
         with torch.enable_grad():
-            out = run(model, {**batch, "pixel_values": batch["pixel_values"].detach().requires_grad_()}, (tap,))
-    x = out.seen[tap][-1][1]
+            out = run(model, {**batch, "pixel_values": batch["pixel_values"].detach().requires_grad_()}, (capture,))
+    x = out.seen[capture][-1][1]
     with torch.enable_grad():
         (slope,) = torch.autograd.grad((out.logits * target).sum(), x, retain_graph=True)
     return by_position(slope).mean(-1)
@@ -108,15 +113,15 @@ def slopes(model: nn.Module, out: Out, tap: Tap, batch: Batch, target: Tensor) -
 class Closed:
     """`slopes` without autograd: behind the map stand a norm in eval mode, an addition or none, ReLU, mean and head.
 
-    `rows` [classes, C]: the head's weight times the norm's factor; `taps`: the ReLU; `ceiling`: 6 for ReLU6.
+    `rows` [classes, C]: the head's weight times the norm's factor; `captures`: the ReLU; `ceiling`: 6 for ReLU6.
     """
 
     rows: Tensor
-    taps: tuple[Tap]
+    captures: tuple[Capture]
     ceiling: float
 
     def __call__(self, out: Out, target: Tensor) -> Tensor:
-        gate = by_channel(out.seen[self.taps[0]][-1][1])
+        gate = by_channel(out.seen[self.captures[0]][-1][1])
         return target @ self.rows.to(target) * ((gate > 0) & (gate < self.ceiling)).float().mean(-1) / gate.shape[-1]
 
 
@@ -125,12 +130,12 @@ def closed_slopes(teacher: nn.Module, where: Where, pixels: Tensor) -> Closed | 
 
     Found by shapes, and taken if it agrees with autograd on `pixels`.
     """
-    tap, every = Tap("teacher", where), Tap("teacher", lambda name, module: True)
+    capture, every = Capture("teacher", where), Capture("teacher", lambda name, module: True)
     device = next(teacher.parameters()).device
     batch = {"pixel_values": pixels[:4].detach().to(device).requires_grad_()}
     with torch.enable_grad():
-        out = run(teacher, batch, (tap, every))
-    x = out.seen[tap][-1][1]
+        out = run(teacher, batch, (capture, every))
+    x = out.seen[capture][-1][1]
     by_position(x)
     values = [(m, v) for m, v in out.seen[every] if isinstance(v, Tensor)]
     heads = [m for m, v in values if isinstance(m, nn.Linear) and v.shape == (len(x), out.logits.shape[1])]
@@ -141,9 +146,9 @@ def closed_slopes(teacher: nn.Module, where: Where, pixels: Tensor) -> Closed | 
         return None
     gate, value = gates[-1]
     name = next(name for name, module in teacher.named_modules() if module is gate)
-    here = Tap("teacher", At((name,)))
+    here = Capture("teacher", At((name,)))
     target = torch.randn(out.logits.shape, generator=torch.Generator().manual_seed(0)).to(out.logits)
-    known = slopes(teacher, out, tap, batch, target)
+    known = slopes(teacher, out, capture, batch, target)
     for norm in norms:  # several, where a shortcut has its own; the slopes tell which
         assert norm.running_var is not None
         rows = heads[-1].weight * norm.weight / (norm.running_var + norm.eps).sqrt()

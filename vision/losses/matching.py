@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective
-from zsaq.train.pair import Pair, Tap
+from zsaq.train.pair import Capture, Pair
 from zsaq.train.synthesis import stream
 from zsaq.vision.sources.pixels import Unrolled
 from zsaq.vision.sources.swing import Latents
@@ -58,14 +58,14 @@ class LayerGradient:
         if sketch is not None and sketch < 1:
             raise ValueError(f"sketch is {sketch}; give a positive number of projections, or None for all")
         error = error or layer
-        self.taps = (Tap("teacher", error), Tap("student", error), Tap("student", layer, "input"))
+        self.captures = (Capture("teacher", error), Capture("student", error), Capture("student", layer, "input"))
         self.sketch, self.seed = sketch, seed
         self.projections: dict[tuple[str, int], Tensor] = {}
 
     def __call__(self, pair: Pair) -> Directions:
-        """Of a pair that has these taps. Raises ValueError unless they find one layer and one error that fits it."""
-        target = pair.teacher.seen[self.taps[0]]
-        answer, seen = (pair.student.seen[tap] for tap in self.taps[1:])
+        """Of a pair with these captures. Raises ValueError unless they find one layer and one error that fits it."""
+        target = pair.teacher.seen[self.captures[0]]
+        answer, seen = (pair.student.seen[capture] for capture in self.captures[1:])
         if len(answer) != 1 or len(seen) != 1 or not isinstance(layer := seen[0][0], nn.Linear | nn.Conv2d):
             kinds = [type(module).__name__ for module, _ in seen]
             raise ValueError(f"gradients are matched at one linear layer or convolution, seen once; here are {kinds}")
@@ -128,7 +128,7 @@ class GradientMatching(Objective):
         if not radius > 0:
             raise ValueError(f"radius is {radius}; give a positive number, in the space of latents")
         self.source, self.layer, self.radius, self.released = source, layer, radius, released
-        self.taps = layer.taps
+        self.captures = layer.captures
         self.rng = torch.Generator().manual_seed(seed)
 
     def __call__(self, pair: Pair) -> Tensor:
@@ -162,7 +162,7 @@ class Diversity(Objective):
     def __init__(self, layer: LayerGradient, slack: float = 0.0) -> None:
         if not 0 <= slack < 1:
             raise ValueError(f"slack is {slack}; give a cosine from 0 to below 1")
-        self.layer, self.slack, self.taps = layer, slack, layer.taps
+        self.layer, self.slack, self.captures = layer, slack, layer.captures
         self.memory: list[Directions] = []
 
     def __call__(self, pair: Pair) -> Tensor:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from zsaq.train.objectives import Objective
-from zsaq.train.pair import Pair, Tap
+from zsaq.train.pair import Capture, Pair
 
 FLOOR = 1e-4  # added to every density, so that its logarithm is finite
 
@@ -73,11 +73,11 @@ class PatchSimilarityEntropy(Objective):
         if nodes < 2 or not bandwidth > 0:
             raise ValueError(f"nodes is {nodes}, bandwidth {bandwidth}; give at least 2, and a positive number")
         self.heads, self.nodes, self.bandwidth = dict(projections), nodes, bandwidth
-        self.taps = (Tap("teacher", lambda _, module: module in self.heads, "input"),)
+        self.captures = (Capture("teacher", lambda _, module: module in self.heads, "input"),)
 
     def __call__(self, pair: Pair) -> Tensor:
         entropies = [
             differential_entropy(similarities(patches_of(context, self.heads[module])), self.nodes, self.bandwidth)
-            for module, context in pair.teacher.seen[self.taps[0]]
+            for module, context in pair.teacher.seen[self.captures[0]]
         ]
         return -torch.stack([entropy.mean() for entropy in entropies]).sum()

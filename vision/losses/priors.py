@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective, labels_of
-from zsaq.train.pair import Batch, Pair, Tap, run
+from zsaq.train.pair import Batch, Capture, Pair, run
 from zsaq.vision.models import batch_norms
 
 Form = Literal["batch", "instance"]
@@ -37,8 +37,8 @@ def moments(x: Tensor) -> Moments:
     return Moments(mean, variance)
 
 
-def inputs_of_norms() -> Tap:
-    return Tap("teacher", nn.BatchNorm2d, "input")
+def inputs_of_norms() -> Capture:
+    return Capture("teacher", nn.BatchNorm2d, "input")
 
 
 @final
@@ -88,11 +88,11 @@ class BatchNormStats(Objective):
         self.weights = list(weights or [1.0] * len(norms))
         self.slack = list(slack or [(0.0, 0.0)] * len(norms))
         self.targets = list(targets or map(stored, norms))
-        self.taps = (inputs_of_norms(),)
+        self.captures = (inputs_of_norms(),)
 
     def __call__(self, pair: Pair) -> Tensor:
         layers = []
-        for norm, x in pair.teacher.seen[self.taps[0]]:
+        for norm, x in pair.teacher.seen[self.captures[0]]:
             i = self.place.get(norm)  # none for a norm that keeps no statistics
             if i is not None and self.weights[i]:
                 layers.append(self.weights[i] * self.layer(x.float(), i))
@@ -144,10 +144,10 @@ def measure(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
     Mean of the batches' means; variance within plus between batches (law of total variance; equal batch sizes).
     Raises ValueError if there is no batch or a BatchNorm2d that none reaches.
     """
-    tap, norms = inputs_of_norms(), batch_norms(teacher)
+    capture, norms = inputs_of_norms(), batch_norms(teacher)
     found: dict[nn.Module, list[Moments]] = {norm: [] for norm in norms}
     for batch in batches:
-        for norm, x in run(teacher, batch, (tap,)).seen[tap]:
+        for norm, x in run(teacher, batch, (capture,)).seen[capture]:
             if norm in found:
                 found[norm].append(moments(x))
     if not all(found.values()):
@@ -216,20 +216,20 @@ class MarginDistance(Objective):
     def __init__(self, features: type | Callable[[str, nn.Module], bool], lower: float, upper: float) -> None:
         if not 0 <= lower <= upper <= 2:
             raise ValueError(f"lower is {lower}, upper {upper}; give cosine distances, 0 <= lower <= upper <= 2")
-        self.taps = (Tap("teacher", features, "input"),)
+        self.captures = (Capture("teacher", features, "input"),)
         self.lower, self.upper = lower, upper
         self.centres: dict[int, tuple[Tensor, int]] = {}  # class -> sum of its features [C], how many
 
     @torch.no_grad()
     def remember(self, teacher: nn.Module, batch: Batch) -> None:
         """Take finished images into their classes' centres."""
-        seen = run(teacher, batch, self.taps).seen[self.taps[0]][0][1].flatten(1).float()
+        seen = run(teacher, batch, self.captures).seen[self.captures[0]][0][1].flatten(1).float()
         for feature, label in zip(seen, batch["labels"].tolist(), strict=True):
             total, count = self.centres.get(label, (torch.zeros_like(feature), 0))
             self.centres[label] = (total + feature, count + 1)
 
     def __call__(self, pair: Pair) -> Tensor:
-        features = pair.teacher.seen[self.taps[0]][0][1].flatten(1).float()
+        features = pair.teacher.seen[self.captures[0]][0][1].flatten(1).float()
         labels = labels_of(pair).tolist()
         known = [i for i, label in enumerate(labels) if label in self.centres]
         if not known:

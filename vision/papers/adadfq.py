@@ -9,12 +9,12 @@ from torch import nn
 
 from zsaq.quant.config import QuantConfig
 from zsaq.train.trainer import Loop
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.papers.adasg import contend
 
 
 def adadfq(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, margins: tuple[float, float] = (0.1, 0.8),
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, margins: tuple[float, float] = (0.1, 0.8),
     disagree: float = 0.2, agree: float = 0.1, steps: int = 70_000, warmup: int = 10_000, calibration: int = 100,
     batch_size: int = 16, lr: float = 1e-5, temperature: float = 5.0, seed: int = 0, loop: Loop | None = None,
     folder: Path | None = None,
@@ -25,7 +25,7 @@ def adadfq(
     Stages, pictures and errors as in `adasg`.
     """
     return contend(
-        teacher, config, frame, margins=margins, disagree=disagree, agree=agree, steps=steps, warmup=warmup,
+        teacher, config, spec, margins=margins, disagree=disagree, agree=agree, steps=steps, warmup=warmup,
         calibration=calibration, batch_size=batch_size, lr=lr, temperature=temperature, seed=seed, loop=loop,
         folder=folder,
     )  # fmt: skip

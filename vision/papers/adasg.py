@@ -14,10 +14,10 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Pair
-from zsaq.train.synthesis import Player
+from zsaq.train.synthesis import Synthesizer
 from zsaq.train.trainer import Loop
 from zsaq.vision.alternation import fit
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin
 from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.models import classifier
@@ -43,25 +43,25 @@ class EntropyOfDifference(Objective):
 
 
 def contend(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, margins: tuple[float, float], disagree: float,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, margins: tuple[float, float], disagree: float,
     agree: float, steps: int, warmup: int, calibration: int, batch_size: int, lr: float, temperature: float, seed: int,
     loop: Loop | None, folder: Path | None,
 ) -> nn.Module:  # fmt: skip
     """The game: the generator minimises margin + disagree * DisagreementCE + agree * AgreementCE + BatchNormStats."""
     teacher = classifier(teacher)
     student = quantize_model(teacher, config)
-    source = Conditional(frame, batch_size, seed=seed)
+    source = Conditional(spec, batch_size, seed=seed)
     bounded = EntropyMargin(*margins) + disagree * DisagreementCE() + agree * AgreementCE()
     adam, schedule = paced(source, warmup + calibration + steps, warmup=warmup)
-    player = Player(source, bounded + BatchNormStats(teacher), adam, teacher, student, scheduler=schedule)
+    synthesizer = Synthesizer(source, bounded + BatchNormStats(teacher), adam, teacher, student, scheduler=schedule)
     return fit(
-        student, teacher, player, EntropyOfDifference(temperature), sgd(student, lr), steps,
+        student, teacher, synthesizer, EntropyOfDifference(temperature), sgd(student, lr), steps,
         warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip
 
 
 def adasg(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, margins: tuple[float, float] = (0.3, 0.8),
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, margins: tuple[float, float] = (0.3, 0.8),
     steps: int = 70_000, warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-5,
     temperature: float = 5.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
@@ -72,7 +72,7 @@ def adasg(
     margins that are not 0 <= lower <= upper <= 1, a teacher without BatchNorm2d, and when a loss is not finite.
     """
     return contend(
-        teacher, config, frame, margins=margins, disagree=0.1, agree=0.1, steps=steps, warmup=warmup,
+        teacher, config, spec, margins=margins, disagree=0.1, agree=0.1, steps=steps, warmup=warmup,
         calibration=calibration, batch_size=batch_size, lr=lr, temperature=temperature, seed=seed, loop=loop,
         folder=folder,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from zsaq.train.objectives import KL
 from zsaq.train.synthesis import Source
 from zsaq.train.trainer import Loop
 from zsaq.vision.alternation import fit
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import play, sgd
 
@@ -23,28 +23,28 @@ EPOCH = 200  # steps
 
 
 def ait(
-    teacher: nn.Module, config: QuantConfig, source: Source, frame: Frame, *, steps: int = 70_000,
+    teacher: nn.Module, config: QuantConfig, source: Source, spec: ImageSpec, *, steps: int = 70_000,
     warmup: int = 10_000, calibration: int = 100, lr: float = 1e-4, share: float = 1e-4, cap: int = 1024,
     loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher` without data. `source` is the host's: `generators.Conditional` of GDFQ,
-    `arc.Searched` or `qimera.Superposed`.
+    `arc.MSEOptimal` or `qimera.Superposed`.
 
     Stages as in `gdfq`. Defaults are the paper's for ImageNet, with batches of 16; for CIFAR it has steps=79_200,
     warmup=800, share=1e-3, batches of 200. Of each layer a `share` of the codes changes at every step, unless that
     takes a step more than `cap` times as long (128 in the first 200 steps); learning rate and share follow
     `loop.schedule`. `folder` is where pictures of the last images go.
 
-    The objective is T^2 KL / C at T = 20, the mean over the `frame`'s C classes that GDFQ's lineage takes too. Its
+    The objective is T^2 KL / C at T = 20, the mean over the `spec`'s C classes that GDFQ's lineage takes too. Its
     scale is part of the method: steps are stretched but never shortened, those of norms and biases not even stretched.
     The sum over 1,000 classes would change more than a `share` of the codes nearly everywhere by itself. Raises
     ValueError for a teacher without BatchNorm2d, and when a loss is not finite.
     """
     teacher = classifier(teacher)
     student = quantize_model(teacher, config)
-    player = play(source, teacher, warmup + calibration + steps, warmup=warmup)
+    synthesizer = play(source, teacher, warmup + calibration + steps, warmup=warmup)
     optimizer = GradientInundation(sgd(student, lr, 0.0), weight_codes(student), share, cap, warmup=EPOCH)
     return fit(
-        student, teacher, player, (1 / frame.classes) * KL(20.0), optimizer, steps,
+        student, teacher, synthesizer, (1 / spec.classes) * KL(20.0), optimizer, steps,
         warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from zsaq.quant.config import QuantConfig
 from zsaq.train.pair import Batch
 from zsaq.train.synthesis import Source, process, stream
 from zsaq.train.trainer import Loop
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import learn
 from zsaq.vision.sources.generators import EPS, ConditionalNorm, seeded
@@ -84,35 +84,35 @@ class Cell(nn.Module):
 
 
 @final
-class Searched(Source):
+class SearchedGenerator(Source):
     """Fresh noise and uniform labels through three searched cells; 33, 33 and 34 of 100 latent numbers enter each.
 
     The side must be a multiple of 8. Labels act in the norms alone.
     """
 
-    def __init__(self, frame: Frame, batch_size: int, cells: Cells, *, seed: int = 0) -> None:
+    def __init__(self, spec: ImageSpec, batch_size: int, cells: Cells, *, seed: int = 0) -> None:
         super().__init__()
-        if batch_size < 2 or frame.size % 8:
-            raise ValueError(f"batch_size is {batch_size}, size {frame.size}; give at least 2, and a multiple of 8")
-        self.frame, self.batch_size = frame, batch_size
-        self.widths, self.sides = (33, 33, 34), [frame.size // 8, frame.size // 4, frame.size // 2]
+        if batch_size < 2 or spec.size % 8:
+            raise ValueError(f"batch_size is {batch_size}, size {spec.size}; give at least 2, and a multiple of 8")
+        self.spec, self.batch_size = spec, batch_size
+        self.widths, self.sides = (33, 33, 34), [spec.size // 8, spec.size // 4, spec.size // 2]
         with seeded(seed):
             self.linears = nn.ModuleList(
                 nn.Linear(width, CHANNELS * side**2) for width, side in zip(self.widths, self.sides, strict=True)
             )
             self.cells = nn.ModuleList(
-                Cell(frame.classes, cells.ups[2 * i : 2 * i + 2], cells.convs[i], cells.cross[i - 1] if i else "")
+                Cell(spec.classes, cells.ups[2 * i : 2 * i + 2], cells.convs[i], cells.cross[i - 1] if i else "")
                 for i in range(3)
             )
-            self.norm = ConditionalNorm(CHANNELS, frame.classes, EPS)
-            self.paint = nn.Conv2d(CHANNELS, frame.channels, 3, padding=1)
-            self.last = nn.BatchNorm2d(frame.channels, affine=False)
+            self.norm = ConditionalNorm(CHANNELS, spec.classes, EPS)
+            self.paint = nn.Conv2d(CHANNELS, spec.channels, 3, padding=1)
+            self.last = nn.BatchNorm2d(spec.channels, affine=False)
         self.rng = torch.Generator().manual_seed(stream(seed, process()))
 
     def forward(self) -> Batch:
         device = self.paint.weight.device
         noise = torch.randn(self.batch_size, sum(self.widths), generator=self.rng).to(device).split(self.widths, 1)
-        labels = torch.randint(self.frame.classes, (self.batch_size,), generator=self.rng).to(device)
+        labels = torch.randint(self.spec.classes, (self.batch_size,), generator=self.rng).to(device)
         x, nodes = torch.zeros((), device=device), []
         for z, side, linear, cell in zip(noise, self.sides, self.linears, self.cells, strict=True):
             nodes = cell(x + linear(z).view(-1, CHANNELS, side, side), nodes, labels)
@@ -122,7 +122,7 @@ class Searched(Source):
 
 
 def arc(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, cells: Cells = RESNET18, *, steps: int = 70_000,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, cells: Cells = RESNET18, *, steps: int = 70_000,
     warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, seed: int = 0,
     loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
@@ -131,6 +131,6 @@ def arc(
     Stages and defaults as in `gdfq`. Raises ValueError for a teacher without BatchNorm2d.
     """
     return learn(
-        classifier(teacher), config, Searched(frame, batch_size, cells, seed=seed), frame,
+        classifier(teacher), config, SearchedGenerator(spec, batch_size, cells, seed=seed), spec,
         steps=steps, warmup=warmup, calibration=calibration, lr=lr, loop=loop, folder=folder,
     )  # fmt: skip

@@ -12,9 +12,9 @@ from torch import nn
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.pair import Batch, run
-from zsaq.train.synthesis import dream
+from zsaq.train.synthesis import synthesize
 from zsaq.train.trainer import Loop, calibrate
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
 from zsaq.vision.losses.smoothness import ImageNorm, TotalVariation
 from zsaq.vision.models import classifier
@@ -24,7 +24,7 @@ from zsaq.vision.sources.pixels import Pixels, uniform_labels
 
 @torch.no_grad()
 def slack(
-    teacher: nn.Module, frame: Frame, quantile: float = 0.9, n: int = 64, seed: int = 0
+    teacher: nn.Module, spec: ImageSpec, quantile: float = 0.9, n: int = 64, seed: int = 0
 ) -> list[tuple[float, float]]:
     """For each BatchNorm2d the `quantile`, over channels and `n` Gaussian images, of the gaps of mean and deviation.
 
@@ -33,11 +33,11 @@ def slack(
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile is {quantile}; give a number from 0 to 1")
     teacher = classifier(teacher).eval()
-    noise = torch.randn(n, frame.channels, frame.size, frame.size, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(n, spec.channels, spec.size, spec.size, generator=torch.Generator().manual_seed(seed))
     prior = BatchNormStats(teacher, "instance")
     found = [(0.0, 0.0)] * len(prior.place)
     batch = {"pixel_values": noise.to(next(teacher.parameters()).device)}
-    for norm, x in run(teacher, batch, prior.taps).seen[prior.taps[0]]:
+    for norm, x in run(teacher, batch, prior.captures).seen[prior.captures[0]]:
         if norm in prior.place:
             i = prior.place[norm]
             # Sorted by hand: torch.quantile refuses more than 2^24 numbers.
@@ -48,37 +48,37 @@ def slack(
 
 
 def dsg_images(
-    teacher: nn.Module, frame: Frame, *, n: int = 64, steps: int = 500, lr: float = 0.9, quantile: float = 0.9,
+    teacher: nn.Module, spec: ImageSpec, *, n: int = 64, steps: int = 500, lr: float = 0.9, quantile: float = 0.9,
     seed: int = 0, folder: Path | None = None,
 ) -> Batch:  # fmt: skip
     """`n` images with uniform labels; pictures of them in `folder`.
 
     Statistics with slack and layer-wise enhancement, the teacher's CE, and, weighted 0.01 each, total variation and
-    norm, as the released code has them. The paper's journal version adds a term against correlated images, which has no
+    norm, as the released code has them. The paper's log version adds a term against correlated images, which has no
     gradient there and is left out. Adam's rate is divided by 10 whenever the loss has not fallen for 260 steps, as
     published for 500 and for fewer too, for the reason that `noise_images` gives. Raises
     ValueError for a teacher without BatchNorm2d.
     """
     teacher = classifier(teacher)
-    source = Pixels(n, frame, uniform_labels(n, frame, seed), seed=seed)
+    source = Pixels(n, spec, uniform_labels(n, spec, seed), seed=seed)
     adam = torch.optim.Adam(source.parameters(), lr)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=0.1, patience=260, min_lr=1e-4)
-    free = slack(teacher, frame, quantile, n, seed)
+    free = slack(teacher, spec, quantile, n, seed)
     statistics = BatchNormStats(teacher, "instance", slack=free, enhance=True)
     objective = statistics + TeacherCE() + 0.01 * TotalVariation() + 0.01 * ImageNorm()
     losses: list[float] = []
-    images = dream(source, objective, adam, steps, teacher, scheduler=plateau, losses=losses, stage="dsg")
+    images = synthesize(source, objective, adam, steps, teacher, scheduler=plateau, losses=losses, stage="dsg")
     if folder is not None:
         album(images, folder, losses)
     return images
 
 
 def dsg(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, n: int = 64, steps: int = 500, lr: float = 0.9,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, n: int = 64, steps: int = 500, lr: float = 0.9,
     quantile: float = 0.9, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher`, not trained; its static input ranges are the extremes over `n` images."""
     accelerator = (loop or Loop()).accelerator
     teacher = classifier(teacher).to(accelerator.device)
-    images = dsg_images(teacher, frame, n=n, steps=steps, lr=lr, quantile=quantile, seed=seed, folder=folder)
+    images = dsg_images(teacher, spec, n=n, steps=steps, lr=lr, quantile=quantile, seed=seed, folder=folder)
     return calibrate(quantize_model(teacher, config), [images], accelerator)

@@ -15,22 +15,22 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import parameter_groups
 from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import CE, KL, Sum
-from zsaq.train.synthesis import Player, Source
+from zsaq.train.synthesis import Source, Synthesizer
 from zsaq.train.trainer import Loop
 from zsaq.vision.alternation import fit
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
 from zsaq.vision.models import classifier
 from zsaq.vision.sources.generators import Conditional
 
 
-def play(source: Source, teacher: nn.Module, steps: int, lr: float = 1e-3, *, warmup: int = 0) -> Player:
-    """A player on the teacher's CE and 0.1 BatchNorm statistics, by Adam; see `paced`.
+def play(source: Source, teacher: nn.Module, steps: int, lr: float = 1e-3, *, warmup: int = 0) -> Synthesizer:
+    """A synthesizer on the teacher's CE and 0.1 BatchNorm statistics, by Adam; see `paced`.
 
     Qimera and ARC differ only in the source.
     """
     adam, schedule = paced(source, steps, lr, warmup)
-    return Player(source, TeacherCE() + 0.1 * BatchNormStats(teacher), adam, teacher, scheduler=schedule)
+    return Synthesizer(source, TeacherCE() + 0.1 * BatchNormStats(teacher), adam, teacher, scheduler=schedule)
 
 
 def paced(source: Source, steps: int, lr: float = 1e-3, warmup: int = 0) -> tuple[Adam, MultiStepLR]:
@@ -43,9 +43,9 @@ def paced(source: Source, steps: int, lr: float = 1e-3, warmup: int = 0) -> tupl
     return adam, MultiStepLR(adam, [max(warmup, part * steps // 4) for part in (1, 2, 3)], 0.1)
 
 
-def answers(frame: Frame) -> Sum:
+def answers(spec: ImageSpec) -> Sum:
     """CE + T^2 KL / C at T = 20: the mean over classes too, as this lineage has it, where others sum over them."""
-    return CE() + (1 / frame.classes) * KL(20.0)
+    return CE() + (1 / spec.classes) * KL(20.0)
 
 
 def sgd(student: nn.Module, lr: float, weight_decay: float = 1e-4) -> torch.optim.SGD:
@@ -54,20 +54,20 @@ def sgd(student: nn.Module, lr: float, weight_decay: float = 1e-4) -> torch.opti
 
 
 def learn(
-    teacher: nn.Module, config: QuantConfig, source: Source, frame: Frame, *, steps: int, warmup: int, calibration: int,
-    lr: float, loop: Loop | None, folder: Path | None,
+    teacher: nn.Module, config: QuantConfig, source: Source, spec: ImageSpec, *, steps: int, warmup: int,
+    calibration: int, lr: float, loop: Loop | None, folder: Path | None,
 ) -> nn.Module:  # fmt: skip
     """A student of `teacher` from what `source` learns to give, GDFQ's way; pictures of it in `folder`."""
     student = quantize_model(teacher, config)
-    player = play(source, teacher, warmup + calibration + steps, warmup=warmup)
+    synthesizer = play(source, teacher, warmup + calibration + steps, warmup=warmup)
     return fit(
-        student, teacher, player, answers(frame), sgd(student, lr), steps,
+        student, teacher, synthesizer, answers(spec), sgd(student, lr), steps,
         warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip
 
 
 def gdfq(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, steps: int = 70_000, warmup: int = 10_000,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, steps: int = 70_000, warmup: int = 10_000,
     calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, seed: int = 0, loop: Loop | None = None,
     folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
@@ -80,8 +80,8 @@ def gdfq(
     it ends below its calibration. The student's learning rate follows `loop.schedule`. `folder` is where pictures of
     the last images go. Raises ValueError for a teacher without BatchNorm2d, and when a loss is not finite.
     """
-    source = Conditional(frame, batch_size, seed=seed)
+    source = Conditional(spec, batch_size, seed=seed)
     return learn(
-        classifier(teacher), config, source, frame,
+        classifier(teacher), config, source, spec,
         steps=steps, warmup=warmup, calibration=calibration, lr=lr, loop=loop, folder=folder,
     )  # fmt: skip

@@ -16,13 +16,13 @@ from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import Sum
 from zsaq.train.pair import Batch
 from zsaq.train.reconstruction import paced, reconstruct
-from zsaq.train.synthesis import Player, stream
+from zsaq.train.synthesis import Synthesizer, stream
 from zsaq.train.trainer import Loop, calibrate
 from zsaq.vision.fine_tuning import parts
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.losses.smoothness import ImageStats
-from zsaq.vision.models import batch_norms, classifier, units
+from zsaq.vision.models import batch_norms, blocks, classifier
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.swing import Latents, swing
 
@@ -32,20 +32,20 @@ def prior(teacher: nn.Module) -> Sum:
     return len(batch_norms(teacher)) * BatchNormStats(teacher, "batch", "deviation") + ImageStats()
 
 
-def sources(images: int, group: int, frame: Frame, seed: int = 0) -> list[Latents]:
+def sources(images: int, group: int, spec: ImageSpec, seed: int = 0) -> list[Latents]:
     """A source for each group of images. Raises ValueError for a group of fewer than 2."""
     if images < 2 or group < 2 or images % group == 1:
         raise ValueError(f"images is {images}, group {group}; give numbers that leave no group of a single image")
     starts = range(0, images, group)
-    return [Latents(min(group, images - start), frame, seed=stream(seed, i)) for i, start in enumerate(starts)]
+    return [Latents(min(group, images - start), spec, seed=stream(seed, i)) for i, start in enumerate(starts)]
 
 
-def play(source: Latents, teacher: nn.Module, lr_latents: float = 0.1, lr_decoder: float = 0.01) -> Player:
+def play(source: Latents, teacher: nn.Module, lr_latents: float = 0.1, lr_decoder: float = 0.01) -> Synthesizer:
     """Adam for latents (lr / 10 on a plateau of 100 steps) and decoder (x 0.95 every 100 steps) of one group."""
     latents = torch.optim.Adam([source.latents], lr_latents)
     decoder = torch.optim.Adam(source.decoder.parameters(), lr_decoder)
     schedules = (ReduceLROnPlateau(latents, patience=100, min_lr=1e-4), StepLR(decoder, 100, 0.95))
-    return Player(source, prior(teacher), (latents, decoder), teacher, scheduler=schedules, stage="genie")
+    return Synthesizer(source, prior(teacher), (latents, decoder), teacher, scheduler=schedules, stage="genie")
 
 
 def train(made: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, folder: Path | None = None) -> Batch:
@@ -54,13 +54,13 @@ def train(made: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, fo
         raise ValueError(f"steps is {steps}; give at least 1")
     finished, losses = [], []
     for i, source in enumerate(made):
-        player = play(source, teacher)
+        synthesizer = play(source, teacher)
         with swing(teacher, stream(seed, i)):
             for _ in range(steps - 1):
-                next(player)
-            finished.append(next(player)["pixel_values"].cpu())
+                next(synthesizer)
+            finished.append(next(synthesizer)["pixel_values"].cpu())
         source.cpu()
-        losses += player.losses
+        losses += synthesizer.losses
     batch = {"pixel_values": torch.cat(finished)}
     if folder is not None:
         album(batch, folder, losses)
@@ -68,7 +68,7 @@ def train(made: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, fo
 
 
 def genie_images(
-    teacher: nn.Module, frame: Frame, *, images: int = 1024, group: int = 128, steps: int = 4000, seed: int = 0,
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 1024, group: int = 128, steps: int = 4000, seed: int = 0,
     folder: Path | None = None,
 ) -> Batch:  # fmt: skip
     """Genie-D: `images` images without labels, pixel_values float [images, C, S, S] on the host, `group` at a time.
@@ -76,7 +76,7 @@ def genie_images(
     Works on the teacher's device; `folder` is where pictures go. Raises ValueError for a teacher without BatchNorm2d,
     a group of one image and a loss that is not finite.
     """
-    return train(sources(images, group, frame, seed), classifier(teacher), steps, seed, folder)
+    return train(sources(images, group, spec, seed), classifier(teacher), steps, seed, folder)
 
 
 def genie_m(
@@ -92,25 +92,25 @@ def genie_m(
     loop = loop or Loop()
     student = calibrate(quantize_model(teacher, config), parts(batch, 64), loop.accelerator)
     return reconstruct(
-        student, teacher, parts(batch, 64), units(teacher),
+        student, teacher, parts(batch, 64), blocks(teacher),
         steps=steps, batch_size=batch_size, lr_bits=paced(1e-3, steps) if lr_bits is None else lr_bits,
         seed=seed, loop=loop, stage=stage,
     )  # fmt: skip
 
 
 def genie(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, images: int = 1024, group: int = 128, steps: int = 4000,
-    unit_steps: int = 20_000, batch_size: int = 32, lr_bits: float | None = None, seed: int = 0,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, images: int = 1024, group: int = 128,
+    steps: int = 4000, unit_steps: int = 20_000, batch_size: int = 32, lr_bits: float | None = None, seed: int = 0,
     loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A student whose rounding is learned on `genie_images`, `unit_steps` steps a unit. Defaults are the paper's.
 
-    `config`: `zsaq.vision.presets.brecq("w4a4", teacher)` is its protocol. `lr_bits` is that of `genie_m`. `folder`
+    `config`: `zsaq.vision.presets.brecq("w4a4", teacher)` is its preset. `lr_bits` is that of `genie_m`. `folder`
     is where pictures go. Raises ValueError as `genie_images` and `zsaq.reconstruct` do.
     """
     loop = loop or Loop()
     teacher = classifier(teacher).to(loop.accelerator.device)
-    batch = genie_images(teacher, frame, images=images, group=group, steps=steps, seed=seed, folder=folder)
+    batch = genie_images(teacher, spec, images=images, group=group, steps=steps, seed=seed, folder=folder)
     return genie_m(
         teacher, config, batch, steps=unit_steps, batch_size=batch_size, lr_bits=lr_bits, seed=seed, loop=loop
     )

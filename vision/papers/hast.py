@@ -15,15 +15,16 @@ from zsaq.train.objectives import KL, AtWorstInput, Sum
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
 from zsaq.vision.fine_tuning import fine_tune, noise_images
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ChannelAttention
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
-from zsaq.vision.models import blocks, classifier
+from zsaq.vision.models import classifier, feature_places
 
 
 def hast_images(
-    teacher: nn.Module, frame: Frame, *, images: int = 5120, batch_size: int = 256, steps: int = 1000, lr: float = 0.5,
-    hard: float = 0.1, focus: float = 0.5, crops: float = 0.5, seed: int = 0, folder: Path | None = None,
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 5120, batch_size: int = 256, steps: int = 1000,
+    lr: float = 0.5, hard: float = 0.1, focus: float = 0.5, crops: float = 0.5, seed: int = 0,
+    folder: Path | None = None,
 ) -> Batch:  # fmt: skip
     """Hard images: BatchNorm statistics plus `hard` times the focal CE (sec. 3.2), optimised as `noise_images` does.
 
@@ -32,14 +33,14 @@ def hast_images(
     """
     teacher = classifier(teacher)
     return noise_images(
-        teacher, BatchNormStats(teacher) + hard * TeacherCE(focus), frame, images=images, batch_size=batch_size,
+        teacher, BatchNormStats(teacher) + hard * TeacherCE(focus), spec, images=images, batch_size=batch_size,
         steps=steps, lr=lr, crops=crops, scale=(0.4, 1.0), seed=seed, folder=folder, stage="hast",
     )  # fmt: skip
 
 
 def hast_objective(teacher: nn.Module, attention: float, epsilon: float) -> Sum:
     """L + L at the worst input within `epsilon`, L = 20 T^2 KL + `attention` * ChannelAttention, T = 20 (sec. 3.3)."""
-    clean = 20 * KL(20.0) + attention * ChannelAttention(blocks(teacher))
+    clean = 20 * KL(20.0) + attention * ChannelAttention(feature_places(teacher))
     return clean + 1.0 * AtWorstInput(clean, epsilon)
 
 

@@ -15,14 +15,14 @@ from zsaq.train.objectives import CE, KL
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
 from zsaq.vision.fine_tuning import fine_tune, noise_images
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, MarginDistance, SoftInception
 from zsaq.vision.models import At, classifier, head
 
 
 def intraq_images(
-    teacher: nn.Module, frame: Frame, *, images: int = 5120, batch_size: int = 256, steps: int = 1000, lr: float = 0.5,
-    low: float = 0.95, lower: float = 0.05, upper: float = 0.8, crops: float = 0.5, seed: int = 0,
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 5120, batch_size: int = 256, steps: int = 1000,
+    lr: float = 0.5, low: float = 0.95, lower: float = 0.05, upper: float = 0.8, crops: float = 0.5, seed: int = 0,
     folder: Path | None = None,
 ) -> Batch:  # fmt: skip
     """Images by BatchNorm statistics + SoftInception(low) + MarginDistance(lower, upper), with crops in half the steps.
@@ -36,7 +36,7 @@ def intraq_images(
     features = At(tuple(name for name, module in teacher.named_modules() if module is last))
     margin = MarginDistance(features, lower, upper)
     return noise_images(
-        teacher, BatchNormStats(teacher) + SoftInception(low, seed) + margin, frame, images=images,
+        teacher, BatchNormStats(teacher) + SoftInception(low, seed) + margin, spec, images=images,
         batch_size=batch_size, steps=steps, lr=lr, crops=crops, seed=seed, folder=folder, stage="intraq",
         finished=lambda batch: margin.remember(teacher, batch),
     )  # fmt: skip

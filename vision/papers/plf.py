@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import KL, Objective
-from zsaq.train.pair import Batch, Pair, Tap
+from zsaq.train.pair import Batch, Capture, Pair
 from zsaq.train.trainer import Loop
 from zsaq.vision.fine_tuning import fine_tune, noise_images
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import Where
 from zsaq.vision.losses.labels import PseudoCE, scheduled
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
-from zsaq.vision.models import blocks, classifier
+from zsaq.vision.models import classifier, feature_places
 from zsaq.vision.sources.crops import views
 
 
@@ -30,18 +30,18 @@ class FeatureMSE(Objective):
     """Sum over the tapped modules of the mean squared difference of what they answer."""
 
     def __init__(self, where: Where) -> None:
-        self.taps = (Tap("teacher", where), Tap("student", where))
+        self.captures = (Capture("teacher", where), Capture("student", where))
 
     def __call__(self, pair: Pair) -> Tensor:
-        sides = (pair.teacher.seen[self.taps[0]], pair.student.seen[self.taps[1]])
+        sides = (pair.teacher.seen[self.captures[0]], pair.student.seen[self.captures[1]])
         return torch.stack(
             [(p.float() - q.float()).square().mean() for (_, p), (_, q) in zip(*sides, strict=True)]
         ).sum()
 
 
 def plf_images(
-    teacher: nn.Module, frame: Frame, *, images: int = 5120, batch_size: int = 256, steps: int = 1000, lr: float = 0.5,
-    inception: float = 0.1, seed: int = 0, folder: Path | None = None,
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 5120, batch_size: int = 256, steps: int = 1000,
+    lr: float = 0.5, inception: float = 0.1, seed: int = 0, folder: Path | None = None,
 ) -> Batch:  # fmt: skip
     """Images by BatchNorm statistics + `inception` times the teacher's CE, optimised as `noise_images` does.
 
@@ -50,7 +50,7 @@ def plf_images(
     """
     teacher = classifier(teacher)
     return noise_images(
-        teacher, BatchNormStats(teacher) + inception * TeacherCE(), frame, images=images, batch_size=batch_size,
+        teacher, BatchNormStats(teacher) + inception * TeacherCE(), spec, images=images, batch_size=batch_size,
         steps=steps, lr=lr, seed=seed, folder=folder, stage="plf",
     )  # fmt: skip
 
@@ -64,9 +64,9 @@ def plf(
 
     The entropy up to which the teacher is held to be sure falls linearly from `highest` to `lowest`; unsure images
     weigh `unsure`. Defaults are the paper's for ImageNet; for CIFAR it has lr=1e-3, highest=0.5, lowest=0.2,
-    unsure=0.3, features=100. It does not state T, the modules compared, batch size and steps: here T = 20, `blocks`
-    and what the methods beside it take. Static ranges are those of `images`, or of the `ranges` given: the
-    methods beside it take the images of a GDFQ generator for that and throw it away. Raises ValueError as
+    unsure=0.3, features=100. It does not state T, the modules compared, batch size and steps: here T = 20,
+    `feature_places` and what the methods beside it take. Static ranges are those of `images`, or of the `ranges` given:
+    the methods beside it take the images of a GDFQ generator for that and throw it away. Raises ValueError as
     `fine_tune` does.
     """
     if not 0 <= lowest <= highest <= 1:
@@ -74,7 +74,8 @@ def plf(
     teacher, loop = classifier(teacher), loop or Loop()
     labels = PseudoCE(highest, unsure)
     return fine_tune(
-        quantize_model(teacher, config), teacher, images, KL(20.0) + labels + features * FeatureMSE(blocks(teacher)),
-        steps=steps, lr=lr, batch_size=batch_size, loop=loop, ranges=ranges,
+        quantize_model(teacher, config), teacher, images,
+        KL(20.0) + labels + features * FeatureMSE(feature_places(teacher)), steps=steps, lr=lr, batch_size=batch_size,
+        loop=loop, ranges=ranges,
         batches=scheduled(views(images, batch_size, seed), labels, lowest, steps * loop.accumulate),
     )  # fmt: skip

@@ -17,18 +17,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import QuantConv2d
 from zsaq.quant.model import quantize_model
-from zsaq.quant.quantizer import Quantizer, Running
+from zsaq.quant.quantizer import EMAMinMax, Quantizer
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.pair import Batch, Pair
 from zsaq.train.reconstruction import paced, reconstruct
-from zsaq.train.synthesis import Player, Source
+from zsaq.train.synthesis import Source, Synthesizer
 from zsaq.train.trainer import Loop, calibrate
 from zsaq.vision.fine_tuning import parts
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.patches import PatchSimilarityEntropy
 from zsaq.vision.losses.priors import TeacherCE
 from zsaq.vision.losses.smoothness import TotalVariation
-from zsaq.vision.models import attentions, units
+from zsaq.vision.models import attentions, blocks
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.pixels import Pixels, uniform_labels
 
@@ -64,27 +64,25 @@ class VariationOf(Objective):
         return (self.variation(pair) - self.wanted).abs()
 
 
-def photographic(images: int, frame: Frame, seed: int = 0) -> float:
+def photographic(images: int, spec: ImageSpec, seed: int = 0) -> float:
     """The total variation asked of a batch: U(2500, 3000) for 32 images of 224 pixels, as released.
 
     Norms grow with the root of the number of entries, so other batches get their share: sqrt(images / 32) * size / 224.
     """
     released = 2500 + 500 * float(torch.rand((), generator=torch.Generator().manual_seed(seed)))
-    return released * math.sqrt(images / 32) * frame.size / 224
+    return released * math.sqrt(images / 32) * spec.size / 224
 
 
-def prior(teacher: nn.Module, images: int, frame: Frame, seed: int = 0) -> Sum:
+def prior(teacher: nn.Module, images: int, spec: ImageSpec, seed: int = 0) -> Sum:
     """What makes a sample good: patch-similarity entropy, one class an image, the variation of photos."""
-    wanted = photographic(images, frame, seed)
+    wanted = photographic(images, spec, seed)
     return PatchSimilarityEntropy(attentions(teacher)) + 1.0 * TeacherCE() + 0.05 * VariationOf(wanted)
 
 
-def valid(frame: Frame, mean: tuple[float, ...], deviation: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def valid(spec: ImageSpec, mean: tuple[float, ...], deviation: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """The normalised values of black and white, each [channels, 1, 1]. Raises ValueError if the lengths do not fit."""
-    if not len(mean) == len(deviation) == frame.channels:
-        raise ValueError(
-            f"mean is {mean}, deviation {deviation}; give one number for each of {frame.channels} channels"
-        )
+    if not len(mean) == len(deviation) == spec.channels:
+        raise ValueError(f"mean is {mean}, deviation {deviation}; give one number for each of {spec.channels} channels")
     shift, scale = (torch.tensor(v)[:, None, None] for v in (mean, deviation))
     return -shift / scale, (1 - shift) / scale
 
@@ -98,7 +96,7 @@ def warm_cosine(step: int, steps: int) -> float:
 
 
 def psaq_images(
-    teacher: nn.Module, frame: Frame, *, images: int = 32, steps: int = 1000, lr: float = 0.2, seed: int = 0,
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 32, steps: int = 1000, lr: float = 0.2, seed: int = 0,
     mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION, folder: Path | None = None,
 ) -> Batch:  # fmt: skip
     """`images` images with a random class each: pixel_values float [images, C, S, S], labels int64 [images].
@@ -112,20 +110,22 @@ def psaq_images(
     """
     if steps < 2:
         raise ValueError(f"steps is {steps}; give at least 2, one for each round")
-    source = Pixels(images, frame, uniform_labels(images, frame, seed), seed=seed)
+    source = Pixels(images, spec, uniform_labels(images, spec, seed), seed=seed)
     source.to(next(teacher.parameters()).device)
-    low, high = (bound.to(source.pixels.device) for bound in valid(frame, mean, deviation))
-    objective, losses = prior(teacher, images, frame, seed), []
+    low, high = (bound.to(source.pixels.device) for bound in valid(spec, mean, deviation))
+    objective, losses = prior(teacher, images, spec, seed), []
     for turn, share in enumerate((steps // 2, steps - steps // 2), 1):
         optimizer = torch.optim.Adam([source.pixels], lr, betas=(0.5, 0.9))
         schedule = LambdaLR(optimizer, lambda step: warm_cosine(step, share))
-        jittered = Jittered(source, round(turn * frame.size * 15 / 224), seed + turn)
-        player = Player(jittered, objective, optimizer, teacher, scheduler=schedule, stage=f"psaq, round {turn}")
+        jittered = Jittered(source, round(turn * spec.size * 15 / 224), seed + turn)
+        synthesizer = Synthesizer(
+            jittered, objective, optimizer, teacher, scheduler=schedule, stage=f"psaq, round {turn}"
+        )
         for _ in range(share):
-            next(player)
+            next(synthesizer)
             with torch.no_grad():
                 source.pixels.clamp_(low, high)
-        losses += player.losses
+        losses += synthesizer.losses
     batch = {name: value.detach() for name, value in source().items()}
     if folder is not None:
         album(batch, folder, losses)
@@ -133,7 +133,7 @@ def psaq_images(
 
 
 def psaq(
-    teacher: Model, config: QuantConfig, frame: Frame, *, images: int = 32, steps: int = 1000, lr: float = 0.2,
+    teacher: Model, config: QuantConfig, spec: ImageSpec, *, images: int = 32, steps: int = 1000, lr: float = 0.2,
     seed: int = 0, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION, loop: Loop | None = None,
     folder: Path | None = None,
 ) -> Model:  # fmt: skip
@@ -146,13 +146,13 @@ def psaq(
     loop = loop or Loop()
     teacher.to(loop.accelerator.device)
     batch = psaq_images(
-        teacher, frame, images=images, steps=steps, lr=lr, seed=seed, mean=mean, deviation=deviation, folder=folder
+        teacher, spec, images=images, steps=steps, lr=lr, seed=seed, mean=mean, deviation=deviation, folder=folder
     )
     return calibrate(quantize_model(teacher, config), [batch], loop.accelerator)
 
 
 def psaq_learned(
-    teacher: Model, config: QuantConfig, batch: Batch, frame: Frame, *, unit_steps: int = 1000, batch_size: int = 32,
+    teacher: Model, config: QuantConfig, batch: Batch, spec: ImageSpec, *, unit_steps: int = 1000, batch_size: int = 32,
     seed: int = 0, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION, loop: Loop | None = None,
 ) -> Model:  # fmt: skip
     """A student whose rounding, scales and steps are learned layer by layer of the transformer on these images.
@@ -160,16 +160,16 @@ def psaq_learned(
     The range of the image itself is not learned: black and white are known, and images that were made hold less of
     both than photos do, so that a range that fits them cuts photos off. Bits learn at Genie-M's rate, `paced`. Both
     were chosen by the scores of one case, a ViT on handwritten digits at W4A4, which is therefore no clean zero-shot
-    result. Raises ValueError as `zsaq.reconstruct` does, and for a `mean` and `deviation` that do not fit the frame.
+    result. Raises ValueError as `zsaq.reconstruct` does, and for a `mean` and `deviation` that do not fit the spec.
     """
     loop = loop or Loop()
-    black, white = valid(frame, mean, deviation)
-    found = units(teacher)
+    black, white = valid(spec, mean, deviation)
+    found = blocks(teacher)
     student = calibrate(quantize_model(teacher, config), parts(batch, 64), loop.accelerator)
     first = student.get_submodule(found[0][0])
     shown = first.input_quantizer if isinstance(first, QuantConv2d) else None
     known: list[Quantizer] = []
-    if shown is not None and isinstance(ranges := shown.ranges, Running):
+    if shown is not None and isinstance(ranges := shown.ranges, EMAMinMax):
         ranges.hold(black.min().view(1, 1), white.max().view(1, 1))
         known.append(shown)
     return reconstruct(
@@ -179,8 +179,9 @@ def psaq_learned(
 
 
 def psaq_reconstructed(
-    teacher: Model, config: QuantConfig, frame: Frame, *, images: int = 32, steps: int = 1000, unit_steps: int = 1000,
-    lr: float = 0.2, seed: int = 0, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION,
+    teacher: Model, config: QuantConfig, spec: ImageSpec, *, images: int = 32, steps: int = 1000,
+    unit_steps: int = 1000, lr: float = 0.2, seed: int = 0, mean: tuple[float, ...] = MEAN, deviation: tuple[float,
+    ...] = DEVIATION,
     loop: Loop | None = None, folder: Path | None = None,
 ) -> Model:  # fmt: skip
     """As `psaq`, then `psaq_learned` on the same images, `unit_steps` steps a unit: what makes W4A4 usable.
@@ -191,8 +192,8 @@ def psaq_reconstructed(
     loop = loop or Loop()
     teacher.to(loop.accelerator.device)
     batch = psaq_images(
-        teacher, frame, images=images, steps=steps, lr=lr, seed=seed, mean=mean, deviation=deviation, folder=folder
+        teacher, spec, images=images, steps=steps, lr=lr, seed=seed, mean=mean, deviation=deviation, folder=folder
     )
     return psaq_learned(
-        teacher, config, batch, frame, unit_steps=unit_steps, seed=seed, mean=mean, deviation=deviation, loop=loop
+        teacher, config, batch, spec, unit_steps=unit_steps, seed=seed, mean=mean, deviation=deviation, loop=loop
     )

@@ -14,7 +14,7 @@ from zsaq.quant.config import QuantConfig
 from zsaq.train.pair import Batch
 from zsaq.train.synthesis import Source, process, stream
 from zsaq.train.trainer import Loop
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier, head
 from zsaq.vision.papers.gdfq import learn
 from zsaq.vision.sources.generators import Decoder, mixed, seeded
@@ -31,38 +31,38 @@ class Superposed(Source):
     """
 
     def __init__(
-        self, frame: Frame, batch_size: int, embedding: Tensor, *, share: float = 0.4, mix: int = 2, seed: int = 0
+        self, spec: ImageSpec, batch_size: int, embedding: Tensor, *, share: float = 0.4, mix: int = 2, seed: int = 0
     ) -> None:
         super().__init__()
         if batch_size < 2 or not 0 <= share <= 1 or mix < 1:
             raise ValueError(
                 f"batch_size is {batch_size}, share {share}, mix {mix}; give at least 2, 0 to 1, at least 1"
             )
-        if embedding.ndim != 2 or len(embedding) != frame.classes:
+        if embedding.ndim != 2 or len(embedding) != spec.classes:
             raise ValueError(
-                f"the embedding is {tuple(embedding.shape)}; give a row for each of {frame.classes} classes"
+                f"the embedding is {tuple(embedding.shape)}; give a row for each of {spec.classes} classes"
             )
-        self.frame, self.batch_size, self.share, self.mix = frame, batch_size, share, mix
+        self.spec, self.batch_size, self.share, self.mix = spec, batch_size, share, mix
         self.embedding = nn.Parameter(embedding.detach().float().clone())
         with seeded(seed):
             self.mapping = nn.Linear(embedding.shape[1], 100)
-            self.decoder = Decoder(frame, 100, by_label=frame.size > 64)
+            self.decoder = Decoder(spec, 100, by_label=spec.size > 64)
         self.rng = torch.Generator().manual_seed(stream(seed, process()))
 
     def forward(self) -> Batch:
         device, width = self.embedding.device, self.embedding.shape[1]
         mix = self.mix if torch.rand((), generator=self.rng) < self.share else 1
-        classes = torch.randint(self.frame.classes, (self.batch_size, mix), generator=self.rng).to(device)
+        classes = torch.randint(self.spec.classes, (self.batch_size, mix), generator=self.rng).to(device)
         weights = torch.randn(self.batch_size, mix, generator=self.rng).softmax(1).to(device)
         noise = torch.randn(self.batch_size, mix, width, generator=self.rng).to(device)
         parts = F.layer_norm(mixed(self.embedding, classes) + noise, (width,))
         latent = self.mapping((weights[:, :, None] * parts).sum(1))
-        labels = torch.zeros(self.batch_size, self.frame.classes, device=device).scatter_add_(1, classes, weights)
+        labels = torch.zeros(self.batch_size, self.spec.classes, device=device).scatter_add_(1, classes, weights)
         return {"pixel_values": self.decoder(latent, labels), "labels": labels}
 
 
 def qimera(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, share: float = 0.4, mix: int = 100,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, share: float = 0.4, mix: int = 100,
     from_teacher: bool = True, steps: int = 70_000, warmup: int = 10_000, calibration: int = 100, batch_size: int = 16,
     lr: float = 1e-6, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
@@ -77,6 +77,6 @@ def qimera(
     if not from_teacher:
         start = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
     return learn(
-        teacher, config, Superposed(frame, batch_size, start, share=share, mix=mix, seed=seed), frame,
+        teacher, config, Superposed(spec, batch_size, start, share=share, mix=mix, seed=seed), spec,
         steps=steps, warmup=warmup, calibration=calibration, lr=lr, loop=loop, folder=folder,
     )  # fmt: skip

@@ -19,9 +19,9 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from zsaq.quant.config import QuantConfig
 from zsaq.train.pair import Batch, Pair
-from zsaq.train.synthesis import Player, stream
+from zsaq.train.synthesis import Synthesizer, stream
 from zsaq.train.trainer import Loop
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.matching import Diversity, GradientMatching, LayerGradient
 from zsaq.vision.models import At, classifier, has_batch_norms, head
 from zsaq.vision.papers.genie import genie_m, prior, sources, train
@@ -81,14 +81,14 @@ def sharpen(
         else:
             pixels = torch.optim.Adam([source.latents], lr_pixels)
             optimizers, schedules = [pixels], [StepLR(pixels, decay_every, 0.95)]
-        player = Player(source, objective, optimizers, teacher, student, scheduler=schedules, stage="sadag")
+        synthesizer = Synthesizer(source, objective, optimizers, teacher, student, scheduler=schedules, stage="sadag")
         for _ in range(steps - 1):
-            next(player)
-        batch = next(player)
-        diverse.remember(Pair(teacher, student, batch, layer.taps))
+            next(synthesizer)
+        batch = next(synthesizer)
+        diverse.remember(Pair(teacher, student, batch, layer.captures))
         finished.append(batch["pixel_values"].cpu())
         source.cpu()
-        losses += player.losses
+        losses += synthesizer.losses
     sharpened = {"pixel_values": torch.cat(finished)}
     if folder is not None:
         album(sharpened, folder, losses)
@@ -96,20 +96,21 @@ def sharpen(
 
 
 def psaq_start(
-    teacher: nn.Module, frame: Frame, images: int, group: int, steps: int, seed: int = 0, folder: Path | None = None
+    teacher: nn.Module, spec: ImageSpec, images: int, group: int, steps: int, seed: int = 0, folder: Path | None = None
 ) -> Batch:
     """PSAQ-ViT's images, `group` at a time: what stands for Genie's where there is no BatchNorm."""
     made = []
     for i, first in enumerate(range(0, images, group)):
         drawn = folder and folder / str(i)
         count = min(group, images - first)
-        made.append(psaq_images(teacher, frame, images=count, steps=steps, seed=stream(seed, i), folder=drawn))
+        made.append(psaq_images(teacher, spec, images=count, steps=steps, seed=stream(seed, i), folder=drawn))
     return {"pixel_values": torch.cat([batch["pixel_values"] for batch in made])}
 
 
 def sadag_images(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, images: int = 1024, group: int = 128, steps: int = 4000,
-    unit_steps: int = 4000, sharpening: int = 500, layer: LayerGradient | None = None, radius: float = 2.0,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, images: int = 1024, group: int = 128,
+    steps: int = 4000, unit_steps: int = 4000, sharpening: int = 500, layer: LayerGradient | None = None,
+    radius: float = 2.0,
     released: bool = False, decay_every: int | None = None, lr_bits: float | None = None,
     start: Batch | Sequence[Latents] | None = None, batch_size: int = 32, seed: int = 0, loop: Loop | None = None,
     folder: Path | None = None,
@@ -127,13 +128,13 @@ def sadag_images(
     teacher = classifier(teacher).to(loop.accelerator.device)
     drawn = folder and folder / "first"
     if start is None and has_batch_norms(teacher):
-        made: Sequence[Latents | Unrolled] = (fresh := sources(images, group, frame, seed))
+        made: Sequence[Latents | Unrolled] = (fresh := sources(images, group, spec, seed))
         first = train(fresh, teacher, steps, seed, drawn)
     elif isinstance(start, Sequence):
         made = copy.deepcopy(start)
         first = {"pixel_values": torch.cat([source()["pixel_values"].detach().cpu() for source in made])}
     else:
-        start = start or psaq_start(teacher, frame, images, group, steps, seed, drawn)
+        start = start or psaq_start(teacher, spec, images, group, steps, seed, drawn)
         first, made = {"pixel_values": start["pixel_values"]}, unrolled(start, group)
     student = genie_m(
         teacher, config, first, steps=unit_steps, batch_size=batch_size, lr_bits=lr_bits, seed=seed, loop=loop,
@@ -146,8 +147,9 @@ def sadag_images(
 
 
 def sadag(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, images: int = 1024, group: int = 128, steps: int = 4000,
-    warm_steps: int = 4000, sharpening: int = 500, unit_steps: int = 20_000, layer: LayerGradient | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, images: int = 1024, group: int = 128,
+    steps: int = 4000, warm_steps: int = 4000, sharpening: int = 500, unit_steps: int = 20_000,
+    layer: LayerGradient | None = None,
     radius: float = 2.0, released: bool = False, decay_every: int | None = None, lr_bits: float | None = None,
     start: Batch | Sequence[Latents] | None = None, batch_size: int = 32, seed: int = 0, loop: Loop | None = None,
     folder: Path | None = None,
@@ -159,7 +161,7 @@ def sadag(
     loop = loop or Loop()
     teacher = classifier(teacher).to(loop.accelerator.device)
     batch = sadag_images(
-        teacher, config, frame, images=images, group=group, steps=steps, unit_steps=warm_steps, sharpening=sharpening,
+        teacher, config, spec, images=images, group=group, steps=steps, unit_steps=warm_steps, sharpening=sharpening,
         layer=layer, radius=radius, released=released, decay_every=decay_every, lr_bits=lr_bits, start=start,
         batch_size=batch_size, seed=seed, loop=loop, folder=folder,
     )  # fmt: skip

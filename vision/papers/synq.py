@@ -15,11 +15,11 @@ from zsaq.train.objectives import CE, KL, AtWorstInput, Sum
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
 from zsaq.vision.fine_tuning import fine_tune, noise_images
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ActivationMap, ChannelAttention
 from zsaq.vision.losses.labels import EasyCE, labelled
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE, layered
-from zsaq.vision.models import blocks, classifier
+from zsaq.vision.models import classifier, feature_places
 from zsaq.vision.papers.texq import centres
 from zsaq.vision.pictures import grid, spectrum
 from zsaq.vision.sources.crops import views
@@ -27,8 +27,9 @@ from zsaq.vision.spectrum import low_pass
 
 
 def synq_images(
-    teacher: nn.Module, frame: Frame, *, images: int = 5120, batch_size: int = 256, steps: int = 1000, lr: float = 0.5,
-    stats: float = 0.4, hard: float = 0.1, focus: float = 0.5, centred: float = 0.02, centre_steps: int = 1500,
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 5120, batch_size: int = 256, steps: int = 1000,
+    lr: float = 0.5, stats: float = 0.4, hard: float = 0.1, focus: float = 0.5, centred: float = 0.02,
+    centre_steps: int = 1500,
     crops: float = 0.5, seed: int = 0, folder: Path | None = None,
 ) -> Batch:  # fmt: skip
     """The paper's own images (its appendix D): HAST's, drawn towards TexQ's calibration centres in the deep layers.
@@ -40,10 +41,10 @@ def synq_images(
     teacher = classifier(teacher)
     objective = stats * BatchNormStats(teacher) + hard * TeacherCE(focus)
     if centred:
-        targets = centres(teacher, frame, batch_size=batch_size, steps=centre_steps, seed=seed)
+        targets = centres(teacher, spec, batch_size=batch_size, steps=centre_steps, seed=seed)
         objective += centred * BatchNormStats(teacher, weights=layered(teacher, 0.0, 1.0), targets=targets)
     return noise_images(
-        teacher, objective, frame, images=images, batch_size=batch_size, steps=steps, lr=lr, crops=crops,
+        teacher, objective, spec, images=images, batch_size=batch_size, steps=steps, lr=lr, crops=crops,
         scale=(0.4, 1.0), seed=seed, folder=folder, stage="synq",
     )  # fmt: skip
 
@@ -60,7 +61,7 @@ def synq_objective(
     """20 T^2 KL (T = 20) + labels * EasyCE(difficulty) + maps * ActivationMap (eq. 6), and what HAST adds to it."""
     clean = 20 * KL(20.0) + labels * (CE() if difficulty is None else EasyCE(difficulty))
     if attention:
-        clean += attention * ChannelAttention(blocks(teacher))
+        clean += attention * ChannelAttention(feature_places(teacher))
     total = clean if epsilon is None else clean + 1.0 * AtWorstInput(clean, epsilon)
     return total + maps * ActivationMap(teacher, images["pixel_values"]) if maps else total
 

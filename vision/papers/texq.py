@@ -17,10 +17,10 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import KL
 from zsaq.train.pair import Batch
-from zsaq.train.synthesis import Player, process, stream
+from zsaq.train.synthesis import Synthesizer, process, stream
 from zsaq.train.trainer import Loop, calibrate, distill
 from zsaq.vision.fine_tuning import noise_images, parts
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, Moments, TeacherCE, layered, measure
 from zsaq.vision.losses.smoothness import TextureEnergy
 from zsaq.vision.models import classifier
@@ -30,7 +30,7 @@ from zsaq.vision.sources.generators import Conditional
 
 
 def centres(
-    teacher: nn.Module, frame: Frame, *, batch_size: int = 256, steps: int = 1500, lr: float = 0.05,
+    teacher: nn.Module, spec: ImageSpec, *, batch_size: int = 256, steps: int = 1500, lr: float = 0.05,
     texture: float = 0.0, seed: int = 0, folder: Path | None = None,
 ) -> list[Moments]:  # fmt: skip
     """Calibration centres: the statistics, at each BatchNorm2d, of one optimised image for every class.
@@ -44,8 +44,8 @@ def centres(
         5 * TeacherCE() + BatchNormStats(teacher, weights=layered(teacher, 0.2, 1.1)) + texture * TextureEnergy()
     )
     made = noise_images(
-        teacher, objective, frame, images=frame.classes, batch_size=batch_size, steps=steps, lr=lr, least=lr,
-        labels=torch.arange(frame.classes), seed=seed, folder=folder, stage="centres",
+        teacher, objective, spec, images=spec.classes, batch_size=batch_size, steps=steps, lr=lr, least=lr,
+        labels=torch.arange(spec.classes), seed=seed, folder=folder, stage="centres",
     )  # fmt: skip
     return measure(teacher, parts(made, batch_size))
 
@@ -61,7 +61,7 @@ def mixed(batches: Iterator[Batch], seed: int = 0) -> Iterator[Batch]:
 
 
 def texq(
-    teacher: nn.Module, config: QuantConfig, frame: Frame, *, steps: int = 70_000, warmup: int = 10_000,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, steps: int = 70_000, warmup: int = 10_000,
     calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, centre_steps: int = 1500, texture: float = 1.0,
     centred: float = 1.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
@@ -74,17 +74,17 @@ def texq(
     teacher, loop = classifier(teacher), loop or Loop()
     teacher.to(loop.accelerator.device)
     targets = centres(
-        teacher, frame, steps=centre_steps, texture=texture, seed=seed, folder=folder and folder / "centres"
+        teacher, spec, steps=centre_steps, texture=texture, seed=seed, folder=folder and folder / "centres"
     )
     objective = TeacherCE() + BatchNormStats(teacher, weights=layered(teacher, 0.2, 1.1))
     objective += centred * BatchNormStats(teacher, weights=layered(teacher, 0.0, 1.0), targets=targets)
-    source = Conditional(frame, batch_size, seed=seed)
+    source = Conditional(spec, batch_size, seed=seed)
     adam, schedule = paced(source, warmup + calibration + steps, warmup=warmup)
-    player = Player(source, objective, adam, teacher, scheduler=schedule, stage="texq")
+    synthesizer = Synthesizer(source, objective, adam, teacher, scheduler=schedule, stage="texq")
     for _ in range(warmup):
-        next(player)
-    student = calibrate(quantize_model(teacher, config), islice(player, calibration), loop.accelerator)
-    distill(student, teacher, mixed(player, seed), 20 * KL(20.0), sgd(student, lr), steps, loop)
+        next(synthesizer)
+    student = calibrate(quantize_model(teacher, config), islice(synthesizer, calibration), loop.accelerator)
+    distill(student, teacher, mixed(synthesizer, seed), 20 * KL(20.0), sgd(student, lr), steps, loop)
     if folder is not None:
-        album(next(player), folder, player.losses)
+        album(next(synthesizer), folder, synthesizer.losses)
     return student

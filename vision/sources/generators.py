@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from zsaq.train.pair import Batch
 from zsaq.train.synthesis import Source, process, stream
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 
 EPS = 0.8  # of the generators' norms. GDFQ meant it for the momentum; its results, and its successors', rest on it
 
@@ -23,11 +23,11 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def quarter(frame: Frame) -> int:
+def quarter(spec: ImageSpec) -> int:
     """A quarter of the image's side. Raises ValueError if it is not whole: generators double twice."""
-    if frame.size % 4:
-        raise ValueError(f"the images are {frame.size} pixels wide; generators double twice, give a multiple of 4")
-    return frame.size // 4
+    if spec.size % 4:
+        raise ValueError(f"the images are {spec.size} pixels wide; generators double twice, give a multiple of 4")
+    return spec.size // 4
 
 
 def mixed(table: Tensor, labels: Tensor) -> Tensor:
@@ -69,18 +69,18 @@ class Decoder(nn.Module):
     `by_label` norms are conditional (GDFQ for ImageNet), else all labels share them (GDFQ for CIFAR).
     """
 
-    def __init__(self, frame: Frame, width: int, by_label: bool) -> None:
+    def __init__(self, spec: ImageSpec, width: int, by_label: bool) -> None:
         super().__init__()
-        self.side = quarter(frame)
+        self.side = quarter(spec)
 
         def norm(channels: int, eps: float) -> nn.Module:
-            return ConditionalNorm(channels, frame.classes, eps) if by_label else PlainNorm(channels, eps)
+            return ConditionalNorm(channels, spec.classes, eps) if by_label else PlainNorm(channels, eps)
 
         self.linear = nn.Linear(width, 128 * self.side**2)
         self.norms = nn.ModuleList([norm(128, 1e-5), norm(128, EPS), norm(64, EPS)])
         self.convs = nn.ModuleList([nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(128, 64, 3, padding=1)])
-        self.paint = nn.Conv2d(64, frame.channels, 3, padding=1)
-        self.last = nn.BatchNorm2d(frame.channels, affine=False)
+        self.paint = nn.Conv2d(64, spec.channels, 3, padding=1)
+        self.last = nn.BatchNorm2d(spec.channels, affine=False)
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
         x = self.norms[0](self.linear(latent).view(-1, 128, self.side, self.side), labels)
@@ -98,20 +98,20 @@ class Conditional(Source):
     Weights come from `seed`; several processes have the same ones and noise of their own.
     """
 
-    def __init__(self, frame: Frame, batch_size: int, *, width: int = 100, seed: int = 0) -> None:
+    def __init__(self, spec: ImageSpec, batch_size: int, *, width: int = 100, seed: int = 0) -> None:
         super().__init__()
         if batch_size < 2 or width < 1:
             raise ValueError(f"batch_size is {batch_size}, width {width}; give at least 2 images and 1 latent number")
-        self.frame, self.batch_size, self.width = frame, batch_size, width
-        small = frame.size <= 64
+        self.spec, self.batch_size, self.width = spec, batch_size, width
+        small = spec.size <= 64
         with seeded(seed):
-            self.embedding = nn.Embedding(frame.classes, width) if small else None
-            self.decoder = Decoder(frame, width, by_label=not small)
+            self.embedding = nn.Embedding(spec.classes, width) if small else None
+            self.decoder = Decoder(spec, width, by_label=not small)
         self.rng = torch.Generator().manual_seed(stream(seed, process()))
 
     def forward(self) -> Batch:
         device = self.decoder.linear.weight.device
         noise = torch.randn(self.batch_size, self.width, generator=self.rng).to(device)
-        labels = torch.randint(self.frame.classes, (self.batch_size,), generator=self.rng).to(device)
+        labels = torch.randint(self.spec.classes, (self.batch_size,), generator=self.rng).to(device)
         latent = noise if self.embedding is None else self.embedding(labels) * noise
         return {"pixel_values": self.decoder(latent, labels), "labels": labels}

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from zsaq.train.pair import Batch
 from zsaq.train.synthesis import Source, process, stream
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.sources.crops import random_crops
 
 
-def uniform_labels(n: int, frame: Frame, seed: int = 0) -> Tensor:
+def uniform_labels(n: int, spec: ImageSpec, seed: int = 0) -> Tensor:
     """`n` labels drawn uniformly with replacement, int64 [n]."""
-    return torch.randint(frame.classes, (n,), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(spec.classes, (n,), generator=torch.Generator().manual_seed(seed))
 
 
 @final
@@ -27,10 +27,10 @@ class Pixels(Source):
     labels: Tensor | None
 
     def __init__(
-        self, n: int, frame: Frame, labels: Tensor | None = None, *, init: Tensor | None = None, seed: int = 0
+        self, n: int, spec: ImageSpec, labels: Tensor | None = None, *, init: Tensor | None = None, seed: int = 0
     ) -> None:
         super().__init__()
-        shape = (n, frame.channels, frame.size, frame.size)
+        shape = (n, spec.channels, spec.size, spec.size)
         if n < 1 or (init is not None and init.shape != shape) or (labels is not None and len(labels) != n):
             given = (
                 f"init {init if init is None else tuple(init.shape)}, {None if labels is None else len(labels)} labels"

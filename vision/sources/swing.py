@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from zsaq.train.pair import Batch
 from zsaq.train.synthesis import Source
-from zsaq.vision.image_spec import Frame
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.sources.generators import quarter, seeded
 
 
@@ -22,13 +22,13 @@ class Latents(Source):
     for optimizers of their own. Many images are made in groups, each with a source and seed of its own.
     """
 
-    def __init__(self, n: int, frame: Frame, width: int = 256, seed: int = 0) -> None:
+    def __init__(self, n: int, spec: ImageSpec, width: int = 256, seed: int = 0) -> None:
         super().__init__()
         if n < 2 or width < 1:
             raise ValueError(
                 f"n is {n}, width {width}; give at least 2 images (norms work on them) and 1 latent number"
             )
-        side = quarter(frame)
+        side = quarter(spec)
         with seeded(seed):
             self.latents = nn.Parameter(torch.randn(n, width))
             self.decoder = nn.Sequential(
@@ -40,9 +40,9 @@ class Latents(Source):
                 nn.BatchNorm2d(64),
                 nn.LeakyReLU(0.2),
                 nn.Upsample(scale_factor=2),
-                nn.Conv2d(64, frame.channels, 3, padding=1),
+                nn.Conv2d(64, spec.channels, 3, padding=1),
                 nn.Tanh(),
-                nn.BatchNorm2d(frame.channels, affine=False),
+                nn.BatchNorm2d(spec.channels, affine=False),
             )
 
     def forward(self) -> Batch:

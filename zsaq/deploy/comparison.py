@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.packing import unpack
-from zsaq.quant.quantizer import Quantizer, Running, dequantize, floored, groups
+from zsaq.quant.quantizer import EMAMinMax, Quantizer, dequantize, floored, groups
 
 TOLERANCE: Final = 1e-5
 NEAR: Final = 2.0**-21  # relative distance from a rounding tie that one float32 operation more or less can take
@@ -31,7 +31,7 @@ def round_plainly(
         return x, x.double(), torch.zeros_like(x, dtype=torch.float64)
     grid = quantizer.grid
     view = groups(x, grid)
-    if isinstance(quantizer.ranges, Running):
+    if isinstance(quantizer.ranges, EMAMinMax):
         scale, zero = quantizer.ranges(view, grid)
     elif grid.symmetric:
         amplitude = (2**grid.bits - 1) / 2 if stretched else grid.amplitude

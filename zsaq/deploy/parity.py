@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 
 from zsaq.deploy.comparison import TOLERANCE, Comparison, difference, norms_of, plain, see
 from zsaq.deploy.inputs import random_inputs, text_limit
-from zsaq.deploy.onnx.captures import Taps
+from zsaq.deploy.onnx.captures import Captures
 from zsaq.deploy.onnx.operators import block_of
 from zsaq.deploy.onnx.write import BLOCKS, FACTS, MODEL
 from zsaq.io.checksums import MANIFEST, seal
@@ -34,7 +34,7 @@ from zsaq.io.loading import load
 from zsaq.quant.config import Grid
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.plan import plan_of
-from zsaq.quant.quantizer import MinMax, Quantizer, Running
+from zsaq.quant.quantizer import EMAMinMax, MinMax, Quantizer
 
 CERTIFICATE: Final = "certificate.json"
 SHAPES: Final = ((1, 2), (1, 16), (3, 24))  # batch, tokens
@@ -83,15 +83,15 @@ def verify_onnx(
     others = {name: layer for name, layer in found.packed.items() if not isinstance(layer, PackedConv2d)}
     biased = {name: layer._parameters.get("bias") is not None for name, layer in others.items()}
     facts = read_facts(folder)
-    taps = Taps(folder / graph, biased, plan_of(model).tied, facts["convolutions"])
+    captures = Captures(folder / graph, biased, plan_of(model).tied, facts["convolutions"])
     for inputs in batches:
-        deployed, logits, arrays = taps.run({name: value.numpy() for name, value in inputs.items()})
+        deployed, logits, arrays = captures.run({name: value.numpy() for name, value in inputs.items()})
         seen = {name: [(torch.tensor(x), torch.tensor(y))] for name, (x, y) in arrays.items()}
         found.add(inputs, torch.tensor(logits), seen, torch.tensor(deployed))
-    for name in taps.places:
+    for name in captures.places:
         if isinstance(layer := found.packed[name], PackedEmbedding):
             rows, _ = plain(layer, torch.arange(layer.num_embeddings))
-            got = torch.tensor(taps.rows(name, len(rows)))
+            got = torch.tensor(captures.rows(name, len(rows)))
             found.alone[name] = max(found.alone.get(name, 0.0), difference(got, rows))
     return found.told()
 
@@ -120,7 +120,7 @@ def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[s
         type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False).eval()
     )
     quantizers = [layer.input_quantizer for _, layer in packed_layers(model)]
-    stretched = any(q is not None and q.grid.symmetric and not isinstance(q.ranges, Running) for q in quantizers)
+    stretched = any(q is not None and q.grid.symmetric and not isinstance(q.ranges, EMAMinMax) for q in quantizers)
     found = Comparison(model, stretched)
     for inputs in batches:
         found.add(inputs, *see(other, found.packed, inputs))

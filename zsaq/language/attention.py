@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from zsaq.language.models import AttentionProjection, attention_projections, task_kind
 from zsaq.train.objectives import Objective, relative_error
-from zsaq.train.pair import Out, Pair, Tap
+from zsaq.train.pair import Capture, Out, Pair
 
 
 @final
@@ -25,9 +25,9 @@ class AttentionScores(Objective):
         self.projections = attention_projections(teacher), attention_projections(student)
         self.causal = task_kind(teacher) == "causal"
         owned = [{m for p in side for m in (p.query, p.key)} for side in self.projections]
-        self.taps = (
-            Tap("teacher", lambda _, module: module in owned[0]),
-            Tap("student", lambda _, module: module in owned[1]),
+        self.captures = (
+            Capture("teacher", lambda _, module: module in owned[0]),
+            Capture("student", lambda _, module: module in owned[1]),
         )
 
     def __call__(self, pair: Pair) -> Tensor:
@@ -41,6 +41,6 @@ class AttentionScores(Objective):
         return torch.stack([relative_error(a, b, keep) for a, b in zip(p, q, strict=True)]).sum()
 
     def scores(self, out: Out, side: int) -> list[Tensor]:
-        seen = dict(out.seen[self.taps[side]])
+        seen = dict(out.seen[self.captures[side]])
         found: list[AttentionProjection] = self.projections[side]
         return [p.scores(seen[p.query].float(), seen[p.key].float()) for p in found]

@@ -29,7 +29,7 @@ class Layout:
     max_length: int
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, pair: bool = False) -> "Layout":
+    def of(cls, tokenizer: PreTrainedTokenizerBase, max_length: int, text_pair: bool = False) -> "Layout":
         """Read the template from what the tokenizer does to a word, or to two.
 
         Raises ValueError for a slow tokenizer, and if `max_length` holds no content or more than the tokenizer allows.
@@ -38,7 +38,9 @@ class Layout:
             raise ValueError(f"{type(tokenizer).__name__} cannot tell special tokens from content; load the fast one")
         word = tokenizer.batch_decode([[anchor(tokenizer)]])[0].strip()
         probe = (
-            tokenizer(word, word, return_token_type_ids=True) if pair else tokenizer(word, return_token_type_ids=True)
+            tokenizer(word, word, return_token_type_ids=True)
+            if text_pair
+            else tokenizer(word, return_token_type_ids=True)
         )
         gaps: list[list[int]] = [[]]
         gap_types: list[list[int]] = [[]]
@@ -64,7 +66,7 @@ class Layout:
         return cls(fixed, tuple(map(tuple, gap_types)), tuple(types), filler(tokenizer), max_length)
 
     @property
-    def pair(self) -> bool:
+    def text_pair(self) -> bool:
         return len(self.gaps) == 3
 
     def place(self, *contents: Text) -> Batch:

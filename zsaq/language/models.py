@@ -26,7 +26,7 @@ def pretrained(model: nn.Module) -> PreTrainedModel:
     return model
 
 
-def blocks(model: nn.Module) -> nn.ModuleList:
+def block_list(model: nn.Module) -> nn.ModuleList:
     """The transformer blocks: the longest list of equal modules. Raises ValueError if there is none."""
     lists = [
         m
@@ -38,9 +38,9 @@ def blocks(model: nn.Module) -> nn.ModuleList:
     return max(lists, key=len)
 
 
-def units(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The transformer blocks by name, in the order of their calls. Raises ValueError as `blocks` does."""
-    found = {id(block) for block in blocks(model)}
+def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The transformer blocks by name, in the order of their calls. Raises ValueError as `block_list` does."""
+    found = {id(block) for block in block_list(model)}
     return [(name, module) for name, module in model.named_modules() if id(module) in found]
 
 
@@ -182,7 +182,7 @@ def attention_projections(model: nn.Module) -> list[AttentionProjection]:
         )
     config, found = pretrained(model).config, []
     heads = config.num_attention_heads
-    for number, block in enumerate(blocks(model)):
+    for number, block in enumerate(block_list(model)):
         children = [dict(module.named_children()) for module in block.modules()]
         both = [(c[q], c[k]) for c in children for q, k in QUERY_KEY if q in c and k in c]
         fused = [c["c_attn"] for c in children if "c_attn" in c]

@@ -16,24 +16,25 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from zsaq.language.models import blocks, task_kind, token_table, units
+from zsaq.language.models import block_list, blocks, task_kind, token_table
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import QuantEmbedding, parameter_groups, quant_layers
 from zsaq.quant.model import quantize_model
-from zsaq.train.gptq import compensate
+from zsaq.train.gptq import gptq
 from zsaq.train.objectives import KL, HiddenStates, LayerWise, LogitMSE, Sum
 from zsaq.train.optim import Clip, Wrapper
 from zsaq.train.pair import Batch
 from zsaq.train.sam import SAM
-from zsaq.train.trainer import Loop, Player, calibrate, distill
+from zsaq.train.trainer import Adversary, Loop, calibrate, distill
 
 CALIBRATION = 16  # batches that fill static ranges of inputs
-COMPENSATED = 16  # batches to compensate on before steps are taken
+GPTQ_BATCHES = 16  # batches to compensate on before steps are taken
 SLOW = 0.001  # learning rate from there, in grid steps: one that does not undo it
 
 
-class Stream(Player, Protocol):
-    """A player that is also the student's endless stream of batches, as `zsaq.language.text_generator.Player` is."""
+class Stream(Adversary, Protocol):
+    """An adversary that is also the student's endless stream of batches, as
+    `zsaq.language.text_generator.TextGenerator` is."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
@@ -62,7 +63,7 @@ def student_of(
 def divergence(teacher: PreTrainedModel, hidden: float) -> Sum:
     """KL of the answers (MSE for regression) plus `hidden` times the error of the hidden states."""
     answers = LogitMSE() if task_kind(teacher) == "regression" else KL()
-    return answers + hidden * HiddenStates(type(blocks(teacher)[0]))
+    return answers + hidden * HiddenStates(type(block_list(teacher)[0]))
 
 
 def grid_step(student: PreTrainedModel) -> float:
@@ -102,46 +103,46 @@ def warm_start(
 ) -> PreTrainedModel:
     """ZeroQuant's layer-wise distillation: only the blocks move, each alone."""
     if steps:
-        inside = {id(p) for block in blocks(student) for p in block.parameters()}
+        inside = {id(p) for block in block_list(student) for p in block.parameters()}
         frozen = [p for p in student.parameters() if p.requires_grad and id(p) not in inside]
         for p in frozen:
             p.requires_grad_(False)
-        objective = LayerWise(type(blocks(teacher)[0]))
+        objective = LayerWise(type(block_list(teacher)[0]))
         distill(student, teacher, batches, objective, stepper(student, lr), steps, loop, stage="warm-start")
         for p in frozen:
             p.requires_grad_(True)
     return student
 
 
-def compensated(
+def gptq_student(
     teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch], loop: Loop | None = None
 ) -> PreTrainedModel:
-    """A student to train whose rounding was compensated on `batches`, block by block (`zsaq.compensate`)."""
+    """A student to train whose rounding was compensated on `batches`, block by block (`zsaq.gptq`)."""
     batches = iter(batches)
     student = student_of(teacher, config, batches, loop)
-    return compensate(student, batches, units(student), loop=loop)
+    return gptq(student, batches, blocks(student), loop=loop)
 
 
 def pull(
     student: PreTrainedModel, teacher: PreTrainedModel, batches: Iterable[Batch], *, steps: int, lr: float,
-    hidden: float = 1.0, rho: float = 0.0, player: Player | None = None, ratio: tuple[int, int] = (5, 1),
+    hidden: float = 1.0, rho: float = 0.0, adversary: Adversary | None = None, ratio: tuple[int, int] = (5, 1),
     loop: Loop | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """End-to-end distillation on any batches: random tokens, sampled text (LLM-QAT), the oracle's, or ZSAQ's."""
     return distill(
         student, teacher, batches, divergence(teacher, hidden), stepper(student, lr, rho), steps, loop,
-        player=player, ratio=ratio,
+        adversary=adversary, ratio=ratio,
     )  # fmt: skip
 
 
 def zsaq(
-    teacher: PreTrainedModel, config: QuantConfig, player: Stream, *, steps: int = 200, warm: int = 40,
+    teacher: PreTrainedModel, config: QuantConfig, text: Stream, *, steps: int = 200, warm: int = 40,
     lr: float = 0.0032, hidden: float = 1.0, rho: float = 0.16, ratio: tuple[int, int] = (5, 1),
     loop: Loop | None = None, start: PreTrainedModel | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """Warm start, then SAM-SGA: `steps` student steps in all, the first `warm` of them layer by layer.
 
-    `player` is the stream of batches and climbs ratio[1] times after every ratio[0] student steps. rho 0 takes plain
+    `text` is the stream of batches and ascends ratio[1] times after every ratio[0] student steps. rho 0 takes plain
     steps, ratio (n, 0) keeps the generator as it is; `lr` and `rho` count in grid steps (see `stepper`). A teacher that
     is loaded in 8 or 4 bits (bitsandbytes) answers, but cannot be copied: then `start` is the float model that becomes
     the student. Returns the student; its latent weights, scales, norms and biases are trained, the token table is not.
@@ -149,16 +150,16 @@ def zsaq(
     """
     if not 0 <= warm < steps:
         raise ValueError(f"warm is {warm} of {steps} steps; give 0 or more, and fewer than steps")
-    student = warm_start(student_of(start or teacher, config, player, loop), teacher, player, warm, lr, loop)
+    student = warm_start(student_of(start or teacher, config, text, loop), teacher, text, warm, lr, loop)
     return pull(
         student,
         teacher,
-        player,
+        text,
         steps=steps - warm,
         lr=lr,
         hidden=hidden,
         rho=rho,
-        player=player,
+        adversary=text,
         ratio=ratio,
         loop=loop,
     )

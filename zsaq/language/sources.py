@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from zsaq.language.layout import Layout
 from zsaq.language.models import printable
-from zsaq.language.text import Text, encode, pairs, similar
+from zsaq.language.text import Text, encode, similar, text_pairs
 from zsaq.train.pair import Batch
 
 POOL = 10  # batches that are drawn together, so that each can hold rows of similar length
@@ -48,14 +48,14 @@ def texts(
 
     `rows`: strings, pairs of strings, or ids of the teacher as `Text`.
 
-    For a layout of pairs, single texts get partners (`zsaq.language.text.pairs`). Raises ValueError if there are none,
-    or for pairs in a layout of single texts.
+    For a layout of pairs, single texts get partners (`zsaq.language.text.text_pairs`). Raises ValueError if there are
+    none, or for pairs in a layout of single texts.
     """
     if not len(rows):
         raise ValueError("no texts were given")
     contents = [rows] if isinstance(rows, Text) else [encode(tokenizer, list(c)) for c in columns(rows)]
     if len(contents) > len(layout.gaps) - 1:
-        raise ValueError("pairs of texts were given, but the layout is for single ones; make it with pair=True")
+        raise ValueError("pairs of texts were given, but the layout is for single ones; make it with text_pair=True")
     rng = torch.Generator().manual_seed(seed)
     lengths = torch.stack([content.mask.sum(1) for content in contents]).sum(0)
     order = torch.empty(0, dtype=torch.int64)
@@ -66,7 +66,7 @@ def texts(
         pool, order = order[:size], order[size:]
         for index in similar(lengths[pool], batch_size, rng):
             chosen = [content.rows(pool[index]) for content in contents]
-            yield layout.place(*(pairs(chosen[0], rng) if len(chosen) < len(layout.gaps) - 1 else chosen))
+            yield layout.place(*(text_pairs(chosen[0], rng) if len(chosen) < len(layout.gaps) - 1 else chosen))
 
 
 def columns(rows: list[str] | list[tuple[str, str]]) -> list[tuple[str, ...]]:

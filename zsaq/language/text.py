@@ -111,7 +111,7 @@ class Partner:
         return values[self.row[:, None], self.column]
 
 
-def pairs(text: Text, rng: torch.Generator) -> tuple[Text, Text]:
+def text_pairs(text: Text, rng: torch.Generator) -> tuple[Text, Text]:
     """Sentence pairs from single rows: (a, b), see `Partner.of`."""
     partner = Partner.of(text.mask, rng)
     return text, Text(partner.take(text.ids), partner.mask)

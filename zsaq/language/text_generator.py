@@ -1,4 +1,4 @@
-"""The ascending player of SAM-SGA: a generator that writes for the student, and climbs where it disagrees."""
+"""The ascending side of SAM-SGA: a generator that writes for the student, and climbs where it disagrees."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zsaq.language.bridge import Bridge, Kind, bridge_for
 from zsaq.language.layout import Layout
 from zsaq.language.models import Vocabulary, output_layer, token_table
-from zsaq.language.text import Partner, Text, pairs, similar
+from zsaq.language.text import Partner, Text, similar, text_pairs
 from zsaq.language.writing import SoftText, ascent_optimizer, soft, write
 from zsaq.train.pair import Batch
 
@@ -23,15 +23,15 @@ Divergence = Callable[[Batch], tuple[Tensor, Tensor]]  # a batch -> (disagreemen
 
 
 @final
-class Player:
-    """An endless iterator of batches of ids for the student, and `climb` for the generator.
+class TextGenerator:
+    """An endless iterator of batches of ids for the student, and `ascend` for the generator.
 
-    For every `refresh` batches new texts are written, each of which is used once. After the first climb only a share
+    For every `refresh` batches new texts are written, each of which is used once. After the first ascent only a share
     `fresh` of what the batches hold is new; the rest, so that students do not forget what the generator has left, comes
-    from a replay buffer of the `capacity` newest texts. Rows of similar length share a batch. Without any climb this is
-    LLM-QAT's sampled text.
+    from a replay buffer of the `capacity` newest texts. Rows of similar length share a batch. Without any ascent this
+    is LLM-QAT's sampled text.
 
-    climb ascends min(D, ceiling) - fluency * KL(G || G_0) + diversity * H, where D is the disagreement of teacher and
+    `ascend` climbs min(D, ceiling) - fluency * KL(G || G_0) + diversity * H, where D is the disagreement of teacher and
     student on soft tokens, G_0 the generator at the start (a frozen copy; LoRA switched off) and H the entropy of the
     batch (see `entropy`). A weight of 0 switches a term off, and fluency 0 saves the copy.
 
@@ -87,7 +87,7 @@ class Player:
         self.optimizer = ascent_optimizer(generator, lr, eight_bit)
         self.buffer: deque[list[int]] = deque(maxlen=capacity)
         self.ready: list[Text] = []
-        self.climbed, self.started = False, False
+        self.ascended, self.started = False, False
         check_head(generator, self.vocabulary)
         self.renew()
         with torch.no_grad():
@@ -103,12 +103,13 @@ class Player:
         *,
         kind: Kind = "auto",
         max_length: int = 128,
-        pair: bool = False,
+        text_pair: bool = False,
         **options: Any,
     ) -> Self:
-        """A player for a teacher: bridge of that `kind`, layout of one text or a `pair`, on the teacher's device."""
+        """A text generator for a teacher: bridge of that `kind`, layout of one text or a `text_pair`, on the teacher's
+        device."""
         bridge = bridge_for(tokenizer, teacher_tokenizer, teacher, kind).to(teacher.device)
-        layout = Layout.of(teacher_tokenizer, min(max_length, teacher_tokenizer.model_max_length), pair)
+        layout = Layout.of(teacher_tokenizer, min(max_length, teacher_tokenizer.model_max_length), text_pair)
         generator.to(teacher.device)  # type: ignore[arg-type]
         return cls(generator, tokenizer, bridge, layout, token_table(teacher).weight, **options)
 
@@ -122,7 +123,7 @@ class Player:
             self.started = True
             self.ready = self.gather()
         text = self.ready.pop()
-        return self.layout.place(*(pairs(text, self.rng) if self.layout.pair else (text,)))
+        return self.layout.place(*(text_pairs(text, self.rng) if self.layout.text_pair else (text,)))
 
     def gather(self) -> list[Text]:
         """The next `refresh` batches: the newest texts, and what is missing from those before them."""
@@ -137,7 +138,7 @@ class Player:
     def renew(self) -> None:
         """Let the generator write; `newest` in its vocabulary, `translated` and the buffer in the teacher's."""
         n = self.refresh * self.batch_size
-        rows = math.ceil(self.fresh * n) if self.climbed else n
+        rows = math.ceil(self.fresh * n) if self.ascended else n
         self.newest = write(self.generator, self.vocabulary, rows, rng=self.rng, **self.style)
         self.translated = self.bridge.ids(self.newest)
         self.buffer.extend(self.translated.lists())
@@ -145,7 +146,7 @@ class Player:
     def soft(self, model: PreTrainedModel, text: Text, support: Tensor | None = None) -> SoftText:
         return soft(model, text, self.vocabulary, top=self.top, chunk=self.chunk, support=support)
 
-    def climb(self, divergence: Divergence) -> dict[str, float]:
+    def ascend(self, divergence: Divergence) -> dict[str, float]:
         """One step of gradient ascent. `divergence` must let gradients through teacher and student to `inputs_embeds`.
 
         `soft` bounds the generator's part; a causal teacher's answers are as large as its vocabulary: 2.2 GiB at the
@@ -156,7 +157,7 @@ class Player:
         text = self.newest.rows(torch.randint(len(self.newest), (self.batch_size,), generator=self.rng))
         written = self.soft(self.generator, text)
         content, mask = self.bridge.embed(written), text.mask
-        if self.layout.pair:
+        if self.layout.text_pair:
             partner = Partner.of(mask, self.rng)
             batch = self.layout.place_soft((content, partner.take(content)), (mask, partner.mask), self.table)
         else:
@@ -184,7 +185,7 @@ class Player:
             p.grad = g * (1.0 / norm.clamp(min=1.0))
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.climbed = True
+        self.ascended = True
         return {**told, "distinct_1": distinct(self.newest, 1), "distinct_2": distinct(self.newest, 2)}
 
     @torch.no_grad()

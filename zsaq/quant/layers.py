@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from zsaq.quant.config import Grid, QuantConfig
-from zsaq.quant.quantizer import TINY, MinMax, Quantizer, Range, Running, Searched, groups
+from zsaq.quant.quantizer import TINY, EMAMinMax, MinMax, MSEOptimal, Quantizer, Range, groups
 
 
 class QuantLayer(nn.Module):
@@ -120,7 +120,7 @@ def swap(layer: nn.Module, config: QuantConfig) -> None:
     rows = (layer.weight.T if kind is QuantConv1D else layer.weight).flatten(1)
     view = groups(rows, grid)
     searched = table or config.ranges != "minmax"
-    ranges = Searched(view, grid, learned=config.ranges == "learned" and not table) if searched else MinMax()
+    ranges = MSEOptimal(view, grid, learned=config.ranges == "learned" and not table) if searched else MinMax()
     layer.__class__ = kind
     assert isinstance(layer, QuantLayer)
     layer.weight_quantizer = Quantizer(grid, ranges)
@@ -139,7 +139,7 @@ def swap_activation(module: nn.Module, grid: Grid) -> None:
 
 def check_static(quantizer: Quantizer | None, side: str) -> None:
     """Raises ValueError for a static range of a layer's `side` that nothing or nonsense has filled."""
-    if quantizer is None or not isinstance(ranges := quantizer.ranges, Running):
+    if quantizer is None or not isinstance(ranges := quantizer.ranges, EMAMinMax):
         return
     if int(ranges.updates) < 1:
         raise ValueError(f"the static {side} range has seen nothing: run zsaq.calibrate before saving")
@@ -154,7 +154,7 @@ def check_static(quantizer: Quantizer | None, side: str) -> None:
 
 def input_range(grid: Grid) -> Range:
     """Dynamic for tokens and groups; static for whole tensors, which `zsaq.calibrate` must fill."""
-    return Running() if grid.per == "tensor" else MinMax()
+    return EMAMinMax() if grid.per == "tensor" else MinMax()
 
 
 def quant_layers(model: nn.Module) -> Iterator[tuple[str, QuantLayer]]:
@@ -180,7 +180,7 @@ def parameter_groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
     scales: dict[int, dict[str, Any]] = {}
     for _, layer in quant_layers(student):
         scale = layer.weight_quantizer.ranges
-        if isinstance(scale, Searched) and isinstance(scale.scale, nn.Parameter) and id(scale.scale) not in scales:
+        if isinstance(scale, MSEOptimal) and isinstance(scale.scale, nn.Parameter) and id(scale.scale) not in scales:
             share = scale.scale.detach().mean() / layer.weight.detach().square().mean().sqrt().clamp_min(TINY)
             scales[id(scale.scale)] = {"params": [scale.scale], "lr": lr * min(1.0, float(share)), "weight_decay": 0.0}
     rest = [p for p in student.parameters() if p.requires_grad and id(p) not in scales]

@@ -102,7 +102,7 @@ class MinMax(Range):
 
 
 @final
-class Running(Range):
+class EMAMinMax(Range):
     """Static ranges: exponential means of the extremes, corrected for their start when read and never fed back.
 
     With momentum b and t updates the read value is m / (1 - b^t), as in Adam. `observing` is set by
@@ -181,7 +181,7 @@ def search(
 
 
 @final
-class Searched(Range):
+class MSEOptimal(Range):
     """Scale and zero found by search on the tensor given at the start, then kept, or trained if `learned` (LSQ)."""
 
     scale: Tensor
@@ -228,7 +228,7 @@ class Quantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x on the grid, same shape and dtype; while static ranges observe, x itself."""
         view = groups(x, self.grid)
-        if isinstance(self.ranges, Running) and self.ranges.observing:
+        if isinstance(self.ranges, EMAMinMax) and self.ranges.observing:
             self.ranges.observe(view)
             return x
         scale, zero = self.ranges(view, self.grid)
@@ -239,7 +239,7 @@ class Quantizer(nn.Module):
 
     def rows(self, x: Tensor, index: Tensor) -> Tensor:
         """Rows x [..., d] of a table, rounded with the scales of their `index` [...]. Needs searched ranges."""
-        assert isinstance(self.ranges, Searched) and self.grid.per not in ("tensor", "token")
+        assert isinstance(self.ranges, MSEOptimal) and self.grid.per not in ("tensor", "token")
         flat = index.flatten()
         view = x.reshape(len(flat), -1)
         view = view if self.grid.per == "channel" else groups(view, self.grid)

@@ -131,7 +131,7 @@ def model(config: Mapping[str, Any], results: Mapping[str, Any]) -> list[list[An
         "its weights' SHA-256": base.get("sha256"),
         "its licence": base.get("license"),
         "method": results.get("method"),
-        "protocol": results.get("protocol"),
+        "preset": results.get("preset"),
         "seed": results.get("seed"),
         "budget": results.get("budget"),
         "versions": results.get("versions"),

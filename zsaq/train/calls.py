@@ -1,5 +1,5 @@
-"""A unit of the student beside its twin of the teacher: what each is called with, and what the twin answers, over all
-samples. A unit's calls may have any arguments; what counts is the first tensor."""
+"""A block of the student beside its twin of the teacher: what each is called with, and what the twin answers, over all
+samples. A block's calls may have any arguments; what counts is the first tensor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from zsaq.train.pair import Batch, run
 
 
 class Reached(Exception):
-    """Ends a forward pass at the unit: what comes after is of no use."""
+    """Ends a forward pass at the block: what comes after is of no use."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Calls:
-    """A unit's calls over N samples: `x`, `y` [N, ...] of the teacher, `seen` [N, ...] of the student.
+    """A block's calls over N samples: `x`, `y` [N, ...] of the teacher, `seen` [N, ...] of the student.
 
-    x and seen are the first tensor of the call; `args`, `kwargs` its other values as the student's unit gets them.
+    x and seen are the first tensor of the call; `args`, `kwargs` its other values as the student's block gets them.
     """
 
     x: Tensor
@@ -35,24 +35,24 @@ class Calls:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
-    def run(self, unit: nn.Module, rows: Tensor, first: Tensor) -> Tensor:
-        """What `unit` answers to the calls of these rows, with `first` as their first tensor."""
+    def run(self, block: nn.Module, rows: Tensor, first: Tensor) -> Tensor:
+        """What `block` answers to the calls of these rows, with `first` as their first tensor."""
         args, kwargs = (_rows(values, rows, first.device) for values in (self.args, self.kwargs))
         if not args:
-            return _first(unit(**{next(iter(kwargs)): first}, **dict(list(kwargs.items())[1:])))
-        return _first(unit(first, *args[1:], **kwargs))
+            return _first(block(**{next(iter(kwargs)): first}, **dict(list(kwargs.items())[1:])))
+        return _first(block(first, *args[1:], **kwargs))
 
 
 def collect(
-    student: nn.Module, unit: nn.Module, teacher: nn.Module, twin: nn.Module, chunks: Sequence[Batch], budget: int
+    student: nn.Module, block: nn.Module, teacher: nn.Module, twin: nn.Module, chunks: Sequence[Batch], budget: int
 ) -> Calls:
-    """What `unit` of the student and its `twin` of the teacher are called with, and what the twin answers."""
+    """What `block` of the student and its `twin` of the teacher are called with, and what the twin answers."""
     before, after, own, others = [], [], [], []
     for batch in chunks:
         args, kwargs, answer = call_of(teacher, twin, batch, answers=True)
         before.append(_first(args or tuple(kwargs.values())).cpu())
         after.append(_first(answer).float().cpu())
-        args, kwargs, _ = call_of(student, unit, batch, answers=False)
+        args, kwargs, _ = call_of(student, block, batch, answers=False)
         own.append(_first(args or tuple(kwargs.values())).cpu())
         # What else the call holds; where the first tensor stood is left empty.
         others.append(((None, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): None}))
@@ -67,15 +67,15 @@ def collect(
 
 
 @torch.no_grad()
-def call_of(model: nn.Module, unit: nn.Module, batch: Batch, answers: bool) -> tuple[tuple, dict[str, Any], Any]:
-    """Arguments and, if asked for, the answer of the unit's first call in a pass of the model that ends there."""
+def call_of(model: nn.Module, block: nn.Module, batch: Batch, answers: bool) -> tuple[tuple, dict[str, Any], Any]:
+    """Arguments and, if asked for, the answer of the block's first call in a pass of the model that ends there."""
     found: list[tuple[tuple, dict[str, Any], Any]] = []
 
     def reached(module: nn.Module, args: tuple, kwargs: dict[str, Any], answer: Any = None) -> None:
         found.append((args, kwargs, answer))
         raise Reached
 
-    listen = unit.register_forward_hook if answers else unit.register_forward_pre_hook
+    listen = block.register_forward_hook if answers else block.register_forward_pre_hook
     handle = listen(reached, with_kwargs=True)
     # A cache of keys in the call would grow whenever it is repeated.
     plain: Any = {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
@@ -86,14 +86,14 @@ def call_of(model: nn.Module, unit: nn.Module, batch: Batch, answers: bool) -> t
     finally:
         handle.remove()
     if not found:
-        raise ValueError(f"a unit of type {type(unit).__name__} is not reached by a forward pass; leave it out")
+        raise ValueError(f"a block of type {type(block).__name__} is not reached by a forward pass; leave it out")
     return found[0]
 
 
 def _first(value: Any) -> Tensor:
     value = value[0] if isinstance(value, tuple) else value
     if not isinstance(value, Tensor):
-        raise ValueError(f"a unit's first value is a {type(value).__name__}, not a tensor; choose another unit")
+        raise ValueError(f"a block's first value is a {type(value).__name__}, not a tensor; choose another block")
     return value
 
 

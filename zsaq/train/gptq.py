@@ -13,36 +13,36 @@ from torch import Tensor, nn
 
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantLayer, QuantLinear, quant_layers
-from zsaq.quant.quantizer import Searched, groups, round_to_grid
+from zsaq.quant.quantizer import MSEOptimal, groups, round_to_grid
 from zsaq.train.calls import Reached, call_of
-from zsaq.train.logging import Journal
+from zsaq.train.logging import StepLog
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
 COLUMNS = 128  # that are rounded before those behind them hear of it
 NEAR = 0.49  # of a step: where a latent weight is still rounded to its level
-Call = tuple[tuple, dict[str, Any], Tensor | None]  # of a unit: args, kwargs, and which positions count
+Call = tuple[tuple, dict[str, Any], Tensor | None]  # of a block: args, kwargs, and which positions count
 
 
 @torch.no_grad()
-def compensate(
-    student: Model, batches: Iterable[Batch], units: Sequence[tuple[str, nn.Module]], *, damping: float = 0.01,
-    loop: Loop | None = None, stage: str = "compensate",
+def gptq(
+    student: Model, batches: Iterable[Batch], blocks: Sequence[tuple[str, nn.Module]], *, damping: float = 0.01,
+    loop: Loop | None = None, stage: str = "gptq",
 ) -> Model:  # fmt: skip
-    """Round the weights in `units` of `student` anew, in place, so that each layer's answers change least; returns it.
+    """Round the weights in `blocks` of `student` anew, in place, so that each layer's answers change least; returns it.
 
-    `units`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
+    `blocks`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
     called, each on the inputs that the layers rounded before leave it, quantized as its own are. A latent weight
     becomes what it was when its column's turn came, so that training goes on from there, but no further than NEAR steps
     from the level that it is rounded to; scales, biases and all else stay. `damping` is the share of the inputs' mean
     square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives
-    device, folder and trackers, which hear each unit's "error", the mean over its layers of ||(w - q) x||^2 /
+    device, folder and trackers, which hear each block's "error", the mean over its layers of ||(w - q) x||^2 /
     ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: half a pass
-    of the student over the batches for each unit, about four more, and d^3 for inputs of d features; memory: the calls
-    of one unit, and d^2.
+    of the student over the batches for each block, about four more, and d^3 for inputs of d features; memory: the calls
+    of one block, and d^2.
 
-    Raises ValueError, with no weight changed, if there are no batches, if a unit is unknown or holds no quantized
+    Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
     layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
     and, with the layers before rounded, if one is not reached, if its static input range was not calibrated, and if its
     inputs are not finite.
@@ -52,15 +52,15 @@ def compensate(
     if not chunks or not 0 < damping < torch.inf:
         raise ValueError(f"damping is {damping!r}, with {len(chunks)} batches; give a positive number and a batch")
     student.to(loop.accelerator.device).eval()
-    layers = {name: _layers(student, name) for name, _ in units}
-    with Journal(loop.accelerator, stage, len(units), loop.folder, every=1) as journal:
+    layers = {name: _layers(student, name) for name, _ in blocks}
+    with StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log:
         for number, (name, left) in enumerate(layers.items(), 1):
-            unit, errors = student.get_submodule(name), []
+            block, errors = student.get_submodule(name), []
             calls = [
-                (*call_of(student, unit, batch, answers=False)[:2], batch.get("attention_mask")) for batch in chunks
+                (*call_of(student, block, batch, answers=False)[:2], batch.get("attention_mask")) for batch in chunks
             ]
             while left:
-                first, hessian = _inputs(unit, left, calls)
+                first, hessian = _inputs(block, left, calls)
                 total: Any = loop.accelerator.reduce(hessian, "sum")
                 if not first:
                     raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
@@ -69,16 +69,16 @@ def compensate(
                 for each in first:
                     layer = left.pop(each)
                     w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
-                    q, latent = compensated(w, total, scale, zero, grid, damping)
+                    q, latent = gptq_columns(w, total, scale, zero, grid, damping)
                     latent = torch.clamp(latent, q - NEAR * scale, q + NEAR * scale)
                     layer.weight.copy_(latent.T if layer.columns_first else latent)
                     miss, whole = (((v.double() @ total) * v).sum() for v in (w - q, w))
                     errors.append(float(miss / whole.clamp_min(1e-30)))
-            journal.tell(number, {"error": sum(errors) / len(errors)})
+            log.write(number, {"error": sum(errors) / len(errors)})
     return student
 
 
-def compensated(
+def gptq_columns(
     weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid, damping: float
 ) -> tuple[Tensor, Tensor]:
     """The weight on its grid, and what each column was when its turn came.
@@ -106,7 +106,7 @@ def compensated(
     return rounded[:, back], w[:, back]
 
 
-def _inputs(unit: nn.Module, left: dict[str, QuantLayer], calls: list[Call]) -> tuple[list[str], Tensor]:
+def _inputs(block: nn.Module, left: dict[str, QuantLayer], calls: list[Call]) -> tuple[list[str], Tensor]:
     """Which of the layers `left` are called first and with the same tensor, and its sum of x x^T, [d, d] float64."""
     first: list[tuple[str, Tensor]] = []
     hessian = torch.zeros(0)
@@ -124,7 +124,7 @@ def _inputs(unit: nn.Module, left: dict[str, QuantLayer], calls: list[Call]) -> 
         for number, (args, kwargs, mask) in enumerate(calls):
             first.clear()
             with suppress(Reached):
-                unit(*args, **kwargs)
+                block(*args, **kwargs)
             if not first:
                 return [], hessian
             x = left[first[0][0]].inputs(first[0][1]).float()
@@ -148,18 +148,18 @@ def _grid_of(layer: QuantLayer) -> tuple[Tensor, Tensor, Grid]:
 
 
 def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
-    """The quantized layers of a unit by their names in it, all of them fit to be compensated."""
+    """The quantized layers of a block by their names in it, all of them fit to be compensated."""
     try:
         layers = dict(quant_layers(student.get_submodule(name)))
     except AttributeError:
-        raise ValueError(f"the student has no module {name!r}; give units by the names that it has") from None
+        raise ValueError(f"the student has no module {name!r}; give blocks by the names that it has") from None
     if not layers:
-        raise ValueError(f"the unit {name} holds no quantized layer; give the units that the config quantizes")
+        raise ValueError(f"the block {name} holds no quantized layer; give the blocks that the config quantizes")
     for each, layer in layers.items():
         where = f"{name}.{each}"
         if not isinstance(layer, QuantLinear | QuantConv1D):
             raise ValueError(f"{where} is a {type(layer).__name__}; rounding is compensated in Linear and Conv1D only")
-        if not isinstance(layer.weight_quantizer.ranges, Searched):
+        if not isinstance(layer.weight_quantizer.ranges, MSEOptimal):
             raise ValueError(
                 f"{where} takes its weight's range anew from what it holds; quantize it with ranges='searched', or "
                 "'learned'"

@@ -22,14 +22,14 @@ from zsaq.train.synthesis import watched
 
 
 @final
-class Journal:
+class StepLog:
     """A context around one stage of `steps` steps. Only the main process speaks.
 
     `folder`: where `<stage>.jsonl` begins anew, a JSON object a step; None writes no file. Accelerate's trackers
     that were initialised on `accelerator` get the same numbers under `<stage>/`.
     """
 
-    running: ClassVar[list["Journal"]] = []
+    running: ClassVar[list["StepLog"]] = []
 
     def __init__(self, accelerator: Accelerator, stage: str, steps: int, folder: Path | None, every: int = 20) -> None:
         self.accelerator, self.stage, self.steps, self.every = accelerator, stage, steps, every
@@ -45,22 +45,22 @@ class Journal:
             disable=not (self.speaks and self.console.is_terminal),
         )  # fmt: skip
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "StepLog":
         self.began = time.perf_counter()
-        for dreams in Dreams.running:
-            dreams.rest()
-        Journal.running.append(self)
+        for log_of_images in SynthesisLog.running:
+            log_of_images.rest()
+        StepLog.running.append(self)
         self.bar.start()
         self.task = self.bar.add_task(self.stage, total=self.steps, told="")
         return self
 
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
-        Journal.running.remove(self)
+        StepLog.running.remove(self)
         if self.file is not None:
             self.file.close()
 
-    def tell(self, step: int, values: dict[str, float]) -> None:
+    def write(self, step: int, values: dict[str, float]) -> None:
         """One step's numbers; `step` counts from 1."""
         if not self.speaks:
             return
@@ -77,13 +77,13 @@ class Journal:
 
 
 @final
-class Dreams:
+class SynthesisLog:
     """A context in which sources that are trained tell their steps and losses; only the main process speaks.
 
-    Silent while a journal runs: its stage is then what people wait for.
+    Silent while a log runs: its stage is then what people wait for.
     """
 
-    running: ClassVar[list["Dreams"]] = []
+    running: ClassVar[list["SynthesisLog"]] = []
 
     def __init__(self, accelerator: Accelerator, every: int = 50) -> None:
         self.speaks, self.every = accelerator.is_main_process, every
@@ -92,14 +92,14 @@ class Dreams:
 
     def __enter__(self) -> Self:
         self.began = time.perf_counter()
-        self.watching = watched(self.tell)
+        self.watching = watched(self.write)
         self.watching.__enter__()
-        Dreams.running.append(self)
+        SynthesisLog.running.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.watching.__exit__(None, None, None)
-        Dreams.running.remove(self)
+        SynthesisLog.running.remove(self)
         self.rest()
 
     def rest(self) -> None:
@@ -108,9 +108,9 @@ class Dreams:
             self.bar.stop()
             self.bar = None
 
-    def tell(self, stage: str, step: int, loss: float) -> None:
+    def write(self, stage: str, step: int, loss: float) -> None:
         """One step's loss; `step` counts from 1, anew for each source."""
-        if not self.speaks or Journal.running:
+        if not self.speaks or StepLog.running:
             return
         if step == 1:
             self.began = time.perf_counter()

@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsaq.train.pair import Pair, Tap
+from zsaq.train.pair import Capture, Pair
 
 
 class Objective(ABC):
-    """A scalar of a Pair, with the taps it needs.
+    """A scalar of a Pair, with the captures it needs.
 
     Ours are means over the batch's rows of what each row gives alone, so that micro-batches of as many rows and
     processes that share a batch take the very step of the whole batch, however long the rows are.
     """
 
-    taps: tuple[Tap, ...] = ()
+    captures: tuple[Capture, ...] = ()
 
     @abstractmethod
     def __call__(self, pair: Pair) -> Tensor: ...
@@ -42,7 +42,7 @@ class Sum(Objective):
         for weight, part in parts:
             flat += [(weight * w, p) for w, p in part.parts] if isinstance(part, Sum) else [(weight, part)]
         self.parts = tuple((w, p) for w, p in flat if w != 0)
-        self.taps = tuple(dict.fromkeys(tap for _, part in self.parts for tap in part.taps))
+        self.captures = tuple(dict.fromkeys(capture for _, part in self.parts for capture in part.captures))
 
     def weighted(self, pair: Pair) -> tuple[Tensor, dict[str, Tensor]]:
         """The sum, and its parts without their weights by class name, for the log."""
@@ -107,8 +107,8 @@ class LogitMSE(Objective):
         return _row_mean((pair.teacher.logits - pair.student.logits).square().mean(-1), pair.mask)
 
 
-def _taps(where: type | Callable[[str, nn.Module], bool]) -> tuple[Tap, Tap]:
-    return Tap("teacher", where), Tap("student", where)
+def _captures(where: type | Callable[[str, nn.Module], bool]) -> tuple[Capture, Capture]:
+    return Capture("teacher", where), Capture("student", where)
 
 
 @final
@@ -121,12 +121,14 @@ class HiddenStates(Objective):
     """
 
     def __init__(self, where: type | Callable[[str, nn.Module], bool]) -> None:
-        self.taps = _taps(where)
+        self.captures = _captures(where)
 
     def __call__(self, pair: Pair) -> Tensor:
         mask = pair.batch.get("attention_mask")
         total = []
-        for (_, p), (_, q) in zip(pair.teacher.seen[self.taps[0]], pair.student.seen[self.taps[1]], strict=True):
+        for (_, p), (_, q) in zip(
+            pair.teacher.seen[self.captures[0]], pair.student.seen[self.captures[1]], strict=True
+        ):
             keep = torch.ones((), dtype=torch.bool, device=p.device) if mask is None else mask.bool()[..., None]
             total.append(relative_error(p, q, keep))
         return torch.stack(total).sum()
@@ -142,11 +144,11 @@ class LayerWise(Objective):
 
     def __init__(self, blocks: type) -> None:
         self.blocks = blocks
-        self.taps = (Tap("teacher", blocks, "input"), Tap("teacher", blocks), Tap("student", blocks))
+        self.captures = (Capture("teacher", blocks, "input"), Capture("teacher", blocks), Capture("student", blocks))
         self.error = HiddenStates(blocks)
 
     def __call__(self, pair: Pair) -> Tensor:
-        fed = iter([value for _, value in pair.teacher.seen[self.taps[0]]])
+        fed = iter([value for _, value in pair.teacher.seen[self.captures[0]]])
 
         def feed(module, args, kwargs):
             value = next(fed)
@@ -198,7 +200,7 @@ class AtWorstInput(Objective):
     def __init__(self, objective: Objective, epsilon: float) -> None:
         if not 0 < epsilon < math.inf:
             raise ValueError(f"epsilon is {epsilon!r}; give a positive number, in units of the normalised pixels")
-        self.objective, self.epsilon, self.taps = objective, epsilon, objective.taps
+        self.objective, self.epsilon, self.captures = objective, epsilon, objective.captures
 
     def __call__(self, pair: Pair) -> Tensor:
         if "pixel_values" not in pair.batch:

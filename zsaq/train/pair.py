@@ -1,6 +1,6 @@
 """Teacher and student side by side on one batch, and what is seen inside them.
 
-Each model runs at most once, and only if somebody looks. Hooks are put in by a `Tap` that an objective declares and
+Each model runs at most once, and only if somebody looks. Hooks are put in by a `Capture` that an objective declares and
 are gone when the forward pass ends, so no two passes can mix.
 """
 
@@ -16,7 +16,7 @@ Batch = dict[str, Tensor]  # keyword arguments of forward, and "labels", which n
 
 
 @dataclass(frozen=True)
-class Tap:
+class Capture:
     """A place to look: modules of a type or for which `where(name, module)` holds, at their "input" or "output"."""
 
     model: Literal["teacher", "student"]
@@ -29,30 +29,32 @@ class Tap:
 
 @dataclass(frozen=True)
 class Out:
-    """What a model answered: `logits` [B, ...] float, and for each tap what its modules saw, in order of execution.
+    """What a model answered: `logits` [B, ...] float, and for each capture what its modules saw, in order of execution.
 
     A seen value is the module and the tensor there (the first of a tuple; the first argument of "input").
     """
 
     logits: Tensor
-    seen: Mapping[Tap, list[tuple[nn.Module, Tensor]]]
+    seen: Mapping[Capture, list[tuple[nn.Module, Tensor]]]
 
 
-def run(model: nn.Module, batch: Batch, taps: tuple[Tap, ...] = ()) -> Out:
-    """One forward pass with taps; floats go in as the model's own dtype.
+def run(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()) -> Out:
+    """One forward pass with captures; floats go in as the model's own dtype.
 
-    Raises ValueError if a tap finds no module or the answer has no logits.
+    Raises ValueError if a capture finds no module or the answer has no logits.
     """
-    seen: dict[Tap, list[tuple[nn.Module, Tensor]]] = {tap: [] for tap in taps}
+    seen: dict[Capture, list[tuple[nn.Module, Tensor]]] = {capture: [] for capture in captures}
     handles = []
     bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     try:
-        for tap in seen:
-            found = [module for name, module in bare.named_modules() if tap.finds(name, module)]
+        for capture in seen:
+            found = [module for name, module in bare.named_modules() if capture.finds(name, module)]
             if not found:
-                raise ValueError(f"a tap on the {tap.model} at {tap.where} finds no module in {type(bare).__name__}")
+                raise ValueError(
+                    f"a capture on the {capture.model} at {capture.where} finds no module in {type(bare).__name__}"
+                )
             for module in found:
-                handles.append(_listen(module, tap, seen[tap]))
+                handles.append(_listen(module, capture, seen[capture]))
         dtype = next((p.dtype for p in bare.parameters() if p.is_floating_point()), torch.float32)
         shown = {k: v for k, v in batch.items() if k != "labels"}
         floats = {k: v.to(dtype) for k, v in shown.items() if isinstance(v, Tensor) and v.is_floating_point()}
@@ -66,7 +68,7 @@ def run(model: nn.Module, batch: Batch, taps: tuple[Tap, ...] = ()) -> Out:
     return Out(logits.float(), seen)
 
 
-def _listen(module: nn.Module, tap: Tap, values: list[tuple[nn.Module, Tensor]]):
+def _listen(module: nn.Module, capture: Capture, values: list[tuple[nn.Module, Tensor]]):
     def first(value) -> Tensor:
         return value[0] if isinstance(value, tuple) else value
 
@@ -76,7 +78,7 @@ def _listen(module: nn.Module, tap: Tap, values: list[tuple[nn.Module, Tensor]])
     def at_output(module, args, output) -> None:
         values.append((module, first(output)))
 
-    if tap.side == "input":
+    if capture.side == "input":
         return module.register_forward_pre_hook(at_input, with_kwargs=True)
     return module.register_forward_hook(at_output)
 
@@ -85,30 +87,32 @@ def _listen(module: nn.Module, tap: Tap, values: list[tuple[nn.Module, Tensor]])
 class Pair:
     """One batch before both models. The teacher runs without gradients unless an input of the batch wants one."""
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, batch: Batch, taps: tuple[Tap, ...] = ()) -> None:
+    def __init__(
+        self, teacher: nn.Module, student: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()
+    ) -> None:
         self.models = (teacher, student)
-        self.batch, self.taps = batch, taps
+        self.batch, self.captures = batch, captures
 
     @cached_property
     def teacher(self) -> Out:
         wanted = torch.is_grad_enabled() and any(v.requires_grad for v in self.batch.values())
         with torch.set_grad_enabled(wanted):
-            return run(self.models[0], self.batch, tuple(t for t in self.taps if t.model == "teacher"))
+            return run(self.models[0], self.batch, tuple(t for t in self.captures if t.model == "teacher"))
 
     @cached_property
     def student(self) -> Out:
-        return run(self.models[1], self.batch, tuple(t for t in self.taps if t.model == "student"))
+        return run(self.models[1], self.batch, tuple(t for t in self.captures if t.model == "student"))
 
     def again(self) -> "Pair":
         """The student anew, the teacher's answer kept: SAM's second pass."""
-        pair = Pair(*self.models, self.batch, self.taps)
+        pair = Pair(*self.models, self.batch, self.captures)
         if "teacher" in vars(self):
             vars(pair)["teacher"] = self.teacher
         return pair
 
     def at(self, **inputs: Tensor) -> "Pair":
-        """The same models and taps on other inputs."""
-        return Pair(*self.models, {**self.batch, **inputs}, self.taps)
+        """The same models and captures on other inputs."""
+        return Pair(*self.models, {**self.batch, **inputs}, self.captures)
 
     @property
     def mask(self) -> Tensor:

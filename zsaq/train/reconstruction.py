@@ -1,7 +1,8 @@
-"""Block reconstruction: unit by unit, the student learns to round so that each unit answers as the teacher's does.
+"""Block reconstruction: block by block, the student learns to round so that each block answers as the teacher's does.
 
-Soft bits, scales and steps of `zsaq.rounding` are learned on the unit's own inputs; what comes out is an ordinary
-student. Memory: three activations of one unit over all samples, on the accelerator if they fit `budget`, else the host.
+Soft bits, scales and steps of `zsaq.rounding` are learned on the block's own inputs; what comes out is an ordinary
+student. Memory: three activations of one block over all samples, on the accelerator if they fit `budget`, else the
+host.
 """
 
 import math
@@ -15,20 +16,20 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from zsaq.quant.layers import quant_layers
 from zsaq.train.calls import Calls, collect
-from zsaq.train.logging import Journal
+from zsaq.train.logging import StepLog
 from zsaq.train.pair import Batch
 from zsaq.train.rounding import Softened, mixed
 from zsaq.train.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
-PUBLISHED = 20_000  # steps a unit that the default rates are meant for
+PUBLISHED = 20_000  # steps a block that the default rates are meant for
 CHUNK = 64  # samples of one pass through the whole model
 FIRST = 32  # samples that the first activation steps are searched on
 WARMUP = 0.2  # share of the steps before bits are pushed to decide
 
 
 def paced(rate: float, steps: int) -> float:
-    """A learning rate published for 20,000 steps a unit, for `steps`: rate * min(10, 20,000 / steps).
+    """A learning rate published for 20,000 steps a block, for `steps`: rate * min(10, 20,000 / steps).
 
     Adam moves by about its rate in a step, whatever the gradient, so in fewer steps bits get less far: few then change
     from nearest rounding. The rule is ours and equals the published rate at the published steps. Its form was found on
@@ -50,7 +51,7 @@ def reconstruct(
     student: Model,
     teacher: nn.Module,
     batches: Iterable[Batch],
-    units: Sequence[tuple[str, nn.Module]],
+    blocks: Sequence[tuple[str, nn.Module]],
     *,
     steps: int = PUBLISHED,
     batch_size: int = 32,
@@ -66,22 +67,23 @@ def reconstruct(
     loop: Loop | None = None,
     stage: str = "reconstruct",
 ) -> Model:
-    """Learn the rounding of `student` on the samples of `batches`, for `steps` steps a unit; returns the student.
+    """Learn the rounding of `student` on the samples of `batches`, for `steps` steps a block; returns the student.
 
-    For each of `units`, (name, module) in forward order as the teacher has them: with inputs x_P of the teacher and x_Q
-    of the student, whose earlier units are done, and x_QP their mix, x_P in each entry with probability `drop`,
+    For each of `blocks`, (name, module) in forward order as the teacher has them: with inputs x_P of the teacher and
+    x_Q of the student, whose earlier blocks are done, and x_QP their mix, x_P in each entry with probability `drop`,
 
-        mean over samples and positions of sum_channels (unit_Q(x_QP) - unit_P(x_P))^2 + round_weight * undecided bits.
+        mean over samples and positions of sum_channels (block_Q(x_QP) - block_P(x_P))^2 + round_weight * undecided
+        bits.
 
     The second part starts after a fifth of the steps with beta from 20 to 2 (BRECQ: Li et al. 2021, arXiv 2102.05426;
     QDrop: Wei et al. 2022, arXiv 2203.05740). `joint` learns weight scales as well (Genie-M: Jeon et al. 2023,
     arXiv 2212.04780; round_weight 1), else AdaRound (round_weight 0.01). Adam; scales and steps decay by a cosine.
     `loop` gives device, folder and trackers; with several processes all do the same. Biases, norms, the quantizers in
-    `fixed` (of ranges that are known) and whatever no unit holds stay as they are; static ranges there must have been
+    `fixed` (of ranges that are known) and whatever no block holds stay as they are; static ranges there must have been
     calibrated.
 
-    Raises ValueError if the units have nothing to learn, are unknown to either model or are not reached, if weights are
-    not float32, and when a loss is not finite: the unit is then as before, those before it are done.
+    Raises ValueError if the blocks have nothing to learn, are unknown to either model or are not reached, if weights
+    are not float32, and when a loss is not finite: the block is then as before, those before it are done.
     """
     loop = loop or Loop()
     device = loop.accelerator.device
@@ -96,41 +98,41 @@ def reconstruct(
     rng = torch.Generator(device).manual_seed(seed)
     draw = torch.Generator().manual_seed(seed)
     done = set(fixed)
-    with Journal(loop.accelerator, stage, steps * len(units), loop.folder, loop.every) as journal:
-        for number, (name, _) in enumerate(units):
-            unit, twin = _unit(student, name, "student"), _unit(teacher, name, "teacher")
-            soft = Softened(unit, joint, drop, rng, done)
+    with StepLog(loop.accelerator, stage, steps * len(blocks), loop.folder, loop.every) as log:
+        for number, (name, _) in enumerate(blocks):
+            block, twin = _block(student, name, "student"), _block(teacher, name, "teacher")
+            soft = Softened(block, joint, drop, rng, done)
             if not soft.soft:
                 continue
             try:
-                calls = collect(student, unit, teacher, twin, chunks, budget)
-                for step, (error, undecided) in enumerate(_learn(unit, soft, calls, recipe, rng, draw), 1):
+                calls = collect(student, block, teacher, twin, chunks, budget)
+                for step, (error, undecided) in enumerate(_learn(block, soft, calls, recipe, rng, draw), 1):
                     now = number * steps + step
                     if now % loop.every == 0 or step in (1, steps):
-                        told = {"unit": number + 1, "error": error.item(), "undecided": undecided.item()}
+                        told = {"block": number + 1, "error": error.item(), "undecided": undecided.item()}
                         if not all(map(math.isfinite, told.values())):
                             raise ValueError(
-                                f"{stage}, unit {name}, step {step}: the loss is not finite ({told}). The unit is as "
+                                f"{stage}, block {name}, step {step}: the loss is not finite ({told}). The block is as "
                                 "it was before; lower the learning rates or look at the batches"
                             )
-                        journal.tell(now, told)
+                        log.write(now, told)
             except BaseException:
                 soft.restore()
                 raise
             done |= soft.harden()
     if done == set(fixed):
-        raise ValueError(f"the units {[name for name, _ in units]} hold no quantizer; give the units of the student")
+        raise ValueError(f"the blocks {[name for name, _ in blocks]} hold no quantizer; give the blocks of the student")
     return student
 
 
 def _learn(
-    unit: nn.Module, soft: Softened, calls: Calls, recipe: _Recipe, rng: torch.Generator, draw: torch.Generator
+    block: nn.Module, soft: Softened, calls: Calls, recipe: _Recipe, rng: torch.Generator, draw: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Steps of one unit; each gives its error and sum of undecided bits. `rng` drops, `draw` chooses the samples."""
+    """Steps of one block; each gives its error and sum of undecided bits. `rng` drops, `draw` chooses the samples."""
     device, steps = rng.device, recipe.steps
     with torch.no_grad():  # finds the first activation steps
         rows = torch.arange(min(FIRST, len(calls.x)))
-        calls.run(unit, rows, calls.seen[rows].to(device))
+        calls.run(block, rows, calls.seen[rows].to(device))
     parts = [[w.bits for w in soft.weights], [w.scale for w in soft.weights if w.joint], soft.steps]
     learned = [p for part in parts for p in part]
     if not learned:
@@ -144,7 +146,7 @@ def _learn(
         rows = torch.randperm(len(calls.x), generator=draw)[: recipe.batch_size].to(calls.x.device)
         x, y, seen = (t[rows].to(device) for t in (calls.x, calls.y, calls.seen))
         with torch.enable_grad():
-            miss = (calls.run(unit, rows, mixed(seen, x, recipe.drop, rng)).float() - y).square()
+            miss = (calls.run(block, rows, mixed(seen, x, recipe.drop, rng)).float() - y).square()
             error = miss.sum(1 if miss.ndim == 4 else -1).mean()
             undecided = torch.zeros((), device=device)
             if step > WARMUP * steps and soft.weights:
@@ -158,11 +160,13 @@ def _learn(
         yield error.detach(), undecided.detach()
 
 
-def _unit(model: nn.Module, name: str, whose: str) -> nn.Module:
+def _block(model: nn.Module, name: str, whose: str) -> nn.Module:
     try:
         return model.get_submodule(name)
     except AttributeError:
-        raise ValueError(f"the {whose} has no module {name!r}; give units by the names that both models have") from None
+        raise ValueError(
+            f"the {whose} has no module {name!r}; give blocks by the names that both models have"
+        ) from None
 
 
 def _chunks(batch: Batch, device: torch.device) -> list[Batch]:

@@ -1,4 +1,4 @@
-"""What rounding learns while a unit is reconstructed: bits, scales and steps. `harden` makes it ordinary again."""
+"""What rounding learns while a block is reconstructed: bits, scales and steps. `harden` makes it ordinary again."""
 
 from typing import Final, final
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantEmbedding, QuantLayer
-from zsaq.quant.quantizer import TINY, MinMax, Quantizer, Range, Running, Searched, groups, search
+from zsaq.quant.quantizer import TINY, EMAMinMax, MinMax, MSEOptimal, Quantizer, Range, groups, search
 
 POWER: Final = 2.4  # of the error that initial ranges minimise
 FACTORS: Final = tuple(share / 100 for share in range(100, 0, -1))
@@ -33,8 +33,8 @@ class SoftWeight(nn.Module):
         self.layer = [layer]  # in a list: it is no part of its own part
         self.grid, self.joint = layer.weight_quantizer.grid, joint
         before, view = layer.weight_quantizer.ranges, groups(layer.rows().detach().float().flatten(1), self.grid)
-        learned = isinstance(before, Searched) and isinstance(before.scale, nn.Parameter)
-        self.ranges = Searched(view, self.grid, learned, POWER, FACTORS)
+        learned = isinstance(before, MSEOptimal) and isinstance(before.scale, nn.Parameter)
+        self.ranges = MSEOptimal(view, self.grid, learned, POWER, FACTORS)
         scale, zero = self.ranges(view, self.grid)
         scale = scale.detach()
         place = view / scale + zero
@@ -115,7 +115,7 @@ class SoftActivation(nn.Module):
         """The quantizer that was there, its static range now the learned one."""
         ranges = None if self.quantizer is None else self.quantizer.ranges
         if isinstance(ranges, LearnedStep):
-            assert isinstance(self.before.ranges, Running)
+            assert isinstance(self.before.ranges, EMAMinMax)
             self.before.ranges.hold(*ranges.bounds(self.before.grid))
         return self.before
 
@@ -132,15 +132,15 @@ Soft = SoftWeight | SoftActivation
 
 @final
 class Softened:
-    """A unit with soft parts in the place of its quantizers, except those in `done`, until `harden` or `restore`.
+    """A block with soft parts in the place of its quantizers, except those in `done`, until `harden` or `restore`.
 
     A quantizer that stands at several places gets one soft part.
     """
 
-    def __init__(self, unit: nn.Module, joint: bool, drop: float, rng: torch.Generator, done: set[nn.Module]) -> None:
+    def __init__(self, block: nn.Module, joint: bool, drop: float, rng: torch.Generator, done: set[nn.Module]) -> None:
         self.soft: dict[nn.Module, Soft] = {}
         self.places: list[tuple[nn.Module, str, nn.Module]] = []
-        for owner in list(unit.modules()):
+        for owner in list(block.modules()):
             for name, part in list(owner.named_children()):
                 if not isinstance(part, Quantizer) or part in done or isinstance(owner, QuantEmbedding):
                     continue
@@ -158,7 +158,7 @@ class Softened:
 
     @property
     def steps(self) -> list[nn.Parameter]:
-        """Learned steps; none before the unit was run once."""
+        """Learned steps; none before the block was run once."""
         ranges = [s.quantizer.ranges for s in self.soft.values() if isinstance(s, SoftActivation) and s.quantizer]
         return [r.scale for r in ranges if isinstance(r, LearnedStep)]
 

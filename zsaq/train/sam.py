@@ -1,4 +1,4 @@
-"""SAM climbs behind the quantizer, in the layer's offset: on latent 2-bit weights, a step of rho flips a few codes by
+"""SAM perturbs behind the quantizer, in the layer's offset: on latent 2-bit weights, a step of rho flips a few codes by
 whole grid steps, about 70 times too far and almost orthogonal to the gradient.
 """
 
@@ -16,34 +16,34 @@ from zsaq.quant.layers import QuantLayer, quant_layers
 from zsaq.train.optim import Closure, NotFinite, Wrapper, look
 
 Where = Literal["post-quantizer", "latent", "norm"]
-Climb = Literal["local", "synchronised"]
+Perturbation = Literal["local", "synchronised"]
 
 
 @final
 class SAM(Wrapper):
     """Steps with the gradient taken at the worst point nearby (Foret et al. 2021, arXiv 2010.01412, eq. 2).
 
-    eps = rho * g / (||g||_2 + 1e-12), one norm over everything climbed. `adaptive`: ASAM (Kwon et al. 2021, arXiv
+    eps = rho * g / (||g||_2 + 1e-12), one norm over everything perturbed. `adaptive`: ASAM (Kwon et al. 2021, arXiv
     2102.11600, eq. 8): eps = rho * T^2 g / ||T g||_2 with T = |w| + eta. `where`:
 
-    - "post-quantizer" (Liu et al. 2021, SAQ, arXiv 2111.12273): trained quantized layers climb through `offset`, where
-      the gradient is the one at the dequantized weight; ends of a tie share one offset. Other trained parameters
+    - "post-quantizer" (Liu et al. 2021, SAQ, arXiv 2111.12273): trained quantized layers perturb through `offset`,
+      where the gradient is the one at the dequantized weight; ends of a tie share one offset. Other trained parameters
       (norms, biases, heads, adapters) are moved in place and restored by copy.
     - "latent": all in place, latent weights too. For comparison; see above why it fails at few bits.
     - "norm": only the norm layers' parameters (Mueller et al. 2023, SAM-ON, arXiv 2306.04226).
 
-    Trained is what the base holds and requires a gradient. Learned scales are the quantizer's: trained, not climbed.
-    `interval` k climbs on the 1st, (k+1)-th, ... step and steps plainly in between; rho is used as given, so give k
-    times as much for the same strength on average. `climb`: each process on its own gradient ("local", the paper's
+    Trained is what the base holds and requires a gradient. Learned scales are the quantizer's: trained, not perturbed.
+    `interval` k perturbs on the 1st, (k+1)-th, ... step and steps plainly in between; rho is used as given, so give k
+    times as much for the same strength on average. `perturb`: each process on its own gradient ("local", the paper's
     m-sharpness) or all on the sum ("synchronised"); the second gradient is averaged as ever.
 
     The second pass runs without autocast, since bfloat16 would round eps away; the closure must not enter one itself.
     It repeats the first pass's random numbers (dropout; CPU and CUDA) and leaves no trace in batch statistics. Every
-    `probe`-th climb has its first pass in full precision too, so that "gap" = (second loss - first) / |first| compares
-    like with like (without autocast, always), and measures the "cosine" between eps and the change of the weights that
-    quantized layers use. Extra memory: a gradient per quantized weight, a copy of each other parameter.
+    `probe`-th perturb has its first pass in full precision too, so that "gap" = (second loss - first) / |first|
+    compares like with like (without autocast, always), and measures the "cosine" between eps and the change of the
+    weights that quantized layers use. Extra memory: a gradient per quantized weight, a copy of each other parameter.
 
-    Raises ValueError for options that cannot be, if nothing is climbed or in fewer than 32 bits, and NotFinite, with
+    Raises ValueError for options that cannot be, if nothing is perturbed or in fewer than 32 bits, and NotFinite, with
     all restored and no step taken, if a loss or the norm is not finite on any process.
     """
 
@@ -56,7 +56,7 @@ class SAM(Wrapper):
         adaptive: bool = False,
         eta: float = 0.01,
         interval: int = 1,
-        climb: Climb = "local",
+        perturb: Perturbation = "local",
         probe: int = 10,
     ) -> None:
         super().__init__(base)
@@ -64,14 +64,14 @@ class SAM(Wrapper):
             raise ValueError(f"rho is {rho!r} and eta {eta!r}; give finite numbers that are not negative")
         if not (type(interval) is type(probe) is int and interval >= 1 and probe >= 1):
             raise ValueError(f"interval is {interval!r} and probe {probe!r}; give positive integers")
-        if where not in get_args(Where) or climb not in get_args(Climb):
+        if where not in get_args(Where) or perturb not in get_args(Perturbation):
             raise ValueError(
-                f"where is {where!r} and climb {climb!r}; allowed: {get_args(Where)} and {get_args(Climb)}"
+                f"where is {where!r} and perturb {perturb!r}; allowed: {get_args(Where)} and {get_args(Perturbation)}"
             )
         self.student, self.rho, self.where, self.adaptive, self.eta = student, rho, where, adaptive, eta
-        self.interval, self.climb, self.probe = interval, climb, probe
+        self.interval, self.perturb, self.probe = interval, perturb, probe
         self.measured: dict[str, Tensor] = {}
-        self.climbed()
+        self.perturbed()
 
     def step(self, closure: Closure | None = None) -> Tensor:
         if closure is None:
@@ -92,8 +92,8 @@ class SAM(Wrapper):
     def diagnostics(self) -> dict[str, float]:
         return super().diagnostics() | {name: float(value) for name, value in self.measured.items()}
 
-    def climbed(self) -> tuple[list[list[QuantLayer]], list[Tensor]]:
-        """Trained quantized layers, ends of a tie together; and the other parameters to climb."""
+    def perturbed(self) -> tuple[list[list[QuantLayer]], list[Tensor]]:
+        """Trained quantized layers, ends of a tie together; and the other parameters to perturb."""
         trained = {id(p): p for group in self.param_groups for p in group["params"] if p.requires_grad}
         if self.where == "norm":
             norms = {id(p) for norm in norm_layers(self.student) for p in norm.parameters(recurse=False)}
@@ -105,14 +105,16 @@ class SAM(Wrapper):
         scales = {id(p) for layer in layers for part in layer.children() for p in part.parameters()}
         params = [p for i, p in trained.items() if i not in ends and i not in scales]
         if not ends and not params:
-            raise ValueError(f"SAM has nothing to climb: the base trains no parameter that where={self.where!r} means")
+            raise ValueError(
+                f"SAM has nothing to perturb: the base trains no parameter that where={self.where!r} means"
+            )
         if short := {t.dtype for t in (*(trained[i] for i in ends), *params) if t.dtype.itemsize < 4}:
             raise ValueError(f"SAM's step is rounded away in parameters of {short}; train student.float()")
         return list(ends.values()), params
 
     def look_twice(self, closure: Closure, probe: bool) -> Tensor:
         """The first loss. Gradients are then those at the worst point, everything else is as it was."""
-        ends, params = self.climbed()
+        ends, params = self.perturbed()
         behind = self.where == "post-quantizer"
         moved = params if behind else [*(tied[0].weight for tied in ends), *params]
         stats = [b for m in self.student.modules() if isinstance(m, _BatchNorm) for b in m.buffers(recurse=False)]
@@ -161,9 +163,9 @@ class SAM(Wrapper):
         return first
 
     def eps(self, leaves: list[Tensor], layers: list[QuantLayer], loss: Tensor) -> list[Tensor]:
-        """How far each leaf climbs, in its gradient's memory. The first leaves are the offsets of `layers`."""
+        """How far each leaf perturbs, in its gradient's memory. The first leaves are the offsets of `layers`."""
         eps = [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves]
-        if self.climb == "synchronised" and self.parallel():
+        if self.perturb == "synchronised" and self.parallel():
             for e in eps:
                 dist.all_reduce(e)  # the sum is enough: eps does not depend on the gradient's scale
         weights = (*(layer.dequantized() for layer in layers), *leaves[len(layers) :]) if self.adaptive else ()
@@ -178,7 +180,7 @@ class SAM(Wrapper):
         return eps
 
     def parallel(self) -> bool:
-        asked = self.climb == "synchronised" or self.no_sync is not nullcontext
+        asked = self.perturb == "synchronised" or self.no_sync is not nullcontext
         return asked and dist.is_available() and dist.is_initialized()
 
     def demand_finite(self, what: str, values: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Synthetic inputs: a source is trained so that the batches it gives please an objective.
 
-`dream` trains until the images are done; a `Player` goes on while a student learns from what it gives.
+`synthesize` trains until the images are done; a `Synthesizer` goes on while a student learns from what it gives.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _watchers: list[Watcher] = []
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Inside, each step of each `Player` tells `watcher(stage, step, loss)`; `step` counts from 1."""
+    """Inside, each step of each `Synthesizer` tells `watcher(stage, step, loss)`; `step` counts from 1."""
     _watchers.append(watcher)
     try:
         yield
@@ -41,7 +41,7 @@ class Source(nn.Module, ABC):
 
 
 @final
-class Player(Iterator[Batch]):
+class Synthesizer(Iterator[Batch]):
     """An endless stream: every `next` takes one step of the source and gives, detached, the batch it was taken on.
 
     The step minimises `objective(Pair(teacher, student, batch))`; only the source's parameters get gradients, those of
@@ -83,7 +83,7 @@ class Player(Iterator[Batch]):
         self.source.to(device)  # the teacher may have moved, and parts of a source may come from it
         with torch.enable_grad():
             batch = self.source()
-            loss = self.objective(Pair(self.teacher, self.student, batch, self.objective.taps))
+            loss = self.objective(Pair(self.teacher, self.student, batch, self.objective.captures))
             grads = torch.autograd.grad(loss, self.trained, allow_unused=True)
         found = [(p, g) for p, g in zip(self.trained, grads, strict=True) if g is not None]
         if not found:
@@ -112,7 +112,7 @@ class Player(Iterator[Batch]):
         return {name: value.detach() for name, value in batch.items()}
 
 
-def dream(
+def synthesize(
     source: Source,
     objective: Objective,
     optimizer: torch.optim.Optimizer | Sequence[torch.optim.Optimizer],
@@ -122,21 +122,21 @@ def dream(
     *,
     scheduler: LRScheduler | Sequence[LRScheduler] = (),
     losses: list[float] | None = None,
-    stage: str = "dream",
+    stage: str = "synthesize",
 ) -> Batch:
-    """Minimise `objective(Pair(teacher, student or teacher, source()))` for `steps` steps; see `Player`.
+    """Minimise `objective(Pair(teacher, student or teacher, source()))` for `steps` steps; see `Synthesizer`.
 
     Returns the batch of the last step, detached; adds the loss of every step to `losses`.
     Raises ValueError if steps is below 1 or a loss is not finite.
     """
     if steps < 1:
         raise ValueError(f"{stage}: steps is {steps}; give at least 1")
-    player = Player(source, objective, optimizer, teacher, student, scheduler=scheduler, stage=stage)
+    synthesizer = Synthesizer(source, objective, optimizer, teacher, student, scheduler=scheduler, stage=stage)
     for _ in range(steps - 1):
-        next(player)
-    batch = next(player)
+        next(synthesizer)
+    batch = next(synthesizer)
     if losses is not None:
-        losses += player.losses
+        losses += synthesizer.losses
     return batch
 
 

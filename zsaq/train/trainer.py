@@ -1,6 +1,6 @@
 """The one trainer, for language and vision, on Accelerate: the only loops.
 
-`calibrate` fills static ranges; `distill` pulls the student to its teacher on any batches, and, given a player, lets
+`calibrate` fills static ranges; `distill` pulls the student to its teacher on any batches, and, given a adversary, lets
 it move after every few steps (the min-max alternation).
 """
 
@@ -18,8 +18,8 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from zsaq.quant.quantizer import Running
-from zsaq.train.logging import Journal
+from zsaq.quant.quantizer import EMAMinMax
+from zsaq.train.logging import StepLog
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.optim import NotFinite, Wrapper
 from zsaq.train.pair import Batch, Pair, run
@@ -46,13 +46,13 @@ def processes(trackers: Sequence[str] = (), **options: Any) -> Accelerator:
 Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
-class Player(Protocol):
-    """The other side of a min-max game: `climb(divergence)` moves it one step up and tells its numbers.
+class Adversary(Protocol):
+    """The other side of a min-max game: `ascend(divergence)` moves it one step up and tells its numbers.
 
     `divergence(batch)` answers the objective (a scalar with gradient to the batch's floats) and the teacher's logits.
     """
 
-    def climb(self, divergence: Divergence) -> dict[str, float]: ...
+    def ascend(self, divergence: Divergence) -> dict[str, float]: ...
 
 
 @dataclass
@@ -97,7 +97,7 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
     Raises ValueError if there are no batches; a student without static ranges is returned as it is.
     """
     device = (accelerator or processes()).device
-    found = [m for m in student.modules() if isinstance(m, Running)]
+    found = [m for m in student.modules() if isinstance(m, EMAMinMax)]
     student.to(device).eval()
     if not found:
         return student
@@ -126,15 +126,15 @@ def distill(
     steps: int,
     loop: Loop | None = None,
     *,
-    player: Player | None = None,
+    adversary: Adversary | None = None,
     ratio: tuple[int, int] = (5, 1),
     stage: str = "distill",
 ) -> Model:
     """Pull `student` to `teacher` for `steps` optimizer steps; both stay in eval mode, so that no dropout blurs SAM.
 
-    `batches` yields this process's micro-batches, at least `steps * loop.accumulate` of them. With a `player`, after
-    every ratio[0] student steps it climbs ratio[1] times against the student as it is then. Returns the student, on the
-    accelerator's device. Raises ValueError when the batches run out, and NotFinite, which holds the student, when a
+    `batches` yields this process's micro-batches, at least `steps * loop.accumulate` of them. With a `adversary`, after
+    every ratio[0] student steps it ascends ratio[1] times against the student as it is then. Returns the student, on
+    the accelerator's device. Raises ValueError when the batches run out, and NotFinite, which holds the student, when a
     loss or a gradient is not finite; in both cases the parameters are those of the last good step. Processes and
     micro-batches share a step exactly if they hold as many rows each.
     """
@@ -162,10 +162,10 @@ def distill(
     total = objective if isinstance(objective, Sum) else 1.0 * objective
     stream = iter(batches)
 
-    with Journal(accelerator, stage, steps, loop.folder, loop.every) as journal:
+    with StepLog(accelerator, stage, steps, loop.folder, loop.every) as log:
         for step in range(1, steps + 1):
             window = _window(stream, loop.accumulate, device, step, steps)
-            pairs = [Pair(teacher, model, batch, total.taps) for batch in window]
+            pairs = [Pair(teacher, model, batch, total.captures) for batch in window]
             told: dict[str, float] = {}
 
             def closure() -> Tensor:
@@ -204,10 +204,10 @@ def distill(
             told["lr"] = innermost.param_groups[0]["lr"]
             if isinstance(optimizer, Wrapper):
                 told |= optimizer.diagnostics()
-            if player is not None and step % ratio[0] == 0 and step < steps:
+            if adversary is not None and step % ratio[0] == 0 and step < steps:
                 for _ in range(ratio[1]):
-                    told |= player.climb(_divergence(teacher, student, total, accelerator))
-            journal.tell(step, told)
+                    told |= adversary.ascend(_divergence(teacher, student, total, accelerator))
+            log.write(step, told)
     optimizer.zero_grad()
     return student
 
@@ -233,7 +233,7 @@ def _prepare(accelerator: Accelerator, student: nn.Module) -> nn.Module:
 
 def _divergence(teacher: nn.Module, student: nn.Module, objective: Sum, accelerator: Accelerator) -> Divergence:
     def divergence(batch: Batch) -> tuple[Tensor, Tensor]:
-        pair = Pair(teacher, student, {k: v.to(accelerator.device) for k, v in batch.items()}, objective.taps)
+        pair = Pair(teacher, student, {k: v.to(accelerator.device) for k, v in batch.items()}, objective.captures)
         with accelerator.autocast():
             return objective(pair), pair.teacher.logits
 

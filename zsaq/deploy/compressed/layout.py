@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from zsaq.quant.packed import PackedLayer
 from zsaq.quant.packing import pack, unpack
-from zsaq.quant.quantizer import Quantizer, Running
+from zsaq.quant.quantizer import EMAMinMax, Quantizer
 
 PACKED: Final = "pack-quantized"
 BYTES: Final = "int-quantized"
@@ -68,7 +68,7 @@ def store_input(quantizer: Quantizer, columns: int, sequence: bool) -> Stored:
     if grid.levels != "integer":
         raise ValueError(f"its inputs have {grid.levels} levels, and the format has integer ones only")
     scheme: dict[str, Any] = {"num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric}
-    if isinstance(ranges, Running):
+    if isinstance(ranges, EMAMinMax):
         scale, zero = ranges(ranges.lo, grid)
         tensors = {"input_scale": scale.reshape(1).clone()}
         if isinstance(zero, Tensor):

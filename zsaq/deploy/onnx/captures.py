@@ -42,7 +42,7 @@ class Place:
 
 
 @final
-class Taps:
+class Captures:
     """A graph file opened twice: as it is deployed, and with the places of its layers as further outputs.
 
     `biased`: the layers, and whether each has a bias; `tied`: as in the plan; `convolutions`: as export.json has
@@ -70,7 +70,7 @@ class Taps:
     def run(
         self, inputs: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Logits as deployed, logits with taps, and each place's values: what went in, what came out."""
+        """Logits as deployed, logits with captures, and each place's values: what went in, what came out."""
         found = dict(zip(self.outputs, self.tapped.run(inputs), strict=True))
         values = inputs | found
         seen = {layer: place.read(values) for layer, place in self.places.items()}

@@ -9,7 +9,7 @@ from zsaq.deploy.integers import Integers
 from zsaq.deploy.onnx.operators import OnnxLayer, become, check_inputs, emit, static_range
 from zsaq.quant.layers import QuantActivation, QuantReLU6
 from zsaq.quant.packed import PackedConv2d
-from zsaq.quant.quantizer import Quantizer, Running
+from zsaq.quant.quantizer import EMAMinMax, Quantizer
 
 DOMAIN: Final = "zsaq"
 
@@ -33,7 +33,7 @@ class Rounding(nn.Module):
         super().__init__()
         grid = quantizer.grid
         check_inputs(grid)
-        if not isinstance(quantizer.ranges, Running):
+        if not isinstance(quantizer.ranges, EMAMinMax):
             raise ValueError(
                 f"inputs of convolutions have a static range or none in ONNX: give per='tensor', not {grid}"
             )

@@ -20,7 +20,7 @@ from torch.onnx.ops import symbolic
 from zsaq.deploy.integers import Integers
 from zsaq.quant.config import Grid
 from zsaq.quant.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear
-from zsaq.quant.quantizer import Quantizer, Running, floored
+from zsaq.quant.quantizer import EMAMinMax, Quantizer, floored
 
 MICROSOFT: Final = "com.microsoft::"
 BLOCKS: Final = (128, 64, 32, 16, 256)  # that the kernels of MatMulNBits know; 2 bits are slow in blocks of 256
@@ -71,7 +71,7 @@ def round_inputs(x: Tensor, quantizer: Quantizer, one: Tensor, middle: Tensor, f
     The arithmetic of `zsaq.quantizer`: divide by the scale, add an integer zero, round half to even, clamp.
     """
     grid = quantizer.grid
-    if isinstance(quantizer.ranges, Running):
+    if isinstance(quantizer.ranges, EMAMinMax):
         v, scale = x / fixed, fixed
         v = v if grid.symmetric else v + middle.float()
         v = v if grid.bits == 8 else v.clamp(grid.low, grid.high)
@@ -247,7 +247,7 @@ def to_operators(layer: PackedLayer, blocks: bool = False) -> None:
 
 def static_range(quantizer: Quantizer) -> tuple[Tensor, Tensor]:
     """The scale [], 1 where it is dynamic, and the code of zero, uint8 []; signed codes are counted from -128."""
-    if not isinstance(quantizer.ranges, Running):
+    if not isinstance(quantizer.ranges, EMAMinMax):
         return torch.ones(()), torch.tensor(128, dtype=torch.uint8)
     scale, zero = quantizer.ranges(quantizer.ranges.lo, quantizer.grid)
     return scale.flatten()[0].clone(), torch.tensor(128 if quantizer.grid.symmetric else int(zero), dtype=torch.uint8)

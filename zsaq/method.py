@@ -1,0 +1,72 @@
+"""A row of a table of methods, and the budget that a run of it takes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, final, get_args
+
+Effort = Literal["light", "default", "best"]
+
+
+@final
+@dataclass(frozen=True)
+class Budget:
+    """The numbers that a method runs with, by name: `budget["steps"]`.
+
+    `of` makes it of a method's row: each of its `budgets` at the effort that was asked for, its `settings`, and what
+    was given by name, which wins.
+    """
+
+    effort: Effort
+    numbers: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.numbers[name]
+
+    @classmethod
+    def of(cls, method: "Method", effort: Effort = "default", given: Mapping[str, Any] | None = None) -> "Budget":
+        """Raises ValueError for an effort or an option that does not exist, listing what there is, and for a count
+        below its least."""
+        if effort not in get_args(Effort):
+            raise ValueError(f"effort is {effort!r}; give one of {', '.join(get_args(Effort))}")
+        options = method.options(effort)
+        if unknown := [name for name in given or {} if name not in options]:
+            listed = ", ".join(f"{name}={value!r}" for name, value in options.items()) or "none"
+            raise ValueError(f"{method.name} has no option {', '.join(unknown)}; its options are {listed}")
+        numbers = options | dict(given or {})
+        for name in method.budgets:
+            least = 0 if name.startswith("warm") else 1
+            if type(numbers[name]) is not int or numbers[name] < least:
+                raise ValueError(f"{name} is {numbers[name]!r}; give an integer of at least {least}")
+        return cls(effort, numbers)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} {value}" for name, value in self.numbers.items() if value is not None)
+
+
+@final
+@dataclass(frozen=True)
+class Method:
+    """One row of a table of methods: where inputs come from x how the student is fitted x the paper's defaults.
+
+    `fit(job, config, budget, seed, loop)` answers the student; a job is what its room works on. `budgets`: counts at
+    each effort (light: minutes; default: about an hour; best: the paper's); `settings`: everything else that may be
+    named; None stands for what depends on the job. `inputs`: in words, for results;
+    `zero_shot` is False where real data is read. `preset`: vision's, by default.
+    """
+
+    name: str
+    idea: str
+    fit: Callable[..., Any]
+    inputs: str
+    paper: str = ""
+    needs: str = ""
+    cost: str = ""
+    budgets: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    zero_shot: bool = True
+    preset: str | None = None
+
+    def options(self, effort: Effort = "default") -> dict[str, Any]:
+        """Every option of the method, with its value at this effort."""
+        at = get_args(Effort).index(effort)
+        return {name: counts[at] for name, counts in self.budgets.items()} | dict(self.settings)

@@ -1,0 +1,205 @@
+"""What a run gave: Results, the one writer and reader of results.json.
+
+One schema, versioned, JSON both ways:
+
+    {"format_version": 1, "model": ..., "method": ..., "config": {...}, "seed": 0, "zero_shot": true, "inputs": ...,
+     "budget": {...}, "rows": [{"name": "teacher", "bytes": 9, "seconds": 0.0, "scores": {"accuracy": 0.9}}, ...], ...}
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Final, final, get_args, get_origin
+
+from huggingface_hub.utils import validate_repo_id
+
+from zsaq.quant.config import QuantConfig
+
+RESULTS: Final = "results.json"
+VERSION: Final = 1
+LARGEST: Final = 2**24  # bytes of a results.json that is read
+AGAIN: Final = "run it again with this version of zsaq"
+
+
+@final
+@dataclass(frozen=True)
+class Base:
+    """What was quantized. `id`, `revision`: on the Hub, with the commit; `sha256`: of a local folder's weights.
+
+    `license`: metadata of its card ("license", and for "other" its "license_name" and "license_link"); {} where it is
+    not known, and then nothing is published. Raises ValueError for other keys and for what is no repository id.
+    """
+
+    name: str
+    license: Mapping[str, str] = field(default_factory=dict)
+    id: str | None = None
+    revision: str | None = None
+    sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.license and not ({"license"} <= set(self.license) <= {"license", "license_name", "license_link"}):
+            raise ValueError(f"license of {self.name} is {dict(self.license)!r}; give {{'license': 'apache-2.0'}}")
+        if self.id is not None:
+            validate_repo_id(self.id)
+
+
+@final
+@dataclass(frozen=True)
+class Data:
+    """What was scored on. `id`, `task`: the Hub's data set and its configuration, only where it came from there."""
+
+    name: str
+    id: str | None = None
+    task: str | None = None
+    split: str | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One model of a run. `bytes`: of its weights as saved, None where nobody saved it; `scores`: by metric, the first
+    is what tables show. Raises ValueError for a score that is not finite."""
+
+    name: str
+    bytes: int | None = None
+    seconds: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if bad := {k: v for k, v in self.scores.items() if not (isinstance(v, int | float) and math.isfinite(v))}:
+            raise ValueError(f"scores of {self.name} are not finite numbers: {bad}")
+
+
+@final
+@dataclass(frozen=True)
+class Results:
+    """What is known about a run; what is not known stays None or empty.
+
+    `model`: what was quantized, as it was given; `inputs`: where the student's inputs came from, in words;
+    `knowledge`: words about the model that were used (a prompt, label names); `rows`: the teacher first, then
+    baselines, the student last, under its method's name; `machine`: device, threads, processes. Raises ValueError for
+    an empty table.
+    """
+
+    model: str
+    method: str
+    config: QuantConfig
+    seed: int
+    zero_shot: bool
+    inputs: str
+    rows: tuple[Row, ...]
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    preset: str | None = None
+    coverage: Mapping[str, str] = field(default_factory=dict)
+    knowledge: tuple[str, ...] = ()
+    data: Data | None = None
+    base: Base | None = None
+    recipe: str | None = None
+    recipe_sha256: str | None = None
+    seconds: float = 0.0
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.rows or self.rows[-1].name != self.method:
+            raise ValueError(
+                f"rows end with {self.rows[-1:]!r:.200}; the last one is the student's, named {self.method}"
+            )
+
+    @property
+    def student(self) -> Row:
+        return self.rows[-1]
+
+    @property
+    def teacher(self) -> Row | None:
+        return next((row for row in self.rows if row.name == "teacher"), None)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all scores, in the order of their first appearance."""
+        return list(dict.fromkeys(metric for row in self.rows for metric in row.scores))
+
+    def scored(self, scores: Mapping[str, Mapping[str, float]], data: Data | None) -> "Results":
+        """The same with these scores by row, on `data`; a row that is not named loses those it had on other data."""
+        kept = self.data == data
+        rows = [
+            dataclasses.replace(r, scores={**(r.scores if kept else {}), **scores.get(r.name, {})}) for r in self.rows
+        ]
+        return dataclasses.replace(self, rows=tuple(rows), data=data)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; `from_dict` is its inverse."""
+        told = dataclasses.asdict(dataclasses.replace(self, config=None))  # type: ignore[arg-type]
+        return {"format_version": VERSION, **told, "config": self.config.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> "Results":
+        """From JSON that nobody has checked yet. Raises ValueError that names what was given and what is allowed."""
+        if not isinstance(data, dict) or data.get("format_version") != VERSION:
+            version = data.get("format_version") if isinstance(data, dict) else None
+            raise ValueError(f"results have format_version {version!r:.40}, this zsaq reads {VERSION}; {AGAIN}")
+        told = checked({k: v for k, v in data.items() if k != "format_version"}, cls)
+        parts: dict[str, Any] = {
+            "config": QuantConfig.from_dict(told["config"]),
+            "rows": tuple(Row(**checked(row, Row)) for row in told["rows"]),
+            "knowledge": tuple(str(word) for word in told.get("knowledge", ())),
+        }
+        for name, kind in {"data": Data, "base": Base}.items():
+            if told.get(name) is not None:
+                parts[name] = kind(**checked(told[name], kind))
+        return cls(**{**told, **parts})
+
+    def write(self, folder: str | Path) -> Path:
+        """results.json in `folder`; its path."""
+        path = Path(folder) / RESULTS
+        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Results":
+        """Of `folder`'s results.json. Raises ValueError for none, one that cannot be read, and one of another form."""
+        path = Path(folder) / RESULTS
+        try:
+            if path.stat().st_size > LARGEST:
+                raise ValueError(f"it has {path.stat().st_size} bytes, more than {LARGEST}")
+            return cls.from_dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def checked(data: Any, kind: type) -> dict[str, Any]:
+    """`data` as keyword arguments of the dataclass `kind`, the form of each value checked. Raises ValueError."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if not isinstance(data, dict):
+        raise ValueError(f"{kind.__name__} is {data!r:.200}; give an object with the keys {list(fields)}; {AGAIN}")
+    if unknown := [key for key in data if key not in fields]:
+        raise ValueError(f"{kind.__name__} has the unknown keys {unknown!r:.200}; allowed are {list(fields)}; {AGAIN}")
+    for name, f in fields.items():
+        needed = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if needed and name not in data:
+            raise ValueError(f"{kind.__name__} has no {name}; {AGAIN}")
+        if name in data and not fits(data[name], f.type):
+            raise ValueError(f"{kind.__name__}.{name} is {data[name]!r:.200}, which is no {f.type}; {AGAIN}")
+    return dict(data)
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether JSON holds there what a field of that annotation takes, once it is made of it."""
+    if isinstance(annotation, UnionType):
+        return any(fits(value, part) for part in get_args(annotation))
+    origin, parts = get_origin(annotation) or annotation, get_args(annotation)
+    if origin is Any or origin is NoneType:
+        return origin is Any or value is None
+    if origin is Mapping:
+        return isinstance(value, dict) and all(fits(v, parts[1]) for v in value.values())
+    if origin is tuple:
+        return isinstance(value, list) and (dataclasses.is_dataclass(parts[0]) or all(fits(v, parts[0]) for v in value))
+    if dataclasses.is_dataclass(origin):
+        return isinstance(value, dict)
+    if isinstance(value, bool) or origin is bool:
+        return isinstance(value, bool) and origin is bool
+    return isinstance(value, (int, float) if origin is float else origin)
