@@ -202,4 +202,6 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, dict)
     if isinstance(value, bool) or origin is bool:
         return isinstance(value, bool) and origin is bool
-    return isinstance(value, (int, float) if origin is float else origin)
+    if origin is float:
+        return isinstance(value, int | float) and abs(value) < math.inf
+    return isinstance(value, origin)

@@ -12,7 +12,7 @@ import typer
 from zsaq_cli.answer import BUG
 from zsaq_cli.deploying import bench, export, push, report, verify
 from zsaq_cli.health import doctor
-from zsaq_cli.making import quantize
+from zsaq_cli.making import OPEN, compare, methods, quantize
 from zsaq_cli.scoring import evaluate
 
 HELP = """Low-bit quantization of pretrained Hugging Face models without any data.

@@ -1,0 +1,154 @@
+"""What the recipes quantize when nothing else is named, and what else they take: each answers the keyword arguments of
+`zsaq.quantize` and `zsaq.compare` for it, `model` among them. Data serves the scores alone; real data the rows that end in
+"-real", which are not zero-shot."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from examples import cifar, digits, embedded, imagenet
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
+
+from zsaq.eval import scorers
+from zsaq.eval.imagenet import batches
+from zsaq.eval.images import Source, class_order, read
+from zsaq.eval.metrics import Accuracy
+from zsaq.eval.perplexity import tokenize
+from zsaq.eval.pretrained import load, load_model
+from zsaq.eval.tasks import HUB, Task, find, read_rows
+from zsaq.language.text import Text
+from zsaq.run import Data
+from zsaq.vision.models import classifier as wrapped
+
+Subject = dict[str, Any]
+
+
+def python_docs(accelerator: Accelerator, generator: str | None = None) -> Subject:
+    """The embedded default, which downloads nothing: a BERT that tells parts of Python apart, and an OPT that writes."""
+    with accelerator.main_process_first():
+        made = embedded.prepare()
+    task = Task("python", ("sentence",), tuple(made.names), (Accuracy,), "python")
+    teacher = made.teacher.to(accelerator.device)
+    return {
+        "model": teacher, "tokenizer": made.tokenizer, "generator": generator or (made.generator, made.tokenizer),
+        "score": scorers.glue(task, teacher, made.tokenizer, rows=made.test, accelerator=accelerator),
+        "data": Data("CPython's documentation", split="test"), "real": lambda: made.unlabeled,
+    }  # fmt: skip
+
+
+def glue(
+    accelerator: Accelerator, teacher: str, task: str, data_dir: str | None, split: str, generator: str | None
+) -> Subject:
+    """A BERT-type teacher of a GLUE task; folders and Hub ids alike."""
+    spec = find(task)
+    model, tokenizer = load(teacher, AutoModelForSequenceClassification)
+    model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
+
+    def real() -> list[str] | list[tuple[str, ...]]:
+        rows = [tuple(row[column] for column in spec.columns) for row in read_rows(spec, "train", data_dir)]
+        return [row[0] for row in rows] if len(spec.columns) == 1 else rows
+
+    hub = {} if data_dir else {"id": HUB, "task": spec.config}
+    return {
+        "model": model.float(), "tokenizer": tokenizer, "generator": generator, "text_pair": len(spec.columns) == 2,
+        "score": scorers.glue(spec, model, tokenizer, data_dir=data_dir, split=split, accelerator=accelerator),
+        "data": Data(f"GLUE {task}", split=split, **hub), "real": real,
+    }  # fmt: skip
+
+
+def causal(
+    accelerator: Accelerator, teacher: str, text: str, window: int, max_windows: int | None, separator: str | None,
+    generator: str | None, real_text: str | None = None,
+) -> Subject:  # fmt: skip
+    """A causal teacher, measured by perplexity on `text`; its generator is itself unless another is named."""
+    model, tokenizer = load(teacher, AutoModelForCausalLM)
+    model.to(accelerator.device).float()  # pyright: ignore[reportArgumentType]
+
+    def real() -> Text:
+        """Rows as long as synthetic ones, cut from the running text."""
+        assert real_text is not None
+        stream = tokenize(tokenizer, Path(real_text).read_text(encoding="utf-8")[:4_000_000], None)
+        length = min(128, window - 2)
+        rows = stream[: len(stream) // length * length].view(-1, length)
+        return Text(rows, torch.ones_like(rows, dtype=torch.bool))
+
+    options = {"window": window, "max_windows": max_windows, "separator": separator, "accelerator": accelerator}
+    return {
+        "model": model, "tokenizer": tokenizer, "generator": generator, "data": Data(Path(text).name),
+        "score": scorers.text(text, model, tokenizer, **options), "real": real if real_text else None,
+    }  # fmt: skip
+
+
+def scans(accelerator: Accelerator, which: str) -> Subject:
+    """The embedded default of vision, which downloads nothing: "resnet" or "vit" on scans of handwritten digits."""
+    with accelerator.main_process_first():
+        made = digits.prepare()
+    teacher = {"resnet": made.resnet, "vit": made.vit}[which]
+    return {
+        "model": teacher, "processor": digits.PROCESSOR, "real": lambda: made.train[0],
+        "score": scorers.images(split(*made.test), teacher), "data": Data("scikit-learn's handwritten digits", split="test"),
+    }  # fmt: skip
+
+
+def cifar10(weights: str, test: list[str], real: str | None = None) -> Subject:
+    """A CIFAR ResNet (examples/cifar.py) on one or several parquet files of test images."""
+    parts = [cifar.test_images(path) for path in test]
+    teacher = wrapped(cifar.load(weights))
+    images = split(torch.cat([pixels for pixels, _ in parts]), torch.cat([labels for _, labels in parts]))
+    name = f"{Path(weights).stem} on {', '.join(Path(path).stem for path in test)}"
+    return {
+        "model": teacher, "spec": cifar.SPEC, "score": scorers.images(images, teacher), "data": Data(name),
+        "real": (lambda: cifar.test_images(real)[0]) if real else None,
+    }  # fmt: skip
+
+
+def mobilenet(weights: str, test: list[str], real: str | None = None, limit: int | None = None) -> Subject:
+    """A MobileNetV2 (examples/imagenet.py) on the first `limit` images of each of the parquet files, read as they are
+    scored."""
+    teacher = imagenet.load(weights)
+
+    def images() -> Iterator[Mapping[str, Tensor]]:
+        return (batch for path in test for batch in imagenet.stream(path, limit))
+
+    def shown() -> Tensor:
+        assert real is not None
+        return torch.cat([batch["pixel_values"] for batch in imagenet.stream(real)])
+
+    name = f"{Path(weights).stem} on {', '.join(Path(path).stem for path in test)}" + (
+        f", first {limit}" if limit else ""
+    )
+    return {
+        "model": teacher, "spec": imagenet.SPEC, "processor": imagenet.PROCESSOR, "data": Data(name),
+        "score": scorers.images(images, teacher), "real": shown if real else None,
+    }  # fmt: skip
+
+
+def pictures(
+    accelerator: Accelerator, teacher: str, processor: Any, test: Source | None = None, real: Source | None = None
+) -> Subject:
+    """A transformers classifier, folder or Hub id; `processor` gives size and normalisation of what it is shown."""
+    model = load_model(teacher, AutoModelForImageClassification)
+    score = scorers.pictures(test, model.config, processor, model, accelerator=accelerator) if test else None
+    name = Path(test.data).expanduser() if test else None
+    hub = None if name is None or name.exists() else test and test.data
+
+    def shown() -> Tensor:
+        assert real is not None
+        found = read(real)
+        order, _ = class_order(found.names, model.config)
+        transform = lambda image: processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]  # noqa: E731
+        return torch.cat([batch["pixel_values"] for batch in batches(found, transform, order, 64, (0, 1), 4)])
+
+    return {
+        "model": model, "processor": processor, "score": score, "real": shown if real else None,
+        "data": Data(name.name, hub, split=test.split) if test and name else None,
+    }  # fmt: skip
+
+
+def split(pixels: Tensor, labels: Tensor, size: int = 250) -> Callable[[], Iterator[Mapping[str, Tensor]]]:
+    """Images [N, C, S, S] and labels [N], `size` at a time, as often as asked."""
+    pairs = list(zip(pixels.split(size), labels.split(size), strict=True))
+    return lambda: ({"pixel_values": x, "labels": y} for x, y in pairs)

@@ -1,0 +1,80 @@
+"""A float model from a folder or the Hub, to be quantized; and what kind of model it is."""
+
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from huggingface_hub.errors import LocalEntryNotFoundError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.auto import modeling_auto
+
+from zsaq.io.loading import auto_class_of
+
+Kind = Literal["text", "causal", "image", "other"]
+MAPPINGS: Final[dict[Kind, Any]] = {
+    "text": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "causal": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "image": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+}
+
+
+def load_teacher(source: str | Path) -> PreTrainedModel:
+    """The float model of a folder or Hub id, in eval mode and in the dtype that it was saved in.
+
+    Raises ValueError for no model, one that is quantized already, and one that lacks weights, which would be drawn at
+    random; ConnectionError where the Hub is not reached.
+    """
+    source = str(source)
+    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
+        raise ValueError(f"{source} is no folder: give one with config.json, or a Hub id")
+    source = str(Path(source).expanduser()) if source.startswith("~") else source
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if config.to_dict().get("quantization_config"):
+            raise ValueError("it is quantized already; give the float model")
+        model, info = auto_class_of(config).from_pretrained(
+            source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        if isinstance(error.__cause__, LocalEntryNotFoundError):
+            raise ConnectionError(f"{source} is not here and the Hub was not reached: {error}") from error
+        raise ValueError(f"{source} cannot be quantized: {error}") from error
+    if info["missing_keys"]:
+        raise ValueError(f"{source} has no weights for {sorted(info['missing_keys'])[:8]}: give one with this head")
+    return model.eval()
+
+
+def kind_of(model: nn.Module) -> Kind:
+    """What the model's class answers: a class of a text, the next token, a class of an image (any plain module), or
+    something else."""
+    if not isinstance(model, PreTrainedModel):
+        return "image"
+    names = {parent.__name__ for parent in type(model).__mro__}
+    for kind, mapping in MAPPINGS.items():
+        values = [value if isinstance(value, tuple) else (value,) for value in mapping.values()]
+        if names & {name for value in values for name in value}:
+            return kind
+    return "other"
+
+
+def tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase | None:
+    """The tokenizer that lies beside a model; None where there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def processor_of(source: str | Path) -> BaseImageProcessor | None:
+    """The image processor that lies beside a model, on Pillow; None where there is none."""
+    try:
+        return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError):
+        return None

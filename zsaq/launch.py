@@ -1,0 +1,193 @@
+"""What a script under `accelerate launch`, or the command line, needs around `zsaq.quantize` and `zsaq.compare`.
+
+Flags of a method's own options; a session with our own lines on stderr, errors in one line and the table on stdout; and
+what is checked before anything is spent: options, the output folder, the right to publish.
+"""
+
+import argparse
+import hashlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+from rich.console import Console
+from rich.table import Table
+
+from zsaq.api import methods, quantize
+from zsaq.comparing import compare
+from zsaq.io.saving import check_target
+from zsaq.method import Effort
+from zsaq.report.curves import draw
+from zsaq.report.hub import ready
+from zsaq.train.logging import quiet, say
+from zsaq.train.optim import NotFinite
+from zsaq.train.trainer import Loop, processes
+
+
+def value_of(text: str) -> Any:
+    """An option's value as a person types it: a number, true, false, none, several with commas, or text."""
+    if "," in text:
+        return tuple(value_of(part) for part in text.split(","))
+    named = {"none": None, "true": True, "false": False}
+    if text.lower() in named:
+        return named[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def options_of(words: Sequence[str]) -> dict[str, Any]:
+    """`--steps 200 --lr 0.001` as {"steps": 200, "lr": 0.001}. Raises ValueError for what is no pair."""
+    if len(words) % 2 or not all(word.startswith("--") and word[2:].isidentifier() for word in words[::2]):
+        raise ValueError(
+            f"{' '.join(words)!r} are no options: give pairs such as --steps 200 (`zsaq methods` lists them)"
+        )
+    return {name[2:]: value_of(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def parser(text: str | None, bits: str, name: str, method: str | None = None) -> argparse.ArgumentParser:
+    """The flags that every recipe has; with a `method` also a flag for each of its options, as at effort "light"."""
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.set_defaults(name=name, method=method, flags=[], preset=None)
+    made.add_argument("--bits", default=bits, help="see zsaq.QuantConfig.parse (default: %(default)s)")
+    made.add_argument("--effort", choices=get_args(Effort), default="light", help="what scales the budgets not given")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--mixed_precision", choices=["no", "bf16"], help="as accelerate's (default: its own)")
+    made.add_argument("--trackers", nargs="*", default=[], help="accelerate's trackers by name, such as tensorboard")
+    made.add_argument("--output_dir", default=f"outputs/{name}", help="(default: %(default)s)")
+    made.add_argument(
+        "--push_to_hub", metavar="ID", help="also publish the model, with a card, as user/name on the Hub"
+    )
+    made.add_argument("--license", help="the teacher's licence, where its own card tells none")
+    if method is None:
+        made.add_argument("--preset", help="what the bits mean; default: the method's own")
+        return made
+    made.add_argument("--generator", help="any causal LM, folder or Hub id (default: the recipe's own)")
+    for option, value in methods()["language"][method].options("light").items():
+        told = "none" if value is None else value
+        if isinstance(value, bool):
+            made.add_argument(f"--{option}", action="store_true", default=None)
+        else:
+            made.add_argument(f"--{option}", type=value_of, help=f"(default: {told})")
+        made.get_default("flags").append(option)
+    return made
+
+
+def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments; what was given of the method's options, by flag or not, as `args.options`."""
+    args, words = made.parse_known_args(argv)
+    try:
+        args.options = options_of(words)
+    except ValueError as error:
+        made.error(str(error))
+    args.options |= {name: vars(args)[name] for name in args.flags if vars(args)[name] is not None}
+    return args
+
+
+def table_parser(text: str | None, bits: str, names: list[str]) -> argparse.ArgumentParser:
+    """The flags that every comparison has."""
+    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.set_defaults(flags=[], trackers=[], mixed_precision=None)
+    made.add_argument("--bits", nargs="+", default=[bits])
+    made.add_argument("--methods", nargs="+", required=True, choices=names, metavar="METHOD", help=", ".join(names))
+    made.add_argument("--seeds", nargs="+", type=int, default=[0])
+    made.add_argument("--effort", choices=get_args(Effort), default="light", help="what scales the budgets not given")
+    made.add_argument("--preset", help="images: what the bits mean; default: each method's own")
+    made.add_argument("--output_dir", required=True)
+    return made
+
+
+@contextmanager
+def session(args: argparse.Namespace) -> Iterator[Loop]:
+    """A loop over all processes, on a terminal that shows our own lines alone; an error that a user can mend is told in
+    one line, with exit code 2."""
+    try:
+        with quiet():
+            options = {"mixed_precision": args.mixed_precision, "project_dir": args.output_dir}
+            accelerator = processes(args.trackers, **options)
+            if args.trackers:
+                accelerator.init_trackers(args.name, {key: str(value) for key, value in vars(args).items()})
+            yield Loop(accelerator)
+            accelerator.end_training()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(
+    args: argparse.Namespace, loop: Loop, subject: Mapping[str, Any], *, baselines: Sequence[str] = (), recipe: str
+) -> None:
+    """A recipe: quantize the subject, save, draw, show, and publish if asked."""
+    student = run(
+        output_dir=args.output_dir, loop=loop, push_to_hub=args.push_to_hub, recipe=Path(recipe), config=args.bits,
+        method=args.method, effort=args.effort, seed=args.seed, license=args.license, preset=args.preset,
+        baselines=baselines, **subject, **args.options,
+    )  # fmt: skip
+    if loop.accelerator.is_main_process:
+        show(student, f"{args.name}, {args.bits}")
+
+
+def run(
+    model: Any, config: Any, output_dir: str | Path, *, push_to_hub: str | None = None, license: str | None = None,
+    loop: Loop | None = None, recipe: Path | None = None, **options: Any,
+) -> Any:  # fmt: skip
+    """`zsaq.quantize(model, config, **options)`, saved in `output_dir` with curves.png; the student.
+
+    `push_to_hub`: also published there; `recipe`: the script, whose name and hash the results tell. Raises ValueError
+    before anything is spent for a folder that holds something else than a student of zsaq and for a repository that
+    cannot be written to; and when training diverges, naming the folder where the last good student is.
+    """
+    target, loop = check_target(output_dir), loop or Loop()
+    if push_to_hub is not None:
+        ready(push_to_hub)
+    steps, main = Path(tempfile.mkdtemp(prefix="zsaq-")), loop.accelerator.is_main_process
+    script = None if recipe is None else (f"recipes/{recipe.name}", hashlib.sha256(recipe.read_bytes()).hexdigest())
+    try:
+        logged = Loop(loop.accelerator, loop.accumulate, loop.schedule, loop.warmup, steps, loop.every)
+        student = quantize(model, config, loop=logged, license=license, recipe=script, **options)
+    except NotFinite as error:
+        if error.student is None or not main:
+            raise
+        last = target.with_name(f"{target.name}-last-good")
+        error.student.save_pretrained(last)
+        raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
+    if main:
+        if any(steps.glob("*.jsonl")):  # a method that takes no step tells none
+            draw(steps)
+        student.save_pretrained(target)
+        say(f"The model, results.json, curves and the steps' numbers are in {target}")
+        if push_to_hub is not None:
+            say(student.push_to_hub(push_to_hub, license=license))
+    shutil.rmtree(steps, ignore_errors=True)
+    return student
+
+
+def table(args: argparse.Namespace, loop: Loop, subject: Mapping[str, Any]) -> None:
+    """A comparison: its runs in the output folder, with table.md, table.csv and table.png, and the table on stdout."""
+    known = {key: value for key, value in subject.items() if key != "data"}
+    runs = compare(
+        configs=args.bits, methods=args.methods, seeds=args.seeds, folder=args.output_dir, effort=args.effort,
+        preset=args.preset, loop=loop, **known, **args.options,
+    )  # fmt: skip
+    if loop.accelerator.is_main_process:
+        runs.write(args.output_dir)
+        print(runs.to_markdown())
+
+
+def show(student: Any, title: str) -> None:
+    """The rows of the student's results on stdout: scores, bytes, seconds."""
+    results = student.zsaq.results
+    shown = Table(title=title)
+    for column in ("name", *results.metrics, "bytes", "seconds"):
+        shown.add_column(column, justify="left" if column == "name" else "right")
+    for row in results.rows:
+        scores = (f"{row.scores[name]:.4f}" if name in row.scores else "-" for name in results.metrics)
+        shown.add_row(row.name, *scores, "-" if row.bytes is None else f"{row.bytes:,}", f"{row.seconds:.1f}")
+    Console(file=sys.stdout).print(shown)

@@ -1,0 +1,126 @@
+"""Runs side by side: methods x configurations x seeds, as mean and spread."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, final
+
+RUNS = "runs.jsonl"
+KEYS = ("config", "method", "seed", "zero_shot", "seconds")  # of a run; the rest are scores
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """What `zsaq.compare` gives. `runs`: one mapping a run, {"config", "method", "seed", "zero_shot", "seconds", and
+    its scores by metric}, in the order in which they were made; a run of the teacher has config ""."""
+
+    runs: tuple[Mapping[str, Any], ...]
+
+    @classmethod
+    def read(cls, folder: str | Path, of: Mapping[str, Any]) -> "Comparison":
+        """The finished runs of a folder, `of` one model, effort and options.
+
+        Raises ValueError for a line that is no run, and for runs of something else.
+        """
+        path = Path(folder) / RUNS
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        try:
+            runs = [json.loads(line) for line in lines]
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path} holds a line that is no JSON ({error}): take it out, or give a new folder"
+            ) from error
+        for run in runs:
+            if not isinstance(run, dict) or not {*KEYS, "of"} <= set(run):
+                raise ValueError(f"{path} holds {run!r:.200}, which is no run of zsaq.compare: give a new folder")
+            if run["of"] != of:
+                raise ValueError(
+                    f"{path} holds runs of {run['of']!r:.300}, not of {dict(of)!r:.300}: give a new folder"
+                )
+        return cls(tuple({key: value for key, value in run.items() if key != "of"} for run in runs))
+
+    def add(self, run: Mapping[str, Any], of: Mapping[str, Any], folder: str | Path | None) -> "Comparison":
+        """With one run more, kept in `folder` too."""
+        if folder is not None:
+            path = Path(folder) / RUNS
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**run, "of": dict(of)}) + "\n")
+        return Comparison((*self.runs, run))
+
+    def holds(self, config: str, method: str, seed: int | None) -> bool:
+        """Whether that run is done; with seed None, for any seed."""
+        return any(
+            (run["config"], run["method"]) == (config, method) and seed in (None, run["seed"]) for run in self.runs
+        )
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of all scores, in the order of their first appearance."""
+        return list(dict.fromkeys(key for run in self.runs for key in run if key not in KEYS))
+
+    def groups(self) -> dict[tuple[str, str], list[Mapping[str, Any]]]:
+        """The runs by (config, method)."""
+        keys = dict.fromkeys((run["config"], run["method"]) for run in self.runs)
+        return {key: [run for run in self.runs if (run["config"], run["method"]) == key] for key in keys}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for each (config, method): seeds, whether data was seen, and of every number mean and standard
+        deviation over seeds (`<metric>`, `<metric> sd`; no deviation for one seed)."""
+        rows = []
+        for (config, method), runs in self.groups().items():
+            row: dict[str, Any] = {"config": config, "method": method, "seeds": len(runs)}
+            row["data seen"] = "none" if all(run["zero_shot"] for run in runs) else "real"
+            for name in (*self.metrics, "seconds"):
+                values = [run[name] for run in runs if isinstance(run.get(name), int | float)]
+                if values:
+                    row[name] = fmean(values)
+                    if len(values) > 1:
+                        row[f"{name} sd"] = stdev(values)
+            rows.append(row)
+        return rows
+
+    def plot(self, path: str | Path) -> Path:
+        """A PNG: the first metric against the configurations, a line for each method, whiskers of one deviation.
+
+        Raises ValueError where matplotlib is missing or nothing was scored.
+        """
+        try:
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ValueError("a figure needs matplotlib: pip install 'zsaq[plot]', or take to_markdown()") from None
+        if not self.metrics:
+            raise ValueError("nothing was scored, so there is nothing to draw: give compare a score")
+        metric, groups = self.metrics[0], self.groups()
+        configs = [config for config in dict.fromkeys(config for config, _ in groups) if config]
+        figure = Figure(figsize=(1.6 + 1.5 * len(configs), 4.2), layout="constrained")
+        axis = figure.subplots()
+        for method in dict.fromkeys(method for config, method in groups if config):
+            points = [(c, [run[metric] for run in groups[c, method]]) for c in configs if (c, method) in groups]
+            at, values = [configs.index(c) for c, _ in points], [v for _, v in points]
+            spread = [stdev(v) if len(v) > 1 else 0.0 for v in values]
+            axis.errorbar(at, [fmean(v) for v in values], yerr=spread, marker="o", capsize=3, linewidth=1, label=method)
+        for run in self.runs:
+            if run["method"] == "teacher" and metric in run:
+                axis.axhline(run[metric], color="gray", linewidth=1, linestyle="--", label="teacher")
+        axis.set_xticks(range(len(configs)), configs)
+        axis.set_ylabel(metric)
+        axis.legend(fontsize=7)
+        figure.savefig(path, dpi=120)
+        return Path(path)
+
+
+def spelled(row: Mapping[str, Any], name: str) -> str:
+    """A cell: mean ± deviation, four digits."""
+    value = row.get(name)
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
+    return f"{value:.4f}" + (f" ± {row[f'{name} sd']:.4f}" if f"{name} sd" in row else "")
+
+
+def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of all columns but deviations."""
+    return [key for key in dict.fromkeys(key for row in rows for key in row) if not key.endswith(" sd")]

@@ -1,0 +1,61 @@
+"""A student that knows where it comes from: it saves itself whole, publishes itself, and holds its results."""
+
+import tempfile
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from zsaq.io.record import Record
+from zsaq.io.saving import save
+from zsaq.report.card import Card, base_of
+from zsaq.report.hub import push_to_hub
+
+
+def finish(student: nn.Module, record: Record) -> Any:
+    """The student with its record as `student.zsaq`; one of transformers then saves and publishes itself with it.
+
+    Methods are bound to the instance, so that its class, and what it is called in config.json, stay the teacher's.
+    """
+    vars(student)["zsaq"] = record
+    if isinstance(student, PreTrainedModel):
+        for bound in (save_pretrained, push):
+            vars(student)[PUBLIC[bound]] = MethodType(bound, student)
+    return student
+
+
+def save_pretrained(student: PreTrainedModel, folder: str | Path, **options: Any) -> None:
+    """Save the model, packed, with its tokenizer or image processor, results.json, curves and pictures: whole and read
+    back, or not at all (`zsaq.save`). `options` are transformers' own; with any, its method alone writes the model.
+    """
+    if options:
+        return type(student).save_pretrained(student, folder, **options)
+    save(student, folder)
+
+
+def push(
+    student: PreTrainedModel, repo_id: str, *, license: str | None = None, private: bool | None = None,
+    token: str | None = None, revision: str | None = None, create_pr: bool = False,
+) -> str:  # fmt: skip
+    """Publish the student with its card in one commit; returns its url. `license`: of the float model, if its card
+    names none. Raises ValueError and ConnectionError as `zsaq.push_to_hub` does."""
+    results = vars(student)["zsaq"].results
+    base = base_of(results.model, license) if license else None
+    with tempfile.TemporaryDirectory(prefix="zsaq-") as temporary:
+        folder = save(student, Path(temporary) / "model")
+        card = Card.of(folder, base=base)
+        return push_to_hub(folder, repo_id, card, private=private, token=token, revision=revision, create_pr=create_pr)
+
+
+PUBLIC = {save_pretrained: "save_pretrained", push: "push_to_hub"}
+
+
+def saved_bytes(model: nn.Module) -> int:
+    """Bytes of the model's weights as saved."""
+    if not isinstance(model, PreTrainedModel):
+        return sum(tensor.nbytes for tensor in model.state_dict().values())
+    with tempfile.TemporaryDirectory(prefix="zsaq-") as folder:
+        type(model).save_pretrained(model, folder)
+        return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
