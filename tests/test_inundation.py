@@ -72,9 +72,9 @@ def test_lock_step_equals_one_after_the_other(seed: int, share: float) -> None:
     def changed(kappa: Tensor) -> Tensor:
         return table[layer, (kappa * 7).long() % 300]
 
-    found = stretch(changed, torch.full((len(counts),), share * 100 * (1 - 1e-6)), 7)
+    kappa = stretch(changed, torch.full((len(counts),), share * 100 * (1 - 1e-6)), 7)
     expected = [search(lambda k, row=row: row[int(k * 7) % 300], 100, share) for row in counts]
-    assert found.tolist() == expected
+    assert kappa.tolist() == expected
 
 
 @pytest.mark.parametrize("grid", [*GRIDS, Grid(4, per=8)], ids=str)
@@ -101,10 +101,10 @@ def test_the_share_is_met_and_kappa_bounded() -> None:
         assert kappa == 128 or n >= need
         assert kappa in (1, 128) or n <= 1.06 * need + 2
     assert 1 < optimizer.kappa[0] < 128 and optimizer.kappa[-1] == 128
-    told = optimizer.diagnostics()
+    measured = optimizer.diagnostics()
     total = sum(c.weight.numel() for c in held)
-    assert told["codes changed"] == pytest.approx(sum(changed) / total, rel=1e-5)
-    assert told["kappa"] == pytest.approx(optimizer.kappa.mean().item())
+    assert measured["codes changed"] == pytest.approx(sum(changed) / total, rel=1e-5)
+    assert measured["kappa"] == pytest.approx(optimizer.kappa.mean().item())
 
 
 def test_a_large_step_is_the_bases_to_the_bit() -> None:

@@ -24,14 +24,14 @@ def test_the_share_follows_the_learning_rate() -> None:
     base = torch.optim.SGD([held.weight], 1e-3)
     optimizer = GradientInundation(base, [held], share=0.05)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer.innermost, [1], 0.1)
-    told = []
+    measured = []
     for _ in range(2):
         held.weight.grad = gradients_of([held], 0)[0]
         optimizer.step()
         schedule.step()
-        told.append(optimizer.diagnostics())
-    assert told[0]["codes changed"] == pytest.approx(0.05, abs=0.003)
-    assert told[1]["codes changed"] == pytest.approx(0.005, abs=0.002)
+        measured.append(optimizer.diagnostics())
+    assert measured[0]["codes changed"] == pytest.approx(0.05, abs=0.003)
+    assert measured[1]["codes changed"] == pytest.approx(0.005, abs=0.002)
 
 
 def test_the_warm_up_caps_at_128_and_survives_a_checkpoint() -> None:
