@@ -1,8 +1,8 @@
 """Block reconstruction: block by block, the student learns to round so that each block answers as the teacher's does.
 
-Soft bits, scales and steps of `zsaq.train.rounding` are learned on the block's own inputs; what comes out is an ordinary
-student. Memory: three activations of one block over all samples, on the accelerator if they fit `budget`, else the
-host.
+Soft bits, scales and steps of `zsaq.train.rounding` are learned on the block's own inputs; what comes out is an
+ordinary student. Memory: three activations of one block over all samples, on the accelerator if they fit `budget`, else
+the host.
 """
 
 import math
