@@ -19,16 +19,10 @@ def gradients(twin: nn.Module, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor
     return {name: p.grad.clone() for name, p in twin.named_parameters() if p.grad is not None}
 
 
-def perturbation(
-    twin: nn.Module, grads: dict[str, Tensor], rho: float, adaptive: bool, eta: float
-) -> dict[str, Tensor]:
-    """eps by the formulas of SAM and ASAM, one parameter after the other."""
-    square, eps = 0.0, {}
-    for name, p in twin.named_parameters():
-        t = p.detach().abs() + eta if adaptive else torch.ones_like(p)
-        square += float((t * grads[name]).square().sum())
-        eps[name] = t * t * grads[name]
-    return {name: rho * e / (square**0.5 + 1e-12) for name, e in eps.items()}
+def perturbation(grads: dict[str, Tensor], rho: float) -> dict[str, Tensor]:
+    """eps by SAM's formula, one parameter after the other."""
+    square = sum(float(g.square().sum()) for g in grads.values())
+    return {name: rho * g / (square**0.5 + 1e-12) for name, g in grads.items()}
 
 
 def sam_gradients(
@@ -37,8 +31,6 @@ def sam_gradients(
     quantized: dict[str, tuple[Tensor, Grid]],
     batch: tuple[Tensor, Tensor],
     rho: float,
-    adaptive: bool = False,
-    eta: float = 0.01,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The gradients that the latent parameters get, and eps. `quantized`: parameter name -> (scale [out, 1], grid)."""
     passes = {}
@@ -48,7 +40,7 @@ def sam_gradients(
             if name in quantized:
                 value, passes[name] = on_grid(latent[name], *quantized[name])
                 p.copy_(value)
-    eps = perturbation(twin, gradients(twin, batch), rho, adaptive, eta)
+    eps = perturbation(gradients(twin, batch), rho)
     with torch.no_grad():
         for name, p in twin.named_parameters():
             p.add_(eps[name])

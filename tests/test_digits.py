@@ -10,8 +10,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 
-import cifar
-import digits
+from examples import cifar, digits
 
 from zsaq.eval.imagenet import score
 from zsaq.eval.images import Source, read

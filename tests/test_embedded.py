@@ -15,7 +15,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 def embedded():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(RECIPES))
-        import embedded
+        from examples import embedded
 
         yield embedded
 

@@ -34,7 +34,15 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
 SCRIPTS = {"recipes": ["recipes"], "tests": ["tests", "recipes"]}  # whose files are found by their bare names
 THIRD_PARTIES = {  # who may import them
     "transformers": [
-        *("zsaq.quant", "zsaq.io", "zsaq.train.trainer", "zsaq.report.hub", "zsaq.deploy", "zsaq.language"),
+        *(
+            "zsaq.quant",
+            "zsaq.io",
+            "zsaq.train.trainer",
+            "zsaq.train.logging",
+            "zsaq.report.hub",
+            "zsaq.deploy",
+            "zsaq.language",
+        ),
         *("zsaq.vision.models", "zsaq.eval", "zsaq_cli", "recipes", "tests"),
     ],
     "accelerate": ["zsaq.train", "zsaq.language", "zsaq.eval", "zsaq_cli", "recipes", "tests"],

@@ -54,14 +54,14 @@ def test_worst_input_trains_the_student_alone_and_leaves_no_gradient_of_the_look
     clean = LogitMSE()
     student.zero_grad()
     AtWorstInput(clean, 0.01)(Pair(teacher, student, {"pixel_values": x})).backward()
-    found = [p.grad.clone() for p in student.parameters() if p.grad is not None]
+    gradients = [p.grad.clone() for p in student.parameters() if p.grad is not None]
     look = x.clone().requires_grad_()
     (slope,) = torch.autograd.grad(clean(Pair(teacher, student, {"pixel_values": look})), look)
     student.zero_grad()
     clean(Pair(teacher, student, {"pixel_values": x + 0.01 * slope.sign()})).backward()
     known = [p.grad for p in student.parameters() if p.grad is not None]
     assert len(known) > 5
-    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(found, known, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in zip(gradients, known, strict=True))
     assert all(p.grad is None for p in teacher.parameters())
 
 

@@ -15,7 +15,7 @@ from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 
-import imagenet
+from examples import imagenet
 from vision_job import mobilenet
 
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

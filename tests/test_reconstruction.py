@@ -171,8 +171,8 @@ def test_units_are_collected_with_their_whole_calls() -> None:
 
 
 def test_a_published_rate_is_paced_by_the_steps() -> None:
-    told = [paced(1e-3, steps) for steps in (0, 40, 2_000, 4_000, 20_000, 40_000)]
-    assert told == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3, 1e-3, 5e-4]) and paced(1e-3, 20_000) == 1e-3
+    rates = [paced(1e-3, steps) for steps in (0, 40, 2_000, 4_000, 20_000, 40_000)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3, 1e-3, 5e-4]) and paced(1e-3, 20_000) == 1e-3
 
 
 def test_a_student_is_better_than_nearest_and_ordinary() -> None:

@@ -102,7 +102,7 @@ def test_several_optimizers_and_schedulers() -> None:
 
 def test_a_loss_that_is_not_finite_leaves_the_source_alone() -> None:
     source = Point(1e30)
-    with pytest.raises(ValueError, match="play, step 1: the loss is inf"):
+    with pytest.raises(ValueError, match="synthesize, step 1: the loss is inf"):
         next(synthesizer(source, Length()))
     assert float(source.x[0, 0].detach()) == pytest.approx(1e30)
 

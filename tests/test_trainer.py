@@ -1,5 +1,6 @@
-import json
-import math
+"""The one trainer against plain loops, on one process and on two."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from transformers.models.bert.modeling_bert import BertLayer
 
 from toys import batches, bert, mlp
+from toys_training import CONFIG, constant, logged, plain, sgd, weights
 from zsaq import (
     KL,
     SAM,
@@ -18,40 +20,18 @@ from zsaq import (
     HiddenStates,
     LayerWise,
     Loop,
-    Objective,
-    Pair,
     QuantConfig,
     calibrate,
     coverage,
     distill,
-    parameter_groups,
     quantize_model,
     repeat,
 )
 from zsaq.language.attention import AttentionScores
 from zsaq.quant.quantizer import EMAMinMax
-from zsaq.train.optim import NotFinite, Wrapper
-from zsaq.train.trainer import processes
+from zsaq.train.optim import Wrapper
 
-CONFIG = QuantConfig.parse("w2a8")
 STATIC = QuantConfig(Grid(8), Grid(8, symmetric=False, per="tensor"))
-
-
-def plain(student: nn.Module, lr: float = 1e-2) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameter_groups(student, lr), lr, weight_decay=0.0)
-
-
-def sgd(student: nn.Module) -> torch.optim.SGD:
-    """Adam would blow up the rounding of gradients that are almost zero; where runs are compared, steps are plain."""
-    return torch.optim.SGD(student.parameters(), 0.05)
-
-
-def constant(**options) -> Loop:
-    return Loop(schedule="constant", warmup=0.0, **options)
-
-
-def weights(model: nn.Module) -> list[torch.Tensor]:
-    return [p.detach().clone() for p in model.parameters()]
 
 
 def test_distill_is_the_plain_loop(tmp_path) -> None:
@@ -73,10 +53,10 @@ def test_distill_is_the_plain_loop(tmp_path) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(weights(student), weights(twin), strict=True))
-    told = [json.loads(line) for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in told] == [1, 2, 3, 4]
-    assert [line["loss"] for line in told] == pytest.approx(losses, rel=1e-4)
-    assert {"KL", "HiddenStates", "lr", "seconds"} <= set(told[0])
+    lines = logged(tmp_path)
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-4)
+    assert {"KL", "HiddenStates", "lr", "seconds"} <= set(lines[0])
 
 
 def test_the_student_comes_closer_and_the_teacher_stays() -> None:
@@ -124,56 +104,7 @@ def test_accumulated_micro_batches_equal_the_whole(sam: bool, name: str) -> None
     assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(*ends, strict=True))
 
 
-def test_a_loss_that_is_not_finite_keeps_the_last_good_state() -> None:
-    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
-    good = [{"input": torch.randn(4, 16)} for _ in range(2)]
-    twin = quantize_model(teacher, CONFIG)
-    student.load_state_dict(twin.state_dict())
-    distill(twin, teacher, good, KL(), plain(twin), 2, constant())
-    bad = [*good, {"input": torch.full((4, 16), math.nan)}]
-    with pytest.raises(ValueError, match="step 3: the loss is not finite"):
-        distill(student, teacher, bad, KL(), SAM(plain(student), student, rho=0.0), 3, constant())
-    assert all(torch.allclose(a, b) for a, b in zip(weights(student), weights(twin), strict=True))
-
-
-@pytest.mark.parametrize("steps", [1, 2])
-def test_a_gradient_that_is_not_finite_keeps_the_last_good_state(steps: int) -> None:
-    """The root of 0 has the loss 0 and an infinite slope."""
-
-    class Root(Objective):
-        def __call__(self, pair: Pair) -> torch.Tensor:
-            return (pair.student.logits * 0).sum().sqrt()
-
-    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
-    before = weights(student)
-    with pytest.raises(NotFinite, match=r"step 1: .* its gradient") as stop:
-        distill(student, teacher, [{"input": torch.randn(4, 16)}] * 2, Root(), plain(student), steps, constant())
-    assert stop.value.student is student
-    assert all(torch.equal(a, b) for a, b in zip(weights(student), before, strict=True))
-
-
-def test_what_cannot_train_is_named_before_a_step() -> None:
-    teacher, student, given = mlp(), quantize_model(mlp(), CONFIG), [{"input": torch.randn(2, 16)}]
-    with pytest.raises(ValueError, match="no parameter of the student"):
-        distill(student, teacher, given, KL(), plain(mlp()), 1)
-    with pytest.raises(ValueError, match="ratio is"):
-        distill(student, teacher, given, KL(), plain(student), 1, ratio=(0, 1))
-
-
-def test_a_tracker_that_is_not_installed_is_named() -> None:
-    with pytest.raises(ValueError, match="no-such-tracker"):
-        processes(["no-such-tracker"])
-
-
-def test_batches_that_run_out_are_named() -> None:
-    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
-    with pytest.raises(ValueError, match="ran out at step 2 of 3"):
-        distill(student, teacher, [{"input": torch.randn(2, 16)}], KL(), plain(student), 3)
-    with pytest.raises(ValueError, match="no batch"):
-        next(repeat([]))
-
-
-class Climber:
+class Ascending:
     def __init__(self) -> None:
         self.at: list[float] = []
 
@@ -186,16 +117,16 @@ class Climber:
         return {"ascended": value.item()}
 
 
-@pytest.mark.parametrize(("ratio", "climbs"), [((2, 1), 2), ((3, 2), 2), ((1, 0), 0), ((5, 1), 1)])
-def test_the_player_moves_after_every_few_steps(ratio: tuple[int, int], climbs: int, tmp_path) -> None:
-    teacher, student, adversary = mlp(), quantize_model(mlp(), CONFIG), Climber()
+@pytest.mark.parametrize(("ratio", "ascents"), [((2, 1), 2), ((3, 2), 2), ((1, 0), 0), ((5, 1), 1)])
+def test_the_adversary_moves_after_every_few_steps(ratio: tuple[int, int], ascents: int, tmp_path) -> None:
+    teacher, student, adversary = mlp(), quantize_model(mlp(), CONFIG), Ascending()
     given = repeat([{"input": torch.randn(4, 16)}])
     distill(
         student, teacher, given, KL(), plain(student), 6, constant(folder=tmp_path), adversary=adversary, ratio=ratio
     )
-    assert len(adversary.at) == climbs
+    assert len(adversary.at) == ascents
     assert (tmp_path / "distill.jsonl").read_text().count("ascended") == (
-        climbs if ratio[1] < 2 else climbs // ratio[1]
+        ascents if ratio[1] < 2 else ascents // ratio[1]
     )
     assert all(p.grad is None for p in student.parameters())
 
@@ -220,19 +151,9 @@ def test_the_scheduler_reaches_the_innermost_optimizer(tmp_path) -> None:
     assert isinstance(optimizer, Wrapper)
     loop = Loop(schedule="linear", warmup=0.5, folder=tmp_path)
     distill(student, teacher, [{"input": torch.randn(4, 16)}] * 4, KL(), optimizer, 4, loop)
-    told = [json.loads(line)["lr"] for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
-    assert told == pytest.approx([5e-4, 1e-3, 5e-4, 0.0])
+    rates = [line["lr"] for line in logged(tmp_path)]
+    assert rates == pytest.approx([5e-4, 1e-3, 5e-4, 0.0])
     assert "gap" in (tmp_path / "distill.jsonl").read_text()
-
-
-def test_fp16_is_refused() -> None:
-    accelerator = Accelerator()
-    accelerator.state._mixed_precision = "fp16"
-    try:
-        with pytest.raises(ValueError, match="bf16"):
-            Loop(accelerator)
-    finally:
-        accelerator.state._mixed_precision = "no"
 
 
 def running(student: nn.Module) -> dict[str, torch.Tensor]:
@@ -256,12 +177,11 @@ def half_of_the_batch(folder: str) -> None:
     save_file(running(ranges), f"{folder}/ranges{rank}.safetensors")
     for name in ("plain", "sam"):
         student = quantize_model(teacher, CONFIG)
-        optimizer = (
-            SAM(Clip(sgd(student), 1.0), student, perturb="synchronised") if name == "sam" else Clip(sgd(student), 1.0)
-        )
+        optimizer = SAM(Clip(sgd(student), 1.0), student) if name == "sam" else Clip(sgd(student), 1.0)
         torch.manual_seed(1)
         given = [{"input": torch.randn(8, 16)[rank * 4 : rank * 4 + 4]} for _ in range(5)]
-        distill(student, teacher, given, KL(), optimizer, 5, constant())
+        loop = constant(folder=Path(folder, name) if rank == 0 else None)
+        distill(student, teacher, given, KL(), optimizer, 5, loop)
         save_file({str(i): w for i, w in enumerate(weights(student))}, f"{folder}/{name}{rank}.safetensors")
 
 
@@ -285,12 +205,15 @@ def test_two_processes_equal_one(tmp_path) -> None:
     files = [load_file(tmp_path / f"ranges{rank}.safetensors") for rank in (0, 1)]
     assert all(torch.allclose(file[key], value) for file in files for key, value in whole.items())
     for name in ("plain", "sam"):
-        student = quantize_model(teacher, CONFIG)
-        optimizer = SAM(Clip(sgd(student), 1.0), student) if name == "sam" else Clip(sgd(student), 1.0)
-        torch.manual_seed(1)
-        given = [{"input": torch.randn(8, 16)} for _ in range(5)]
-        distill(student, teacher, given, KL(), optimizer, 5, constant())
         files = [load_file(tmp_path / f"{name}{rank}.safetensors") for rank in (0, 1)]
-        ranks = [[file[str(i)] for i in range(len(file))] for file in files]
-        assert all(torch.equal(a, b) for a, b in zip(*ranks, strict=True))
-        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(ranks[0], weights(student), strict=True))
+        assert all(torch.equal(files[0][key], files[1][key]) for key in files[0])
+    student = quantize_model(teacher, CONFIG)
+    torch.manual_seed(1)
+    given = [{"input": torch.randn(8, 16)} for _ in range(5)]
+    distill(student, teacher, given, KL(), Clip(sgd(student), 1.0), 5, constant(folder=tmp_path / "alone"))
+    ends = load_file(tmp_path / "plain0.safetensors")
+    assert all(torch.allclose(ends[str(i)], w, atol=1e-5) for i, w in enumerate(weights(student)))
+    together, alone = (logged(tmp_path / name) for name in ("plain", "alone"))
+    assert [line["loss"] for line in together] == pytest.approx([line["loss"] for line in alone], rel=1e-4)
+    for line in [*together, *logged(tmp_path / "sam")]:
+        assert line["loss"] == pytest.approx(line["KL"], rel=1e-6), "a loss of one process beside terms of both"

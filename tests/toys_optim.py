@@ -6,12 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from zsaq.quant.config import QuantConfig
+from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import QuantLayer, quant_layers
 from zsaq.quant.model import quantize_model
+from zsaq.quant.quantizer import MinMax, Quantizer
+from zsaq.train.inundation import WeightCodes
 
 Batch = tuple[Tensor, Tensor]
 W2 = QuantConfig.parse("w2a16")
+SHAPES = [(16, 3, 3, 3), (24, 16, 3, 3), (8, 27), (10, 40), (24, 144)]
 
 
 class MLP(nn.Module):
@@ -74,3 +77,13 @@ def watch(student: nn.Module) -> tuple[list[dict[str, Tensor]], Callable[[], Non
         looks.append(params(student) | used)
 
     return looks, see
+
+
+def codes_of_shapes(grid: Grid, shapes=SHAPES) -> list[WeightCodes]:
+    rng = torch.Generator().manual_seed(1)
+    return [WeightCodes(nn.Parameter(0.1 * torch.randn(s, generator=rng)), Quantizer(grid, MinMax())) for s in shapes]
+
+
+def gradients_of(held: list[WeightCodes], seed: int) -> list[Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return [torch.randn(c.weight.shape, generator=rng) * 10.0**-i for i, c in enumerate(held)]

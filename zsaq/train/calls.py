@@ -69,10 +69,10 @@ def collect(
 @torch.no_grad()
 def call_of(model: nn.Module, block: nn.Module, batch: Batch, answers: bool) -> tuple[tuple, dict[str, Any], Any]:
     """Arguments and, if asked for, the answer of the block's first call in a pass of the model that ends there."""
-    found: list[tuple[tuple, dict[str, Any], Any]] = []
+    calls: list[tuple[tuple, dict[str, Any], Any]] = []
 
     def reached(module: nn.Module, args: tuple, kwargs: dict[str, Any], answer: Any = None) -> None:
-        found.append((args, kwargs, answer))
+        calls.append((args, kwargs, answer))
         raise Reached
 
     listen = block.register_forward_hook if answers else block.register_forward_pre_hook
@@ -85,9 +85,9 @@ def call_of(model: nn.Module, block: nn.Module, batch: Batch, answers: bool) -> 
         pass
     finally:
         handle.remove()
-    if not found:
+    if not calls:
         raise ValueError(f"a block of type {type(block).__name__} is not reached by a forward pass; leave it out")
-    return found[0]
+    return calls[0]
 
 
 def _first(value: Any) -> Tensor:

@@ -56,13 +56,13 @@ class WeightCodes:
 
 def weight_codes(student: nn.Module) -> list[WeightCodes]:
     """One for every quantized layer of `student`; ends of a tie once. Raises ValueError if there is none."""
-    found = {
+    codes = {
         id(layer.weight): WeightCodes(layer.weight, layer.weight_quantizer, layer.columns_first)
         for _, layer in quant_layers(student)
     }
-    if not found:
+    if not codes:
         raise ValueError(f"{type(student).__name__} has no quantized layer; give what quantize_model returns")
-    return list(found.values())
+    return list(codes.values())
 
 
 @final

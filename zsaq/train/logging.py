@@ -1,12 +1,21 @@
-"""What a run tells: a live bar for people, plain lines where there is no terminal, JSON lines and trackers."""
+"""What a run says: a live bar for people, plain lines where there is no terminal, JSON lines and trackers.
+
+Progress goes to stderr, so that stdout holds the results alone.
+"""
 
 import json
+import logging
 import math
+import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar, Self, final
 
 from accelerate import Accelerator
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -17,8 +26,64 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from transformers.utils import logging as transformers_logging
 
 from zsaq.train.synthesis import watched
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Inside, others say no more than they must: no bars of transformers and of the Hub, no hints of accelerate.
+
+    transformers' own warnings stay: weights that a checkpoint lacks are worth a line. On the way out all is as it was.
+    """
+    accelerate = logging.getLogger("accelerate")
+    level = accelerate.level
+    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    with _unhindered():
+        transformers_logging.disable_progress_bar()  # the Hub's too
+    accelerate.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        accelerate.setLevel(level)
+        with _unhindered():
+            if bars:
+                transformers_logging.enable_progress_bar()
+            (enable_progress_bars if hub_bars else disable_progress_bars)()
+
+
+@contextmanager
+def _unhindered() -> Iterator[None]:
+    """The Hub warns where an environment variable decides on its bars; it then keeps to the variable."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@final
+class Pace:
+    """How long a stage of `steps` steps will take in all, by its first steps; said once."""
+
+    def __init__(self, steps: int | None) -> None:
+        self.steps, self.first, self.said = steps, None, steps is None
+
+    def estimate(self, step: int, seconds: float) -> str:
+        """Two spaces and words, at the second of the steps that are shown here; else nothing."""
+        if self.first is None:
+            self.first = step, seconds
+        elif not self.said and self.steps is not None and step < self.steps:
+            self.said = True
+            rate = (seconds - self.first[1]) / (step - self.first[0])
+            return f"  (about {duration(seconds + rate * (self.steps - step))} in all)"
+        return ""
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 24 s, 12 min, 3.4 h."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 @final
@@ -34,14 +99,14 @@ class StepLog:
     def __init__(self, accelerator: Accelerator, stage: str, steps: int, folder: Path | None, every: int = 20) -> None:
         self.accelerator, self.stage, self.steps, self.every = accelerator, stage, steps, every
         self.speaks = accelerator.is_main_process
-        self.console = Console()
+        self.console, self.pace = Console(stderr=True), Pace(steps)
         self.file = None
         if self.speaks and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             self.file = (folder / f"{stage}.jsonl").open("w", encoding="utf-8")
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-            TextColumn("{task.fields[told]}"), console=self.console,
+            TextColumn("{task.fields[metrics]}"), console=self.console,
             disable=not (self.speaks and self.console.is_terminal),
         )  # fmt: skip
 
@@ -51,7 +116,7 @@ class StepLog:
             log_of_images.rest()
         StepLog.running.append(self)
         self.bar.start()
-        self.task = self.bar.add_task(self.stage, total=self.steps, told="")
+        self.task = self.bar.add_task(self.stage, total=self.steps, metrics="")
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -65,10 +130,11 @@ class StepLog:
         if not self.speaks:
             return
         seconds = time.perf_counter() - self.began
-        told = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.bar.update(self.task, completed=step, told=told)
+        metrics = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        self.bar.update(self.task, completed=step, metrics=metrics)
         if not self.console.is_terminal and (step == 1 or step % self.every == 0 or step == self.steps):
-            print(f"{self.stage} {step}/{self.steps}  {seconds:.0f} s  {told}", flush=True)
+            progress = f"{self.stage} {step}/{self.steps}  {seconds:.0f} s{self.pace.estimate(step, seconds)}"
+            print(f"{progress}  {metrics}", file=sys.stderr, flush=True)
         if self.file is not None:
             finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
             self.file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **finite}) + "\n")
@@ -78,20 +144,20 @@ class StepLog:
 
 @final
 class SynthesisLog:
-    """A context in which sources that are trained tell their steps and losses; only the main process speaks.
+    """A context in which sources that are trained say their steps and losses; only the main process speaks.
 
-    Silent while a log runs: its stage is then what people wait for.
+    Silent while a StepLog runs: its stage is then what people wait for.
     """
 
     running: ClassVar[list["SynthesisLog"]] = []
 
     def __init__(self, accelerator: Accelerator, every: int = 50) -> None:
         self.speaks, self.every = accelerator.is_main_process, every
-        self.console = Console()
+        self.console = Console(stderr=True)
         self.bar: Progress | None = None
 
     def __enter__(self) -> Self:
-        self.began = time.perf_counter()
+        self.began, self.pace = time.perf_counter(), Pace(None)
         self.watching = watched(self.write)
         self.watching.__enter__()
         SynthesisLog.running.append(self)
@@ -108,22 +174,25 @@ class SynthesisLog:
             self.bar.stop()
             self.bar = None
 
-    def write(self, stage: str, step: int, loss: float) -> None:
-        """One step's loss; `step` counts from 1, anew for each source."""
+    def write(self, stage: str, step: int, steps: int | None, loss: float) -> None:
+        """One step's loss; `step` counts from 1, anew for each source, to `steps` where that is known."""
         if not self.speaks or StepLog.running:
             return
         if step == 1:
-            self.began = time.perf_counter()
-        told = f"{stage}, images  step {step}  loss {loss:.4g}"
+            self.began, self.pace = time.perf_counter(), Pace(steps)
+        count = f"{stage}, images  step {step}" + ("" if steps is None else f"/{steps}")
         if not self.console.is_terminal:
             if step == 1 or step % self.every == 0:
-                print(f"{told}  {time.perf_counter() - self.began:.0f} s", flush=True)
+                seconds = time.perf_counter() - self.began
+                progress = f"{count}  {seconds:.0f} s{self.pace.estimate(step, seconds)}"
+                print(f"{progress}  loss {loss:.4g}", file=sys.stderr, flush=True)
             return
+        line = f"{count}  loss {loss:.4g}"
         if self.bar is None:
             self.bar = Progress(
                 SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
                 console=self.console, transient=True,
             )  # fmt: skip
-            self.bar.add_task(told, total=None)
+            self.bar.add_task(line, total=None)
             self.bar.start()
-        self.bar.update(self.bar.task_ids[0], description=told)
+        self.bar.update(self.bar.task_ids[0], description=line)

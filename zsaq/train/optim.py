@@ -26,7 +26,8 @@ class Wrapper(ABC):
     """An optimizer around `base` that takes a closure; groups, state and checkpoints are the base's.
 
     A closure zeroes the gradients, runs forward and backward over the whole accumulation window and returns the
-    detached loss. `no_sync` makes contexts in which gradients stay on their process (DistributedDataParallel's).
+    detached loss (of several processes the mean, where it is to be logged). `no_sync` makes contexts in which gradients
+    stay on their process (DistributedDataParallel's).
     """
 
     def __init__(self, base: "torch.optim.Optimizer | Wrapper") -> None:

@@ -48,12 +48,12 @@ def run(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()) -> O
     bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     try:
         for capture in seen:
-            found = [module for name, module in bare.named_modules() if capture.finds(name, module)]
-            if not found:
+            modules = [module for name, module in bare.named_modules() if capture.finds(name, module)]
+            if not modules:
                 raise ValueError(
                     f"a capture on the {capture.model} at {capture.where} finds no module in {type(bare).__name__}"
                 )
-            for module in found:
+            for module in modules:
                 handles.append(_listen(module, capture, seen[capture]))
         dtype = next((p.dtype for p in bare.parameters() if p.is_floating_point()), torch.float32)
         shown = {k: v for k, v in batch.items() if k != "labels"}

@@ -1,8 +1,8 @@
 """Block reconstruction: block by block, the student learns to round so that each block answers as the teacher's does.
 
-Soft bits, scales and steps of `zsaq.rounding` are learned on the block's own inputs; what comes out is an ordinary
-student. Memory: three activations of one block over all samples, on the accelerator if they fit `budget`, else the
-host.
+Soft bits, scales and steps of `zsaq.train.rounding` are learned on the block's own inputs; what comes out is an
+ordinary student. Memory: three activations of one block over all samples, on the accelerator if they fit `budget`, else
+the host.
 """
 
 import math
@@ -109,13 +109,13 @@ def reconstruct(
                 for step, (error, undecided) in enumerate(_learn(block, soft, calls, recipe, rng, draw), 1):
                     now = number * steps + step
                     if now % loop.every == 0 or step in (1, steps):
-                        told = {"block": number + 1, "error": error.item(), "undecided": undecided.item()}
-                        if not all(map(math.isfinite, told.values())):
+                        metrics = {"block": number + 1, "error": error.item(), "undecided": undecided.item()}
+                        if not all(map(math.isfinite, metrics.values())):
                             raise ValueError(
-                                f"{stage}, block {name}, step {step}: the loss is not finite ({told}). The block is as "
-                                "it was before; lower the learning rates or look at the batches"
+                                f"{stage}, block {name}, step {step}: the loss is not finite ({metrics}). The block is "
+                                "as it was before; lower the learning rates or look at the batches"
                             )
-                        log.write(now, told)
+                        log.write(now, metrics)
             except BaseException:
                 soft.restore()
                 raise

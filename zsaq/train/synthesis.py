@@ -18,13 +18,13 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.pair import Batch, Pair
 
-Watcher = Callable[[str, int, float], None]
+Watcher = Callable[[str, int, int | None, float], None]
 _watchers: list[Watcher] = []
 
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Inside, each step of each `Synthesizer` tells `watcher(stage, step, loss)`; `step` counts from 1."""
+    """Inside, each step of each `Synthesizer` calls `watcher(stage, step, steps, loss)`; `step` counts from 1."""
     _watchers.append(watcher)
     try:
         yield
@@ -46,7 +46,8 @@ class Synthesizer(Iterator[Batch]):
 
     The step minimises `objective(Pair(teacher, student, batch))`; only the source's parameters get gradients, those of
     a student in training are left alone. Without a student the teacher stands for it. `optimizer` and `scheduler` may
-    be several; a ReduceLROnPlateau is told the loss, which `losses` collects. The teacher is frozen and in eval mode,
+    be several; a ReduceLROnPlateau is told the loss, which `losses` collects; `steps`, where it is known how many will
+    be taken, is for those who watch. The teacher is frozen and in eval mode,
     the source follows it to its device. With several processes gradients are averaged, so sources must start alike.
 
     `next` raises ValueError if the loss or a gradient is not finite on any process; the source is then as it was.
@@ -61,9 +62,10 @@ class Synthesizer(Iterator[Batch]):
         student: nn.Module | None = None,
         *,
         scheduler: LRScheduler | Sequence[LRScheduler] = (),
-        stage: str = "play",
+        stage: str = "synthesize",
+        steps: int | None = None,
     ) -> None:
-        self.source, self.stage = source, stage
+        self.source, self.stage, self.steps = source, stage, steps
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = teacher if student is None else student
         self.objective = objective if isinstance(objective, Sum) else 1.0 * objective
@@ -85,12 +87,12 @@ class Synthesizer(Iterator[Batch]):
             batch = self.source()
             loss = self.objective(Pair(self.teacher, self.student, batch, self.objective.captures))
             grads = torch.autograd.grad(loss, self.trained, allow_unused=True)
-        found = [(p, g) for p, g in zip(self.trained, grads, strict=True) if g is not None]
-        if not found:
+        moving = [(p, g) for p, g in zip(self.trained, grads, strict=True) if g is not None]
+        if not moving:
             raise ValueError(f"{self.stage}: the objective does not depend on the source; there is nothing to learn")
-        numbers = torch.stack([loss.detach(), nn.utils.get_total_norm([g for _, g in found]).to(loss)])
+        numbers = torch.stack([loss.detach(), nn.utils.get_total_norm([g for _, g in moving]).to(loss)])
         if dist.is_available() and dist.is_initialized():  # one source on all processes
-            for _, g in found:
+            for _, g in moving:
                 dist.all_reduce(g.div_(dist.get_world_size()))
             dist.all_reduce(numbers.div_(dist.get_world_size()))
         value, norm = numbers.tolist()
@@ -99,7 +101,7 @@ class Synthesizer(Iterator[Batch]):
                 f"{self.stage}, step {len(self.losses) + 1}: the loss is {value} and its gradient's norm {norm}. "
                 "The source is as it was before; lower its learning rate or look at its last batch"
             )
-        for p, g in found:
+        for p, g in moving:
             p.grad = g
         for optimizer in self.optimizers:
             optimizer.step()
@@ -108,7 +110,7 @@ class Synthesizer(Iterator[Batch]):
             scheduler.step(*([value] if isinstance(scheduler, ReduceLROnPlateau) else []))
         self.losses.append(value)
         for watcher in _watchers:
-            watcher(self.stage, len(self.losses), value)
+            watcher(self.stage, len(self.losses), self.steps, value)
         return {name: value.detach() for name, value in batch.items()}
 
 
@@ -131,7 +133,9 @@ def synthesize(
     """
     if steps < 1:
         raise ValueError(f"{stage}: steps is {steps}; give at least 1")
-    synthesizer = Synthesizer(source, objective, optimizer, teacher, student, scheduler=scheduler, stage=stage)
+    synthesizer = Synthesizer(
+        source, objective, optimizer, teacher, student, scheduler=scheduler, stage=stage, steps=steps
+    )
     for _ in range(steps - 1):
         next(synthesizer)
     batch = next(synthesizer)

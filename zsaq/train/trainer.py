@@ -1,6 +1,6 @@
 """The one trainer, for language and vision, on Accelerate: the only loops.
 
-`calibrate` fills static ranges; `distill` pulls the student to its teacher on any batches, and, given a adversary, lets
+`calibrate` fills static ranges; `distill` pulls the student to its teacher on any batches, and, with an adversary, lets
 it move after every few steps (the min-max alternation).
 """
 
@@ -59,9 +59,10 @@ class Adversary(Protocol):
 class Loop:
     """How a loop runs, whatever it trains.
 
-    `accumulate`: micro-batches a step; `warmup`: share of the steps; `folder`: where JSON lines go; `trackers`:
-    Accelerate's, by name, initialised by the recipe. With N processes each reads its own batches and gradients are
-    averaged. Mixed precision is the accelerator's "no" or "bf16"; "fp16" is refused, its scaler cannot look twice.
+    `accumulate`: micro-batches a step; `schedule` of the learning rate, after a linear rise over `warmup`, a share of
+    the steps; `folder`: where JSON lines go; `every`: steps between two lines of progress. With N processes each reads
+    its own batches and gradients are averaged. Mixed precision is the accelerator's "no" or "bf16"; "fp16" is refused,
+    its scaler cannot look twice.
     """
 
     accelerator: Accelerator = field(default_factory=lambda: processes())
@@ -132,7 +133,7 @@ def distill(
 ) -> Model:
     """Pull `student` to `teacher` for `steps` optimizer steps; both stay in eval mode, so that no dropout blurs SAM.
 
-    `batches` yields this process's micro-batches, at least `steps * loop.accumulate` of them. With a `adversary`, after
+    `batches` yields this process's micro-batches, at least `steps * loop.accumulate` of them. With `adversary`, after
     every ratio[0] student steps it ascends ratio[1] times against the student as it is then. Returns the student, on
     the accelerator's device. Raises ValueError when the batches run out, and NotFinite, which holds the student, when a
     loss or a gradient is not finite; in both cases the parameters are those of the last good step. Processes and
@@ -151,13 +152,11 @@ def distill(
     if not {id(p) for p in wanted} & {id(p) for group in optimizer.param_groups for p in group["params"]}:
         raise ValueError("the optimizer holds no parameter of the student; make it from student.parameters()")
     if ratio[0] < 1 or ratio[1] < 0:
-        raise ValueError(f"ratio is {ratio}; give student steps (at least 1) and climbs (0 or more) after them")
+        raise ValueError(f"ratio is {ratio}; give student steps (at least 1) and ascent steps (0 or more) after them")
     model = _prepare(accelerator, student)
-    innermost = optimizer
-    while isinstance(innermost, Wrapper):
-        if isinstance(model, nn.parallel.DistributedDataParallel):
-            innermost.no_sync = model.no_sync
-        innermost = innermost.base
+    innermost = optimizer.innermost if isinstance(optimizer, Wrapper) else optimizer
+    if isinstance(optimizer, Wrapper) and isinstance(model, nn.parallel.DistributedDataParallel):
+        optimizer.no_sync = model.no_sync
     schedule = get_scheduler(loop.schedule, innermost, int(steps * loop.warmup), steps)
     total = objective if isinstance(objective, Sum) else 1.0 * objective
     stream = iter(batches)
@@ -166,7 +165,7 @@ def distill(
         for step in range(1, steps + 1):
             window = _window(stream, loop.accumulate, device, step, steps)
             pairs = [Pair(teacher, model, batch, total.captures) for batch in window]
-            told: dict[str, float] = {}
+            metrics: dict[str, float] = {}
 
             def closure() -> Tensor:
                 optimizer.zero_grad()
@@ -190,9 +189,9 @@ def distill(
                         "the parameters of the last good step. Lower the learning rate or SAM's rho, or check the "
                         "batches"
                     )
-                if not told:
-                    told.update(list(named.items())[:-1])
-                return loss
+                if not metrics:
+                    metrics.update(list(named.items())[:-1])
+                return mean[0]
 
             try:
                 with accelerator.autocast():
@@ -201,13 +200,14 @@ def distill(
                 error.student = student
                 raise
             schedule.step()
-            told["lr"] = innermost.param_groups[0]["lr"]
+            metrics["lr"] = innermost.param_groups[0]["lr"]
+            others: dict[str, float] = {}
             if isinstance(optimizer, Wrapper):
-                told |= optimizer.diagnostics()
+                others |= optimizer.diagnostics()
             if adversary is not None and step % ratio[0] == 0 and step < steps:
                 for _ in range(ratio[1]):
-                    told |= adversary.ascend(_divergence(teacher, student, total, accelerator))
-            log.write(step, told)
+                    others |= adversary.ascend(_divergence(teacher, student, total, accelerator))
+            log.write(step, metrics | _averaged(others, accelerator))
     optimizer.zero_grad()
     return student
 
@@ -220,6 +220,14 @@ def _window(stream: Iterator[Batch], size: int, device: torch.device, step: int,
             raise ValueError(f"the batches ran out at step {step} of {steps}; give more, or zsaq.repeat(batches)")
         window.append({k: v.to(device) for k, v in batch.items()})
     return window
+
+
+def _averaged(metrics: dict[str, float], accelerator: Accelerator) -> dict[str, float]:
+    """Numbers of each process's own as their mean over the processes; all measure the same ones."""
+    if accelerator.num_processes == 1:
+        return metrics
+    mean: Any = accelerator.reduce(torch.tensor(list(metrics.values()), device=accelerator.device), "mean")
+    return dict(zip(metrics, mean.tolist(), strict=True))
 
 
 def _prepare(accelerator: Accelerator, student: nn.Module) -> nn.Module:

@@ -1,7 +1,7 @@
 """How fast a shape is, without its weights: a random model, quantized by rounding, exported and timed on this machine.
 
-    python recipes/speed.py bert-base --bits w2a8e4 --output_dir outputs/speed-bert
-    python recipes/speed.py resnet-18 --bits w4a4 --output_dir outputs/speed-resnet
+    python recipes/benchmarks/speed.py bert-base --bits w2a8e4 --output_dir outputs/speed-bert
+    python recipes/benchmarks/speed.py resnet-18 --bits w4a4 --output_dir outputs/speed-resnet
 
 The folder then holds the student, its ONNX export and bench.json; `zsaq bench DIR` repeats the timing. Scores of random
 weights mean nothing and are not taken.
@@ -59,14 +59,14 @@ def main() -> None:
     torch.manual_seed(0)
     folder = save(SHAPES[args.shape](args.bits), args.output_dir)
     export(folder, "onnx")
-    told = bench(folder, repeats=args.repeats)
-    Path(folder, "bench.json").write_text(json.dumps(told, indent=1) + "\n")
+    measured = bench(folder, repeats=args.repeats)
+    Path(folder, "bench.json").write_text(json.dumps(measured, indent=1) + "\n")
     seal(folder)
-    for row in told["rows"]:
+    for row in measured["rows"]:
         faster = row["faster"]
         times = "  ".join(f"{shape} {ms['best']:.1f} ms ({faster[shape]:.2f}x)" for shape, ms in row["ms"].items())
         print(f"{row['runtime']:26} {row['bytes'] / 1e6:7.1f} MB ({row['smaller']:.1f}x)  {times}")
-    print(json.dumps({"left_out": told["left_out"], "slower": told["slower"]}))
+    print(json.dumps({"left_out": measured["left_out"], "slower": measured["slower"]}))
 
 
 if __name__ == "__main__":

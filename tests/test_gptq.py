@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import reference_compensation
+import reference_gptq
 from toys import batches, bert, gpt2, llama, opt
 from vision_toys import images, resnet, vit
 from zsaq import Grid, Loop, QuantConfig, calibrate, gptq, quantize_model
@@ -44,7 +44,7 @@ def test_every_column_takes_what_the_plain_problem_gives_it(
     grid = Grid(bits, symmetric=symmetric, per=per)
     scale, zero = of_every_entry(weight.double(), grid)
     given = weight.double(), x.T @ x, scale, zero, grid, 0.01
-    assert (gptq_columns(*given)[0] - reference_compensation.gptq_columns(*given)).abs().max() < 1e-9
+    assert (gptq_columns(*given)[0] - reference_gptq.gptq_columns(*given)).abs().max() < 1e-9
 
 
 def test_lazy_blocks_change_nothing() -> None:
@@ -53,7 +53,7 @@ def test_lazy_blocks_change_nothing() -> None:
     grid = Grid(3)
     scale, zero = of_every_entry(weight.double(), grid)
     given = weight.double(), x.T @ x, scale, zero, grid, 0.01
-    assert (gptq_columns(*given)[0] - reference_compensation.gptq_columns(*given)).abs().max() < 1e-9
+    assert (gptq_columns(*given)[0] - reference_gptq.gptq_columns(*given)).abs().max() < 1e-9
 
 
 def test_the_layers_answer_is_nearer_than_after_rounding_to_nearest() -> None:

@@ -1,11 +1,12 @@
 """Seconds of a SAM-SGA step against the counted cost of its passes, and the peak memory.
 
-    python recipes/cost.py --teacher DIR --generator DIR --steps 20
+    python recipes/benchmarks/cost.py --teacher DIR --generator DIR --steps 20
 
 Counted, on the batches that the steps see: one teacher forward and two student forward-and-backward passes a student
-step (Zhu et al. leave their cost open; 1.75 times a plain step), and for a climb one generator forward-and-backward,
-and teacher and student forward-and-backward to the inputs. Passes and steps are timed in turn, in one process, and the
-medians compared; whatever is over 1 is quantizers' state, SAM's arithmetic, AdamW, writing text and the log.
+step (Zhu et al. leave their cost open; 1.75 times a plain step), and for an ascent step one generator
+forward-and-backward, and teacher and student forward-and-backward to the inputs. Passes and steps are timed in turn, in
+one process, and the medians compared; whatever is over 1 is quantizers' state, SAM's arithmetic, AdamW, writing text
+and the log.
 """
 
 import argparse
@@ -80,8 +81,8 @@ def main() -> None:
         "plain step": [],
         "teacher": [],
         "student": [],
-        "climb": [],
-        "counted climb": [],
+        "ascent": [],
+        "counted ascent": [],
     }
     for _ in range(args.steps):
         batch = next(text_generator)
@@ -95,19 +96,19 @@ def main() -> None:
         seconds["student"].append(timed(lambda: both(pair)))
         for p in trained:
             p.requires_grad_(False)
-        seconds["climb"].append(timed(lambda: text_generator.ascend(answer)))
-        seconds["counted climb"].append(timed(lambda: (speak(), to_inputs(soft[-1]))))
+        seconds["ascent"].append(timed(lambda: text_generator.ascend(answer)))
+        seconds["counted ascent"].append(timed(lambda: (speak(), to_inputs(soft[-1]))))
         for p in trained:
             p.requires_grad_(True)
     middle = {name: round(median(values), 4) for name, values in seconds.items()}
-    told = middle | {
+    metrics = middle | {
         "step / counted": round(middle["step"] / (middle["teacher"] + 2 * middle["student"]), 3),
         "plain step / counted": round(middle["plain step"] / (middle["teacher"] + middle["student"]), 3),
-        "climb / counted": round(middle["climb"] / middle["counted climb"], 3),
+        "ascent / counted": round(middle["ascent"] / middle["counted ascent"], 3),
         "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
         "threads": torch.get_num_threads(),
     }
-    print(json.dumps(told))
+    print(json.dumps(metrics))
 
 
 if __name__ == "__main__":

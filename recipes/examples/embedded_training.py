@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from embedded_corpus import Corpus
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
@@ -21,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     get_linear_schedule_with_warmup,
 )
+
+from examples.embedded_corpus import Corpus
 
 WORDS, PIECES, LENGTH = 2500, 1200, 64
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")

@@ -1,7 +1,7 @@
 """Pretrain a small OPT (or GPT-2) from scratch on text that you give: a generator for ZSAQ, or a home-made teacher.
 
-    accelerate launch recipes/pretrain_opt.py --text reviews.parquet news.txt --tokenizer ../shared/data/minilm-sst2 \\
-        --unit sentence --output_dir outputs/generator
+    accelerate launch recipes/examples/pretrain_opt.py --text reviews.parquet news.txt \\
+        --tokenizer ../shared/data/minilm-sst2 --unit sentence --output_dir outputs/generator
 
 `--unit sentence` trains on single sentences between the tokenizer's begin and end tokens, which is what a generator for
 sentence classifiers should speak; `--unit window` packs the text into windows, as language models are usually trained.

@@ -30,14 +30,14 @@ def places() -> dict[str, str]:
         place = f"mobilenet_v2.{place}"
         return {f"features.{convolution}": f"{place}.convolution", f"features.{norm}": f"{place}.normalization"}
 
-    found = pair("0.0", "0.1", "conv_stem.first_conv")
-    found |= pair("1.conv.0.0", "1.conv.0.1", "conv_stem.conv_3x3")
-    found |= pair("1.conv.1", "1.conv.2", "conv_stem.reduce_1x1")
+    names = pair("0.0", "0.1", "conv_stem.first_conv")
+    names |= pair("1.conv.0.0", "1.conv.0.1", "conv_stem.conv_3x3")
+    names |= pair("1.conv.1", "1.conv.2", "conv_stem.reduce_1x1")
     for i in range(16):
-        found |= pair(f"{i + 2}.conv.0.0", f"{i + 2}.conv.0.1", f"layer.{i}.expand_1x1")
-        found |= pair(f"{i + 2}.conv.1.0", f"{i + 2}.conv.1.1", f"layer.{i}.conv_3x3")
-        found |= pair(f"{i + 2}.conv.2", f"{i + 2}.conv.3", f"layer.{i}.reduce_1x1")
-    return found | pair("18.0", "18.1", "conv_1x1") | {"classifier.1": "classifier"}
+        names |= pair(f"{i + 2}.conv.0.0", f"{i + 2}.conv.0.1", f"layer.{i}.expand_1x1")
+        names |= pair(f"{i + 2}.conv.1.0", f"{i + 2}.conv.1.1", f"layer.{i}.conv_3x3")
+        names |= pair(f"{i + 2}.conv.2", f"{i + 2}.conv.3", f"layer.{i}.reduce_1x1")
+    return names | pair("18.0", "18.1", "conv_1x1") | {"classifier.1": "classifier"}
 
 
 def load(path: str | Path) -> MobileNetV2ForImageClassification:

@@ -1,6 +1,6 @@
 """Pretrain a small ViT from scratch on labelled images that you give: a home-made teacher where no pretrained one is.
 
-    accelerate launch recipes/pretrain_vit.py --train ../shared/data/cifar10/train-50000-jpeg.parquet \\
+    accelerate launch recipes/examples/pretrain_vit.py --train ../shared/data/cifar10/train-50000-jpeg.parquet \\
         --test ../shared/data/cifar10/test-10000-jpeg.parquet --steps 10000 --output_dir outputs/vit-cifar10
 
 The budget is `--steps` batches of `--batch` images for each process. Images are cropped at random after a reflecting

@@ -86,15 +86,15 @@ def prepare(cache: Path | None = None, log: Log = print, recipes: dict[str, Reci
         with tempfile.TemporaryDirectory(
             dir=cache, prefix="digits-unfinished-", ignore_cleanup_errors=True
         ) as unfinished:
-            made = Path(unfinished, "made")
+            finished = Path(unfinished, "finished")
             for name, model in make(train, recipes, log).items():
-                model.save_pretrained(made / name)
-                PROCESSOR.save_pretrained(made / name)
+                model.save_pretrained(finished / name)
+                PROCESSOR.save_pretrained(finished / name)
                 accuracy = score(model, [{"pixel_values": test[0], "labels": test[1]}])["top1"]
                 log(f"{name}: {100 * accuracy:.1f} % of the {HELD_OUT} digits that were held out")
-            save_images(images[-HELD_OUT:], labels[-HELD_OUT:].tolist(), made / "test.parquet")
+            save_images(images[-HELD_OUT:], labels[-HELD_OUT:].tolist(), finished / "test.parquet")
             try:
-                made.rename(folder)
+                finished.rename(folder)
             except OSError:  # another process was faster
                 if not folder.exists():
                     raise
@@ -134,25 +134,25 @@ def make(train: tuple[Tensor, Tensor], recipes: dict[str, Recipe], log: Log) -> 
     log("the embedded teachers are trained once, on scans of handwritten digits; about a minute")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    made: dict[str, Any] = {}
+    models: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         extra: dict[str, Any] = {"image_size": SPEC.size, **NAMES}  # a ResNet's configuration does not know its size
-        made["resnet"] = ResNetForImageClassification(
+        models["resnet"] = ResNetForImageClassification(
             ResNetConfig(
                 embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", **extra
             )
         )  # fmt: skip
-        made["vit"] = ViTForImageClassification(
+        models["vit"] = ViTForImageClassification(
             ViTConfig(
                 image_size=SPEC.size, patch_size=4, hidden_size=48, num_hidden_layers=3, num_attention_heads=3,
                 intermediate_size=96, initializer_range=0.1, **NAMES,
             )
         )  # fmt: skip
-        for name, model in made.items():
+        for name, model in models.items():
             fit(name, model, *train, recipes[name], log)
     torch.set_num_threads(threads)
-    return made
+    return models
 
 
 def fit(name: str, model: nn.Module, pixels: Tensor, labels: Tensor, recipe: Recipe, log: Log) -> None:

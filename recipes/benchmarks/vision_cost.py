@@ -1,11 +1,11 @@
 """What vision's steps cost, on a CIFAR ResNet and random images: seconds, and each against the step that it extends.
 
-    python recipes/vision_cost.py --teacher resnet20.safetensors --steps 20
+    python -m recipes.benchmarks.vision_cost --teacher resnet20.safetensors --steps 20
 
 Pairs of steps are timed in turn, in one process, and the medians compared: SGD, plain and with gradient inundation (the
 teacher's and student's forward, the student's backward); HAST's step, and SynQ's, which filters the images and adds
 activation maps and easy labels. Processor time is given too: it leaves out what other processes took. Then the images
-that HAST's, ZeroQ's and Genie's synthesis dream per second, for a thousand steps of each.
+that HAST's, ZeroQ's and Genie's synthesis makes per second, for a thousand steps of each.
 """
 
 import argparse
@@ -17,9 +17,9 @@ from functools import partial
 from statistics import median
 
 import torch
-from cifar import SPEC, load
 from torch import Tensor, nn
 
+from recipes.examples.cifar import SPEC, load
 from zsaq import KL, Batch, Objective, Pair, Wrapper, calibrate, quantize_model
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import Sum
@@ -74,12 +74,12 @@ def compare(kinds: dict[str, Callable[[], object]], steps: int, device: torch.de
     for _ in range(steps + 1):
         for name, step in kinds.items():
             seconds[name].append(timed(step, device))
-    told: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for i, clock in enumerate(("seconds", "processor seconds")):
         first, second = (median(each[i] for each in seconds[name][1:]) for name in kinds)
-        told |= {f"{name}, {clock}": round(value, 4) for name, value in zip(kinds, (first, second), strict=True)}
-        told[f"{' : '.join(reversed(kinds))}, {clock}"] = round(second / first, 3)
-    return told
+        metrics |= {f"{name}, {clock}": round(value, 4) for name, value in zip(kinds, (first, second), strict=True)}
+        metrics[f"{' : '.join(reversed(kinds))}, {clock}"] = round(second / first, 3)
+    return metrics
 
 
 def main() -> None:
@@ -102,20 +102,20 @@ def main() -> None:
         return stepper(teacher, copy.deepcopy(start), lambda: filtered(next(stream), cutoff), objective, inundated)
 
     kinds = {"plain": kind(KL(20.0), None), "inundated": kind(KL(20.0), None, True)}
-    told: dict[str, object] = dict(compare(kinds, args.steps, device))
+    metrics: dict[str, object] = dict(compare(kinds, args.steps, device))
     clear = filtered(images, 0.25)
     of_synq = synq_objective(teacher, clear, labels=0.5, difficulty=0.7, maps=50.0, attention=1000.0, epsilon=0.01)
     kinds = {"hast": kind(hast_objective(teacher, 1000.0, 0.01), None), "synq": kind(of_synq, 0.25)}
-    told |= compare(kinds, args.steps, device)
-    log_of_images = {
+    metrics |= compare(kinds, args.steps, device)
+    images_of = {
         "zeroq": partial(zeroq_images, n=args.batch_size),
         "hast": partial(hast_images, images=args.batch_size, crops=0.0),
         "genie": partial(genie_images, images=args.batch_size, group=args.batch_size),
     }
-    for name, dream in log_of_images.items():
-        clock, _ = timed(lambda d=dream: d(teacher, SPEC, steps=args.steps, seed=args.seed), device)
-        told[f"{name}, images per second, 1000 steps each"] = round(args.batch_size * args.steps / 1000 / clock, 4)
-    print(json.dumps(told | {"threads": torch.get_num_threads(), "device": device.type} | vars(args)))
+    for name, make in images_of.items():
+        clock, _ = timed(lambda make=make: make(teacher, SPEC, steps=args.steps, seed=args.seed), device)
+        metrics[f"{name}, images per second, 1000 steps each"] = round(args.batch_size * args.steps / 1000 / clock, 4)
+    print(json.dumps(metrics | {"threads": torch.get_num_threads(), "device": device.type} | vars(args)))
 
 
 if __name__ == "__main__":

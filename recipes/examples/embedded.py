@@ -1,4 +1,4 @@
-"""The embedded default of `zsaq_bert_w2a8.py`: a task, a teacher and a generator made on the spot, without a download.
+"""The embedded default of `zsaq_bert_w2a8.py`: a task, a teacher and a generator made on the spot, no download.
 
 The task is to tell from one sentence which of 21 parts of Python it documents (`embedded_corpus.py`). The teacher, a
 small BERT, learns it from docstrings. The generator, a small OPT with the teacher's tokens, learns English from
@@ -13,13 +13,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import embedded_corpus
-import embedded_training
 import tokenizers
 import torch
 import transformers
-from embedded_training import Log, train_generator, train_teacher, train_tokenizer
 from transformers import AutoTokenizer, BertForSequenceClassification, OPTForCausalLM, PreTrainedTokenizerFast
+
+from examples import embedded_corpus, embedded_training
+from examples.embedded_training import Log, train_generator, train_teacher, train_tokenizer
 
 
 @dataclass
@@ -51,10 +51,10 @@ def prepare(cache: Path | None = None, log: Log = print) -> Embedded:
         with tempfile.TemporaryDirectory(
             dir=cache, prefix="embedded-unfinished-", ignore_cleanup_errors=True
         ) as unfinished:
-            made = Path(unfinished, "made")
-            make(made, log)
+            finished = Path(unfinished, "finished")
+            make(finished, log)
             try:
-                made.rename(folder)
+                finished.rename(folder)
             except OSError:  # another process was faster
                 if not folder.exists():
                     raise

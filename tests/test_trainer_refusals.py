@@ -1,0 +1,81 @@
+"""What the trainer refuses, and what it keeps when it stops."""
+
+import math
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from toys import mlp
+from toys_training import CONFIG, constant, plain, weights
+from zsaq import (
+    KL,
+    SAM,
+    Loop,
+    Objective,
+    Pair,
+    distill,
+    quantize_model,
+    repeat,
+)
+from zsaq.train.optim import NotFinite
+from zsaq.train.trainer import processes
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_state() -> None:
+    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
+    good = [{"input": torch.randn(4, 16)} for _ in range(2)]
+    twin = quantize_model(teacher, CONFIG)
+    student.load_state_dict(twin.state_dict())
+    distill(twin, teacher, good, KL(), plain(twin), 2, constant())
+    bad = [*good, {"input": torch.full((4, 16), math.nan)}]
+    with pytest.raises(ValueError, match="step 3: the loss is not finite"):
+        distill(student, teacher, bad, KL(), SAM(plain(student), student, rho=0.0), 3, constant())
+    assert all(torch.allclose(a, b) for a, b in zip(weights(student), weights(twin), strict=True))
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_gradient_that_is_not_finite_keeps_the_last_good_state(steps: int) -> None:
+    """The root of 0 has the loss 0 and an infinite slope."""
+
+    class Root(Objective):
+        def __call__(self, pair: Pair) -> torch.Tensor:
+            return (pair.student.logits * 0).sum().sqrt()
+
+    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
+    before = weights(student)
+    with pytest.raises(NotFinite, match=r"step 1: .* its gradient") as stop:
+        distill(student, teacher, [{"input": torch.randn(4, 16)}] * 2, Root(), plain(student), steps, constant())
+    assert stop.value.student is student
+    assert all(torch.equal(a, b) for a, b in zip(weights(student), before, strict=True))
+
+
+def test_what_cannot_train_is_named_before_a_step() -> None:
+    teacher, student, given = mlp(), quantize_model(mlp(), CONFIG), [{"input": torch.randn(2, 16)}]
+    with pytest.raises(ValueError, match="no parameter of the student"):
+        distill(student, teacher, given, KL(), plain(mlp()), 1)
+    with pytest.raises(ValueError, match="ratio is"):
+        distill(student, teacher, given, KL(), plain(student), 1, ratio=(0, 1))
+
+
+def test_a_tracker_that_is_not_installed_is_named() -> None:
+    with pytest.raises(ValueError, match="no-such-tracker"):
+        processes(["no-such-tracker"])
+
+
+def test_batches_that_run_out_are_named() -> None:
+    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
+    with pytest.raises(ValueError, match="ran out at step 2 of 3"):
+        distill(student, teacher, [{"input": torch.randn(2, 16)}], KL(), plain(student), 3)
+    with pytest.raises(ValueError, match="no batch"):
+        next(repeat([]))
+
+
+def test_fp16_is_refused() -> None:
+    accelerator = Accelerator()
+    accelerator.state._mixed_precision = "fp16"
+    try:
+        with pytest.raises(ValueError, match="bf16"):
+            Loop(accelerator)
+    finally:
+        accelerator.state._mixed_precision = "no"
