@@ -1,7 +1,7 @@
-"""What `zsaq.quantize(score=...)` and `zsaq.compare(score=...)` take: functions of a student that answer numbers by name.
+"""What `zsaq.quantize` and `zsaq.compare` take as `score`: functions of a student that answer numbers by name.
 
-Each holds its data and the teacher's answers; the first number is what tables show. The numbers are reported and nothing
-else: no method sees them.
+Each holds its data and the teacher's answers; the first number is what tables show. They are reported and nothing else:
+no method sees them.
 """
 
 import sys
@@ -23,8 +23,9 @@ Score = Callable[[Any], dict[str, float]]
 
 
 def glue(
-    task: str | Task, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, *, rows: list[Row] | None = None,
-    data_dir: str | None = None, split: str = "validation", max_length: int = 128, accelerator: Accelerator | None = None,
+    task: str | Task, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, *,
+    rows: list[Row] | None = None, data_dir: str | None = None, split: str = "validation", max_length: int = 128,
+    accelerator: Accelerator | None = None,
 ) -> Score:  # fmt: skip
     """The task's metrics and, with a teacher, agreement and KL(teacher || student) in nats.
 

@@ -7,8 +7,8 @@
 Without arguments it runs the embedded default, which downloads nothing: Genie at W2A4 on a small ResNet that this
 machine trains once on scikit-learn's scans of handwritten digits. --data_dir serves the scores alone. Any option of the
 method may be given (`zsaq methods NAME` lists them); --effort (default here: light) scales the rest. Ends with a table,
-and a folder: the model and its image processor, results.json, pictures of the images that were made, the loss curves, and
-a JSON line for every step.
+and a folder: the model and its image processor, results.json, pictures of the images that were made, the loss curves,
+and a JSON line for every step.
 """
 
 from examples import subjects

@@ -1,14 +1,20 @@
 """zsaq: data-free quantization. Every public name, in the order of a run."""
 
-from zsaq.io.checksums import seal
+from zsaq.api import methods, quantize
+from zsaq.comparing import compare
+from zsaq.deploy.runtimes import export
 from zsaq.io.loading import load
 from zsaq.io.saving import save
+from zsaq.method import Budget, Method
+from zsaq.quant.adapter import ZsaqConfig
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import parameter_groups
 from zsaq.quant.model import coverage, quantize_model
 from zsaq.quant.quantizer import EMAMinMax, MinMax, MSEOptimal, Quantizer, Range
 from zsaq.report.card import Card
+from zsaq.report.comparison import Comparison
 from zsaq.report.hub import push_to_hub
+from zsaq.run import Results
 from zsaq.train.gptq import gptq
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
@@ -16,51 +22,18 @@ from zsaq.train.optim import Clip, Wrapper
 from zsaq.train.pair import Batch, Capture, Out, Pair
 from zsaq.train.reconstruction import reconstruct
 from zsaq.train.sam import SAM
-from zsaq.train.synthesis import Source, synthesize
+from zsaq.train.synthesis import Source, Synthesizer, synthesize
 from zsaq.train.trainer import Adversary, Loop, calibrate, distill, repeat
+from zsaq.vision.image_spec import ImageSpec
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "AtWorstInput",
-    "Batch",
-    "CE",
-    "Card",
-    "Clip",
-    "GradientInundation",
-    "Grid",
-    "HiddenStates",
-    "KL",
-    "LayerWise",
-    "LogitL1",
-    "LogitMSE",
-    "Loop",
-    "MinMax",
-    "Objective",
-    "Out",
-    "Pair",
-    "Adversary",
-    "QuantConfig",
-    "Quantizer",
-    "Range",
-    "EMAMinMax",
-    "SAM",
-    "MSEOptimal",
-    "Source",
-    "Capture",
-    "Wrapper",
-    "calibrate",
-    "gptq",
-    "coverage",
-    "distill",
+    "quantize", "compare", "methods", "load", "save", "export", "push_to_hub", "coverage",
+    "ZsaqConfig", "QuantConfig", "Grid", "ImageSpec", "Method", "Budget", "Results", "Comparison", "Card",
+    "quantize_model", "Quantizer", "Range", "MinMax", "EMAMinMax", "MSEOptimal",
+    "calibrate", "distill", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",
+    "Batch", "Pair", "Out", "Capture", "Objective", "KL", "CE", "LogitL1", "LogitMSE", "HiddenStates", "LayerWise",
+    "AtWorstInput", "SAM", "Clip", "Wrapper", "GradientInundation", "weight_codes", "Source", "Synthesizer",
     "synthesize",
-    "load",
-    "parameter_groups",
-    "push_to_hub",
-    "quantize_model",
-    "reconstruct",
-    "repeat",
-    "save",
-    "seal",
-    "weight_codes",
-]
+]  # fmt: skip

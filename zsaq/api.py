@@ -57,8 +57,9 @@ class Subject:
 
     @classmethod
     def of(
-        cls, model: str | Path | nn.Module, *, tokenizer: Any = None, processor: Any = None, spec: ImageSpec | None = None,
-        generator: Any = None, batches: Any = None, real: Any = None, text_pair: bool = False,
+        cls, model: str | Path | nn.Module, *, tokenizer: Any = None, processor: Any = None,
+        spec: ImageSpec | int | None = None, generator: Any = None, batches: Any = None, real: Any = None,
+        text_pair: bool = False,
     ) -> "Subject":  # fmt: skip
         """Loads what is named by a path or id. Raises ValueError for what belongs to another kind of model."""
         named = not isinstance(model, nn.Module)
@@ -151,7 +152,7 @@ def quantize(
     row = subject.choose(method, config)
     budget = Budget(effort, options) if row.inputs == OWN else Budget.of(row, effort, options)
     runs = [(other, Budget.of(other, effort)) for other in (subject.choose(name, config) for name in baselines)]
-    quant_config, named_preset = subject.config(row, config, preset)
+    _, named_preset = subject.config(row, config, preset)
     rows = [Row("teacher", saved_bytes(subject.job.teacher), 0.0, numbers(score, subject.job.teacher))] if score else []
     student, seconds = subject.job.teacher, 0.0
     for each, spent in (*runs, (row, budget)):

@@ -1,4 +1,4 @@
-"""The command line: `zsaq quantize | evaluate | export | verify | bench | report | push | doctor`.
+"""The command line: `zsaq quantize | compare | methods | evaluate | export | verify | bench | report | push | doctor`.
 
 Thin over the library. It stands beside the package and not in it: `import zsaq` registers the format with
 transformers, which takes seconds that `zsaq --help` shall not take, and fails where torch is broken, which
@@ -39,8 +39,9 @@ zsaq report sst2-w4a8
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (quantize, evaluate, export, verify, bench, report, push, doctor):
-    app.command(no_args_is_help=command is not doctor)(command)
+for command in (quantize, compare, methods, evaluate, export, verify, bench, report, push, doctor):
+    settings = OPEN if command in (quantize, compare) else {}
+    app.command(no_args_is_help=command not in (methods, doctor), context_settings=settings)(command)
 
 
 def main() -> None:

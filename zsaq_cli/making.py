@@ -102,10 +102,10 @@ def compare(
     split: Annotated[str | None, typer.Option("--split", help="Default: validation.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Compare methods on MODEL: a student for each of --bits, --methods and --seeds, with one of --task, --text, --images.
+    """Compare methods on MODEL: a student for each of --bits, --methods and --seeds.
 
-    Finished runs are kept in --output_dir and not repeated: stop and go on at will. table.md, table.csv and table.png
-    are made at the end. Data is read for the scores alone.
+    Give one of --task, --text and --images for the scores, and for nothing else. Finished runs are kept in --output_dir
+    and not repeated: stop and go on at will. table.md, table.csv and table.png are made at the end.
 
     Examples:
 
@@ -183,5 +183,5 @@ def methods(
 
 def subject(generator: str | None, text_pair: bool, size: int | None) -> dict[str, Any]:
     """What was given of a model's surroundings, as `zsaq.quantize` takes it."""
-    given = {"generator": generator, "text_pair": text_pair or None, "size": size}
+    given = {"generator": generator, "text_pair": text_pair or None, "spec": size}
     return {name: value for name, value in given.items() if value is not None}

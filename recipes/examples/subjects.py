@@ -1,6 +1,7 @@
-"""What the recipes quantize when nothing else is named, and what else they take: each answers the keyword arguments of
-`zsaq.quantize` and `zsaq.compare` for it, `model` among them. Data serves the scores alone; real data the rows that end in
-"-real", which are not zero-shot."""
+"""What the recipes quantize: each answers the keyword arguments of `zsaq.quantize` for it, `model` among them.
+
+Data serves the scores alone; real data serves the rows that end in "-real", which are not zero-shot.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from examples import cifar, digits, embedded, imagenet
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
 
+from examples import cifar, digits, embedded, imagenet
 from zsaq.eval import scorers
 from zsaq.eval.imagenet import batches
 from zsaq.eval.images import Source, class_order, read
@@ -27,7 +28,7 @@ Subject = dict[str, Any]
 
 
 def python_docs(accelerator: Accelerator, generator: str | None = None) -> Subject:
-    """The embedded default, which downloads nothing: a BERT that tells parts of Python apart, and an OPT that writes."""
+    """The embedded default, no download: a BERT that tells parts of Python apart, and an OPT, its generator."""
     with accelerator.main_process_first():
         made = embedded.prepare()
     task = Task("python", ("sentence",), tuple(made.names), (Accuracy,), "python")
@@ -89,7 +90,8 @@ def scans(accelerator: Accelerator, which: str) -> Subject:
     teacher = {"resnet": made.resnet, "vit": made.vit}[which]
     return {
         "model": teacher, "processor": digits.PROCESSOR, "real": lambda: made.train[0],
-        "score": scorers.images(split(*made.test), teacher), "data": Data("scikit-learn's handwritten digits", split="test"),
+        "score": scorers.images(split(*made.test), teacher),
+        "data": Data("scikit-learn's handwritten digits", split="test"),
     }  # fmt: skip
 
 
