@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from zsaq.quant.config import Grid, QuantConfig
+from zsaq import Grid, MinMax, QuantConfig, Quantizer, quantize_model
 from zsaq.quant.layers import QuantLayer, quant_layers
-from zsaq.quant.model import quantize_model
-from zsaq.quant.quantizer import MinMax, Quantizer
 from zsaq.train.inundation import WeightCodes
 
 Batch = tuple[Tensor, Tensor]

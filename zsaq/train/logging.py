@@ -31,6 +31,11 @@ from transformers.utils import logging as transformers_logging
 from zsaq.train.synthesis import watched
 
 
+def say(line: str) -> None:
+    """A line of progress."""
+    print(line, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Inside, others say no more than they must: no bars of transformers and of the Hub, no hints of accelerate.
@@ -134,7 +139,7 @@ class StepLog:
         self.bar.update(self.task, completed=step, metrics=metrics)
         if not self.console.is_terminal and (step == 1 or step % self.every == 0 or step == self.steps):
             progress = f"{self.stage} {step}/{self.steps}  {seconds:.0f} s{self.pace.estimate(step, seconds)}"
-            print(f"{progress}  {metrics}", file=sys.stderr, flush=True)
+            say(f"{progress}  {metrics}")
         if self.file is not None:
             finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
             self.file.write(json.dumps({"step": step, "seconds": round(seconds, 3), **finite}) + "\n")
@@ -185,7 +190,7 @@ class SynthesisLog:
             if step == 1 or step % self.every == 0:
                 seconds = time.perf_counter() - self.began
                 progress = f"{count}  {seconds:.0f} s{self.pace.estimate(step, seconds)}"
-                print(f"{progress}  loss {loss:.4g}", file=sys.stderr, flush=True)
+                say(f"{progress}  loss {loss:.4g}")
             return
         line = f"{count}  loss {loss:.4g}"
         if self.bar is None:
