@@ -27,6 +27,7 @@ BLOCKS = (
     ResNetBasicLayer, ResNetBottleNeckLayer, RegNetXLayer, RegNetYLayer, MobileNetV2InvertedResidual, ConvNextLayer,
     ViTLayer, DeiTLayer, SwinLayer,
 )  # fmt: skip
+ATTENTIONS = (ViTAttention, DeiTAttention, SwinAttention)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 Named = list[tuple[str, nn.Module]]
 
@@ -128,25 +129,40 @@ def feature_places(model: nn.Module) -> At:
     return At(tuple(found))
 
 
+def has_attentions(model: nn.Module) -> bool:
+    """Whether it is transformers' ViT, DeiT or Swin."""
+    return any(isinstance(m, ATTENTIONS) for m in model.modules())
+
+
 def attentions(model: nn.Module) -> dict[nn.Module, int]:
     """Output projections of the attentions, with their numbers of heads; their input [B, T, heads * d] is the context.
 
     Swin: [B * windows, T, heads * d]. Raises ValueError for anything but transformers' ViT, DeiT and Swin.
     """
-    kinds = ViTAttention | DeiTAttention | SwinAttention
-    found: dict[Any, Any] = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, kinds)}
-    if not found:
+    heads: dict[Any, Any] = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, ATTENTIONS)}
+    if not heads:
         raise ValueError(f"{_name(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
-    return found
+    return heads
 
 
 def head(model: nn.Module) -> nn.Linear:
     """The layer that answers the logits. Raises ValueError unless it is one linear layer."""
+    layers = heads(model)
+    if not has_head(model):
+        raise ValueError(f"{_name(model)} has {len(layers)} linear heads; give a classifier that ends in one")
+    return layers[-1]
+
+
+def has_head(model: nn.Module) -> bool:
+    """Whether a linear layer answers the logits: the only one outside a transformers base model."""
+    layers = heads(model)
+    return len(layers) == 1 if isinstance(model, PreTrainedModel) else bool(layers)
+
+
+def heads(model: nn.Module) -> list[nn.Linear]:
+    """Linear layers outside a transformers base model; all of a plain module."""
     inner = set(model.base_model.modules()) if isinstance(model, PreTrainedModel) else set()
-    found = [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inner]
-    if not found or (inner and len(found) > 1):
-        raise ValueError(f"{_name(model)} has {len(found)} linear heads; give a classifier that ends in one")
-    return found[-1]
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inner]
 
 
 def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
