@@ -104,9 +104,9 @@ sharpened = partial(
 )  # fmt: skip
 
 ROWS = (
-    rounded("rtn-noise", "noise", "static ranges of noise; nothing is learned", budgets=NOISE, needs=ANY, preset="brecq"),
+    rounded("rtn-noise", "noise", "ranges of noise; nothing is learned", budgets=NOISE, needs=ANY, preset="brecq"),
     rounded(
-        "rtn-real", "real", "static ranges of real images; nothing is learned", budgets=NOISE, needs=ANY, preset="brecq",
+        "rtn-real", "real", "ranges of real images; nothing is learned", budgets=NOISE, needs=ANY, preset="brecq",
         zero_shot=False,
     ),
     rounded(

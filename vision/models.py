@@ -68,11 +68,11 @@ def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
     ValueError for a plain module and for images that are not square.
     """
     if not isinstance(teacher, PreTrainedModel):
-        raise ValueError(f"{_name(teacher)} has no configuration that tells its images; give ImageSpec(...)")
+        raise ValueError(f"{name_of(teacher)} has no configuration that tells its images; give ImageSpec(...)")
     config = teacher.config.to_dict()
     named = config.get("image_size") if size is None else size
     if named is None:
-        raise ValueError(f"the configuration of {_name(teacher)} names no image size; give size or ImageSpec(...)")
+        raise ValueError(f"the configuration of {name_of(teacher)} names no image size; give size or ImageSpec(...)")
     sides = set(named) if isinstance(named, list | tuple) else {named}
     if len(sides) != 1:
         raise ValueError(f"image_size is {named}; only square images are made, give ImageSpec(...) of one size")
@@ -90,8 +90,8 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
     if not norms:
         raise ValueError(
-            f"{_name(model)} has no BatchNorm with running statistics, which this method reads; take a ResNet, RegNet, "
-            "MobileNetV2 or another net with BatchNorm, or a method for transformers (PSAQ-ViT)"
+            f"{name_of(model)} has no BatchNorm with running statistics, which this method reads; take a ResNet, "
+            "RegNet, MobileNetV2 or another net with BatchNorm, or a method for transformers (PSAQ-ViT)"
         )
     return norms
 
@@ -109,10 +109,10 @@ def blocks(model: nn.Module) -> Named:
     that is no mere container, whose type stands in the model at least twice, and that holds at least two
     convolutions, one of them wider than a pixel; of nested ones the innermost. Raises ValueError if there is no layer.
     """
-    found = _blocks(model, "", Counter(type(m) for m in model.modules()))
-    if not found:
-        raise ValueError(f"{_name(model)} holds no convolution or linear layer; give a classifier of images")
-    return found
+    named = _blocks(model, "", Counter(type(m) for m in model.modules()))
+    if not named:
+        raise ValueError(f"{name_of(model)} holds no convolution or linear layer; give a classifier of images")
+    return named
 
 
 def feature_places(model: nn.Module) -> At:
@@ -122,11 +122,11 @@ def feature_places(model: nn.Module) -> At:
     shortcut excepted; other blocks' own outputs. In a net without feature_places, its BatchNorms. Raises ValueError
     without any of them.
     """
-    found = [_branch_end(name, unit) for name, unit in blocks(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]
-    found = found or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    if not found:
-        raise ValueError(f"{_name(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
-    return At(tuple(found))
+    places = [_branch_end(name, unit) for name, unit in blocks(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]
+    places = places or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    if not places:
+        raise ValueError(f"{name_of(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
+    return At(tuple(places))
 
 
 def has_attentions(model: nn.Module) -> bool:
@@ -141,7 +141,7 @@ def attentions(model: nn.Module) -> dict[nn.Module, int]:
     """
     heads: dict[Any, Any] = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, ATTENTIONS)}
     if not heads:
-        raise ValueError(f"{_name(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
+        raise ValueError(f"{name_of(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
     return heads
 
 
@@ -149,7 +149,7 @@ def head(model: nn.Module) -> nn.Linear:
     """The layer that answers the logits. Raises ValueError unless it is one linear layer."""
     layers = heads(model)
     if not has_head(model):
-        raise ValueError(f"{_name(model)} has {len(layers)} linear heads; give a classifier that ends in one")
+        raise ValueError(f"{name_of(model)} has {len(layers)} linear heads; give a classifier that ends in one")
     return layers[-1]
 
 
@@ -184,11 +184,12 @@ def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
         convolutions = [m for _, m in modules if isinstance(m, nn.Conv2d) and m not in shortcuts]
         wanted = next((m for m in reversed(convolutions) if sides.get(m, 1) > 1), None)
     if wanted is None:
-        raise ValueError(f"{_name(model)} has no convolution with a map of more than one pixel; show larger images")
+        raise ValueError(f"{name_of(model)} has no convolution with a map of more than one pixel; show larger images")
     return At(tuple(name for name, module in modules if module is wanted))
 
 
-def _name(model: nn.Module) -> str:
+def name_of(model: nn.Module) -> str:
+    """The class of a model, as messages tell it."""
     return type(model.module if isinstance(model, Classifier) else model).__name__
 
 

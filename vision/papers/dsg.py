@@ -23,7 +23,7 @@ from zsaq.vision.sources.pixels import Pixels, uniform_labels
 def slack(
     teacher: nn.Module, spec: ImageSpec, quantile: float = 0.9, images: int = 64, seed: int = 0
 ) -> list[tuple[float, float]]:
-    """For each BatchNorm2d the `quantile`, over channels and `images` Gaussian images, of the gaps of mean and deviation.
+    """For each BatchNorm2d the `quantile` of the gaps of mean and deviation, over channels and `images` of noise.
 
     Raises ValueError for a quantile outside 0 to 1.
     """
