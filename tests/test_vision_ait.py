@@ -37,7 +37,7 @@ def hosts() -> dict[str, Source]:
 def test_every_host_changes_integers(host: str) -> None:
     teacher = classifier(cnn())
     loop = Loop(schedule="constant", warmup=0.0)
-    student = ait(teacher, W4, hosts()[host], SPEC, loop=loop, **SHORT)
+    student = ait(teacher, W4, SPEC, source=hosts()[host], loop=loop, **SHORT)
     before = dict(quantize_model(teacher, W4).named_parameters())
     codes = weight_codes(student)
     names = {id(p): name for name, p in student.named_parameters()}
@@ -49,9 +49,10 @@ def test_every_host_changes_integers(host: str) -> None:
 
 def test_the_same_seed_gives_the_same_student() -> None:
     teacher = classifier(cnn())
-    one, two = (ait(teacher, W4, Conditional(SPEC, 4, seed=3), SPEC, **SHORT) for _ in range(2))
-    for (name, p), q in zip(one.named_parameters(), two.parameters(), strict=True):
-        assert torch.equal(p, q), name
+    one, two = (ait(teacher, W4, SPEC, batch_size=4, seed=3, **SHORT) for _ in range(2))
+    hosted = ait(teacher, W4, SPEC, source=Conditional(SPEC, 4, seed=3), **SHORT)
+    for (name, p), q, r in zip(one.named_parameters(), two.parameters(), hosted.parameters(), strict=True):
+        assert torch.equal(p, q) and torch.equal(p, r), name
 
 
 def test_the_divergence_is_the_mean_over_classes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,6 +60,6 @@ def test_the_divergence_is_the_mean_over_classes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         module, "fit", lambda student, teacher, synthesizer, objective, *rest, **options: seen.append(objective)
     )
-    ait(classifier(cnn()), W4, Conditional(SPEC, 4), SPEC, **SHORT)
+    ait(classifier(cnn()), W4, SPEC, source=Conditional(SPEC, 4), **SHORT)
     ((weight, part),) = seen[0].parts
     assert isinstance(part, KL) and part.temperature == 20 and weight == 1 / CLASSES

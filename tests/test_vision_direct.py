@@ -99,11 +99,11 @@ def test_methods_that_read_statistics_refuse_a_teacher_without() -> None:
 
 
 METHODS: dict[str, Any] = {
-    "hast": lambda t, c, b, **o: hast(t, c, b, **o, attention=10.0),
+    "hast": lambda t, c, s, b, **o: hast(t, c, s, b, **o, attention=10.0),
     "intraq": intraq,
-    "plf": lambda t, c, b, **o: plf(t, c, b, **o, features=1.0),
+    "plf": lambda t, c, s, b, **o: plf(t, c, s, b, **o, features=1.0),
     "synq": synq,
-    "synq with hast": lambda t, c, b, **o: synq(t, c, b, **o, attention=10.0, epsilon=0.01),
+    "synq with hast": lambda t, c, s, b, **o: synq(t, c, s, b, **o, attention=10.0, epsilon=0.01),
 }
 
 
@@ -111,7 +111,9 @@ METHODS: dict[str, Any] = {
 def test_methods_train_the_student_and_repeat(name: str, tmp_path: Path) -> None:
     teacher = cnn()
     config, before = uniform("w4a4", teacher), logits(classifier(teacher))
-    student, again = (METHODS[name](teacher, config, BATCH, **SHORT, loop=Loop(folder=tmp_path)) for _ in range(2))
+    student, again = (
+        METHODS[name](teacher, config, SPEC, BATCH, **SHORT, loop=Loop(folder=tmp_path)) for _ in range(2)
+    )
     torch.testing.assert_close(logits(student), logits(again))
     assert torch.equal(logits(classifier(teacher)), before)
     plain = quantize_model(classifier(cnn()), config)
@@ -138,7 +140,7 @@ def test_fine_tuning_takes_ranges_and_batches_from_elsewhere(tmp_path: Path) -> 
 def test_every_method_takes_ranges_from_elsewhere(name: str, tmp_path: Path) -> None:
     teacher, given = cnn(), [{"pixel_values": images(4, seed=s)} for s in range(5)]
     config, loop = uniform("w4a4", teacher), Loop(folder=tmp_path)
-    student = METHODS[name](teacher, config, BATCH, **SHORT, loop=loop, ranges=given)
+    student = METHODS[name](teacher, config, SPEC, BATCH, **SHORT, loop=loop, ranges=given)
     plain = calibrate(quantize_model(classifier(cnn()), config), given)
     for found, known in zip(student.modules(), plain.modules(), strict=True):
         if isinstance(found, EMAMinMax) and isinstance(known, EMAMinMax):
@@ -149,7 +151,7 @@ def test_synq_refuses_ranges_for_a_student_that_has_its_own() -> None:
     teacher = cnn()
     student = quantize_model(classifier(teacher), uniform("w4a4", teacher))
     with pytest.raises(ValueError, match="it keeps its own"):
-        synq(teacher, student, BATCH, **SHORT, ranges=[BATCH])
+        synq(teacher, student, SPEC, BATCH, **SHORT, ranges=[BATCH])
 
 
 def test_batches_and_seeds_start_from_noise_of_their_own() -> None:
@@ -201,10 +203,10 @@ def test_synq_filters_what_it_trains_and_calibrates_on(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(module, "fine_tune", keep)
     teacher, config = cnn(), QuantConfig.parse("w4a16")
-    synq(teacher, config, BATCH, steps=1, batch_size=4, cutoff=0.1, folder=tmp_path)
+    synq(teacher, config, SPEC, BATCH, steps=1, batch_size=4, cutoff=0.1, folder=tmp_path)
     assert torch.allclose(seen["images"]["pixel_values"], low_pass(BATCH["pixel_values"], 0.1))
     clear = seen["view"]["pixel_values"]
-    synq(teacher, config, BATCH, steps=1, batch_size=4, cutoff=None)
+    synq(teacher, config, SPEC, BATCH, steps=1, batch_size=4, cutoff=None)
     assert torch.equal(seen["images"]["pixel_values"], BATCH["pixel_values"])
     assert torch.allclose(clear, low_pass(seen["view"]["pixel_values"], 0.1))
     assert {p.name for p in tmp_path.iterdir()} == {"filter.png", "filter-spectrum.png"}
@@ -213,7 +215,9 @@ def test_synq_filters_what_it_trains_and_calibrates_on(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("make", [vit, resnet])
 def test_synq_takes_images_without_labels_and_transformers_teachers(make: Any, tmp_path: Path) -> None:
     teacher, pixels = make(), images(6, 16)
-    student = synq(teacher, QuantConfig.parse("w4a8"), {"pixel_values": pixels}, **SHORT, loop=Loop(folder=tmp_path))
+    student = synq(
+        teacher, QuantConfig.parse("w4a8"), SPEC, {"pixel_values": pixels}, **SHORT, loop=Loop(folder=tmp_path)
+    )
     assert type(student) is type(teacher)
     told = (tmp_path / "distill.jsonl").read_text()
     assert "ActivationMap" in told and "EasyCE" in told
@@ -222,9 +226,9 @@ def test_synq_takes_images_without_labels_and_transformers_teachers(make: Any, t
 
 def test_synq_trains_on_what_another_method_made(tmp_path: Path) -> None:
     teacher = cnn()
-    student = hast(teacher, uniform("w4a4", teacher), BATCH, **SHORT, attention=1.0)
+    student = hast(teacher, uniform("w4a4", teacher), SPEC, BATCH, **SHORT, attention=1.0)
     before = [p.detach().clone() for p in student.parameters()]
-    assert synq(teacher, student, {"pixel_values": images(6)}, **SHORT, loop=Loop(folder=tmp_path)) is student
+    assert synq(teacher, student, SPEC, {"pixel_values": images(6)}, **SHORT, loop=Loop(folder=tmp_path)) is student
     assert any(not torch.equal(p, q) for p, q in zip(student.parameters(), before, strict=True))
     assert {int(m.updates) for m in student.modules() if isinstance(m, EMAMinMax)} == {2}
 
@@ -254,15 +258,15 @@ def test_feature_mse() -> None:
 
 def test_plf_refuses_thresholds_out_of_order() -> None:
     with pytest.raises(ValueError, match="lowest"):
-        plf(cnn(), QuantConfig.parse("w4a16"), BATCH, **SHORT, lowest=0.5, highest=0.2)
+        plf(cnn(), QuantConfig.parse("w4a16"), SPEC, BATCH, **SHORT, lowest=0.5, highest=0.2)
 
 
 def test_labels_are_read_where_the_method_says_so() -> None:
     teacher = cnn()
     config = uniform("w4a4", teacher)
     bare = {"pixel_values": BATCH["pixel_values"]}
-    hast(teacher, config, bare, **SHORT, attention=1.0)
-    plf(teacher, config, bare, **SHORT, features=1.0)
+    hast(teacher, config, SPEC, bare, **SHORT, attention=1.0)
+    plf(teacher, config, SPEC, bare, **SHORT, features=1.0)
     with pytest.raises(ValueError, match="needs labels"):
-        intraq(teacher, config, bare, **SHORT)
+        intraq(teacher, config, SPEC, bare, **SHORT)
     assert CE.captures == ()

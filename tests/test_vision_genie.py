@@ -11,7 +11,7 @@ from zsaq.quant.layers import quant_layers
 from zsaq.quant.quantizer import MSEOptimal, Quantizer
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import batch_norms, classifier
-from zsaq.vision.papers.genie import genie, genie_images, genie_m, prior, sources
+from zsaq.vision.papers.genie import genie, genie_images, prior, sources
 from zsaq.vision.presets import brecq, uniform
 
 SPEC = ImageSpec(4, 16)
@@ -55,19 +55,21 @@ def test_images_fall_in_loss_come_in_groups_and_repeat() -> None:
     assert not any(m._forward_pre_hooks for m in model.modules()), "swinging has ended"
 
 
-def test_one_call_makes_an_ordinary_student() -> None:
+def test_it_makes_an_ordinary_student() -> None:
     teacher = resnet()
     config = brecq("w4a4", teacher)
-    student = genie(teacher, config, ImageSpec(4, 32), images=8, group=4, steps=2, unit_steps=2, batch_size=4)
-    found = [layer.weight_quantizer for _, layer in quant_layers(student)]
-    assert all(type(q) is Quantizer and isinstance(q.ranges, MSEOptimal) for q in found)
+    spec = ImageSpec(4, 32)
+    batch = genie_images(teacher, spec, images=8, group=4, steps=2)
+    student = genie(teacher, config, spec, batch, steps=2, batch_size=4)
+    quantizers = [layer.weight_quantizer for _, layer in quant_layers(student)]
+    assert all(type(q) is Quantizer and isinstance(q.ranges, MSEOptimal) for q in quantizers)
     with torch.no_grad():
         assert student(pixel_values=images(2, 32)).logits.isfinite().all()
 
 
 def test_it_takes_a_plain_net_and_ranges_behind_activations() -> None:
-    teacher = classifier(cnn())
-    student = genie(teacher, uniform("w3a3", teacher), SPEC, images=6, group=6, steps=2, unit_steps=2, batch_size=4)
+    teacher = cnn()
+    student = genie(teacher, uniform("w3a3", teacher), SPEC, {"pixel_values": images(6)}, steps=2, batch_size=4)
     with torch.no_grad():
         assert student(pixel_values=images(2)).isfinite().all()
 
@@ -79,9 +81,9 @@ def test_at_few_steps_more_codes_leave_the_nearest_than_at_the_published_rate() 
     def codes(student: nn.Module) -> torch.Tensor:
         return torch.cat([q.weight_quantizer.codes(q.weight)[0].flatten() for _, q in quant_layers(student)])
 
-    start = codes(genie_m(teacher, config, batch, steps=1, batch_size=4, lr_bits=0.0))
+    start = codes(genie(teacher, config, SPEC, batch, steps=1, batch_size=4, lr_bits=0.0))
     ours, published, same = (
-        codes(genie_m(teacher, config, batch, steps=12, batch_size=4, lr_bits=lr)) for lr in (None, 1e-3, 1e-2)
+        codes(genie(teacher, config, SPEC, batch, steps=12, batch_size=4, lr_bits=lr)) for lr in (None, 1e-3, 1e-2)
     )
     assert torch.equal(ours, same)
     assert (ours != start).sum() > 2 * (published != start).sum() > 0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reference_vision_psaq import entropies, total_variation
 from vision_toys import deit, images, swin, vit
-from zsaq import EMAMinMax, Pair, QuantConfig, coverage
+from zsaq import EMAMinMax, Pair, calibrate, coverage, quantize_model
 from zsaq.quant.layers import QuantConv2d
 from zsaq.train.pair import Capture, run
 from zsaq.vision.image_spec import ImageSpec
@@ -20,10 +20,8 @@ from zsaq.vision.papers.psaq import (
     VariationOf,
     photographic,
     prior,
-    psaq,
     psaq_images,
     psaq_learned,
-    psaq_reconstructed,
     valid,
     warm_cosine,
 )
@@ -182,8 +180,8 @@ def test_the_same_seed_gives_the_same_images() -> None:
 
 def test_a_psaq_student_has_the_extremes_of_its_images() -> None:
     teacher = vit()
-    student = psaq(teacher, preset("w8a8", teacher), SPEC, images=4, steps=4)
     batch = psaq_images(teacher, SPEC, images=4, steps=4)
+    student = calibrate(quantize_model(teacher, preset("w8a8", teacher)), [batch])
     first = next(m for m in student.modules() if isinstance(m, QuantConv2d))
     assert first.input_quantizer is not None
     ranges = first.input_quantizer.ranges
@@ -201,9 +199,9 @@ def test_a_psaq_student_has_the_extremes_of_its_images() -> None:
 def test_reconstruction_brings_w4a4_nearer_to_the_teacher() -> None:
     teacher = vit()
     config = preset("w4a4", teacher)
-    plain = psaq(teacher, config, SPEC, images=8, steps=2)
-    learned = psaq_reconstructed(teacher, config, SPEC, images=8, steps=2, unit_steps=20)
     batch = psaq_images(teacher, SPEC, images=8, steps=2)
+    plain = calibrate(quantize_model(teacher, config), [batch])
+    learned = psaq_learned(teacher, config, SPEC, batch, steps=20)
     with torch.no_grad():
         right, first, better = (m(pixel_values=batch["pixel_values"]).logits for m in (teacher, plain, learned))
     assert (better - right).square().mean() < 0.8 * (first - right).square().mean()
@@ -213,13 +211,13 @@ def test_the_range_of_the_image_is_black_to_white_whatever_was_made() -> None:
     teacher = vit()
     gray = {"pixel_values": 0.01 * images(4, 16)}
     mean, deviation = (0.5, 0.4, 0.3), (0.2, 0.25, 0.2)
-    student = psaq_learned(teacher, preset("w4a4", teacher), gray, SPEC, unit_steps=2, mean=mean, deviation=deviation)
+    student = psaq_learned(teacher, preset("w4a4", teacher), SPEC, gray, steps=2, mean=mean, deviation=deviation)
     first = next(m for m in student.modules() if isinstance(m, QuantConv2d))
     assert first.input_quantizer is not None
     scale, zero = first.input_quantizer.ranges(gray["pixel_values"], first.input_quantizer.grid)
     assert float(scale) == pytest.approx((0.7 / 0.2 + 0.5 / 0.2) / 15) and float(zero) == 6
     with pytest.raises(ValueError, match="one number for each of 3 channels"):
-        psaq_learned(teacher, preset("w4a4", teacher), gray, SPEC, mean=(0.5,))
+        psaq_learned(teacher, preset("w4a4", teacher), SPEC, gray, mean=(0.5,))
 
 
 def test_what_psaq_cannot_do_is_told() -> None:
@@ -228,4 +226,4 @@ def test_what_psaq_cannot_do_is_told() -> None:
     with pytest.raises(ValueError, match="one number for each of 3 channels"):
         psaq_images(vit(), SPEC, images=2, steps=2, mean=(0.5,))
     with pytest.raises(ValueError, match="attention"):
-        psaq(torch.nn.Linear(2, 2), QuantConfig(), SPEC)
+        psaq_images(torch.nn.Linear(2, 2), SPEC)

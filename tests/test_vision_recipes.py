@@ -1,13 +1,10 @@
 """The vision recipes: every method of the tables on a toy, the tables, a teacher with its processor, end to end."""
 
 import csv
-import inspect
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,18 +18,14 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 
 import vision_quantize
 from tables import table
-from vision_compare import config_of
 from vision_job import VisionJob, normalisation, pretrained, split
-from vision_methods import METHODS, VisionBudget
+from vision_methods import VisionBudget
 
 from vision_toys import images, resnet, vit
-from zsaq import Loop, coverage, load
+from zsaq import load
 from zsaq.eval.imagenet import processor_of, score
 from zsaq.eval.images import Source
-from zsaq.quant.quantizer import EMAMinMax
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.papers.intraq import intraq_images
-from zsaq.vision.published import TABLE, published
 
 ROOT = Path(__file__).parent.parent
 BUDGET = VisionBudget(images=4, image_steps=2, warmup=2, steps=2, unit_steps=2, batch=4)
@@ -49,53 +42,11 @@ def toy(kind: str) -> VisionJob:
     return VisionJob(kind, teacher, ImageSpec(4, size), split(pixels, labels, 3), lambda: images(6, size, seed=6))
 
 
-@pytest.mark.parametrize("method", [pytest.param(m, marks=() if m in FAST else pytest.mark.slow) for m in METHODS])
-def test_every_method_makes_a_student_and_leaves_its_teacher_alone(method: str) -> None:
-    kind = "vit" if "psaq" in method else "resnet"
-    job, untouched = toy(kind), toy(kind).teacher
-    config = config_of("psaq" if kind == "vit" else "uniform", "w4a4", job)
-    student = METHODS[method](job, config, BUDGET, 0, Loop(Accelerator(cpu=True)))
-    told = coverage(student)
-    assert told and not any("left alone" in how for name, how in told.items() if "classifier" in name)
-    assert all(torch.equal(value, untouched.state_dict()[name]) for name, value in job.teacher.state_dict().items())
-    numbers = job.measure(student)
-    assert numbers["score"] == numbers["agreement"] and numbers["kl"] > 1e-6
-
-
 def test_a_teacher_agrees_with_itself_and_a_job_without_images_tells_nothing() -> None:
     job = toy("resnet")
     assert job.measure(job.teacher) == {"score": 1.0, "agreement": 1.0, "kl": 0.0}
     job.test = None
     assert job.measure(job.teacher) == {}
-
-
-def test_the_oracle_without_real_images_is_an_error() -> None:
-    job = toy("resnet")
-    job.real = None
-    with pytest.raises(ValueError, match="resnet has no real images for the oracle"):
-        METHODS["rtn-oracle"](job, config_of("uniform", "w4a4", job), BUDGET, 0, Loop(Accelerator(cpu=True)))
-
-
-def test_each_row_of_synq_takes_its_ranges_and_shows_what_its_filter_does(tmp_path: Path) -> None:
-    job = toy("resnet")
-    config, budget = config_of("uniform", "w4a4", job), replace(BUDGET, pictures=tmp_path)
-    hi = {}
-    for method in ("zeroq", "synq", "synq-no-filter", "synq-zeroq-ranges"):
-        student = METHODS[method](job, config, budget, 0, Loop(Accelerator(cpu=True)))
-        hi[method] = [float(m.hi) for m in student.modules() if isinstance(m, EMAMinMax)]
-    assert set(job.made) == {("zeroq", 0), ("hast", 0)}
-    assert hi["synq-zeroq-ranges"] == hi["synq-no-filter"] == hi["zeroq"] != hi["synq"]
-    assert {"filter.png", "filter-spectrum.png"} <= {path.name for path in (tmp_path / "hast-0").iterdir()}
-
-
-@pytest.mark.parametrize("method", TABLE)
-def test_published_settings_are_arguments(method: Any) -> None:
-    arguments = inspect.signature(method).parameters
-    small, large = published(method, ImageSpec(10, 64)), published(method, ImageSpec(1000, 65))
-    assert {*small, *large} <= set(arguments) and small != large
-    told = {name: arguments[name].default for name in large if name not in ("mix", "from_teacher")}
-    if method is not intraq_images:  # whose defaults are CIFAR-10's
-        assert told == {name: value for name, value in large.items() if name in told}
 
 
 def test_tables_hold_mean_and_spread_in_order_of_appearance(tmp_path: Path) -> None:

@@ -7,14 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reference_reconstruction import cosines, gradient, gram
-from vision_toys import cnn, images, resnet, vit
-from zsaq import Grid, Pair, QuantConfig, quantize_model
+from vision_toys import cnn, images, vit
+from zsaq import Batch, Grid, Pair, QuantConfig, quantize_model
 from zsaq.quant.layers import QuantLayer
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.matching import Directions, Diversity, GradientMatching, LayerGradient
 from zsaq.vision.models import At, classifier, last_feature_map
 from zsaq.vision.papers import sadag as module
-from zsaq.vision.papers.sadag import at_head, sadag, sadag_images, sharpen, unrolled
+from zsaq.vision.papers.genie import sources, train
+from zsaq.vision.papers.psaq import psaq_learned
+from zsaq.vision.papers.sadag import at_head, sadag, sharpen, unrolled
 from zsaq.vision.presets import psaq, uniform
 from zsaq.vision.sources.pixels import Unrolled
 from zsaq.vision.sources.swing import Latents
@@ -205,17 +207,19 @@ def test_given_images_are_sharpened_in_their_pixels(make: Any) -> None:
     assert make is cnn or apart(batch["pixel_values"]) < apart(start["pixel_values"])
 
 
-def test_a_transformer_starts_with_its_own_images_or_given_ones(tmp_path: Path) -> None:
-    teacher = vit()
-    config = psaq("w4a4", teacher)
-    few: dict[str, Any] = {"steps": 2, "unit_steps": 1, "sharpening": 2, "batch_size": 4}
-    made = sadag_images(teacher, config, SPEC, images=6, group=4, folder=tmp_path, **few)["pixel_values"]
-    assert made.shape == (6, 3, 16, 16) and not made.requires_grad
-    assert (tmp_path / "images.png").exists() and (tmp_path / "first/1/images.png").exists()
-    start = {"pixel_values": images(5, seed=3)}
-    given = sadag_images(teacher, config, SPEC, group=5, start=start, **few)["pixel_values"]
-    assert given.shape == (5, 3, 16, 16) and 0 < (given - start["pixel_values"]).abs().max() < 0.03
-    student = sadag(teacher, config, SPEC, group=5, start=start, warm_steps=1, sharpening=1, unit_steps=1)
+def test_given_images_make_a_student_of_a_transformer(tmp_path: Path) -> None:
+    teacher, start = vit(), {"pixel_values": images(6, seed=3), "labels": torch.zeros(6)}
+    seen: list[Tensor] = []
+
+    def learn(teacher: nn.Module, config: QuantConfig, spec: ImageSpec, sharp: Batch, **options: Any) -> nn.Module:
+        seen.append(sharp["pixel_values"])
+        return psaq_learned(teacher, config, spec, sharp, **options)
+
+    few: dict[str, Any] = {"steps": 1, "warm_steps": 1, "sharpening": 2, "batch_size": 4, "group": 4}
+    student = sadag(teacher, psaq("w4a4", teacher), SPEC, start, **few, learn=learn, folder=tmp_path)
+    assert seen[0].shape == (6, 3, 16, 16) and not seen[0].requires_grad
+    assert 0 < (seen[0] - start["pixel_values"]).abs().max() < 0.03
+    assert (tmp_path / "images.png").exists()
     with torch.no_grad():
         assert student(pixel_values=images(2)).logits.isfinite().all()
 
@@ -227,22 +231,17 @@ def test_deep_gradients_are_those_of_the_last_convolution() -> None:
     assert here.h.shape == (3, 16) and here.e.shape == (3, 1)
 
 
-def test_one_call_makes_a_student(tmp_path: Path) -> None:
+def test_genie_s_sources_make_a_student_and_stay_as_they_are() -> None:
     teacher = classifier(cnn())
-    inner = LayerGradient(At(("module.layer2.0.conv2",)), sketch=8)
+    inner, groups = LayerGradient(At(("module.layer2.0.conv2",)), sketch=8), sources(8, 4, SPEC)
+    train(groups, teacher, 2)
+    before = [source.latents.detach().clone() for source in groups]
     student = sadag(
-        teacher, uniform("w3a3", teacher), SPEC, images=8, group=4, steps=2, warm_steps=2, sharpening=2, unit_steps=2,
-        layer=inner, batch_size=4,
-    )  # fmt: skip
+        teacher, uniform("w3a3", teacher), SPEC, groups, steps=2, warm_steps=2, sharpening=2, layer=inner, batch_size=4
+    )
+    assert all(torch.equal(source.latents, kept) for source, kept in zip(groups, before, strict=True))
     with torch.no_grad():
         assert student(pixel_values=images(2)).isfinite().all()
-    made = sadag_images(
-        resnet(), QuantConfig(weight=Grid(3, symmetric=False)), ImageSpec(4, 32), images=4, group=4, steps=1,
-        unit_steps=1,
-        sharpening=1, batch_size=4, folder=tmp_path,
-    )  # fmt: skip
-    assert made["pixel_values"].shape == (4, 3, 32, 32)
-    assert (tmp_path / "images.png").exists() and (tmp_path / "first/images.png").exists()
 
 
 def test_what_cannot_be_is_said() -> None:

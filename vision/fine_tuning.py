@@ -1,6 +1,8 @@
-"""What the "direct" methods share: images optimised from noise once, a student fine-tuned on crops of them."""
+"""What the "direct" methods share: images optimised from noise once, a student fine-tuned on crops of them; and a
+student fine-tuned on batches of one's own."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -8,11 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from zsaq.train.objectives import Objective
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.train.objectives import KL, Objective
 from zsaq.train.pair import Batch
 from zsaq.train.synthesis import Synthesizer, stream
 from zsaq.train.trainer import Loop, calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import sgd
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.crops import views
@@ -46,7 +51,7 @@ def noise_images(
             f"images is {images}, batch_size {batch_size}, steps {steps}, patience {patience}, with {len(labels)} "
             "labels; give at least 1 of each, and a label for each image"
         )
-    made: list[Batch] = []
+    batches: list[Batch] = []
     losses: list[float] = []
     for turn, part in enumerate(labels.split(batch_size)):
         pixels = Pixels(len(part), spec, part, seed=stream(seed, turn))
@@ -59,11 +64,11 @@ def noise_images(
         )
         for _ in range(steps):
             next(synthesizer)
-        made.append({name: value.detach() for name, value in pixels().items()})
+        batches.append({name: value.detach() for name, value in pixels().items()})
         losses += synthesizer.losses
         if finished is not None:
-            finished(made[-1])
-    batch = {name: torch.cat([part[name] for part in made]) for name in made[0]}
+            finished(batches[-1])
+    batch = {name: torch.cat([part[name] for part in batches]) for name in batches[0]}
     if folder is not None:
         album(batch, folder, losses)
     return batch
@@ -90,3 +95,48 @@ def parts(images: Batch, batch_size: int) -> Iterator[Batch]:
     """`images` as they are, once, `batch_size` at a time."""
     for start in range(0, len(images["pixel_values"]), batch_size):
         yield {name: value[start : start + batch_size] for name, value in images.items()}
+
+
+def on_batches(
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch | Iterable[Batch], *, steps: int = 20_000,
+    batch_size: int = 16, calibration: int = 100, lr: float = 1e-6, seed: int = 0, loop: Loop | None = None,
+    folder: Path | None = None,
+) -> nn.Module:  # fmt: skip
+    """A student fine-tuned on `images` of one's own by T^2 KL, T = 20, with the optimizer of `fine_tune`; no labels.
+
+    One batch is cut into crops of `batch_size`, as `fine_tune` does. Batches are taken as they come, over and over,
+    those of an iterator once; the first `calibration` set the static ranges. Raises ValueError for batches without
+    pixel_values [B, C, S, S] of the `spec`, and as `zsaq.calibrate` and `zsaq.distill` do.
+    """
+    teacher, loop = classifier(teacher), loop or Loop()
+    student = quantize_model(teacher, config)
+    if isinstance(images, Mapping):
+        batch = shown(images, spec)
+        return fine_tune(
+            student, teacher, batch, KL(20.0), steps=steps, lr=lr, batch_size=batch_size, seed=seed, loop=loop,
+            ranges=islice(parts(batch, batch_size), calibration),
+        )  # fmt: skip
+    stream = (shown(batch, spec) for batch in again(images))
+    first = list(islice(stream, calibration))
+    calibrate(student, first, loop.accelerator)
+    return distill(student, teacher, chain(first, stream), KL(20.0), sgd(student, lr), steps, loop)
+
+
+def again(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """`batches` over and over; of an iterator, which cannot start anew, and of what is empty, once."""
+    while True:
+        batch = None
+        for batch in batches:
+            yield batch
+        if batch is None or isinstance(batches, Iterator):
+            return
+
+
+def shown(batch: Batch, spec: ImageSpec) -> Batch:
+    """The pixels of a batch alone. Raises ValueError for what is no batch of images of this spec."""
+    pixels = batch.get("pixel_values") if isinstance(batch, Mapping) else None
+    size = (spec.channels, spec.size, spec.size)
+    if not isinstance(pixels, Tensor) or tuple(pixels.shape[1:]) != size:
+        what = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(batch).__name__
+        raise ValueError(f"a batch is {what}; give mappings with pixel_values [B, {', '.join(map(str, size))}]")
+    return {"pixel_values": pixels}

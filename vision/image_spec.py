@@ -1,7 +1,11 @@
 """What a classifier is shown: the spec that synthetic images are made in."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
+
+# ImageNet's normalisation, of each channel.
+MEAN: Final = (0.485, 0.456, 0.406)
+DEVIATION: Final = (0.229, 0.224, 0.225)
 
 
 @final

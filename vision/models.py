@@ -27,6 +27,7 @@ BLOCKS = (
     ResNetBasicLayer, ResNetBottleNeckLayer, RegNetXLayer, RegNetYLayer, MobileNetV2InvertedResidual, ConvNextLayer,
     ViTLayer, DeiTLayer, SwinLayer,
 )  # fmt: skip
+ATTENTIONS = (ViTAttention, DeiTAttention, SwinAttention)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 Named = list[tuple[str, nn.Module]]
 
@@ -67,11 +68,11 @@ def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
     ValueError for a plain module and for images that are not square.
     """
     if not isinstance(teacher, PreTrainedModel):
-        raise ValueError(f"{_name(teacher)} has no configuration that tells its images; give ImageSpec(...)")
+        raise ValueError(f"{name_of(teacher)} has no configuration that tells its images; give ImageSpec(...)")
     config = teacher.config.to_dict()
     named = config.get("image_size") if size is None else size
     if named is None:
-        raise ValueError(f"the configuration of {_name(teacher)} names no image size; give size or ImageSpec(...)")
+        raise ValueError(f"the configuration of {name_of(teacher)} names no image size; give size or ImageSpec(...)")
     sides = set(named) if isinstance(named, list | tuple) else {named}
     if len(sides) != 1:
         raise ValueError(f"image_size is {named}; only square images are made, give ImageSpec(...) of one size")
@@ -89,8 +90,8 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
     if not norms:
         raise ValueError(
-            f"{_name(model)} has no BatchNorm with running statistics, which this method reads; take a ResNet, RegNet, "
-            "MobileNetV2 or another net with BatchNorm, or a method for transformers (PSAQ-ViT)"
+            f"{name_of(model)} has no BatchNorm with running statistics, which this method reads; take a ResNet, "
+            "RegNet, MobileNetV2 or another net with BatchNorm, or a method for transformers (PSAQ-ViT)"
         )
     return norms
 
@@ -108,10 +109,10 @@ def blocks(model: nn.Module) -> Named:
     that is no mere container, whose type stands in the model at least twice, and that holds at least two
     convolutions, one of them wider than a pixel; of nested ones the innermost. Raises ValueError if there is no layer.
     """
-    found = _blocks(model, "", Counter(type(m) for m in model.modules()))
-    if not found:
-        raise ValueError(f"{_name(model)} holds no convolution or linear layer; give a classifier of images")
-    return found
+    named = _blocks(model, "", Counter(type(m) for m in model.modules()))
+    if not named:
+        raise ValueError(f"{name_of(model)} holds no convolution or linear layer; give a classifier of images")
+    return named
 
 
 def feature_places(model: nn.Module) -> At:
@@ -121,11 +122,16 @@ def feature_places(model: nn.Module) -> At:
     shortcut excepted; other blocks' own outputs. In a net without feature_places, its BatchNorms. Raises ValueError
     without any of them.
     """
-    found = [_branch_end(name, unit) for name, unit in blocks(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]
-    found = found or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    if not found:
-        raise ValueError(f"{_name(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
-    return At(tuple(found))
+    places = [_branch_end(name, unit) for name, unit in blocks(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]
+    places = places or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    if not places:
+        raise ValueError(f"{name_of(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
+    return At(tuple(places))
+
+
+def has_attentions(model: nn.Module) -> bool:
+    """Whether it is transformers' ViT, DeiT or Swin."""
+    return any(isinstance(m, ATTENTIONS) for m in model.modules())
 
 
 def attentions(model: nn.Module) -> dict[nn.Module, int]:
@@ -133,20 +139,30 @@ def attentions(model: nn.Module) -> dict[nn.Module, int]:
 
     Swin: [B * windows, T, heads * d]. Raises ValueError for anything but transformers' ViT, DeiT and Swin.
     """
-    kinds = ViTAttention | DeiTAttention | SwinAttention
-    found: dict[Any, Any] = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, kinds)}
-    if not found:
-        raise ValueError(f"{_name(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
-    return found
+    heads: dict[Any, Any] = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, ATTENTIONS)}
+    if not heads:
+        raise ValueError(f"{name_of(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
+    return heads
 
 
 def head(model: nn.Module) -> nn.Linear:
     """The layer that answers the logits. Raises ValueError unless it is one linear layer."""
+    layers = heads(model)
+    if not has_head(model):
+        raise ValueError(f"{name_of(model)} has {len(layers)} linear heads; give a classifier that ends in one")
+    return layers[-1]
+
+
+def has_head(model: nn.Module) -> bool:
+    """Whether a linear layer answers the logits: the only one outside a transformers base model."""
+    layers = heads(model)
+    return len(layers) == 1 if isinstance(model, PreTrainedModel) else bool(layers)
+
+
+def heads(model: nn.Module) -> list[nn.Linear]:
+    """Linear layers outside a transformers base model; all of a plain module."""
     inner = set(model.base_model.modules()) if isinstance(model, PreTrainedModel) else set()
-    found = [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inner]
-    if not found or (inner and len(found) > 1):
-        raise ValueError(f"{_name(model)} has {len(found)} linear heads; give a classifier that ends in one")
-    return found[-1]
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inner]
 
 
 def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
@@ -168,11 +184,12 @@ def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
         convolutions = [m for _, m in modules if isinstance(m, nn.Conv2d) and m not in shortcuts]
         wanted = next((m for m in reversed(convolutions) if sides.get(m, 1) > 1), None)
     if wanted is None:
-        raise ValueError(f"{_name(model)} has no convolution with a map of more than one pixel; show larger images")
+        raise ValueError(f"{name_of(model)} has no convolution with a map of more than one pixel; show larger images")
     return At(tuple(name for name, module in modules if module is wanted))
 
 
-def _name(model: nn.Module) -> str:
+def name_of(model: nn.Module) -> str:
+    """The class of a model, as messages tell it."""
     return type(model.module if isinstance(model, Classifier) else model).__name__
 
 

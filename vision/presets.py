@@ -77,6 +77,19 @@ def psaq(text: str, model: nn.Module) -> QuantConfig:
     return replace(plain, rules=tuple((name, plain) for name in of_heads(model)))
 
 
+def config_of(text: str, preset: str, model: nn.Module, spec: ImageSpec = ANY) -> QuantConfig:
+    """The configuration that a preset gives for a text as "w4a4". Raises ValueError for a preset that does not exist,
+    and as the presets do."""
+    match preset:
+        case "uniform":
+            return uniform(text, model)
+        case "brecq":
+            return brecq(text, model, spec)
+        case "psaq":
+            return psaq(text, model)
+    raise ValueError(f"preset is {preset!r}; give brecq, psaq or uniform")
+
+
 def bits(text: str) -> tuple[int, int]:
     """Of weights and activations."""
     match = re.fullmatch(r"w([2-8])a([2-8])", str(text).strip().lower())

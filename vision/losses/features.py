@@ -153,7 +153,7 @@ def closed_slopes(teacher: nn.Module, where: Where, pixels: Tensor) -> Closed | 
         assert norm.running_var is not None
         rows = heads[-1].weight * norm.weight / (norm.running_var + norm.eps).sqrt()
         closed = Closed(rows.detach(), (here,), 6.0 if isinstance(gate, nn.ReLU6) else math.inf)
-        found = closed(Out(out.logits, {here: [(gate, value)]}), target)
-        if torch.allclose(found, known, rtol=1e-3, atol=1e-4 * float(known.abs().max())):
+        formula = closed(Out(out.logits, {here: [(gate, value)]}), target)
+        if torch.allclose(formula, known, rtol=1e-3, atol=1e-4 * float(known.abs().max())):
             return closed
     return None

@@ -145,15 +145,15 @@ def measure(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
     Raises ValueError if there is no batch or a BatchNorm2d that none reaches.
     """
     capture, norms = inputs_of_norms(), batch_norms(teacher)
-    found: dict[nn.Module, list[Moments]] = {norm: [] for norm in norms}
+    measured: dict[nn.Module, list[Moments]] = {norm: [] for norm in norms}
     for batch in batches:
         for norm, x in run(teacher, batch, (capture,)).seen[capture]:
-            if norm in found:
-                found[norm].append(moments(x))
-    if not all(found.values()):
+            if norm in measured:
+                measured[norm].append(moments(x))
+    if not all(measured.values()):
         raise ValueError("there is no batch to measure, or a BatchNorm2d that no batch reaches")
     total = []
-    for each in found.values():
+    for each in measured.values():
         means = torch.stack([m.mean for m in each])
         within = torch.stack([m.variance for m in each]).mean(0)
         total.append(Moments(means.mean(0), within + means.var(0, unbiased=False)))

@@ -61,9 +61,10 @@ def contend(
 
 
 def adasg(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, margins: tuple[float, float] = (0.3, 0.8),
-    steps: int = 70_000, warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-5,
-    temperature: float = 5.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *,
+    margins: tuple[float, float] = (0.3, 0.8), steps: int = 70_000, warmup: int = 10_000, calibration: int = 100,
+    batch_size: int = 16, lr: float = 1e-5, temperature: float = 5.0, seed: int = 0,
+    loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher` without data. Defaults are the paper's for ImageNet (ResNet-18, MobileNetV2);
     for CIFAR it has steps=79_200, warmup=800, lr=1e-4, temperature=20.

@@ -18,22 +18,23 @@ from zsaq.vision.alternation import fit
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import play, sgd
+from zsaq.vision.sources.generators import Conditional
 
 EPOCH = 200  # steps
 
 
 def ait(
-    teacher: nn.Module, config: QuantConfig, source: Source, spec: ImageSpec, *, steps: int = 70_000,
-    warmup: int = 10_000, calibration: int = 100, lr: float = 1e-4, share: float = 1e-4, cap: int = 1024,
-    loop: Loop | None = None, folder: Path | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, source: Source | None = None,
+    steps: int = 70_000, warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-4,
+    share: float = 1e-4, cap: int = 1024, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
-    """A quantized student of `teacher` without data. `source` is the host's: `generators.Conditional` of GDFQ,
-    `arc.MSEOptimal` or `qimera.Superposed`.
+    """A quantized student of `teacher` without data. `source` is the host's: `arc.SearchedGenerator` or
+    `qimera.Superposed`; by default that of GDFQ, `generators.Conditional` of `batch_size` and `seed`.
 
-    Stages as in `gdfq`. Defaults are the paper's for ImageNet, with batches of 16; for CIFAR it has steps=79_200,
-    warmup=800, share=1e-3, batches of 200. Of each layer a `share` of the codes changes at every step, unless that
-    takes a step more than `cap` times as long (128 in the first 200 steps); learning rate and share follow
-    `loop.schedule`. `folder` is where pictures of the last images go.
+    Stages as in `gdfq`. Defaults are the paper's for ImageNet; for CIFAR it has steps=79_200, warmup=800, share=1e-3,
+    batches of 200. Of each layer a `share` of the codes changes at every step, unless that takes a step more than `cap`
+    times as long (128 in the first 200 steps); learning rate and share follow `loop.schedule`. `folder` is where
+    pictures of the last images go.
 
     The objective is T^2 KL / C at T = 20, the mean over the `spec`'s C classes that GDFQ's lineage takes too. Its
     scale is part of the method: steps are stretched but never shortened, those of norms and biases not even stretched.
@@ -42,9 +43,27 @@ def ait(
     """
     teacher = classifier(teacher)
     student = quantize_model(teacher, config)
+    source = source or Conditional(spec, batch_size, seed=seed)
     synthesizer = play(source, teacher, warmup + calibration + steps, warmup=warmup)
     optimizer = GradientInundation(sgd(student, lr, 0.0), weight_codes(student), share, cap, warmup=EPOCH)
     return fit(
         student, teacher, synthesizer, (1 / spec.classes) * KL(20.0), optimizer, steps,
+        warmup=warmup, calibration=calibration, loop=loop, folder=folder,
+    )  # fmt: skip
+
+
+def divergence_alone(
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, steps: int = 70_000,
+    warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-4, seed: int = 0,
+    loop: Loop | None = None, folder: Path | None = None,
+) -> nn.Module:  # fmt: skip
+    """AIT's control on GDFQ's source: the KL divergence summed over classes, with plain steps at a learning rate of its
+    own, which nobody has tuned yet. Arguments as in `ait`."""
+    teacher = classifier(teacher)
+    student = quantize_model(teacher, config)
+    source = Conditional(spec, batch_size, seed=seed)
+    synthesizer = play(source, teacher, warmup + calibration + steps, warmup=warmup)
+    return fit(
+        student, teacher, synthesizer, KL(20.0), sgd(student, lr, 0.0), steps,
         warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip

@@ -122,9 +122,9 @@ class SearchedGenerator(Source):
 
 
 def arc(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, cells: Cells = RESNET18, *, steps: int = 70_000,
-    warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, seed: int = 0,
-    loop: Loop | None = None, folder: Path | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, cells: Cells = RESNET18,
+    steps: int = 70_000, warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-6,
+    seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher` without data, from the generator that was found for a teacher like it.
 

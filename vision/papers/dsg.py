@@ -9,11 +9,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zsaq.quant.config import QuantConfig
-from zsaq.quant.model import quantize_model
 from zsaq.train.pair import Batch, run
 from zsaq.train.synthesis import synthesize
-from zsaq.train.trainer import Loop, calibrate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
 from zsaq.vision.losses.smoothness import ImageNorm, TotalVariation
@@ -24,18 +21,18 @@ from zsaq.vision.sources.pixels import Pixels, uniform_labels
 
 @torch.no_grad()
 def slack(
-    teacher: nn.Module, spec: ImageSpec, quantile: float = 0.9, n: int = 64, seed: int = 0
+    teacher: nn.Module, spec: ImageSpec, quantile: float = 0.9, images: int = 64, seed: int = 0
 ) -> list[tuple[float, float]]:
-    """For each BatchNorm2d the `quantile`, over channels and `n` Gaussian images, of the gaps of mean and deviation.
+    """For each BatchNorm2d the `quantile` of the gaps of mean and deviation, over channels and `images` of noise.
 
     Raises ValueError for a quantile outside 0 to 1.
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile is {quantile}; give a number from 0 to 1")
     teacher = classifier(teacher).eval()
-    noise = torch.randn(n, spec.channels, spec.size, spec.size, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(images, spec.channels, spec.size, spec.size, generator=torch.Generator().manual_seed(seed))
     prior = BatchNormStats(teacher, "instance")
-    found = [(0.0, 0.0)] * len(prior.place)
+    gaps = [(0.0, 0.0)] * len(prior.place)
     batch = {"pixel_values": noise.to(next(teacher.parameters()).device)}
     for norm, x in run(teacher, batch, prior.captures).seen[prior.captures[0]]:
         if norm in prior.place:
@@ -43,15 +40,15 @@ def slack(
             # Sorted by hand: torch.quantile refuses more than 2^24 numbers.
             mean, spread = (gap.flatten().sort().values for gap in prior.gaps(x.float(), i))
             at = round(quantile * (len(mean) - 1))
-            found[i] = (float(mean[at]), float(spread[at]))
-    return found
+            gaps[i] = (float(mean[at]), float(spread[at]))
+    return gaps
 
 
 def dsg_images(
-    teacher: nn.Module, spec: ImageSpec, *, n: int = 64, steps: int = 500, lr: float = 0.9, quantile: float = 0.9,
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 64, steps: int = 500, lr: float = 0.9, quantile: float = 0.9,
     seed: int = 0, folder: Path | None = None,
 ) -> Batch:  # fmt: skip
-    """`n` images with uniform labels; pictures of them in `folder`.
+    """`images` images with uniform labels; pictures of them in `folder`.
 
     Statistics with slack and layer-wise enhancement, the teacher's CE, and, weighted 0.01 each, total variation and
     norm, as the released code has them. The paper's log version adds a term against correlated images, which has no
@@ -60,25 +57,14 @@ def dsg_images(
     ValueError for a teacher without BatchNorm2d.
     """
     teacher = classifier(teacher)
-    source = Pixels(n, spec, uniform_labels(n, spec, seed), seed=seed)
+    source = Pixels(images, spec, uniform_labels(images, spec, seed), seed=seed)
     adam = torch.optim.Adam(source.parameters(), lr)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=0.1, patience=260, min_lr=1e-4)
-    free = slack(teacher, spec, quantile, n, seed)
+    free = slack(teacher, spec, quantile, images, seed)
     statistics = BatchNormStats(teacher, "instance", slack=free, enhance=True)
     objective = statistics + TeacherCE() + 0.01 * TotalVariation() + 0.01 * ImageNorm()
     losses: list[float] = []
-    images = synthesize(source, objective, adam, steps, teacher, scheduler=plateau, losses=losses, stage="dsg")
+    batch = synthesize(source, objective, adam, steps, teacher, scheduler=plateau, losses=losses, stage="dsg")
     if folder is not None:
-        album(images, folder, losses)
-    return images
-
-
-def dsg(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, n: int = 64, steps: int = 500, lr: float = 0.9,
-    quantile: float = 0.9, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
-) -> nn.Module:  # fmt: skip
-    """A quantized student of `teacher`, not trained; its static input ranges are the extremes over `n` images."""
-    accelerator = (loop or Loop()).accelerator
-    teacher = classifier(teacher).to(accelerator.device)
-    images = dsg_images(teacher, spec, n=n, steps=steps, lr=lr, quantile=quantile, seed=seed, folder=folder)
-    return calibrate(quantize_model(teacher, config), [images], accelerator)
+        album(batch, folder, losses)
+    return batch

@@ -67,9 +67,9 @@ def learn(
 
 
 def gdfq(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, steps: int = 70_000, warmup: int = 10_000,
-    calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, seed: int = 0, loop: Loop | None = None,
-    folder: Path | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, steps: int = 70_000,
+    warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, seed: int = 0,
+    loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher` without data. Defaults are the paper's for ImageNet; for CIFAR it has
     steps=79_200, warmup=800, batch_size=200, lr=1e-4.

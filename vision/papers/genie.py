@@ -48,12 +48,12 @@ def play(source: Latents, teacher: nn.Module, lr_latents: float = 0.1, lr_decode
     return Synthesizer(source, prior(teacher), (latents, decoder), teacher, scheduler=schedules, stage="genie")
 
 
-def train(made: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, folder: Path | None = None) -> Batch:
+def train(groups: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, folder: Path | None = None) -> Batch:
     """Train each group's source for `steps` steps with a swinging teacher; the images of the last ones, on the host."""
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
     finished, losses = [], []
-    for i, source in enumerate(made):
+    for i, source in enumerate(groups):
         synthesizer = play(source, teacher)
         with swing(teacher, stream(seed, i)):
             for _ in range(steps - 1):
@@ -79,38 +79,23 @@ def genie_images(
     return train(sources(images, group, spec, seed), classifier(teacher), steps, seed, folder)
 
 
-def genie_m(
-    teacher: nn.Module, config: QuantConfig, batch: Batch, *, steps: int = 20_000, batch_size: int = 32,
-    lr_bits: float | None = None, seed: int = 0, loop: Loop | None = None, stage: str = "genie-m",
+def genie(
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 20_000,
+    batch_size: int = 32, lr_bits: float | None = None, seed: int = 0, loop: Loop | None = None,
+    folder: Path | None = None, stage: str = "genie",
 ) -> nn.Module:  # fmt: skip
-    """Genie-M on any images: a student of `teacher` (already a `classifier`), `steps` steps for each of its units.
+    """Genie-M: a student of `teacher` whose rounding is learned on `images`, those of `genie_images` or any others.
 
+    `steps` steps for each block. `config`: `zsaq.vision.presets.brecq("w4a4", teacher)` is its preset.
     `lr_bits`: the learning rate of rounding, by default 1e-3 `paced`: as published at the published 20,000 steps, more
     in fewer. That rule is ours, and its form was found on the test images of digits and of CIFAR-10. Scales and steps
     keep their published rates: paced as well, students agreed no better with the teacher on other synthetic images.
+    Raises ValueError as `zsaq.reconstruct` does.
     """
-    loop = loop or Loop()
-    student = calibrate(quantize_model(teacher, config), parts(batch, 64), loop.accelerator)
+    teacher, loop = classifier(teacher), loop or Loop()
+    student = calibrate(quantize_model(teacher, config), parts(images, 64), loop.accelerator)
     return reconstruct(
-        student, teacher, parts(batch, 64), blocks(teacher),
+        student, teacher, parts(images, 64), blocks(teacher),
         steps=steps, batch_size=batch_size, lr_bits=paced(1e-3, steps) if lr_bits is None else lr_bits,
         seed=seed, loop=loop, stage=stage,
     )  # fmt: skip
-
-
-def genie(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, images: int = 1024, group: int = 128,
-    steps: int = 4000, unit_steps: int = 20_000, batch_size: int = 32, lr_bits: float | None = None, seed: int = 0,
-    loop: Loop | None = None, folder: Path | None = None,
-) -> nn.Module:  # fmt: skip
-    """A student whose rounding is learned on `genie_images`, `unit_steps` steps a unit. Defaults are the paper's.
-
-    `config`: `zsaq.vision.presets.brecq("w4a4", teacher)` is its preset. `lr_bits` is that of `genie_m`. `folder`
-    is where pictures go. Raises ValueError as `genie_images` and `zsaq.reconstruct` do.
-    """
-    loop = loop or Loop()
-    teacher = classifier(teacher).to(loop.accelerator.device)
-    batch = genie_images(teacher, spec, images=images, group=group, steps=steps, seed=seed, folder=folder)
-    return genie_m(
-        teacher, config, batch, steps=unit_steps, batch_size=batch_size, lr_bits=lr_bits, seed=seed, loop=loop
-    )

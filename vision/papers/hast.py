@@ -45,9 +45,9 @@ def hast_objective(teacher: nn.Module, attention: float, epsilon: float) -> Sum:
 
 
 def hast(
-    teacher: nn.Module, config: QuantConfig, images: Batch, *, steps: int = 29_400, batch_size: int = 16,
-    lr: float = 1e-6, attention: float = 4000.0, epsilon: float = 0.01, seed: int = 0, loop: Loop | None = None,
-    ranges: Iterable[Batch] | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 29_400,
+    batch_size: int = 16, lr: float = 1e-6, attention: float = 4000.0, epsilon: float = 0.01, seed: int = 0,
+    loop: Loop | None = None, folder: Path | None = None, ranges: Iterable[Batch] | None = None,
 ) -> nn.Module:  # fmt: skip
     """A student fine-tuned on `images`, those of `hast_images` or any others; labels are not needed.
 

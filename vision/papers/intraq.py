@@ -43,8 +43,9 @@ def intraq_images(
 
 
 def intraq(
-    teacher: nn.Module, config: QuantConfig, images: Batch, *, steps: int = 29_400, batch_size: int = 16,
-    lr: float = 1e-6, seed: int = 0, loop: Loop | None = None, ranges: Iterable[Batch] | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 29_400,
+    batch_size: int = 16, lr: float = 1e-6, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
+    ranges: Iterable[Batch] | None = None,
 ) -> nn.Module:  # fmt: skip
     """A student fine-tuned on `images` with their labels by CE + 20 T^2 KL, T = 20.
 

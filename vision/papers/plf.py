@@ -56,9 +56,10 @@ def plf_images(
 
 
 def plf(
-    teacher: nn.Module, config: QuantConfig, images: Batch, *, steps: int = 20_000, batch_size: int = 16,
-    lr: float = 1e-5, highest: float = 0.4, lowest: float = 0.1, unsure: float = 0.5, features: float = 4000.0,
-    seed: int = 0, loop: Loop | None = None, ranges: Iterable[Batch] | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 20_000,
+    batch_size: int = 16, lr: float = 1e-5, highest: float = 0.4, lowest: float = 0.1, unsure: float = 0.5,
+    features: float = 4000.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
+    ranges: Iterable[Batch] | None = None,
 ) -> nn.Module:  # fmt: skip
     """A student fine-tuned on `images` by T^2 KL + PseudoCE + `features` * FeatureMSE; their labels are not read.
 

@@ -2,8 +2,8 @@
 
 A vision transformer has no BatchNorm statistics to match. But its attention tells patches of a real image apart and not
 those of noise: pixels are trained until the entropy of patch similarities is high, each image has a class, and
-neighbours vary as little as in photos. One pass over the images then sets all ranges (`psaq`), or rounding and steps
-are learned on them (`psaq_reconstructed`).
+neighbours vary as little as in photos. One pass over the images then sets all ranges, as published, or rounding and
+steps are learned on them (`psaq_learned`).
 """
 
 import math
@@ -24,7 +24,7 @@ from zsaq.train.reconstruction import paced, reconstruct
 from zsaq.train.synthesis import Source, Synthesizer
 from zsaq.train.trainer import Loop, calibrate
 from zsaq.vision.fine_tuning import parts
-from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
 from zsaq.vision.losses.patches import PatchSimilarityEntropy
 from zsaq.vision.losses.priors import TeacherCE
 from zsaq.vision.losses.smoothness import TotalVariation
@@ -33,7 +33,6 @@ from zsaq.vision.pictures import album
 from zsaq.vision.sources.pixels import Pixels, uniform_labels
 
 Model = TypeVar("Model", bound=nn.Module)
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @final
@@ -132,30 +131,16 @@ def psaq_images(
     return batch
 
 
-def psaq(
-    teacher: Model, config: QuantConfig, spec: ImageSpec, *, images: int = 32, steps: int = 1000, lr: float = 0.2,
+def psaq_learned(
+    teacher: Model, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 1000, batch_size: int = 32,
     seed: int = 0, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION, loop: Loop | None = None,
     folder: Path | None = None,
 ) -> Model:  # fmt: skip
-    """A student whose static ranges are the extremes over `psaq_images`; nothing is trained, as published.
+    """A student whose rounding, scales and steps are learned block by block on `images`: what makes W4A4 usable.
 
-    `config`: `zsaq.vision.presets.psaq("w8a8", teacher)`, or another. Attention stays in floats: its scores,
-    probabilities and products are no layer's, so neither quantized nor named by `zsaq.coverage`; the paper rounds all
-    but the probabilities. Needs no labels and no data. Raises ValueError as `psaq_images` and `zsaq.quantize_model` do.
-    """
-    loop = loop or Loop()
-    teacher.to(loop.accelerator.device)
-    batch = psaq_images(
-        teacher, spec, images=images, steps=steps, lr=lr, seed=seed, mean=mean, deviation=deviation, folder=folder
-    )
-    return calibrate(quantize_model(teacher, config), [batch], loop.accelerator)
-
-
-def psaq_learned(
-    teacher: Model, config: QuantConfig, batch: Batch, spec: ImageSpec, *, unit_steps: int = 1000, batch_size: int = 32,
-    seed: int = 0, mean: tuple[float, ...] = MEAN, deviation: tuple[float, ...] = DEVIATION, loop: Loop | None = None,
-) -> Model:  # fmt: skip
-    """A student whose rounding, scales and steps are learned layer by layer of the transformer on these images.
+    Min-max ranges of 4 bits waste most levels on a few large activations. Kim et al. 2025 (SARDFQ, arXiv 2412.16553)
+    reconstruct on 32 synthetic images too. Attention stays in floats: its scores, probabilities and products are no
+    layer's, so neither quantized nor named by `zsaq.coverage`; the paper rounds all but the probabilities.
 
     The range of the image itself is not learned: black and white are known, and images that were made hold less of
     both than photos do, so that a range that fits them cuts photos off. Bits learn at Genie-M's rate, `paced`. Both
@@ -164,36 +149,15 @@ def psaq_learned(
     """
     loop = loop or Loop()
     black, white = valid(spec, mean, deviation)
-    found = blocks(teacher)
-    student = calibrate(quantize_model(teacher, config), parts(batch, 64), loop.accelerator)
-    first = student.get_submodule(found[0][0])
+    layers = blocks(teacher)
+    student = calibrate(quantize_model(teacher, config), parts(images, 64), loop.accelerator)
+    first = student.get_submodule(layers[0][0])
     shown = first.input_quantizer if isinstance(first, QuantConv2d) else None
     known: list[Quantizer] = []
     if shown is not None and isinstance(ranges := shown.ranges, EMAMinMax):
         ranges.hold(black.min().view(1, 1), white.max().view(1, 1))
         known.append(shown)
     return reconstruct(
-        student, teacher, parts(batch, 64), found,
-        steps=unit_steps, batch_size=batch_size, lr_bits=paced(1e-3, unit_steps), fixed=known, seed=seed, loop=loop,
+        student, teacher, parts(images, 64), layers,
+        steps=steps, batch_size=batch_size, lr_bits=paced(1e-3, steps), fixed=known, seed=seed, loop=loop,
     )  # fmt: skip
-
-
-def psaq_reconstructed(
-    teacher: Model, config: QuantConfig, spec: ImageSpec, *, images: int = 32, steps: int = 1000,
-    unit_steps: int = 1000, lr: float = 0.2, seed: int = 0, mean: tuple[float, ...] = MEAN, deviation: tuple[float,
-    ...] = DEVIATION,
-    loop: Loop | None = None, folder: Path | None = None,
-) -> Model:  # fmt: skip
-    """As `psaq`, then `psaq_learned` on the same images, `unit_steps` steps a unit: what makes W4A4 usable.
-
-    Min-max ranges of 4 bits waste most levels on a few large activations. Kim et al. 2025 (SARDFQ, arXiv 2412.16553)
-    reconstruct on 32 synthetic images too. Attention stays in floats as in `psaq`.
-    """
-    loop = loop or Loop()
-    teacher.to(loop.accelerator.device)
-    batch = psaq_images(
-        teacher, spec, images=images, steps=steps, lr=lr, seed=seed, mean=mean, deviation=deviation, folder=folder
-    )
-    return psaq_learned(
-        teacher, config, batch, spec, unit_steps=unit_steps, seed=seed, mean=mean, deviation=deviation, loop=loop
-    )

@@ -62,9 +62,9 @@ class Superposed(Source):
 
 
 def qimera(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, share: float = 0.4, mix: int = 100,
-    from_teacher: bool = True, steps: int = 70_000, warmup: int = 10_000, calibration: int = 100, batch_size: int = 16,
-    lr: float = 1e-6, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, share: float = 0.4,
+    mix: int = 100, from_teacher: bool = True, steps: int = 70_000, warmup: int = 10_000, calibration: int = 100,
+    batch_size: int = 16, lr: float = 1e-6, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher` without data; stages and defaults as in `gdfq`.
 

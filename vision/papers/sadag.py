@@ -5,12 +5,13 @@ Reconstruction then ends in a flat minimum: to first order, the loss after a ste
 sharpness, fall with the cosine between their gradient and that of the unseen ones, for which the worst neighbour of
 each image stands. A student that Genie-M made of the first images tells the gradients.
 
-Of a teacher without BatchNorm, and of images that are given, pixels take the place of latents; that is ours.
+Of images that are given, pixels take the place of latents; that is ours.
 """
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,8 +25,7 @@ from zsaq.train.trainer import Loop
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.matching import Diversity, GradientMatching, LayerGradient
 from zsaq.vision.models import At, classifier, has_batch_norms, head
-from zsaq.vision.papers.genie import genie_m, prior, sources, train
-from zsaq.vision.papers.psaq import psaq_images
+from zsaq.vision.papers.genie import genie, prior
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.pixels import Unrolled
 from zsaq.vision.sources.swing import Latents
@@ -45,7 +45,7 @@ def unrolled(images: Batch, group: int) -> list[Unrolled]:
 
 
 def sharpen(
-    made: Sequence[Latents | Unrolled], teacher: nn.Module, student: nn.Module, *, steps: int = 500,
+    groups: Sequence[Latents | Unrolled], teacher: nn.Module, student: nn.Module, *, steps: int = 500,
     layer: LayerGradient | None = None, radius: float = 2.0, slack: float = 0.0, diversity: float = 1.0,
     matching: float = 1.0, released: bool = False, decay_every: int | None = None, lr_pixels: float = 1e-2,
     seed: int = 0, folder: Path | None = None,
@@ -66,7 +66,7 @@ def sharpen(
     student.eval().requires_grad_(False)
     diverse, device = Diversity(layer, slack), next(teacher.parameters()).device
     finished, losses = [], []
-    for i, source in enumerate(made):
+    for i, source in enumerate(groups):
         source.to(device)
         reach = radius * math.sqrt(source.latents.shape[1] / 256)
         neighbours = GradientMatching(source, layer, reach, released=released, seed=stream(seed, i))
@@ -95,76 +95,36 @@ def sharpen(
     return sharpened
 
 
-def psaq_start(
-    teacher: nn.Module, spec: ImageSpec, images: int, group: int, steps: int, seed: int = 0, folder: Path | None = None
-) -> Batch:
-    """PSAQ-ViT's images, `group` at a time: what stands for Genie's where there is no BatchNorm."""
-    made = []
-    for i, first in enumerate(range(0, images, group)):
-        drawn = folder and folder / str(i)
-        count = min(group, images - first)
-        made.append(psaq_images(teacher, spec, images=count, steps=steps, seed=stream(seed, i), folder=drawn))
-    return {"pixel_values": torch.cat([batch["pixel_values"] for batch in made])}
+def sadag(
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch | Sequence[Latents], *,
+    steps: int = 20_000, batch_size: int = 32, warm_steps: int = 4000, sharpening: int = 500, group: int = 128,
+    layer: LayerGradient | None = None, radius: float = 2.0, released: bool = False, decay_every: int | None = None,
+    lr_bits: float | None = None, learn: Callable[..., nn.Module] | None = None, seed: int = 0,
+    loop: Loop | None = None, folder: Path | None = None,
+) -> nn.Module:  # fmt: skip
+    """A student of `teacher` whose rounding is learned on sharpened `images`, `steps` steps a block.
 
-
-def sadag_images(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, images: int = 1024, group: int = 128,
-    steps: int = 4000, unit_steps: int = 4000, sharpening: int = 500, layer: LayerGradient | None = None,
-    radius: float = 2.0,
-    released: bool = False, decay_every: int | None = None, lr_bits: float | None = None,
-    start: Batch | Sequence[Latents] | None = None, batch_size: int = 32, seed: int = 0, loop: Loop | None = None,
-    folder: Path | None = None,
-) -> Batch:  # fmt: skip
-    """Genie's images (`steps`), a student made of them (`unit_steps` a unit), then `sharpening` steps against it.
-
-    pixel_values float [images, C, S, S] on the host, no labels. `config` is that of the student to come, `lr_bits`
-    that of `genie_m`, `decay_every` that of `sharpen`. `start`: Genie's sources that are trained already
-    (`zsaq.vision.papers.genie.train`), which stay as they are, or images, which are sharpened in their pixels, all of
-    them; a teacher without BatchNorm begins with PSAQ-ViT's (`psaq_images`, whose normalisation is ImageNet's; give the
-    images of another as `start`). `folder` is where pictures go, of the first images in its `first`. Raises ValueError
-    as `genie_images`, `psaq_images`, `zsaq.reconstruct` and `sharpen` do.
+    `images` are Genie's as their trained sources (`genie.sources`, `genie.train`), sharpened in their latents; or a
+    batch, sharpened in its pixels `group` at a time. First Genie-M makes a student of them in `warm_steps` steps a
+    block, then each group takes `sharpening` steps against it (`sharpen`, which explains `layer`, `radius`, `released`
+    and `decay_every`); last, `learn` fits a fresh student: by default Genie-M, whose rate of rounding is `lr_bits`.
+    The sources given stay as they are. Defaults are the paper's, the direction apart. `folder` is where pictures of the
+    sharpened images go. Raises ValueError as `zsaq.reconstruct` and `sharpen` do.
     """
     loop = loop or Loop()
     teacher = classifier(teacher).to(loop.accelerator.device)
-    drawn = folder and folder / "first"
-    if start is None and has_batch_norms(teacher):
-        made: Sequence[Latents | Unrolled] = (fresh := sources(images, group, spec, seed))
-        first = train(fresh, teacher, steps, seed, drawn)
-    elif isinstance(start, Sequence):
-        made = copy.deepcopy(start)
-        first = {"pixel_values": torch.cat([source()["pixel_values"].detach().cpu() for source in made])}
+    learn = learn or partial(genie, lr_bits=lr_bits)
+    if isinstance(images, Sequence):
+        groups: Sequence[Latents | Unrolled] = copy.deepcopy(images)
+        first = {"pixel_values": torch.cat([source()["pixel_values"].detach().cpu() for source in groups])}
     else:
-        start = start or psaq_start(teacher, spec, images, group, steps, seed, drawn)
-        first, made = {"pixel_values": start["pixel_values"]}, unrolled(start, group)
-    student = genie_m(
-        teacher, config, first, steps=unit_steps, batch_size=batch_size, lr_bits=lr_bits, seed=seed, loop=loop,
+        first, groups = {"pixel_values": images["pixel_values"]}, unrolled(images, group)
+    student = genie(
+        teacher, config, spec, first, steps=warm_steps, batch_size=batch_size, lr_bits=lr_bits, seed=seed, loop=loop,
         stage="warm",
     )  # fmt: skip
-    return sharpen(
-        made, teacher, student, steps=sharpening, layer=layer, radius=radius, released=released,
+    sharp = sharpen(
+        groups, teacher, student, steps=sharpening, layer=layer, radius=radius, released=released,
         decay_every=decay_every, seed=seed, folder=folder,
     )  # fmt: skip
-
-
-def sadag(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, images: int = 1024, group: int = 128,
-    steps: int = 4000, warm_steps: int = 4000, sharpening: int = 500, unit_steps: int = 20_000,
-    layer: LayerGradient | None = None,
-    radius: float = 2.0, released: bool = False, decay_every: int | None = None, lr_bits: float | None = None,
-    start: Batch | Sequence[Latents] | None = None, batch_size: int = 32, seed: int = 0, loop: Loop | None = None,
-    folder: Path | None = None,
-) -> nn.Module:  # fmt: skip
-    """A fresh student of `teacher` by Genie-M on `sadag_images`. Defaults are the paper's, the direction apart.
-
-    `warm_steps`: of the first student, a unit; `unit_steps`: of the last. Raises ValueError as `sadag_images` does.
-    """
-    loop = loop or Loop()
-    teacher = classifier(teacher).to(loop.accelerator.device)
-    batch = sadag_images(
-        teacher, config, spec, images=images, group=group, steps=steps, unit_steps=warm_steps, sharpening=sharpening,
-        layer=layer, radius=radius, released=released, decay_every=decay_every, lr_bits=lr_bits, start=start,
-        batch_size=batch_size, seed=seed, loop=loop, folder=folder,
-    )  # fmt: skip
-    return genie_m(
-        teacher, config, batch, steps=unit_steps, batch_size=batch_size, lr_bits=lr_bits, seed=seed, loop=loop
-    )
+    return learn(teacher, config, spec, sharp, steps=steps, batch_size=batch_size, seed=seed, loop=loop)

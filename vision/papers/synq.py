@@ -20,6 +20,7 @@ from zsaq.vision.losses.features import ActivationMap, ChannelAttention
 from zsaq.vision.losses.labels import EasyCE, labelled
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE, layered
 from zsaq.vision.models import classifier, feature_places
+from zsaq.vision.papers.genie import genie
 from zsaq.vision.papers.texq import centres
 from zsaq.vision.pictures import grid, spectrum
 from zsaq.vision.sources.crops import views
@@ -67,10 +68,10 @@ def synq_objective(
 
 
 def synq(
-    teacher: nn.Module, config: QuantConfig | nn.Module, images: Batch, *, steps: int = 19_400, batch_size: int = 16,
-    lr: float = 1e-6, cutoff: float | None = 0.25, labels: float = 0.5, difficulty: float | None = 0.5,
-    maps: float = 50.0, attention: float = 0.0, epsilon: float | None = None, seed: int = 0,
-    loop: Loop | None = None, ranges: Iterable[Batch] | None = None, folder: Path | None = None,
+    teacher: nn.Module, config: QuantConfig | nn.Module, spec: ImageSpec, images: Batch, *, steps: int = 19_400,
+    batch_size: int = 16, lr: float = 1e-6, cutoff: float | None = 0.25, labels: float = 0.5,
+    difficulty: float | None = 0.5, maps: float = 50.0, attention: float = 0.0, epsilon: float | None = None,
+    seed: int = 0, loop: Loop | None = None, folder: Path | None = None, ranges: Iterable[Batch] | None = None,
 ) -> nn.Module:  # fmt: skip
     """A student fine-tuned on `images` of any source; images without labels get the teacher's answers as such.
 
@@ -106,4 +107,22 @@ def synq(
         quantize_model(teacher, config) if fresh else config, teacher, clear, objective,
         steps=steps, lr=lr, batch_size=batch_size, loop=loop, ranges=ranges if fresh else [],
         batches=(filtered(view, cutoff) for view in views(images, batch_size, seed)),
+    )  # fmt: skip
+
+
+def genie_synq(
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 20_000,
+    batch_size: int = 32, tuning_steps: int = 19_400, tuning_batch_size: int = 16, lr: float = 1e-6,
+    cutoff: float = 0.25, difficulty: float = 0.5, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
+) -> nn.Module:  # fmt: skip
+    """SynQ on Genie: a student that `genie` makes of the filtered images, `steps` steps a block, then `synq`.
+
+    SynQ takes `tuning_steps` of `tuning_batch_size` images; the labels are those of `images` or the teacher's answers.
+    Raises ValueError as both do.
+    """
+    clear = filtered(images, cutoff)
+    student = genie(teacher, config, spec, clear, steps=steps, batch_size=batch_size, seed=seed, loop=loop)
+    return synq(
+        teacher, student, spec, images, steps=tuning_steps, batch_size=tuning_batch_size, lr=lr, cutoff=cutoff,
+        difficulty=difficulty, seed=seed, loop=loop, folder=folder,
     )  # fmt: skip

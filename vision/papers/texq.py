@@ -43,11 +43,11 @@ def centres(
     objective = (
         5 * TeacherCE() + BatchNormStats(teacher, weights=layered(teacher, 0.2, 1.1)) + texture * TextureEnergy()
     )
-    made = noise_images(
+    images = noise_images(
         teacher, objective, spec, images=spec.classes, batch_size=batch_size, steps=steps, lr=lr, least=lr,
         labels=torch.arange(spec.classes), seed=seed, folder=folder, stage="centres",
     )  # fmt: skip
-    return measure(teacher, parts(made, batch_size))
+    return measure(teacher, parts(images, batch_size))
 
 
 def mixed(batches: Iterator[Batch], seed: int = 0) -> Iterator[Batch]:
@@ -61,9 +61,9 @@ def mixed(batches: Iterator[Batch], seed: int = 0) -> Iterator[Batch]:
 
 
 def texq(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, steps: int = 70_000, warmup: int = 10_000,
-    calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, centre_steps: int = 1500, texture: float = 1.0,
-    centred: float = 1.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, steps: int = 70_000,
+    warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, centre_steps: int = 1500,
+    texture: float = 1.0, centred: float = 1.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """A quantized student of `teacher` without data. Experimental, see above; all weights and schedules are guesses.
 

@@ -8,11 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zsaq.quant.config import QuantConfig
-from zsaq.quant.model import quantize_model
 from zsaq.train.pair import Batch
 from zsaq.train.synthesis import synthesize
-from zsaq.train.trainer import Loop, calibrate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.losses.smoothness import ImageStats
@@ -22,32 +19,21 @@ from zsaq.vision.sources.pixels import Pixels
 
 
 def zeroq_images(
-    teacher: nn.Module, spec: ImageSpec, *, n: int = 64, steps: int = 500, lr: float = 0.5, seed: int = 0,
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 64, steps: int = 500, lr: float = 0.5, seed: int = 0,
     folder: Path | None = None,
 ) -> Batch:  # fmt: skip
-    """`n` images without labels, from Gaussian noise; pictures of them in `folder`.
+    """`images` images without labels, from Gaussian noise; pictures of them in `folder`.
 
     Adam, its rate / 10 whenever the loss has not fallen for 100 steps, as published for 500 and for fewer too, for the
     reason that `noise_images` gives. Raises ValueError for a teacher without BatchNorm2d.
     """
     teacher = classifier(teacher)
-    source = Pixels(n, spec, seed=seed)
+    source = Pixels(images, spec, seed=seed)
     adam = torch.optim.Adam(source.parameters(), lr)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=0.1, patience=100, min_lr=1e-4)
     objective = BatchNormStats(teacher, "instance") + ImageStats()
     losses: list[float] = []
-    images = synthesize(source, objective, adam, steps, teacher, scheduler=plateau, losses=losses, stage="zeroq")
+    batch = synthesize(source, objective, adam, steps, teacher, scheduler=plateau, losses=losses, stage="zeroq")
     if folder is not None:
-        album(images, folder, losses)
-    return images
-
-
-def zeroq(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, n: int = 64, steps: int = 500, lr: float = 0.5,
-    seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
-) -> nn.Module:  # fmt: skip
-    """A quantized student of `teacher`; its static input ranges are the extremes over `n` synthetic images."""
-    accelerator = (loop or Loop()).accelerator
-    teacher = classifier(teacher).to(accelerator.device)
-    images = zeroq_images(teacher, spec, n=n, steps=steps, lr=lr, seed=seed, folder=folder)
-    return calibrate(quantize_model(teacher, config), [images], accelerator)
+        album(batch, folder, losses)
+    return batch

@@ -58,9 +58,9 @@ def random_crops(pixels: Tensor, scale: tuple[float, float], rng: torch.Generato
     if not 0 < scale[0] <= scale[1] <= 1:
         raise ValueError(f"scale is {scale}; give two shares of the area, 0 < smallest <= largest <= 1")
     n, _, height, width = pixels.shape
-    found = boxes(n, (height, width), scale, rng)
+    drawn = boxes(n, (height, width), scale, rng)
     flipped = torch.rand(n, generator=rng) < 0.5
-    return crop(pixels, found.to(pixels.device), flipped.to(pixels.device))
+    return crop(pixels, drawn.to(pixels.device), flipped.to(pixels.device))
 
 
 def views(

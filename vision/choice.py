@@ -1,0 +1,45 @@
+"""Which methods suit a teacher, and which one measured best for it."""
+
+from torch import nn
+
+from zsaq.method import Method
+from zsaq.quant.layers import ACTIVATIONS
+from zsaq.vision.methods import METHODS
+from zsaq.vision.models import classifier, has_attentions, has_batch_norms, name_of
+from zsaq.vision.rows import NEEDS
+
+
+def suits(teacher: nn.Module) -> list[str]:
+    """Names of the methods whose needs the teacher meets, in the order of the table."""
+    return [name for name, method in METHODS.items() if NEEDS[method.needs](teacher)]
+
+
+def check(method: Method, teacher: nn.Module) -> None:
+    """Raises ValueError for a teacher that lacks what the method needs, with the methods that do suit it."""
+    if not NEEDS[method.needs](teacher):
+        raise ValueError(
+            f"{name_of(classifier(teacher))} does not suit {method.name}, which needs {method.needs}; take one of "
+            f"{', '.join(suits(teacher))}"
+        )
+
+
+def preset_for(method: Method, teacher: nn.Module) -> str:
+    """The method's own preset; psaq instead of uniform for a teacher without a ReLU, whose outputs uniform rounds."""
+    assert method.preset is not None
+    relus = any(type(module) in ACTIVATIONS for module in teacher.modules())
+    return "psaq" if method.preset == "uniform" and not relus else method.preset
+
+
+def auto(teacher: nn.Module, bits: tuple[int, int]) -> str:
+    """The method that measured best for this kind of teacher and these bits of weights and activations.
+
+    A rule from our own tables (README, "Results"; recipes/LOG.md), never a guess from scores at run time: at 8 bits of
+    both nothing needs to be learned, below that rounding is learned block by block; a net with BatchNorm has images
+    that match its statistics, a vision transformer PSAQ-ViT's. Others have the ranges of noise.
+    """
+    learned = min(bits) < 8
+    if has_batch_norms(teacher):
+        return "genie" if learned else "zeroq"
+    if has_attentions(teacher):
+        return "psaq-learned" if learned else "psaq"
+    return "rtn-noise"

@@ -1,0 +1,101 @@
+"""The images that the rows of the table name: synthetic ones by who makes them, noise, real ones, one's own."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from zsaq.train.pair import Batch
+from zsaq.vision.job import ImageJob
+from zsaq.vision.papers.dsg import dsg_images
+from zsaq.vision.papers.genie import sources, train
+from zsaq.vision.papers.hast import hast_images
+from zsaq.vision.papers.intraq import intraq_images
+from zsaq.vision.papers.plf import plf_images
+from zsaq.vision.papers.psaq import psaq_images
+from zsaq.vision.papers.synq import synq_images
+from zsaq.vision.papers.zeroq import zeroq_images
+from zsaq.vision.published import published
+from zsaq.vision.sources.swing import Latents
+
+AT_ONCE = 128  # images that are optimised together, where the paper does not make it part of the method
+MAKERS: dict[str, Callable[..., Batch]] = {
+    "zeroq": zeroq_images,
+    "dsg": dsg_images,
+    "intraq": intraq_images,
+    "plf": plf_images,
+    "hast": hast_images,
+    "synq": synq_images,
+    "psaq": psaq_images,
+}
+
+
+def images_of(
+    job: ImageJob, name: str, seed: int, *, images: int = 0, steps: int = 0
+) -> Batch | list[Latents] | Iterable[Batch]:
+    """`images` images by the name of who makes them, in `steps` steps a batch; made once for each job and numbers.
+
+    "noise" and "real" take no steps, "given" is the job's own as it is, and "sources" are Genie's, trained, from which
+    its images come. Raises ValueError for real or given images that the job does not have, and as the makers do.
+    """
+    key = (name, seed, images, steps)
+    match name:
+        case "given":
+            if job.given is None:
+                raise ValueError("there are no images of your own: give batches, each with pixel_values [B, C, S, S]")
+            return job.given
+        case "noise":
+            return job.once(key, lambda: gaussian(job, images, seed))
+        case "real":
+            return job.once(key, lambda: real(job, images, seed))
+        case "genie":
+            return genies(job, images, steps, seed)[1]
+        case "sources":
+            return genies(job, images, steps, seed)[0]
+    settings = published(MAKERS[name], job.spec) | own_settings(job, name, images, steps)
+    folder = job.folder(name, seed)
+    return job.once(
+        key,
+        lambda: MAKERS[name](
+            job.teacher, job.spec, images=images, steps=steps, seed=seed, folder=folder, **settings
+        ),
+    )  # fmt: skip
+
+
+def own_settings(job: ImageJob, name: str, images: int, steps: int) -> dict[str, Any]:
+    """What a maker needs of the job, and how many of its images it optimises at once."""
+    match name:
+        case "psaq":
+            return {"mean": job.mean, "deviation": job.deviation}
+        case "intraq":  # several batches: it keeps each away from the centres of those before it
+            return {"batch_size": min(AT_ONCE, max(1, images // 4))}
+        case "synq":
+            return {"batch_size": min(images, AT_ONCE), "centre_steps": steps}
+        case "plf" | "hast":
+            return {"batch_size": min(images, AT_ONCE)}
+    return {}
+
+
+def genies(job: ImageJob, images: int, steps: int, seed: int) -> tuple[list[Latents], Batch]:
+    """Genie's sources, trained, and their images."""
+
+    def make() -> tuple[list[Latents], Batch]:
+        groups = sources(images, AT_ONCE, job.spec, seed)
+        return groups, train(groups, job.teacher, steps, seed, job.folder("genie", seed))
+
+    return job.once(("genie", seed, images, steps), make)
+
+
+def gaussian(job: ImageJob, images: int, seed: int) -> Batch:
+    """`images` images from N(0, 1)."""
+    shape = (images, job.spec.channels, job.spec.size, job.spec.size)
+    return {"pixel_values": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
+
+
+def real(job: ImageJob, images: int, seed: int) -> Batch:
+    """As many real images as the others make. Not zero-shot."""
+    if job.real is None:
+        raise ValueError("there are no real images, which this row reads: give some, or take a row that is zero-shot")
+    pixels = job.real()
+    order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
+    return {"pixel_values": pixels[order[:images]]}

@@ -1,0 +1,48 @@
+"""What a vision method works on: a teacher, the images that it is shown, and synthetic ones that methods share."""
+
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from torch import Tensor, nn
+
+from zsaq.train.pair import Batch
+from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
+from zsaq.vision.models import classifier
+
+T = TypeVar("T")
+
+
+@final
+@dataclass
+class ImageJob:
+    """A classifier of images, and what may stand beside it. A plain module is wrapped as `classifier` does.
+
+    `mean`, `deviation`: the teacher's normalisation, a number for each channel. `pictures`: the folder where pictures
+    of what is synthesized go. `real()`: unlabelled real images [N, C, S, S], not read before a row asks that is not
+    zero-shot. `given`: images of one's own, a batch or an iterable of batches. `cache`: synthetic images by what made
+    them, so that methods and bit widths that share them compare on the same.
+    """
+
+    teacher: nn.Module
+    spec: ImageSpec
+    mean: tuple[float, ...] = MEAN
+    deviation: tuple[float, ...] = DEVIATION
+    pictures: Path | None = None
+    real: Callable[[], Tensor] | None = None
+    given: Batch | Iterable[Batch] | None = None
+    cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.teacher = classifier(self.teacher)
+
+    def once(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What `make` makes, the first time; then the same again."""
+        if key not in self.cache:
+            self.cache[key] = make()
+        return self.cache[key]
+
+    def folder(self, name: str, seed: int) -> Path | None:
+        """Where the pictures of this source or method go."""
+        return self.pictures and self.pictures / f"{name}-{seed}"

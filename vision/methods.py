@@ -1,0 +1,198 @@
+"""The table of vision methods: where images come from x how the student is fitted x the paper's defaults.
+
+Settings are CIFAR-10's for images up to 64 pixels wide and ImageNet's beyond (`published`). Budgets count `images` that
+are synthesized beforehand, `image_steps` of each batch of them, `warmup` steps of a generator alone, and `steps` of
+`batch_size` images that the student takes, of each block where blocks are reconstructed; three numbers each: light,
+default, the paper's for ImageNet.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from zsaq.method import Budget, Method
+from zsaq.train.synthesis import Source
+from zsaq.vision.fine_tuning import on_batches
+from zsaq.vision.job import ImageJob
+from zsaq.vision.losses.matching import LayerGradient
+from zsaq.vision.models import head, last_feature_map
+from zsaq.vision.papers.adadfq import adadfq
+from zsaq.vision.papers.adasg import adasg
+from zsaq.vision.papers.ait import ait, divergence_alone
+from zsaq.vision.papers.arc import SearchedGenerator, arc
+from zsaq.vision.papers.gdfq import gdfq
+from zsaq.vision.papers.genie import genie
+from zsaq.vision.papers.hast import hast
+from zsaq.vision.papers.intraq import intraq
+from zsaq.vision.papers.plf import plf
+from zsaq.vision.papers.psaq import psaq_learned
+from zsaq.vision.papers.qimera import Superposed, qimera
+from zsaq.vision.papers.sadag import sadag
+from zsaq.vision.papers.synq import genie_synq, synq
+from zsaq.vision.papers.texq import texq
+from zsaq.vision.published import published
+from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, Counts, fitted, normalisation, rounded, zeroq_ranges
+
+NOISE: Counts = {"images": (128, 128, 128)}
+ZEROQ: Counts = {"images": (64, 64, 64), "image_steps": (200, 500, 500)}
+PSAQ: Counts = {"images": (32, 32, 32), "image_steps": (200, 1000, 1000)}
+IMAGES: Counts = {"images": (128, 1280, 5120), "image_steps": (200, 1000, 1000)}
+GENIE: Counts = {"images": (128, 1024, 1024), "image_steps": (200, 2000, 4000)}
+GENERATOR: Counts = {"warmup": (600, 6000, 10_000), "calibration": (10, 100, 100)}
+BLOCKS: Counts = {"steps": (200, 2000, 20_000), "batch_size": (32, 32, 32)}
+SHARPER: Counts = {"warm_steps": (40, 400, 4000), "sharpening": (25, 250, 500)}
+
+
+def steps(best: int) -> Counts:
+    """Of a student that is fine-tuned; `best` are the paper's."""
+    return {"steps": (200, 2000, best), "batch_size": (64, 64, 16)}
+
+
+def only_images(counts: Counts) -> Counts:
+    """Those of images that take no steps."""
+    return {"images": counts["images"]}
+
+
+def host(name: str) -> Callable[[ImageJob, Budget, int], dict[str, Any]]:
+    """A fresh generator of Qimera or ARC, for AIT."""
+
+    def source(job: ImageJob, budget: Budget, seed: int) -> dict[str, Source]:
+        spec, size = job.spec, budget["batch_size"]
+        if name == "arc":
+            return {"source": SearchedGenerator(spec, size, published(arc, spec)["cells"], seed=seed)}
+        start = torch.randn(head(job.teacher).weight.shape, generator=torch.Generator().manual_seed(seed))
+        return {"source": Superposed(spec, size, start, **published(Superposed, spec), seed=seed)}
+
+    return source
+
+
+def deep(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
+    """Gradients of the last convolution; 16 projections bound the cost."""
+    return {"layer": LayerGradient(last_feature_map(job.teacher, job.spec), sketch=16)}
+
+
+def by_psaq(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
+    return {"learn": partial(psaq_learned, mean=job.mean, deviation=job.deviation)}
+
+
+generated = partial(
+    fitted, images="", budgets=GENERATOR | steps(70_000), needs=NORMS, preset="uniform",
+    cost="a generator's warm-up, then two models a step",
+)  # fmt: skip
+inundated = partial(generated, paper="ait")
+direct = partial(
+    fitted, budgets=IMAGES | steps(29_400), needs=NORMS, preset="uniform", cost="images, then steps of SGD",
+    extra=zeroq_ranges,
+)  # fmt: skip
+with_synq = partial(
+    fitted, method=synq, budgets=IMAGES | steps(19_400), needs=NORMS, preset="uniform",
+    cost="images, then steps of SGD, each on two views", paper="synq",
+)  # fmt: skip
+blockwise = partial(
+    fitted, method=genie, budgets=GENIE | BLOCKS, needs=NORMS, preset="brecq", paper="genie",
+    cost="images, then steps of every block",
+)  # fmt: skip
+learned = partial(
+    blockwise, method=psaq_learned, budgets=PSAQ | BLOCKS | {"steps": (200, 1000, 1000)}, needs=ATTENTION,
+    preset="psaq", paper="psaq", extra=normalisation,
+)  # fmt: skip
+sharpened = partial(
+    blockwise, method=sadag, images="sources", budgets=GENIE | SHARPER | BLOCKS, needs=HEADED, paper="sadag",
+    cost="Genie's twice, and second derivatives between",
+)  # fmt: skip
+
+ROWS = (
+    rounded("rtn-noise", "noise", "ranges of noise; nothing is learned", budgets=NOISE, needs=ANY, preset="brecq"),
+    rounded(
+        "rtn-real", "real", "ranges of real images; nothing is learned", budgets=NOISE, needs=ANY, preset="brecq",
+        zero_shot=False,
+    ),
+    rounded(
+        "zeroq", "zeroq", "images that match the BatchNorm statistics set the ranges", budgets=ZEROQ, needs=NORMS,
+        preset="brecq", paper="zeroq",
+    ),
+    rounded(
+        "dsg", "dsg", "ZeroQ with slack, and a layer of its own for every image", budgets=ZEROQ, needs=NORMS,
+        preset="brecq", paper="dsg",
+    ),
+    rounded(
+        "psaq", "psaq", "images whose patches differ as those of real ones do set the ranges", budgets=PSAQ,
+        needs=ATTENTION, preset="psaq", paper="psaq",
+    ),
+    generated("gdfq", gdfq, idea="a generator learns beside the student", paper="gdfq"),
+    generated("qimera", qimera, idea="GDFQ with superposed classes", needs=HEADED, paper="qimera"),
+    generated("arc", arc, idea="GDFQ with a generator that was found by search", paper="arc"),
+    inundated("gdfq-ait", ait, idea="GDFQ, KL alone, gradients inundated"),
+    inundated("qimera-ait", ait, idea="Qimera, KL alone, gradients inundated", needs=HEADED, extra=host("qimera")),
+    inundated("arc-ait", ait, idea="ARC, KL alone, gradients inundated", extra=host("arc")),
+    inundated("gdfq-kl", divergence_alone, idea="AIT's control: GDFQ, KL alone, plain steps"),
+    generated("adasg", adasg, idea="the generator keeps the disagreement within margins", paper="adasg"),
+    generated("adadfq", adadfq, idea="AdaSG with margins that adapt to bits", paper="adadfq"),
+    generated(
+        "texq", texq, idea="texture centres guide the generator; experimental, our reading of the abstract",
+        budgets=GENERATOR | steps(70_000) | {"centre_steps": (200, 1500, 1500)}, paper="texq",
+    ),
+    direct("intraq", intraq, "intraq", "images of a class differ", needs=HEADED, paper="intraq"),
+    direct(
+        "plf", plf, "plf", "the teacher's labels count where it is sure", budgets=IMAGES | steps(20_000), paper="plf"
+    ),
+    direct("hast", hast, "hast", "hard images, and the worst point near each", paper="hast"),
+    with_synq("synq", images="hast", idea="HAST's images, filtered; maps aligned; easy labels alone"),
+    with_synq("synq-zeroq-ranges", images="hast", idea="SynQ with the ranges of ZeroQ's images", extra=zeroq_ranges),
+    with_synq(
+        "synq-no-filter", images="hast", idea="SynQ without its filter, ranges of ZeroQ's images", extra=zeroq_ranges,
+        cutoff=None,
+    ),
+    with_synq("synq-no-maps", images="hast", idea="SynQ without activation maps", maps=0.0),
+    with_synq("synq-all-labels", images="hast", idea="SynQ with the labels of all images", difficulty=None),
+    with_synq("synq-own", images="synq", idea="SynQ on the images of its appendix, drawn towards centres"),
+    with_synq(
+        "synq-psaq", images="psaq", idea="SynQ on PSAQ-ViT's images", budgets=PSAQ | steps(19_400), needs=ATTENTION,
+        preset="psaq", difficulty=0.5,
+    ),
+    with_synq(
+        "synq-noise", images="noise", idea="SynQ on noise", budgets=only_images(IMAGES) | steps(19_400), needs=ANY
+    ),
+    with_synq(
+        "synq-real", images="real", idea="SynQ's steps on real images", budgets=only_images(IMAGES) | steps(19_400),
+        needs=ANY, zero_shot=False, cutoff=None,
+    ),
+    blockwise("genie", images="genie", idea="images of learned latents; rounding learned block by block"),
+    blockwise("genie-filter", images="genie", idea="Genie behind SynQ's filter", clear=0.25),
+    blockwise(
+        "genie-synq", method=genie_synq, images="genie", idea="Genie behind SynQ's filter, then SynQ",
+        budgets=GENIE | BLOCKS | {"tuning_steps": (200, 2000, 19_400), "tuning_batch_size": (64, 64, 16)}, paper="synq",
+        cost="Genie's, then steps of SGD",
+    ),
+    blockwise(
+        "genie-noise", images="noise", idea="Genie's rounding learned on noise", budgets=only_images(GENIE) | BLOCKS,
+        needs=ANY,
+    ),
+    blockwise(
+        "genie-real", images="real", idea="Genie's rounding learned on real images",
+        budgets=only_images(GENIE) | BLOCKS, needs=ANY, zero_shot=False,
+    ),
+    learned("psaq-learned", images="psaq", idea="PSAQ-ViT's images; rounding learned block by block"),
+    learned(
+        "psaq-noise", images="noise", idea="the same rounding learned on noise",
+        budgets=only_images(PSAQ) | BLOCKS | {"steps": (200, 1000, 1000)},
+    ),
+    learned(
+        "psaq-real", images="real", idea="the same rounding learned on real images",
+        budgets=only_images(PSAQ) | BLOCKS | {"steps": (200, 1000, 1000)}, zero_shot=False,
+    ),
+    sharpened("sadag", idea="Genie's images, sharpened so that gradients agree around each"),
+    sharpened("sadag-released", idea="SADAG in the released direction", released=True),
+    sharpened("sadag-deep", idea="SADAG with gradients of the last convolution", extra=deep),
+    sharpened(
+        "psaq-sadag", images="psaq", idea="SADAG on PSAQ-ViT's images, in their pixels", extra=by_psaq,
+        budgets=PSAQ | SHARPER | BLOCKS | {"steps": (200, 1000, 1000)}, needs=ATTENTION, preset="psaq",
+    ),
+    fitted(
+        "distill", on_batches, "given", "one's own images, matched by KL", needs=ANY, preset="uniform",
+        budgets=steps(20_000) | {"calibration": (10, 100, 100)}, cost="steps of SGD", zero_shot=False,
+    ),
+)  # fmt: skip
+METHODS: dict[str, Method] = {method.name: method for method in ROWS}

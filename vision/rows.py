@@ -1,0 +1,125 @@
+"""How a row of the table is made of a fit, the images that it learns from and the budgets that it takes.
+
+`needs` of a row are names of `NEEDS`: what a teacher must have.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from zsaq.method import Budget, Method
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.train.trainer import Loop, calibrate
+from zsaq.vision.fine_tuning import parts
+from zsaq.vision.images import images_of
+from zsaq.vision.job import ImageJob
+from zsaq.vision.models import has_attentions, has_batch_norms, has_head
+from zsaq.vision.papers.synq import filtered
+from zsaq.vision.published import PAPERS, TABLE, published
+
+Counts = Mapping[str, tuple[int, int, int]]
+Extra = Callable[[ImageJob, Budget, int], dict[str, Any]]
+ANY, NORMS, HEADED, ATTENTION = "any", "BatchNorm", "BatchNorm and a linear head", "ViT, DeiT or Swin"
+NEEDS: dict[str, Callable[[nn.Module], bool]] = {
+    ANY: lambda teacher: True,
+    NORMS: has_batch_norms,
+    HEADED: lambda teacher: has_batch_norms(teacher) and has_head(teacher),
+    ATTENTION: has_attentions,
+}
+OF_IMAGES = ("images", "image_steps")  # budgets that a fit does not see
+OF_JOB = {"seed", "loop", "folder", "ranges", "source", "layer", "learn", "mean", "deviation", "stage"}
+INPUTS = {
+    "": "images of a generator that learns beside the student",
+    "noise": "Gaussian noise",
+    "real": "real images",
+    "given": "given batches",
+}
+
+
+def rounded(
+    name: str, images: str, idea: str, *, budgets: Counts, needs: str, preset: str, paper: str = "",
+    zero_shot: bool = True,
+) -> Method:  # fmt: skip
+    """Round-to-nearest with the static ranges of the images; no step is taken."""
+
+    def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
+        batch: Any = learned_from(job, images, budget, seed, loop)
+        return calibrate(quantize_model(job.teacher, config), parts(batch, 64), loop.accelerator)
+
+    return Method(
+        name, idea, fit, inputs_of(images), PAPERS[paper], needs, "a forward pass, beside the images", budgets,
+        zero_shot=zero_shot, preset=preset,
+    )  # fmt: skip
+
+
+def fitted(
+    name: str, method: Callable[..., nn.Module], images: str, idea: str, *, budgets: Counts, needs: str, preset: str,
+    cost: str, paper: str = "", extra: Extra = lambda job, budget, seed: {}, clear: float | None = None,
+    zero_shot: bool = True, **fixed: Any,
+) -> Method:  # fmt: skip
+    """A fit on the images of that name; "" for a generator's own, which the fit brings.
+
+    Counts of the budget go to the fit by their names. Settings are its other keyword arguments, but for those that the
+    row has `fixed` and what only the job knows, which `extra` gives; its learning rate is the published one times the
+    setting `speed`. `clear`: the cutoff of SynQ's filter, where it stands before the fit.
+    """
+    settings = settings_of(method, {*budgets, *fixed})
+
+    def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
+        batch: Any = learned_from(job, images, budget, seed, loop)
+        options = published(method, job.spec) | fixed
+        options |= {option: budget[option] for option in settings if budget[option] is not None}
+        if (speed := options.pop("speed", None)) is not None:
+            options["lr"] *= speed
+        options |= {count: budget[count] for count in budgets if count not in OF_IMAGES}
+        return method(
+            job.teacher, config, job.spec, batch if clear is None else filtered(batch, clear), seed=seed, loop=loop,
+            folder=job.folder(name, seed), **options, **extra(job, budget, seed),
+        )  # fmt: skip
+
+    return Method(name, idea, fit, inputs_of(images), PAPERS[paper], needs, cost, budgets, settings, zero_shot, preset)
+
+
+def learned_from(job: ImageJob, images: str, budget: Budget, seed: int, loop: Loop) -> Any:
+    """The images of that name, None for a generator's own; the teacher goes where the loop runs."""
+    job.teacher.to(loop.accelerator.device)
+    count, steps = (budget.numbers.get(name, 0) for name in OF_IMAGES)
+    return images_of(job, images, seed, images=count, steps=steps) if images else None
+
+
+def settings_of(method: Callable[..., Any], named: set[str]) -> dict[str, Any]:
+    """Keyword arguments of a fit that are neither of the job nor `named` already, with their defaults; None where the
+    paper's depends on the size of the images. Its learning rate, where it is published, as `speed`."""
+    sized = TABLE.get(method, ({}, {}))[0]
+    settings = {
+        name: None if name in sized else parameter.default
+        for name, parameter in inspect.signature(method).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in OF_JOB | named
+    }
+    if "lr" in sized:
+        del settings["lr"]
+        settings["speed"] = 1.0
+    return settings
+
+
+def inputs_of(images: str) -> str:
+    return INPUTS.get(images, f"images synthesized from the teacher ({images})")
+
+
+def zeroq_ranges(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
+    """Static ranges of as many of ZeroQ's images, but no more than fit a batch.
+
+    They are our choice, and cost less than the GDFQ generator that the papers train for this and throw away. On
+    CIFAR-10's ResNet-20 the largest answers of its ReLUs to them (64 images, 100 steps) are 0.6 to 0.96 of those to
+    real images. SynQ keeps the ranges of its filtered images: chosen on that net's test images, for which it is no
+    clean zero-shot choice.
+    """
+    batch: Any = images_of(job, "zeroq", seed, images=min(budget["images"], 128), steps=budget["image_steps"])
+    return {"ranges": parts(batch, 64)}
+
+
+def normalisation(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
+    return {"mean": job.mean, "deviation": job.deviation}
