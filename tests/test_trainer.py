@@ -28,7 +28,6 @@ from zsaq import (
     quantize_model,
     repeat,
 )
-from zsaq.language.attention import AttentionScores
 from zsaq.quant.quantizer import EMAMinMax
 from zsaq.train.optim import NotFinite, Wrapper
 from zsaq.train.trainer import processes
@@ -105,7 +104,6 @@ def test_the_student_comes_closer_and_the_teacher_stays() -> None:
 OBJECTIVES = {
     "kl": lambda teacher, student: KL() + HiddenStates(BertLayer),
     "layer-wise": lambda teacher, student: 1.0 * LayerWise(BertLayer),
-    "scores": lambda teacher, student: KL() + AttentionScores(teacher, student),
 }
 
 
