@@ -73,6 +73,14 @@ def task_kind(model: nn.Module) -> TaskKind:
     return "regression" if single else "classification"
 
 
+def kind_of(model: nn.Module) -> TaskKind | None:
+    """`task_kind`, and None for every other head."""
+    try:
+        return task_kind(model)
+    except ValueError:
+        return None
+
+
 def longest(model: PreTrainedModel) -> int | None:
     """The most positions that the model can read, special tokens included; None where its configuration sets no end."""
     config = model.config.to_dict()
