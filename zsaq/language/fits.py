@@ -18,13 +18,30 @@ Fit = Callable[[TextJob, QuantConfig, Budget, int, Loop], PreTrainedModel]
 Source = Callable[[TextJob, int], Iterator[Batch]]
 
 
+def parts(config: QuantConfig) -> list[QuantConfig]:
+    """The configuration and those of its rules."""
+    return [part for part in (config, *(rule for _, rule in config.rules)) if part is not None]
+
+
+def static(config: QuantConfig) -> bool:
+    """Whether ranges of inputs have to be calibrated."""
+    return any(p.activation is not None or (p.input is not None and p.input.per == "tensor") for p in parts(config))
+
+
 def rounded(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-    """Round-to-nearest in the configuration's own ranges; no step is taken."""
+    """Round-to-nearest in the configuration's own ranges; no step is taken, no input read."""
+    if static(config):
+        raise ValueError("static ranges come from inputs, and rounding reads none; give inputs per='token', or gptq")
     return quantize_model(job.start, config)
 
 
 def rounded_minmax(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-    return quantize_model(job.start, dataclasses.replace(config, ranges="minmax"))
+    return rounded(job, dataclasses.replace(config, ranges="minmax"), budget, seed, loop)
+
+
+def warm_steps(budget: Budget) -> int:
+    """Steps layer by layer: a fifth of all, where the budget does not say."""
+    return budget["steps"] // 5 if budget["warm"] is None else budget["warm"]
 
 
 def distilled(source: Source, warm: bool = False) -> Fit:
@@ -32,7 +49,7 @@ def distilled(source: Source, warm: bool = False) -> Fit:
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         steps, lr, hidden = budget["steps"], budget["lr"], budget["hidden"]
-        first = budget["warm"] if warm else 0
+        first = warm_steps(budget) if warm else 0
         return sam_sga(
             job.teacher, config, source(job, seed), steps=steps, warm=first, lr=lr, hidden=hidden, rho=0.0, loop=loop,
             start=job.start,
@@ -74,7 +91,7 @@ def compensated_qat(source: Source) -> Fit:
 
 
 def adversarial(sam: bool = True, sga: bool = True) -> Fit:
-    """ZSAQ, whole or without a part. Where nothing climbs nothing is made to climb."""
+    """ZSAQ, whole or without a part. Where nothing climbs there is nothing that could."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         ratio, ascent = budget["ratio"] if sga else (1, 0), None
@@ -83,7 +100,7 @@ def adversarial(sam: bool = True, sga: bool = True) -> Fit:
             ascent = job.ascent(seed, lr=budget["generator_lr"], **options)
         return sam_sga(
             job.teacher, config, job.text(seed) if ascent is None else ascent.text, ascent, steps=budget["steps"],
-            warm=budget["warm"], lr=budget["lr"], hidden=budget["hidden"], rho=budget["rho"] if sam else 0.0,
+            warm=warm_steps(budget), lr=budget["lr"], hidden=budget["hidden"], rho=budget["rho"] if sam else 0.0,
             ratio=ratio, loop=loop, start=job.start,
         )  # fmt: skip
 

@@ -72,18 +72,17 @@ class TextJob:
         """
         causal = kind_of(pretrained(teacher)) == "causal"
         limit = longest(teacher)
-        if max_length is None:
-            allowed = [LONGEST, limit, tokenizer and tokenizer.model_max_length]
-            max_length = min(n for n in allowed if n is not None)
-        elif limit is not None and max_length > limit:
+        if max_length is not None and limit is not None and max_length > limit:
             raise ValueError(f"max_length is {max_length}; {type(teacher).__name__} reads at most {limit} tokens")
-        most = max(1, min(40, max_length // 3))
-        length = (max_length - 2, max_length - 2) if causal else (min(4, most), most)
+        known = LONGEST if tokenizer is None else tokenizer.model_max_length
+        tokens = min(LONGEST, limit or LONGEST, known) if max_length is None else max_length
+        most = max(1, min(40, tokens // 3))
+        length = (tokens - 2, tokens - 2) if causal else (min(4, most), most)
         if generator is None:
             generator = (teacher, tokenizer) if causal and tokenizer is not None else GENERATOR
         elif not isinstance(generator, str | tuple):
             raise ValueError(f"generator is a {type(generator).__name__}; give a path, an id or (model, tokenizer)")
-        return cls(teacher, tokenizer, max_length, length, 16 if causal else 32, generator, text_pair, batches, real)
+        return cls(teacher, tokenizer, tokens, length, 16 if causal else 32, generator, text_pair, batches, real)
 
     @property
     def kind(self) -> TaskKind | None:
