@@ -5,8 +5,9 @@ from torch import Tensor
 from language_toys import bert, bpe, opt, wordpiece
 from zsaq.language.bridge import RepresentationAdapter, SameVocabulary, VocabularyBridge, bridge_for
 from zsaq.language.models import Vocabulary, token_table
+from zsaq.language.soft_text import SoftText, soft
 from zsaq.language.text import Text, encode
-from zsaq.language.writing import SoftText, soft, write
+from zsaq.language.writing import write
 
 
 def rng() -> torch.Generator:

@@ -8,7 +8,6 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedModel,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -16,7 +15,6 @@ from transformers import (
 from language_toys import bert, bpe, opt, wordpiece
 from zsaq.language.models import (
     Vocabulary,
-    attention_projections,
     block_list,
     longest,
     printable,
@@ -100,34 +98,3 @@ def test_the_vocabulary_of_a_generator() -> None:
         Vocabulary.of(opt(wordpiece()), tokenizer)
     with pytest.raises(ValueError, match="writes no tokens"):
         Vocabulary.of(bert(tokenizer), tokenizer)
-
-
-def eager_scores(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-    model.set_attn_implementation("eager")
-    return model(**batch, output_attentions=True).attentions
-
-
-@pytest.mark.parametrize("name", ["bert", "opt", "gpt2"])
-def test_the_softmax_of_the_scores_is_the_models_attention(name: str) -> None:
-    model = {"bert": lambda: bert(wordpiece()), "opt": lambda: opt(wordpiece()), "gpt2": gpt2}[name]()
-    batch = {"input_ids": torch.randint(6, 50, (2, 7))}
-    seen: dict[nn.Module, torch.Tensor] = {}
-    places = attention_projections(model)
-
-    def keep(module: nn.Module, _, out: torch.Tensor) -> None:
-        seen[module] = out
-
-    for place in places:
-        for module in {place.query, place.key}:
-            module.register_forward_hook(keep)
-    attentions = eager_scores(model, batch)
-    causal = torch.full((7, 7), -torch.inf).triu(1) if name != "bert" else torch.zeros(7, 7)
-    assert [place.block for place in places] == [0, 1]
-    for place, attention in zip(places, attentions, strict=True):
-        scores = place.scores(seen[place.query], seen[place.key])
-        torch.testing.assert_close((scores + causal).softmax(-1), attention)
-
-
-def test_rotated_queries_are_refused() -> None:
-    with pytest.raises(ValueError, match="rotates"):
-        attention_projections(llama())

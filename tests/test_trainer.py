@@ -27,7 +27,6 @@ from zsaq import (
     quantize_model,
     repeat,
 )
-from zsaq.language.attention import AttentionScores
 from zsaq.quant.quantizer import EMAMinMax
 from zsaq.train.optim import Wrapper
 
@@ -85,7 +84,6 @@ def test_the_student_comes_closer_and_the_teacher_stays() -> None:
 OBJECTIVES = {
     "kl": lambda teacher, student: KL() + HiddenStates(BertLayer),
     "layer-wise": lambda teacher, student: 1.0 * LayerWise(BertLayer),
-    "scores": lambda teacher, student: KL() + AttentionScores(teacher, student),
 }
 
 

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.language.models import printable, spelled, token_table
+from zsaq.language.soft_text import SoftText
 from zsaq.language.text import Text, encode, unknown
-from zsaq.language.writing import SoftText
 
 Kind = Literal["auto", "same", "vocabulary", "representation"]
 

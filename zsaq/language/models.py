@@ -1,4 +1,4 @@
-"""What must be known of an architecture, read from its structure: blocks, tables, attention, vocabulary."""
+"""What must be known of an architecture, read from its structure: blocks, tables, vocabulary."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ from transformers.models.auto.modeling_auto import (
 from zsaq.language.text import filler
 
 TaskKind = Literal["classification", "regression", "causal"]
-QUERY_KEY = (("query", "key"), ("q_proj", "k_proj"), ("q_lin", "k_lin"))  # BERT, OPT, DistilBERT
 UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+")  # rows that vocabularies keep in reserve
 
 
@@ -40,8 +39,8 @@ def block_list(model: nn.Module) -> nn.ModuleList:
 
 def blocks(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The transformer blocks by name, in the order of their calls. Raises ValueError as `block_list` does."""
-    found = {id(block) for block in block_list(model)}
-    return [(name, module) for name, module in model.named_modules() if id(module) in found]
+    ids = {id(block) for block in block_list(model)}
+    return [(name, module) for name, module in model.named_modules() if id(module) in ids]
 
 
 def token_table(model: nn.Module) -> nn.Embedding:
@@ -74,15 +73,24 @@ def task_kind(model: nn.Module) -> TaskKind:
     return "regression" if single else "classification"
 
 
+def kind_of(model: nn.Module) -> TaskKind | None:
+    """`task_kind`, and None for every other head."""
+    try:
+        return task_kind(model)
+    except ValueError:
+        return None
+
+
 def longest(model: PreTrainedModel) -> int | None:
     """The most positions that the model can read, special tokens included; None where its configuration sets no end."""
     config = model.config.to_dict()
-    found = next((config[k] for k in ("max_position_embeddings", "n_positions", "seq_length") if k in config), None)
-    if found is None:
+    names = ("max_position_embeddings", "n_positions", "seq_length")
+    positions = next((config[name] for name in names if name in config), None)
+    if positions is None:
         return None
     # RoBERTa counts positions from behind the padding row of their table.
-    tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == found]
-    return found - next((t.padding_idx + 1 for t in tables if t.padding_idx is not None), 0)
+    tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == positions]
+    return positions - next((t.padding_idx + 1 for t in tables if t.padding_idx is not None), 0)
 
 
 def anchor(tokenizer: PreTrainedTokenizerBase) -> int:
@@ -150,49 +158,3 @@ class Vocabulary:
         content[[bos, *ends]] = False
         shown = torch.tensor([i for i, t in enumerate(texts) if t.strip() and "\ufffd" not in t and content[i]])
         return cls(bos, ends, filler(tokenizer), content.to(model.device), shown)
-
-
-@final
-@dataclass(frozen=True)
-class AttentionProjection:
-    """Where queries and keys of a block come from: outputs of two modules, or two slices of one (`query is key`)."""
-
-    block: int
-    query: nn.Module
-    key: nn.Module
-    heads: int
-    columns: tuple[slice, slice]
-
-    def scores(self, query: Tensor, key: Tensor) -> Tensor:
-        """Outputs [B, L, ...] of both modules -> scores before the softmax, q k^T / sqrt(d_head) [B, heads, L, L]."""
-        q, k = (
-            x[..., c].unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for x, c in zip((query, key), self.columns, strict=True)
-        )
-        return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-
-
-def attention_projections(model: nn.Module) -> list[AttentionProjection]:
-    """One for each block of BERT-type models, GPT-2 and OPT. Raises ValueError where queries are rotated after their
-    projection (Llama) or no queries and keys are found."""
-    name = type(model).__name__
-    if any("Rotary" in type(m).__name__ for m in model.modules()):
-        raise ValueError(
-            f"{name} rotates queries after their projection; match its hidden states, not attention scores"
-        )
-    config, found = pretrained(model).config, []
-    heads = config.num_attention_heads
-    for number, block in enumerate(block_list(model)):
-        children = [dict(module.named_children()) for module in block.modules()]
-        both = [(c[q], c[k]) for c in children for q, k in QUERY_KEY if q in c and k in c]
-        fused = [c["c_attn"] for c in children if "c_attn" in c]
-        if both:
-            found.append(AttentionProjection(number, *both[0], heads, (slice(None), slice(None))))
-        elif fused:
-            width = config.hidden_size
-            found.append(
-                AttentionProjection(number, fused[0], fused[0], heads, (slice(0, width), slice(width, 2 * width)))
-            )
-        else:
-            raise ValueError(f"block {number} of {name} has no query and key projections that are known")
-    return found

@@ -9,9 +9,8 @@ and of a small Llama, which are therefore no clean zero-shot results. recipes/LO
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
-from typing import Protocol
 
 import torch
 from transformers import PreTrainedModel
@@ -28,17 +27,6 @@ from zsaq.train.sam import SAM
 from zsaq.train.trainer import Adversary, Loop, calibrate, distill
 
 CALIBRATION = 16  # batches that fill static ranges of inputs
-GPTQ_BATCHES = 16  # batches to compensate on before steps are taken
-SLOW = 0.001  # learning rate from there, in grid steps: one that does not undo it
-
-
-class Stream(Adversary, Protocol):
-    """An adversary that is also the student's endless stream of batches, as
-    `zsaq.language.text_generator.TextGenerator` is."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def __next__(self) -> Batch: ...
 
 
 def learned(config: QuantConfig) -> QuantConfig:
@@ -117,8 +105,11 @@ def warm_start(
 def gptq_student(
     teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch], loop: Loop | None = None
 ) -> PreTrainedModel:
-    """A student to train whose rounding was compensated on `batches`, block by block (`zsaq.gptq`)."""
-    batches = iter(batches)
+    """A student to train whose rounding was compensated on `batches`, block by block (`zsaq.gptq`).
+
+    Static ranges of inputs are those of the first `CALIBRATION` of the same batches.
+    """
+    batches = list(batches)
     student = student_of(teacher, config, batches, loop)
     return gptq(student, batches, blocks(student), loop=loop)
 
@@ -128,38 +119,32 @@ def pull(
     hidden: float = 1.0, rho: float = 0.0, adversary: Adversary | None = None, ratio: tuple[int, int] = (5, 1),
     loop: Loop | None = None,
 ) -> PreTrainedModel:  # fmt: skip
-    """End-to-end distillation on any batches: random tokens, sampled text (LLM-QAT), the oracle's, or ZSAQ's."""
+    """End-to-end distillation on any batches: random tokens, sampled text (LLM-QAT), real ones, or ZSAQ's."""
     return distill(
         student, teacher, batches, divergence(teacher, hidden), stepper(student, lr, rho), steps, loop,
         adversary=adversary, ratio=ratio,
     )  # fmt: skip
 
 
-def zsaq(
-    teacher: PreTrainedModel, config: QuantConfig, text: Stream, *, steps: int = 200, warm: int = 40,
-    lr: float = 0.0032, hidden: float = 1.0, rho: float = 0.16, ratio: tuple[int, int] = (5, 1),
-    loop: Loop | None = None, start: PreTrainedModel | None = None,
+def sam_sga(
+    teacher: PreTrainedModel, config: QuantConfig, text: Iterable[Batch], ascent: Adversary | None = None, *,
+    steps: int = 200, warm: int = 40, lr: float = 0.0032, hidden: float = 1.0, rho: float = 0.16,
+    ratio: tuple[int, int] = (5, 1), loop: Loop | None = None, start: PreTrainedModel | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """Warm start, then SAM-SGA: `steps` student steps in all, the first `warm` of them layer by layer.
 
-    `text` is the stream of batches and ascends ratio[1] times after every ratio[0] student steps. rho 0 takes plain
-    steps, ratio (n, 0) keeps the generator as it is; `lr` and `rho` count in grid steps (see `stepper`). A teacher that
-    is loaded in 8 or 4 bits (bitsandbytes) answers, but cannot be copied: then `start` is the float model that becomes
-    the student. Returns the student; its latent weights, scales, norms and biases are trained, the token table is not.
-    Raises ValueError as `distill` does, and for a `warm` that leaves no step.
+    `text` is the endless stream of batches, and `ascent`, which changes what it will give, climbs ratio[1] times after
+    every ratio[0] student steps; None keeps the generator as it is. rho 0 takes plain steps; `lr` and `rho` count in
+    grid steps (see `stepper`). A teacher that is loaded in 8 or 4 bits (bitsandbytes) answers, but cannot be copied:
+    then `start` is the float model that becomes the student. Returns the student; its latent weights, scales, norms and
+    biases are trained, the token table is not. Raises ValueError as `distill` does, and for a `warm` that leaves no
+    step.
     """
     if not 0 <= warm < steps:
         raise ValueError(f"warm is {warm} of {steps} steps; give 0 or more, and fewer than steps")
-    student = warm_start(student_of(start or teacher, config, text, loop), teacher, text, warm, lr, loop)
+    stream = iter(text)
+    student = warm_start(student_of(start or teacher, config, stream, loop), teacher, stream, warm, lr, loop)
     return pull(
-        student,
-        teacher,
-        text,
-        steps=steps - warm,
-        lr=lr,
-        hidden=hidden,
-        rho=rho,
-        adversary=text,
-        ratio=ratio,
+        student, teacher, stream, steps=steps - warm, lr=lr, hidden=hidden, rho=rho, adversary=ascent, ratio=ratio,
         loop=loop,
-    )
+    )  # fmt: skip

@@ -1,6 +1,6 @@
-"""Endless batches that need no generator: random tokens, and texts that are given (sampled ones, or the oracle's)."""
+"""Endless batches that need no generator: random tokens, given texts, given batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -67,6 +67,21 @@ def texts(
         for index in similar(lengths[pool], batch_size, rng):
             chosen = [content.rows(pool[index]) for content in contents]
             yield layout.place(*(text_pairs(chosen[0], rng) if len(chosen) < len(layout.gaps) - 1 else chosen))
+
+
+def over_and_over(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Given batches without end: an iterator as it is, to its end; anything else pass after pass (a DataLoader draws
+    its order anew). Raises ValueError for a pass without any, and for a batch that is no keyword arguments."""
+    while True:
+        batch = None
+        for batch in batches:
+            if not isinstance(batch, Mapping):
+                raise ValueError(f"a batch is a {type(batch).__name__}; give dicts of tensors: input_ids, ...")
+            yield dict(batch)
+        if isinstance(batches, Iterator):
+            return
+        if batch is None:
+            raise ValueError("no batches were given")
 
 
 def columns(rows: list[str] | list[tuple[str, str]]) -> list[tuple[str, ...]]:

@@ -78,10 +78,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: list[str]) -> Text:
 
 def unknown(tokenizer: PreTrainedTokenizerBase) -> int:
     """The id for what a vocabulary cannot say. Raises ValueError if it has none."""
-    found = next((i for i in (tokenizer.unk_token_id, tokenizer.eos_token_id) if isinstance(i, int)), None)
-    if found is None:
+    token = next((i for i in (tokenizer.unk_token_id, tokenizer.eos_token_id) if isinstance(i, int)), None)
+    if token is None:
         raise ValueError("the tokenizer has neither an unknown token nor an end of text; set tokenizer.unk_token")
-    return found
+    return token
 
 
 @final

@@ -1,51 +1,28 @@
-"""The generator: any causal language model that writes text, and shows gradients what it could have written."""
-
-from dataclasses import dataclass
-from typing import final
+"""The generator: any causal language model that writes text."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from zsaq.language.models import Vocabulary, longest, output_layer
+from zsaq.language.models import Vocabulary, longest
 from zsaq.language.text import Text
 
-NEVER = -1e4  # the logit of what may not be written: probability 0, and still a number
+
+def load_generator(path_or_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in float32 and eval mode, and its tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(path_or_id, dtype=torch.float32, trust_remote_code=False)
+    return model.eval(), AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
 
 
-def load_generator(path_or_id: str, lora: bool = False) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in eval mode, and its tokenizer. With `lora` only low-rank adapters of it are trained.
-
-    Raises ValueError if LoRA is asked for and peft is not installed.
-    """
-    model = AutoModelForCausalLM.from_pretrained(path_or_id, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(path_or_id)
-    if lora:
-        try:
-            from peft import LoraConfig
-        except ImportError:
-            raise ValueError('LoRA needs peft: pip install "zsaq[lora]", or leave lora off') from None
-        model.add_adapter(LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
-    return model.eval(), tokenizer
-
-
-def ascent_optimizer(generator: PreTrainedModel, lr: float, eight_bit: bool = False) -> torch.optim.Optimizer:
-    """AdamW without decay on what the generator trains; its states in 8 bits through bitsandbytes if asked.
-
-    Raises ValueError if nothing of the generator is trained, or if bitsandbytes is asked for and not installed.
-    """
-    trained = [p for p in generator.parameters() if p.requires_grad]
-    if not trained:
-        raise ValueError("nothing of the generator is trained: all its parameters are frozen")
-    if not eight_bit:
-        return torch.optim.AdamW(trained, lr, weight_decay=0.0)
+def with_adapters(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, of which only low-rank adapters are trained from now on. Raises ValueError without peft."""
     try:
-        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+        from peft import LoraConfig
     except ImportError:
-        raise ValueError('8-bit AdamW needs bitsandbytes: pip install "zsaq[bnb]", or leave eight_bit off') from None
-    return AdamW8bit(trained, lr, weight_decay=0.0)
+        raise ValueError('LoRA needs peft: pip install "zsaq[lora]", or leave lora off') from None
+    model.add_adapter(LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    return model.eval()
 
 
 @torch.no_grad()
@@ -142,82 +119,3 @@ def draw(logits: Tensor, chance: Tensor) -> Tensor:
     shares = F.pad(torch.softmax(logits, -1), (0, short)).unflatten(1, (-1, 256))
     run = pick(shares.sum(-1), chance[0])
     return 256 * run + pick(shares[torch.arange(len(run), device=run.device), run[:, 0]], chance[1])
-
-
-@final
-@dataclass(frozen=True)
-class SoftText:
-    """A text and what its writer could have written instead.
-
-    For each position the support `ids` [N, L, K] int64 (the token that stands there first), `log_probs` [N, L, K]
-    normalised over the support, and the state `hidden` [N, L, d] that the token was drawn from.
-    """
-
-    text: Text
-    ids: Tensor
-    log_probs: Tensor
-    hidden: Tensor
-
-
-def soft(
-    model: PreTrainedModel,
-    text: Text,
-    vocabulary: Vocabulary,
-    *,
-    top: int = 64,
-    temperature: float = 1.0,
-    chunk: int = 512,
-    support: Tensor | None = None,
-) -> SoftText:
-    """One teacher-forced pass of the generator over its own text; nothing flows through the sampling.
-
-    The distribution of a position comes from the state before it and is softmax(logits / temperature), renormalised
-    over the sampled token and the `top` likeliest others that may stand in a text; with top >= V that is the softmax
-    itself. Another model's `support` [N, L, K] can be given instead. K = top + 1.
-
-    Memory: with B L positions, at most chunk * V logits live at once (searched without gradients, then only the
-    support's logits are computed, checkpointed). Peak beyond the body's activations, in bytes: 12 chunk V for the
-    logits or what replaces them in the backward pass, 12 B L K kept, 8 V d for the gradient of the head. B = 32,
-    L = 128, V = 50272, K = 65, d = 512: 309 MB + 3 MB + 206 MB, where plain logits, their softmax and the gradient
-    take 12 B L V = 2.5 GB.
-    """
-    before = torch.cat([torch.full_like(text.ids[:, :1], vocabulary.bos), text.ids[:, :-1]], 1)
-    seen = torch.cat([torch.ones_like(text.mask[:, :1]), text.mask[:, :-1]], 1)
-    hidden = model.base_model(input_ids=before, attention_mask=seen.long(), use_cache=False).last_hidden_state
-    head = output_layer(model)
-    states, sampled = hidden[text.mask], text.ids[text.mask]
-    if support is None:
-        with torch.no_grad():
-            found = [
-                _support(head(s).float(), t, vocabulary.content, top)
-                for s, t in zip(states.split(chunk), sampled.split(chunk), strict=True)
-            ]
-        ids = text.ids[..., None].repeat(1, 1, found[0].shape[1])
-        ids[text.mask] = torch.cat(found)
-    else:
-        ids = support
-    log_probs = torch.full(ids.shape, NEVER, dtype=torch.float32, device=ids.device)
-    parts = [
-        checkpoint(_log_probs, head, s, i, temperature, use_reentrant=False, preserve_rng_state=False)
-        for s, i in zip(states.split(chunk), ids[text.mask].split(chunk), strict=True)
-    ]
-    return SoftText(text, ids, log_probs.masked_scatter(text.mask[..., None], torch.cat(parts)), hidden)
-
-
-def _support(logits: Tensor, sampled: Tensor, content: Tensor, top: int) -> Tensor:
-    """[P, V], [P] -> [P, K]: the sampled token, then the likeliest; the sampled one again where none is left."""
-    logits[:, ~content] = -torch.inf
-    value, ids = logits.topk(min(top, logits.shape[1]), -1)
-    return torch.cat([sampled[:, None], torch.where(value.isinf(), sampled[:, None], ids)], 1)
-
-
-def _log_probs(head: nn.Linear, states: Tensor, ids: Tensor, temperature: float) -> Tensor:
-    """[P, d], [P, K] -> log softmax over the K [P, K]; a repetition of the first id has no share."""
-    weight, bias = head.weight, head.bias
-    if ids.shape[1] * states.shape[1] < len(weight):  # rows of the head are smaller than its logits
-        logits = torch.bmm(F.embedding(ids, weight), states[..., None])[..., 0]
-        logits = logits if bias is None else logits + F.embedding(ids, bias[:, None])[..., 0]
-    else:
-        logits = head(states).gather(1, ids)
-    again = F.pad(ids[:, 1:] == ids[:, :1], (1, 0))
-    return torch.log_softmax((logits.float() / temperature).masked_fill(again, NEVER), -1)

@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 from language_toys import bpe, opt, wordpiece
+from zsaq.language.ascent import ascent_optimizer
 from zsaq.language.models import Vocabulary
+from zsaq.language.soft_text import soft
 from zsaq.language.text import Partner, Text, encode, text_pairs
-from zsaq.language.writing import ascent_optimizer, draw, load_generator, soft, write
+from zsaq.language.writing import draw, load_generator, with_adapters, write
 
 
 @pytest.fixture(params=["wordpiece", "bpe"])
@@ -91,7 +93,7 @@ def test_the_cache_that_drops_finished_rows_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"length": 0}, "length is 0"),
         ({"length": (5, 4)}, "lower end first"),
@@ -101,10 +103,10 @@ def test_the_cache_that_drops_finished_rows_changes_nothing() -> None:
         ({"uniform_start": False}, "all texts alike"),
     ],
 )
-def test_numbers_that_cannot_be(options: dict, told: str) -> None:
+def test_numbers_that_cannot_be(options: dict, message: str) -> None:
     tokenizer = wordpiece()
     model = opt(tokenizer)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         write(model, Vocabulary.of(model, tokenizer), 2, options.pop("length", 8), rng=rng(), **options)
 
 
@@ -138,13 +140,13 @@ def test_chunks_and_checkpoints_change_nothing(author, top: int) -> None:
     """With 2 the head's rows are gathered, with 40 its logits are computed: both ways of `_log_probs`."""
     model, vocabulary = author
     text = write(model, vocabulary, 6, (3, 9), rng=rng())
-    found = []
+    outputs = []
     for chunk in (4, 1000):
         out = soft(model, text, vocabulary, top=top, chunk=chunk)
         model.zero_grad()
         (out.log_probs[..., 0] * text.mask).sum().backward()
-        found.append((out, [p.grad.clone() for p in model.parameters()]))
-    (one, grads), (other, others) = found
+        outputs.append((out, [p.grad.clone() for p in model.parameters()]))
+    (one, grads), (other, others) = outputs
     assert torch.equal(one.ids, other.ids)
     torch.testing.assert_close(one.log_probs, other.log_probs)
     torch.testing.assert_close(grads, others, rtol=1e-4, atol=1e-5)
@@ -177,16 +179,13 @@ def test_a_generator_from_a_folder_with_and_without_adapters(tmp_path) -> None:
     with pytest.raises(ValueError, match="frozen"):
         ascent_optimizer(model.requires_grad_(False), 1e-3)
     pytest.importorskip("peft")
-    model, _ = load_generator(str(tmp_path), lora=True)
+    model = with_adapters(load_generator(str(tmp_path))[0])
     assert {n.split(".")[-3] for n, p in model.named_parameters() if p.requires_grad} == {"lora_A", "lora_B"}
 
 
 @pytest.mark.parametrize("missing", ["peft", "bitsandbytes"])
-def test_a_missing_extra_is_named(tmp_path, monkeypatch, missing: str) -> None:
-    tokenizer = wordpiece()
-    model = opt(tokenizer)
-    model.save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+def test_a_missing_extra_is_named(monkeypatch, missing: str) -> None:
+    model = opt(wordpiece())
     real = builtins.__import__
 
     def blocked(name, *args, **kwargs):
@@ -197,7 +196,7 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, missing: str) -> None:
     monkeypatch.setattr(builtins, "__import__", blocked)
     with pytest.raises(ValueError, match=r"zsaq\[(lora|bnb)\]"):
         if missing == "peft":
-            load_generator(str(tmp_path), lora=True)
+            with_adapters(model)
         else:
             ascent_optimizer(model, 1e-3, eight_bit=True)
 

@@ -9,7 +9,7 @@ from transformers import BitsAndBytesConfig
 from toys import batches, bert, gpt2
 from zsaq import KL, Batch, Grid, HiddenStates, Loop, QuantConfig, load, repeat
 from zsaq.language.sam_sga import divergence as objective
-from zsaq.language.sam_sga import grid_step, pull, stepper, student_of, warm_start, zsaq
+from zsaq.language.sam_sga import gptq_student, grid_step, pull, sam_sga, stepper, student_of, warm_start
 from zsaq.quant.layers import QuantLinear, quant_layers
 from zsaq.quant.quantizer import MinMax
 from zsaq.train.optim import Clip
@@ -19,17 +19,14 @@ from zsaq.train.trainer import Divergence
 W2 = QuantConfig.parse("w2a8")
 
 
-class TextGenerator:
-    """Stands in for the generator: random batches, and counts its climbs."""
+def text() -> Iterator[Batch]:
+    return repeat(batches(8))
 
-    def __init__(self) -> None:
-        self.given, self.climbs = repeat(batches(8)), 0
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
+class Climber:
+    """Stands in for the generator's ascent, and counts its climbs."""
 
-    def __next__(self) -> Batch:
-        return next(self.given)
+    climbs = 0
 
     def ascend(self, divergence: Divergence) -> dict[str, float]:
         embeds = torch.randn(4, 6, 32, requires_grad=True)
@@ -49,13 +46,13 @@ def gap(teacher, student) -> float:
 
 @pytest.mark.parametrize("make", [bert, gpt2])
 def test_the_two_stages_bring_the_student_closer(make, tmp_path) -> None:
-    teacher, text_generator = make(), TextGenerator()
+    teacher, ascent = make(), Climber()
     start = gap(teacher, student_of(teacher, W2))
-    student = zsaq(teacher, W2, text_generator, steps=24, warm=8, lr=0.02, loop=Loop(folder=tmp_path))
+    student = sam_sga(teacher, W2, text(), ascent, steps=24, warm=8, lr=0.02, loop=Loop(folder=tmp_path))
     assert gap(teacher, student) < 0.8 * start
-    assert text_generator.climbs == 3
-    told = [json.loads(line) for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
-    assert len(told) == 16 and {"KL", "HiddenStates", "gap", "cosine", "disagreement"} <= set().union(*told)
+    assert ascent.climbs == 3
+    steps = [json.loads(line) for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
+    assert len(steps) == 16 and {"KL", "HiddenStates", "gap", "cosine", "disagreement"} <= set().union(*steps)
     assert len((tmp_path / "warm-start.jsonl").read_text().splitlines()) == 8
 
 
@@ -71,9 +68,9 @@ def test_the_warm_start_moves_blocks_only() -> None:
 
 
 def test_a_part_that_is_switched_off_is_not_there() -> None:
-    teacher, text_generator = bert(), TextGenerator()
-    zsaq(teacher, W2, text_generator, steps=6, warm=0, ratio=(2, 0))
-    assert text_generator.climbs == 0
+    teacher, ascent = bert(), Climber()
+    sam_sga(teacher, W2, text(), ascent, steps=6, warm=0, ratio=(2, 0))
+    assert ascent.climbs == 0
     student = student_of(teacher, W2)
     assert isinstance(stepper(student, 0.01), Clip) and isinstance(stepper(student, 0.01, 0.1), SAM)
     assert [type(part) for _, part in objective(teacher, 0.0).parts] == [KL]
@@ -96,8 +93,8 @@ def test_a_teacher_in_few_bits_answers_for_a_student_of_the_float_model(tmp_path
     few = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
     teacher = type(start).from_pretrained(tmp_path, quantization_config=few)
     with pytest.raises(ValueError, match="holds integers"):
-        zsaq(teacher, W2, TextGenerator(), steps=2, warm=0)
-    student = zsaq(teacher, W2, TextGenerator(), steps=24, warm=8, lr=0.02, start=start)
+        sam_sga(teacher, W2, text(), steps=2, warm=0)
+    student = sam_sga(teacher, W2, text(), ascent=Climber(), steps=24, warm=8, lr=0.02, start=start)
     assert gap(teacher, student) < gap(teacher, student_of(start, W2))
 
 
@@ -106,7 +103,7 @@ def test_a_teacher_in_few_bits_answers_for_a_student_of_the_float_model(tmp_path
 def test_a_teacher_in_half_precision_has_a_student_in_full(make, dtype: torch.dtype, tmp_path) -> None:
     teacher = make().to(dtype)
     static = QuantConfig(Grid(2, levels="half"), Grid(8, symmetric=False, per="tensor"))
-    student = zsaq(teacher, static, TextGenerator(), steps=8, warm=2)
+    student = sam_sga(teacher, static, text(), steps=8, warm=2)
     assert {p.dtype for p in student.parameters()} == {torch.float32}
     assert {p.dtype for p in teacher.parameters()} == {dtype}
     student.save_pretrained(tmp_path)
@@ -114,10 +111,16 @@ def test_a_teacher_in_half_precision_has_a_student_in_full(make, dtype: torch.dt
     assert torch.equal(load(tmp_path)(**held).logits, student(**held).logits)
 
 
+def test_static_ranges_and_compensated_rounding_share_few_batches() -> None:
+    static = QuantConfig(Grid(4), Grid(8, symmetric=False, per="tensor"))
+    student = gptq_student(bert(), static, iter(batches(2)))
+    assert torch.isfinite(student(**batches(1, seed=7)[0]).logits).all()
+
+
 def test_ranges_are_learned_where_they_were_searched_and_nowhere_else() -> None:
     rule = QuantConfig(Grid(2, levels="half"))
-    told = {"*layer.0*": rule, "*layer.1.attention*": dataclasses.replace(rule, ranges="minmax")}
-    student = student_of(bert(), QuantConfig(Grid(8), rules=tuple(told.items())))
+    rules = {"*layer.0*": rule, "*layer.1.attention*": dataclasses.replace(rule, ranges="minmax")}
+    student = student_of(bert(), QuantConfig(Grid(8), rules=tuple(rules.items())))
     kinds = {name: layer.weight_quantizer.ranges for name, layer in quant_layers(student)}
     learned = {name for name, ranges in kinds.items() if any(True for _ in ranges.parameters())}
     assert learned == {name for name in kinds if "layer.0" in name} and learned
@@ -126,7 +129,7 @@ def test_ranges_are_learned_where_they_were_searched_and_nowhere_else() -> None:
 
 def test_a_warm_start_that_leaves_no_step_is_named() -> None:
     with pytest.raises(ValueError, match="warm is 4 of 4"):
-        zsaq(bert(), W2, TextGenerator(), steps=4, warm=4)
+        sam_sga(bert(), W2, text(), steps=4, warm=4)
 
 
 @pytest.mark.parametrize("bits", ["w2a8", "w4a8", "w8a8"])

@@ -8,12 +8,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from language_toys import bert, bpe, opt, wordpiece
+from zsaq.language.ascent import Ascent, distinct, entropy
 from zsaq.language.bridge import Kind, bridge_for
 from zsaq.language.layout import Layout
-from zsaq.language.models import token_table
 from zsaq.language.text import Text
-from zsaq.language.text_generator import TextGenerator, distinct, entropy
-from zsaq.language.writing import load_generator
+from zsaq.language.text_generator import TextGenerator
+from zsaq.language.writing import load_generator, with_adapters
 from zsaq.train.pair import Batch
 
 
@@ -22,10 +22,16 @@ def make_text_generator(
 ) -> tuple[TextGenerator, PreTrainedModel]:
     generator, tokenizer = source(), wordpiece()
     teacher = bert(tokenizer, labels)
-    layout = Layout.of(tokenizer, 32, text_pair)
     bridge = bridge_for(generator, tokenizer, teacher, kind)
-    options = {"batch_size": 8, "length": (2, 8), "refresh": 3, "top": 8, "lr": 1e-3, **options}
-    return TextGenerator(opt(generator), generator, bridge, layout, token_table(teacher).weight, **options), teacher
+    options = {"batch_size": 8, "length": (2, 8), "refresh": 3, **options}
+    return TextGenerator(opt(generator), generator, bridge, Layout.of(tokenizer, 32, text_pair), **options), teacher
+
+
+def make_ascent(
+    kind: Kind = "auto", source=wordpiece, text_pair: bool = False, labels: int = 3, batch_size: int = 8, **options
+) -> tuple[Ascent, PreTrainedModel]:
+    text, teacher = make_text_generator(kind, source, text_pair, labels, batch_size=batch_size)
+    return Ascent(text, teacher, **{"top": 8, "lr": 1e-3, **options}), teacher
 
 
 def against(teacher: PreTrainedModel, seed: int = 9):
@@ -66,7 +72,7 @@ def test_every_text_is_used_once_until_the_generator_has_climbed() -> None:
     for _ in range(2):
         batches = list(islice(mixed, 3))
         assert contents(batches) == sorted(map(tuple, mixed.translated.lists())) and len(mixed.translated) == 24
-    mixed.ascend(against(teacher)[0])
+    Ascent(mixed, teacher, top=8, lr=1e-3).ascend(against(teacher)[0])
     before = [tuple(row) for row in mixed.buffer]
     batches = contents(list(islice(mixed, 3)))
     newest = [tuple(row) for row in mixed.translated.lists()]
@@ -85,46 +91,46 @@ def test_a_share_or_a_buffer_that_cannot_be(options) -> None:
 @pytest.mark.parametrize("source", [wordpiece, bpe])
 @pytest.mark.parametrize("kind", ["auto", "vocabulary", "representation"])
 def test_every_bridge_climbs_and_leaves_teacher_and_student_alone(kind, source) -> None:
-    text_generator, teacher = make_text_generator(kind, source)
+    ascent, teacher = make_ascent(kind, source)
     divergence, student = against(teacher)
     marked = next(iter(student.parameters()))
     marked.grad = torch.full_like(marked, 7.0)
-    before = copy.deepcopy([m.state_dict() for m in (teacher, student, text_generator.reference)])
-    start = copy.deepcopy(text_generator.generator.state_dict())
-    told = text_generator.ascend(divergence)
+    before = copy.deepcopy([m.state_dict() for m in (teacher, student, ascent.reference)])
+    start = copy.deepcopy(ascent.text.generator.state_dict())
+    metrics = ascent.ascend(divergence)
     names = {"disagreement", "fluency", "diversity", "generator_gradient", "distinct_1", "distinct_2"}
-    assert set(told) == names and all(map(math.isfinite, told.values()))
-    assert told["fluency"] == pytest.approx(0.0, abs=1e-6), "the first step starts at the reference"
-    assert told["generator_gradient"] > 0
-    for model, state in zip((teacher, student, text_generator.reference), before, strict=True):
+    assert set(metrics) == names and all(map(math.isfinite, metrics.values()))
+    assert metrics["fluency"] == pytest.approx(0.0, abs=1e-6), "the first step starts at the reference"
+    assert metrics["generator_gradient"] > 0
+    for model, state in zip((teacher, student, ascent.reference), before, strict=True):
         assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    assert all(p.grad is None for m in (teacher, text_generator.generator) for p in m.parameters())
+    assert all(p.grad is None for m in (teacher, ascent.text.generator) for p in m.parameters())
     assert (marked.grad == 7).all() and sum(p.grad is not None for p in student.parameters()) == 1
-    assert any(not torch.equal(v, start[k]) for k, v in text_generator.generator.state_dict().items())
-    assert text_generator.ascend(divergence)["fluency"] > 0
+    assert any(not torch.equal(v, start[k]) for k, v in ascent.text.generator.state_dict().items())
+    assert ascent.ascend(divergence)["fluency"] > 0
 
 
-def ascended(text_generator: TextGenerator, divergence, term: str) -> tuple[float, float]:
+def ascended(ascent: Ascent, divergence, term: str) -> tuple[float, float]:
     """A term on the generator's first text, and its mean over the last 15 of 25 steps, each on newly written text."""
-    told = []
+    values = []
     for _ in range(25):
-        told.append(text_generator.ascend(divergence)[term])
-        text_generator.renew()
-    return told[0], sum(told[-15:]) / 15
+        values.append(ascent.ascend(divergence)[term])
+        ascent.text.renew()
+    return values[0], sum(values[-15:]) / 15
 
 
 @pytest.mark.parametrize("text_pair", [False, True])
 def test_disagreement_rises_on_what_is_written_while_climbing(text_pair: bool) -> None:
-    text_generator, teacher = make_text_generator(
+    ascent, teacher = make_ascent(
         text_pair=text_pair, lr=6e-3, batch_size=64, top=200, ceiling=1e9, fluency=0.0, diversity=0.0
     )
-    before, after = ascended(text_generator, against(teacher)[0], "disagreement")
+    before, after = ascended(ascent, against(teacher)[0], "disagreement")
     assert after > 1.2 * before
 
 
 def test_diversity_rises_on_what_is_written_while_climbing() -> None:
-    text_generator, teacher = make_text_generator(fluency=0.0, diversity=1.0, lr=3e-3, batch_size=64, top=200)
-    before, after = ascended(text_generator, flat(teacher), "diversity")
+    ascent, teacher = make_ascent(fluency=0.0, diversity=1.0, lr=3e-3, batch_size=64, top=200)
+    before, after = ascended(ascent, flat(teacher), "diversity")
     assert after > before + 0.05
 
 
@@ -139,20 +145,20 @@ def flat(teacher: PreTrainedModel):
 
 
 def test_fluency_alone_leads_back_to_the_reference() -> None:
-    text_generator, teacher = make_text_generator(fluency=1.0, diversity=0.0, lr=2e-3, batch_size=24)
+    ascent, teacher = make_ascent(fluency=1.0, diversity=0.0, lr=2e-3, batch_size=24)
     with torch.no_grad():
-        for p in text_generator.generator.parameters():
+        for p in ascent.text.generator.parameters():
             p.add_(0.02 * torch.randn_like(p))
-    told = [text_generator.ascend(flat(teacher))["fluency"] for _ in range(25)]
-    assert sum(told[-5:]) < 0.6 * sum(told[:5])
+    values = [ascent.ascend(flat(teacher))["fluency"] for _ in range(25)]
+    assert sum(values[-5:]) < 0.6 * sum(values[:5])
 
 
 def test_steps_that_are_not_finite_stop() -> None:
-    text_generator, teacher = make_text_generator()
-    state = copy.deepcopy(text_generator.generator.state_dict())
+    ascent, teacher = make_ascent()
+    state = copy.deepcopy(ascent.text.generator.state_dict())
     with pytest.raises(ValueError, match="not finite"):
-        text_generator.ascend(lambda batch: (teacher(**batch).logits.sum() * torch.nan, teacher(**batch).logits))
-    assert all(torch.equal(v, state[k]) for k, v in text_generator.generator.state_dict().items())
+        ascent.ascend(lambda batch: (teacher(**batch).logits.sum() * torch.nan, teacher(**batch).logits))
+    assert all(torch.equal(v, state[k]) for k, v in ascent.text.generator.state_dict().items())
 
 
 def test_adapters_climb_over_a_generator_that_stays(tmp_path) -> None:
@@ -160,17 +166,16 @@ def test_adapters_climb_over_a_generator_that_stays(tmp_path) -> None:
     tokenizer = wordpiece()
     opt(tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    generator, _ = load_generator(str(tmp_path), lora=True)
+    generator = with_adapters(load_generator(str(tmp_path))[0])
     teacher = bert(tokenizer)
-    text_generator = TextGenerator(
-        generator, tokenizer, bridge_for(tokenizer, tokenizer, teacher), Layout.of(tokenizer, 32),
-        token_table(teacher).weight, batch_size=8, length=8, lr=1e-2,
-    )  # fmt: skip
+    bridge = bridge_for(tokenizer, tokenizer, teacher)
+    text = TextGenerator(generator, tokenizer, bridge, Layout.of(tokenizer, 32), batch_size=8, length=8)
+    ascent = Ascent(text, teacher, reference=opt(tokenizer), lr=1e-2)
     state = copy.deepcopy(generator.state_dict())
     divergence, _ = against(teacher)
-    fluency = [text_generator.ascend(divergence)["fluency"] for _ in range(3)]
+    fluency = [ascent.ascend(divergence)["fluency"] for _ in range(3)]
     assert fluency[0] == pytest.approx(0.0, abs=1e-6) and fluency[2] > 0
-    assert text_generator.reference is generator and all(
+    assert ascent.reference is generator and all(
         p.requires_grad == ("lora" in n) for n, p in generator.named_parameters()
     )
     assert {"lora" in k for k, v in generator.state_dict().items() if not torch.equal(v, state[k])} == {True}
@@ -191,5 +196,29 @@ def test_entropy_and_distinct_by_hand() -> None:
 
 
 def test_regression_teachers_climb_too() -> None:
-    text_generator, teacher = make_text_generator(labels=1, text_pair=True)
-    assert all(map(math.isfinite, text_generator.ascend(against(teacher)[0]).values()))
+    ascent, teacher = make_ascent(labels=1, text_pair=True)
+    assert all(map(math.isfinite, ascent.ascend(against(teacher)[0]).values()))
+
+
+def test_a_reference_at_hand_is_no_copy_and_climbs_alike() -> None:
+    climbs = []
+    for at_hand in (False, True):
+        text, teacher = make_text_generator()
+        start = opt(wordpiece()).requires_grad_(False)
+        ascent = Ascent(text, teacher, reference=start if at_hand else None, top=8, lr=1e-3)
+        assert (ascent.reference is start) == at_hand
+        divergence, _ = against(teacher)
+        climbs.append([ascent.ascend(divergence) for _ in range(3)])
+    assert climbs[0] == climbs[1] and climbs[0][2]["fluency"] > 0
+
+
+def test_only_what_climbs_needs_logits_that_are_its_output_layers() -> None:
+    tokenizer = wordpiece()
+    teacher, generator = bert(tokenizer), opt(tokenizer)
+    generator.register_forward_hook(lambda module, args, out: out.__class__(**{**out, "logits": out.logits.tanh()}))
+    text = TextGenerator(
+        generator, tokenizer, bridge_for(tokenizer, tokenizer, teacher), Layout.of(tokenizer, 32), length=8
+    )
+    assert next(text)["input_ids"].shape[0] == 32
+    with pytest.raises(ValueError, match="more than its output layer"):
+        Ascent(text, teacher)

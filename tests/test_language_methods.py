@@ -1,0 +1,284 @@
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertForMaskedLM, PreTrainedModel
+
+import zsaq.language.ascent as ascent_module
+import zsaq.language.job as job_module
+from language_toys import bert, bpe, opt, wordpiece
+from toys import batches as toy_batches
+from zsaq import Grid, Loop, QuantConfig, coverage
+from zsaq.language.job import TextJob
+from zsaq.language.methods import METHODS, auto, find, suits
+from zsaq.method import Budget
+
+REAL = ["the film is good", "the story was bad", "this actor plays well", "it was not very good"] * 4
+FEW = {"steps": 2, "warm": 1, "batches": 2, "ratio": (1, 1)}
+TOKEN, STATIC = Grid(8, per="token"), Grid(8, symmetric=False, per="tensor")
+W4 = QuantConfig.parse("w4a8")
+CLIMBING = {"zsaq", "zsaq-no-sam"}
+
+
+def job_of(kind: str, **options: Any) -> TextJob:
+    """A classifier with a generator of another vocabulary, or a causal model that writes for itself."""
+    if kind == "bert":
+        tokenizer = wordpiece()
+        job = TextJob.of(bert(tokenizer), tokenizer, generator=(opt(bpe()), bpe()), real=lambda: REAL, **options)
+    else:
+        job = TextJob.of(opt(bpe()), bpe(), real=lambda: REAL, max_length=16, **options)
+    job.batch_size, job.style = 4, {"refresh": 2}
+    job.given = [next(job.noise(0)) for _ in range(1)]
+    return job
+
+
+def fit(name: str, job: TextJob, config: QuantConfig = W4, seed: int = 3, **given: Any) -> PreTrainedModel:
+    method = METHODS[name]
+    few = {key: value for key, value in FEW.items() if key in method.options()}
+    return method.fit(job, config, Budget.of(method, "light", few | given), seed, Loop())
+
+
+@pytest.mark.parametrize("kind", ["bert", "opt"])
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_row_gives_a_student_and_leaves_the_teacher_alone(name: str, kind: str) -> None:
+    job = job_of(kind)
+    before = copy.deepcopy(job.teacher.state_dict())
+    student = fit(name, job)
+    assert "weights 4-bit" in " ".join(coverage(student).values())
+    with torch.no_grad():
+        assert torch.isfinite(student(**next(job.noise(1))).logits).all()
+    assert all(torch.equal(value, before[key]) for key, value in job.teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["rtn", "rtn-minmax"])
+def test_rounding_refuses_static_ranges_of_inputs(name: str) -> None:
+    with pytest.raises(ValueError, match="static ranges come from inputs"):
+        fit(name, job_of("bert"), QuantConfig(Grid(4), STATIC))
+
+
+@pytest.mark.parametrize("name", ["gptq", "zsaq"])
+def test_the_same_seed_gives_the_same_student_and_another_another(name: str) -> None:
+    ends = [[p.detach() for p in fit(name, job_of("bert"), seed=seed).parameters()] for seed in (3, 3, 4)]
+    assert all(torch.equal(a, b) for a, b in zip(ends[0], ends[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(ends[0], ends[2], strict=True))
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if not n.startswith("rtn")])
+def test_static_input_ranges_come_from_the_methods_own_batches(name: str) -> None:
+    job = job_of("bert")
+    assert torch.isfinite(fit(name, job, QuantConfig(Grid(4), STATIC))(**next(job.noise(1))).logits).all()
+
+
+def floats_held(monkeypatch, name: str, kind: str, **given: Any) -> tuple[int, int]:
+    """How often a method copies a model (the student's own copy left out), and how many optimizers climb."""
+    copies, optimizers, real = [], [], copy.deepcopy
+
+    def counted(value: Any, memo: Any = None) -> Any:
+        if isinstance(value, PreTrainedModel):
+            copies.append(value)
+        return real(value, memo)
+
+    make = ascent_module.ascent_optimizer
+    monkeypatch.setattr(job_module.copy, "deepcopy", counted)
+    monkeypatch.setattr(ascent_module, "ascent_optimizer", lambda *args: optimizers.append(args) or make(*args))
+    fit(name, job_of(kind), **given)
+    return len(copies) - 1, len(optimizers)
+
+
+@pytest.mark.parametrize("kind", ["bert", "opt"])
+@pytest.mark.parametrize("name", [n for n in METHODS if n not in CLIMBING])
+def test_what_never_climbs_copies_no_model_and_makes_no_optimizer(monkeypatch, name: str, kind: str) -> None:
+    assert floats_held(monkeypatch, name, kind) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "opt"])
+def test_a_ratio_without_climbs_is_none(monkeypatch, kind: str) -> None:
+    assert floats_held(monkeypatch, "zsaq", kind, ratio=(5, 0)) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["bert", "opt"])
+def test_what_climbs_is_the_one_copy(monkeypatch, kind: str) -> None:
+    """Of the generator, which is its own reference at the start, be it the teacher itself."""
+    assert floats_held(monkeypatch, "zsaq", kind) == (1, 1)
+
+
+def test_the_generators_stay_as_they_are() -> None:
+    job = job_of("bert")
+    assert not isinstance(job.generator, str)
+    before = copy.deepcopy(job.generator[0].state_dict())
+    fit("zsaq", job, generator_lr=1e-2)
+    assert all(torch.equal(value, before[key]) for key, value in job.generator[0].state_dict().items())
+
+
+def test_a_generator_from_a_folder_climbs_too_and_with_adapters(tmp_path) -> None:
+    opt(bpe()).save_pretrained(tmp_path)
+    bpe().save_pretrained(tmp_path)
+    tokenizer = wordpiece()
+    job = TextJob.of(bert(tokenizer), tokenizer, generator=str(tmp_path))
+    job.batch_size, job.style = 4, {"refresh": 2}
+    pair = job_of("bert")
+    for name in ("llm-qat", "zsaq"):
+        ends = [[p.detach() for p in fit(name, each).parameters()] for each in (job, pair)]
+        assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+    pytest.importorskip("peft")
+    for each in (job, pair):
+        climber = each.ascent(0, lora=True)
+        assert climber.reference is climber.text.generator
+        trained = {n for n, p in climber.text.generator.named_parameters() if p.requires_grad}
+        assert trained and all("lora" in n for n in trained)
+
+
+def test_a_teacher_in_half_precision_climbs_in_full() -> None:
+    job = TextJob.of(opt(bpe()).bfloat16(), bpe(), max_length=16)
+    job.batch_size, job.style = 4, {"refresh": 2}
+    climber = job.ascent(0)
+    assert climber.text.generator.dtype == torch.float32 and climber.reference.dtype == torch.float32
+    assert climber.reference is not job.teacher and job.teacher.dtype == torch.bfloat16
+
+
+def test_rows_fit_the_teacher() -> None:
+    tokenizer = wordpiece()
+    job = TextJob.of(bert(tokenizer), tokenizer, generator=(opt(bpe()), bpe()))
+    assert (job.max_length, job.length, job.batch_size, job.kind) == (32, (4, 10), 32, "classification")
+    job = TextJob.of(opt(bpe()), bpe())
+    assert (job.max_length, job.length, job.batch_size, job.kind) == (32, (30, 30), 16, "causal")
+    tokenizer.model_max_length = 10**30
+    teacher = bert(tokenizer)
+    with pytest.raises(ValueError, match="max_length is 200; BertForSequenceClassification reads at most 32 tokens"):
+        TextJob.of(teacher, tokenizer, max_length=200)
+    batch = next(TextJob.of(teacher, tokenizer, text_pair=True).noise(0))
+    assert batch["token_type_ids"].any() and batch["input_ids"].shape[1] <= 32
+
+
+def test_what_a_job_lacks_is_named() -> None:
+    tokenizer = wordpiece()
+    teacher = bert(tokenizer)
+    bare = TextJob.of(teacher)
+    assert fit("rtn", bare) is not None
+    for name in ("llm-qat", "random-qat", "gptq", "zsaq"):
+        with pytest.raises(ValueError, match="BertForSequenceClassification needs its tokenizer"):
+            fit(name, bare)
+    with pytest.raises(ValueError, match=r"give batches=\.\.\."):
+        fit("distill", bare)
+    with pytest.raises(ValueError, match=r"give real=\.\.\."):
+        fit("distill-real", TextJob.of(teacher, tokenizer))
+    with pytest.raises(ValueError, match="generator is a OPTForCausalLM; give a path"):
+        TextJob.of(teacher, tokenizer, generator=opt(bpe()))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no pair"):
+        fit("llm-qat", TextJob.of(teacher, tokenizer, generator=(opt(tokenizer), bpe())))
+    with pytest.raises(ValueError, match="writes no tokens"):
+        fit("llm-qat", TextJob.of(teacher, tokenizer, generator=(teacher, tokenizer)))
+    with pytest.raises(ValueError, match="no model of transformers"):
+        TextJob.of(torch.nn.Linear(2, 2), tokenizer)  # type: ignore[arg-type]
+
+
+class Loader:
+    """Batches that can be read again, and again, and are never held all at once."""
+
+    passes = 0
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        self.passes += 1
+        yield from toy_batches(2, size=4)
+
+
+def test_batches_of_ones_own() -> None:
+    teacher, loader = bert(wordpiece(tuple(f"w{i}" for i in range(40)))), Loader()
+    fit("distill", TextJob.of(teacher, batches=loader), steps=5)
+    assert loader.passes == 3
+    with pytest.raises(ValueError, match="ran out at step 3 of 5"):
+        fit("distill", TextJob.of(teacher, batches=iter(Loader())), steps=5)
+    with pytest.raises(ValueError, match="no batches were given"):
+        fit("distill", TextJob.of(teacher, batches=[]))
+    with pytest.raises(ValueError, match="a batch is a Tensor; give dicts"):
+        fit("distill", TextJob.of(teacher, batches=[torch.ones(2, 3)]))  # type: ignore[list-item]
+
+
+def test_only_what_reads_real_data_is_not_zero_shot() -> None:
+    reads = {name for name, method in METHODS.items() if not method.zero_shot}
+    assert reads == {"gptq-real", "gptq-qat-real", "distill-real"}
+
+    def refused() -> list[str]:
+        raise AssertionError("a method without data read real text")
+
+    job = job_of("bert")
+    job.real = refused
+    for name in set(METHODS) - reads:
+        fit(name, job)
+
+
+def test_every_row_is_whole() -> None:
+    for name, method in METHODS.items():
+        assert method.name == name and method.idea and method.inputs and method.needs and method.cost
+        assert set(method.budgets) <= {"steps", "batches"} and not set(method.budgets) & set(method.settings)
+        assert all(list(counts) == sorted(counts) for counts in method.budgets.values())
+
+
+def test_options_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"gptq has no option steps; its options are batches=50"):
+        Budget.of(METHODS["gptq"], "light", {"steps": 3})
+    with pytest.raises(ValueError, match="zsaq-no-sga has no option ratio"):
+        Budget.of(METHODS["zsaq-no-sga"], "light", {"ratio": (5, 1)})
+    with pytest.raises(ValueError, match="warm is 4 of 4"):
+        fit("zsaq", job_of("bert"), steps=4, warm=4)
+
+
+@pytest.mark.parametrize("name", ["zsaq", "zsaq-plain", "distill-real"])
+def test_a_fifth_of_the_steps_is_taken_layer_by_layer(name: str, tmp_path) -> None:
+    method = METHODS[name]
+    budget = Budget.of(method, "default", {"steps": 10})
+    method.fit(job_of("bert"), W4, budget, 0, Loop(folder=tmp_path))
+    lines = [len((tmp_path / f"{stage}.jsonl").read_text().splitlines()) for stage in ("warm-start", "distill")]
+    assert lines == [2, 8] and method.options("light")["steps"] == 200
+
+
+def test_methods_suit_teachers() -> None:
+    teacher = bert(wordpiece())
+    other = BertForMaskedLM(teacher.config)
+    assert suits(teacher) == suits(opt(bpe())) == list(METHODS)
+    assert suits(other) == ["rtn-minmax", "rtn"]
+    assert find("zsaq", teacher) is METHODS["zsaq"]
+    with pytest.raises(ValueError, match=r"BertForMaskedLM is neither; for it give one of rtn-minmax, rtn$"):
+        find("zsaq", other)
+    with pytest.raises(ValueError, match="method is 'zsaqq'; for BertForSequenceClassification give one of rtn-minmax"):
+        find("zsaqq", teacher)
+    teacher.config.problem_type = "multi_label_classification"
+    assert suits(teacher) == ["rtn-minmax", "rtn"]
+
+
+@pytest.mark.parametrize(
+    ("bits", "name"),
+    [
+        ("w8a8", "rtn"), ("w16a8", "rtn"), ("w8a16", "rtn"), ("w7a8", "gptq-qat"), ("w4a8", "gptq-qat"),
+        ("w3a8", "gptq-qat"), ("w4a16", "gptq"), ("w4a16g8", "gptq"), ("w4a8b8", "gptq-qat"), ("w2a8", "llm-qat"),
+        ("w2a16", "llm-qat"), ("w2a8-ternary", "llm-qat"),
+    ],
+)  # fmt: skip
+def test_the_automatic_choice(bits: str, name: str) -> None:
+    config = QuantConfig.parse(bits)
+    assert auto("classification", config) == auto("causal", config) == auto("regression", config) == name
+    assert auto(None, config) == "rtn"
+
+
+def test_the_automatic_choice_reads_rules_and_ranges() -> None:
+    low = QuantConfig(Grid(2))
+    assert auto("causal", QuantConfig(Grid(8), rules=(("*layer.0*", low),))) == "llm-qat"
+    assert auto("causal", QuantConfig(Grid(4), rules=(("*layer.0*", QuantConfig(Grid(4), TOKEN)),))) == "gptq-qat"
+    assert auto("causal", QuantConfig(Grid(4), rules=(("*head*", None),))) == "gptq"
+    assert auto("causal", QuantConfig(Grid(4), TOKEN, ranges="minmax")) == "llm-qat"
+    assert auto("causal", QuantConfig(Grid(8), TOKEN, ranges="minmax")) == "rtn"
+    assert auto("causal", QuantConfig(Grid(8), STATIC)) == "gptq"
+    assert auto("causal", QuantConfig(Grid(8), STATIC, ranges="minmax")) == "llm-qat"
+
+
+CONFIGS = [QuantConfig.parse(bits) for bits in ("w8a8", "w4a8", "w4a16", "w2a8")]
+CONFIGS += [QuantConfig(Grid(bits), STATIC, ranges=ranges) for bits in (4, 8) for ranges in ("searched", "minmax")]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("kind", ["bert", "opt"])
+def test_what_is_chosen_works(kind: str, config: QuantConfig) -> None:
+    job = job_of(kind)
+    assert fit(auto(job.kind, config), job, config) is not None

@@ -1,0 +1,107 @@
+"""How a student is fitted: what a row of `zsaq.language.methods` does with its source of batches and its budget."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from transformers import PreTrainedModel
+
+from zsaq.language.job import TextJob
+from zsaq.language.sam_sga import gptq_student, pull, sam_sga, student_of, warm_start
+from zsaq.method import Budget
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.train.pair import Batch
+from zsaq.train.trainer import Loop
+
+Fit = Callable[[TextJob, QuantConfig, Budget, int, Loop], PreTrainedModel]
+Source = Callable[[TextJob, int], Iterator[Batch]]
+
+
+def parts(config: QuantConfig) -> list[QuantConfig]:
+    """The configuration and those of its rules."""
+    return [part for part in (config, *(rule for _, rule in config.rules)) if part is not None]
+
+
+def static(config: QuantConfig) -> bool:
+    """Whether ranges of inputs have to be calibrated."""
+    return any(p.activation is not None or (p.input is not None and p.input.per == "tensor") for p in parts(config))
+
+
+def rounded(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+    """Round-to-nearest in the configuration's own ranges; no step is taken, no input read."""
+    if static(config):
+        raise ValueError("static ranges come from inputs, and rounding reads none; give inputs per='token', or gptq")
+    return quantize_model(job.start, config)
+
+
+def rounded_minmax(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+    return rounded(job, dataclasses.replace(config, ranges="minmax"), budget, seed, loop)
+
+
+def warm_steps(budget: Budget) -> int:
+    """Steps layer by layer: a fifth of all, where the budget does not say."""
+    return budget["steps"] // 5 if budget["warm"] is None else budget["warm"]
+
+
+def distilled(source: Source, warm: bool = False) -> Fit:
+    """End-to-end distillation with plain steps; `warm`: after ZSAQ's warm start on the same source."""
+
+    def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        steps, lr, hidden = budget["steps"], budget["lr"], budget["hidden"]
+        first = warm_steps(budget) if warm else 0
+        return sam_sga(
+            job.teacher, config, source(job, seed), steps=steps, warm=first, lr=lr, hidden=hidden, rho=0.0, loop=loop,
+            start=job.start,
+        )  # fmt: skip
+
+    return fit
+
+
+def layer_wise(source: Source) -> Fit:
+    """ZeroQuant's layer-wise distillation alone."""
+
+    def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        batches = source(job, seed)
+        student = student_of(job.start, config, batches, loop)
+        return warm_start(student, job.teacher, batches, budget["steps"], budget["lr"], loop)
+
+    return fit
+
+
+def compensated(source: Source) -> Fit:
+    """Compensated rounding; no step is taken."""
+
+    def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        return gptq_student(job.start, config, islice(source(job, seed), budget["batches"]), loop)
+
+    return fit
+
+
+def compensated_qat(source: Source) -> Fit:
+    """Plain steps from compensated rounding."""
+
+    def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        batches = source(job, seed)
+        student = gptq_student(job.start, config, islice(batches, budget["batches"]), loop)
+        steps, lr, hidden = budget["steps"], budget["lr"], budget["hidden"]
+        return pull(student, job.teacher, batches, steps=steps, lr=lr, hidden=hidden, loop=loop)
+
+    return fit
+
+
+def adversarial(sam: bool = True, sga: bool = True) -> Fit:
+    """ZSAQ, whole or without a part. Where nothing climbs there is nothing that could."""
+
+    def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        ratio, ascent = budget["ratio"] if sga else (1, 0), None
+        if ratio[1]:
+            options = {name: budget[name] for name in ("fluency", "diversity", "bridge", "eight_bit", "lora")}
+            ascent = job.ascent(seed, lr=budget["generator_lr"], **options)
+        return sam_sga(
+            job.teacher, config, job.text(seed) if ascent is None else ascent.text, ascent, steps=budget["steps"],
+            warm=warm_steps(budget), lr=budget["lr"], hidden=budget["hidden"], rho=budget["rho"] if sam else 0.0,
+            ratio=ratio, loop=loop, start=job.start,
+        )  # fmt: skip
+
+    return fit

@@ -1,0 +1,168 @@
+"""What a language method works on: a teacher, and where its inputs can come from."""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self, final
+
+from accelerate import PartialState
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from zsaq.language.ascent import Ascent
+from zsaq.language.bridge import Kind
+from zsaq.language.layout import Layout
+from zsaq.language.models import TaskKind, kind_of, longest, pretrained
+from zsaq.language.sources import over_and_over, random_tokens, texts
+from zsaq.language.text import Text
+from zsaq.language.text_generator import TextGenerator
+from zsaq.language.writing import load_generator, with_adapters
+from zsaq.train.pair import Batch
+
+GENERATOR = "facebook/opt-125m"  # writes for a classifier where no other is named
+LONGEST = 128  # tokens of a synthetic row, special ones included, where nothing is shorter
+Rows = Text | list[str] | list[tuple[str, str]]
+
+
+@final
+@dataclass
+class TextJob:
+    """`TextJob.of` fills in what follows from the teacher.
+
+    `max_length`: tokens of a row, special ones included; `length`: content tokens of synthetic rows, first to last.
+    `generator`: a model and its tokenizer, which stay as they are (what climbs is a copy), or the path or id to load
+    them from. `given`: batches of one's own. `real()`: unlabelled real text, not read before a method asks for it, and
+    never by one that is zero-shot. `style`: further options of `TextGenerator`. `start`: the float model that students
+    are copied from; the teacher is another only where `answer_in` loads it in few bits.
+    """
+
+    teacher: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    max_length: int
+    length: tuple[int, int]
+    batch_size: int
+    generator: str | tuple[PreTrainedModel, PreTrainedTokenizerBase]
+    text_pair: bool = False
+    given: Iterable[Batch] | None = None
+    real: Callable[[], Rows] | None = None
+    style: Mapping[str, Any] = field(default_factory=dict)
+    start: PreTrainedModel = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.start = self.teacher
+
+    @classmethod
+    def of(
+        cls,
+        teacher: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        *,
+        generator: str | tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+        text_pair: bool = False,
+        batches: Iterable[Batch] | None = None,
+        real: Callable[[], Rows] | None = None,
+        max_length: int | None = None,
+    ) -> Self:
+        """A job for a float teacher. Rounding needs no more than that; `tokenizer`: the teacher's, for all that reads
+        text.
+
+        Synthetic rows hold `max_length` tokens at most (default: 128, or what tokenizer and teacher allow), of a causal
+        teacher as many, else 4 to 40 of content, and no more than a third. A causal teacher writes its own text where
+        no `generator` is named; for others it is GENERATOR. Raises ValueError for a teacher that is no model of
+        transformers, a generator that is neither named nor a pair, and for rows that the teacher cannot read.
+        """
+        causal = kind_of(pretrained(teacher)) == "causal"
+        limit = longest(teacher)
+        if max_length is not None and limit is not None and max_length > limit:
+            raise ValueError(f"max_length is {max_length}; {type(teacher).__name__} reads at most {limit} tokens")
+        known = LONGEST if tokenizer is None else tokenizer.model_max_length
+        tokens = min(LONGEST, limit or LONGEST, known) if max_length is None else max_length
+        most = max(1, min(40, tokens // 3))
+        length = (tokens - 2, tokens - 2) if causal else (min(4, most), most)
+        if generator is None:
+            generator = (teacher, tokenizer) if causal and tokenizer is not None else GENERATOR
+        elif not isinstance(generator, str | tuple):
+            raise ValueError(f"generator is a {type(generator).__name__}; give a path, an id or (model, tokenizer)")
+        return cls(teacher, tokenizer, tokens, length, 16 if causal else 32, generator, text_pair, batches, real)
+
+    @property
+    def kind(self) -> TaskKind | None:
+        """What the teacher answers; None for other heads, which can be rounded alone."""
+        return kind_of(self.start)
+
+    @property
+    def words(self) -> PreTrainedTokenizerBase:
+        """The teacher's tokenizer. Raises ValueError if there is none."""
+        if self.tokenizer is None:
+            raise ValueError(f"text for {type(self.start).__name__} needs its tokenizer, and none was given")
+        return self.tokenizer
+
+    @property
+    def layout(self) -> Layout:
+        """Raises ValueError without a tokenizer, and see `Layout.of`."""
+        return Layout.of(self.words, self.max_length, self.text_pair)
+
+    def answer_in(self, bits: int, path: str) -> None:
+        """The teacher anew, in 8 or 4 bits by bitsandbytes: a large one's answers for a fraction of the memory."""
+        try:
+            import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ValueError(
+                f'a teacher in {bits} bits needs bitsandbytes: pip install "zsaq[bnb]", or give one in floats'
+            ) from None
+        quantization = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4")
+        self.teacher = type(self.start).from_pretrained(
+            path, quantization_config=quantization, device_map={"": self.start.device}, dtype=self.start.dtype
+        )
+
+    def text(self, seed: int) -> TextGenerator:
+        """An endless stream of the generator's text; nothing is copied. Raises ValueError for a generator that cannot
+        write, or not in the teacher's language."""
+        ours = self.words  # refused before anything is loaded
+        model, tokenizer = load_generator(self.generator) if isinstance(self.generator, str) else self.generator
+        return self._stream(model, tokenizer, ours, seed)
+
+    def ascent(self, seed: int, *, bridge: Kind = "auto", lora: bool = False, **options: Any) -> Ascent:
+        """A generator that can climb, with its stream `text`; `options` are those of `Ascent`. Raises ValueError as
+        `text` does, and for LoRA without peft."""
+        ours, reference = self.words, None
+        if isinstance(self.generator, str):
+            model, tokenizer = load_generator(self.generator)
+        else:
+            start, tokenizer = self.generator
+            model = copy.deepcopy(start).float().requires_grad_(True)
+            reference = start.to(self.teacher.device) if start.dtype == model.dtype else None  # type: ignore[arg-type]
+        text = self._stream(with_adapters(model) if lora else model, tokenizer, ours, seed, kind=bridge)
+        return Ascent(text, self.teacher, reference=reference, **options)
+
+    def _stream(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, seed: int,
+        kind: Kind = "auto",
+    ) -> TextGenerator:  # fmt: skip
+        last = longest(model) or self.length[1] + 1
+        length = tuple(min(n, last - 1) for n in self.length)
+        options = {"batch_size": self.batch_size, "length": length, "seed": own(seed), **self.style}
+        return TextGenerator.of(
+            model, tokenizer, self.teacher, ours, kind=kind, max_length=self.max_length, text_pair=self.text_pair,
+            **options,
+        )  # fmt: skip
+
+    def noise(self, seed: int) -> Iterator[Batch]:
+        """Random tokens of the teacher."""
+        return random_tokens(self.words, self.layout, self.batch_size, length=self.length, seed=own(seed))
+
+    def given_batches(self, seed: int) -> Iterator[Batch]:
+        """One's own batches, as they come. Raises ValueError if there are none."""
+        if self.given is None:
+            raise ValueError("distill learns from batches of your own, and none were given; give batches=...")
+        return over_and_over(self.given)
+
+    def real_text(self, seed: int) -> Iterator[Batch]:
+        """Unlabelled real text, for upper bounds alone. Raises ValueError if there is none."""
+        if self.real is None:
+            raise ValueError("real text was asked for, and none was given; give real=..., or a method without data")
+        return texts(self.real(), self.words, self.layout, self.batch_size, seed=own(seed))
+
+
+def own(seed: int) -> int:
+    """A seed of this process's own."""
+    return seed + 1000 * PartialState().process_index

@@ -1,0 +1,152 @@
+"""The one table of methods for language: where inputs come from x how the student is fitted x defaults.
+
+A method is a row; `Method.fit(job, config, budget, seed, loop)` answers its student (see `zsaq.method.Method`,
+`zsaq.language.job.TextJob`). `steps` are the student's optimizer steps, `warm` those of them that are taken layer by
+layer (None: a fifth), `batches` what GPTQ rounds on. Rates and radii count in grid steps
+(`zsaq.language.sam_sga.stepper`). The light budgets are those of the tables in README.md and recipes/LOG.md; the best
+ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does not say).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from transformers import PreTrainedModel
+
+from zsaq.language.fits import (
+    Fit,
+    adversarial,
+    compensated,
+    compensated_qat,
+    distilled,
+    layer_wise,
+    parts,
+    rounded,
+    rounded_minmax,
+    static,
+)
+from zsaq.language.job import TextJob
+from zsaq.language.models import TaskKind, kind_of
+from zsaq.method import Budget, Method
+from zsaq.quant.config import QuantConfig
+from zsaq.train.trainer import Loop
+
+STEPS: Final = {"steps": (200, 2_000, 20_000)}
+BATCHES: Final = {"batches": (50, 128, 384)}
+FEW_BATCHES: Final = {"batches": (16, 128, 384)}  # before steps are taken
+PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
+SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from compensated rounding on: a rate that does not undo it
+WARM: Final = {"warm": None}
+SAM: Final = {"rho": 0.16}
+SGA: Final = {
+    "ratio": (5, 1), "generator_lr": 1e-4, "fluency": 1.0, "diversity": 1.0, "bridge": "auto", "eight_bit": False,
+    "lora": False,
+}  # fmt: skip
+
+NOTHING, NOISE, TEXT, REAL = "none", "random tokens", "text of a generator", "real unlabelled text"
+READS = "a classifier or causal language model, and its fast tokenizer"
+GPTQ = "Frantar et al. 2022 (GPTQ), arXiv 2210.17323"
+QAT = "Liu et al. 2023 (LLM-QAT), arXiv 2305.17888"
+LKD = "Yao et al. 2022 (ZeroQuant), arXiv 2206.01861"
+ZSAQ = "Zhu et al. 2023, arXiv 2310.13315"
+ANY = "any model of transformers"
+STEP = "a step: the teacher's answer, the student's and its gradient"
+PASSES = "about five passes of the student over the batches"
+
+
+def row(
+    name: str, idea: str, fit: Fit, inputs: str, paper: str = "", *, cost: str, needs: str = READS,
+    budgets: Mapping[str, tuple[int, int, int]] | None = None, settings: Mapping[str, Any] | None = None,
+) -> Method:  # fmt: skip
+    def placed(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        """`fit` with the models on the loop's device from the first text on."""
+        job.start.to(loop.accelerator.device)  # type: ignore[arg-type]
+        return fit(job, config, budget, seed, loop)
+
+    return Method(name, idea, placed, inputs, paper, needs, cost, budgets or {}, settings or {}, inputs != REAL)
+
+
+ROWS: Final = (
+    row("rtn-minmax", "round-to-nearest, min-max ranges", rounded_minmax, NOTHING, cost="seconds", needs=ANY),
+    row("rtn", "round-to-nearest, ranges of the least squared error", rounded, NOTHING, cost="seconds", needs=ANY),
+    row("random-qat", "distillation on random tokens", distilled(TextJob.noise), NOISE,
+        cost=STEP, budgets=STEPS, settings=PLAIN),
+    row("gptq-random", "compensated rounding on random tokens", compensated(TextJob.noise), NOISE, GPTQ,
+        cost=PASSES, budgets=BATCHES),
+    row("gptq", "compensated rounding on sampled text", compensated(TextJob.text), TEXT, GPTQ,
+        cost=f"{PASSES}, and writing", budgets=BATCHES),
+    row("gptq-qat", "compensated rounding, then plain steps, on sampled text", compensated_qat(TextJob.text), TEXT,
+        f"{GPTQ}; {QAT}", cost="gptq's and llm-qat's", budgets=FEW_BATCHES | STEPS, settings=SLOW),
+    row("lkd-random", "layer-wise distillation on random tokens", layer_wise(TextJob.noise), NOISE, LKD,
+        cost="as random-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
+    row("lkd", "layer-wise distillation on sampled text", layer_wise(TextJob.text), TEXT, LKD,
+        cost="as llm-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
+    row("llm-qat", "distillation on sampled text; a causal teacher writes its own", distilled(TextJob.text), TEXT, QAT,
+        cost=f"{STEP}, and writing", budgets=STEPS, settings=PLAIN),
+    row("zsaq-plain", "zsaq without SAM and SGA: layer-wise, then plain steps", distilled(TextJob.text, warm=True),
+        TEXT, ZSAQ, cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),
+    row("zsaq-no-sam", "zsaq with plain steps", adversarial(sam=False), TEXT, ZSAQ,
+        cost="as llm-qat, and a generator's step for every five", budgets=STEPS, settings=WARM | PLAIN | SGA),
+    row("zsaq-no-sga", "zsaq with a generator that never climbs", adversarial(sga=False), TEXT, ZSAQ,
+        cost="twice llm-qat's", budgets=STEPS, settings=WARM | PLAIN | SAM),
+    row("zsaq", "a generator climbs where student and teacher disagree, the student descends by SAM", adversarial(),
+        TEXT, ZSAQ, cost="twice llm-qat's, and a generator's step for every five", budgets=STEPS,
+        settings=WARM | PLAIN | SAM | SGA),
+    row("distill", "distillation on batches of your own", distilled(TextJob.given_batches), "the user's own batches",
+        cost=STEP, needs="a classifier or causal language model, and batches",
+        budgets=STEPS, settings=PLAIN),
+    row("gptq-real", "gptq's upper bound", compensated(TextJob.real_text), REAL, GPTQ, cost="as gptq",
+        budgets=BATCHES),
+    row("gptq-qat-real", "gptq-qat's upper bound", compensated_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
+        cost="as gptq-qat", budgets=FEW_BATCHES | STEPS, settings=SLOW),
+    row("distill-real", "the upper bound: layer-wise, then plain steps, on real text",
+        distilled(TextJob.real_text, warm=True), REAL, cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),
+)  # fmt: skip
+METHODS: Final = {method.name: method for method in ROWS}
+
+
+def suits(teacher: PreTrainedModel) -> list[str]:
+    """The names of the methods that work on this teacher: all for a classifier, a regressor or a causal language model;
+    rounding for every other head."""
+    return [name for name, method in METHODS.items() if method.inputs == NOTHING or kind_of(teacher) is not None]
+
+
+def find(name: str, teacher: PreTrainedModel) -> Method:
+    """The row of that name. Raises ValueError for a name that is not in the table and for a method that does not suit
+    this teacher, listing what does."""
+    fitting = ", ".join(suits(teacher))
+    if name not in METHODS:
+        raise ValueError(f"method is {name!r}; for {type(teacher).__name__} give one of {fitting}")
+    if name not in suits(teacher):
+        raise ValueError(
+            f"{name} learns from the answers of a sequence classifier or a causal language model, and "
+            f"{type(teacher).__name__} is neither; for it give one of {fitting}"
+        )
+    return METHODS[name]
+
+
+def auto(kind: TaskKind | None, config: QuantConfig) -> str:
+    """The method that measured best for such a model and such bits, the fewest of any weights in `config`.
+
+    - Heads that are neither classifier nor causal (`kind` None): `rtn`; all else learns from the teacher's answers.
+    - Weights of 8 bits or in floats: `rtn`. At W8A8 nothing was left to win: perplexity 93.37 of the teacher's 93.38
+      (OPT), 112.48 of 112.52 (GPT-2), 4.120 of 4.116 (a small Llama).
+    - 3 to 7 bits: `gptq-qat`. MiniLM on SST-2 at W4A8 88.58 % and KL .011 to the teacher (ZSAQ 87.60, .022; `rtn`
+      88.08, .030); OPT at W3A8 94.14 of the teacher's 93.38 (`llm-qat` 94.68, `rtn` 95.62). Not on a Llama of 260,000
+      parameters (W4A8 4.41, `llm-qat` 4.33, teacher 4.12).
+    - The same with inputs in floats: `gptq`, what its paper did. GPT-2 at W3A8 113.41 without a step (`llm-qat`
+      113.94).
+    - 2 bits: `llm-qat`. GPT-2 115.91 (`gptq` 116.73, ZSAQ 115.85 in twice the time), OPT 97.41 (97.97, 97.45), MiniLM
+      86.23 % and KL .088 (84.66, .160 without a step; ZSAQ 86.43, .101).
+    - What a method cannot do: static ranges of inputs are read off text, so `gptq` at 8 bits too; compensated rounding
+      cannot keep min-max ranges, so `llm-qat`.
+
+    All at W?A8 and in budgets of minutes (README.md, recipes/LOG.md); 5 to 7 bits and weights alone were not measured
+    and follow their neighbours.
+    """
+    weights = [(part.weight.bits, part.ranges) for part in parts(config) if part.weight is not None]
+    fewest = min((bits for bits, _ in weights), default=16)
+    if kind is None or (fewest >= 8 and not static(config)):
+        return "rtn"
+    if fewest == 2 or any(ranges == "minmax" for _, ranges in weights):
+        return "llm-qat"
+    return "gptq" if fewest >= 8 or all(part.input is None for part in parts(config)) else "gptq-qat"
