@@ -1,6 +1,5 @@
 """zsaq: data-free quantization. Every public name, in the order of a run."""
 
-from zsaq.io.checksums import seal
 from zsaq.io.loading import load
 from zsaq.io.saving import save
 from zsaq.quant.config import Grid, QuantConfig
@@ -61,6 +60,5 @@ __all__ = [
     "reconstruct",
     "repeat",
     "save",
-    "seal",
     "weight_codes",
 ]

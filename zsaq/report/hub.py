@@ -21,7 +21,8 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
-from zsaq.io.checksums import MANIFEST, check, seal
+from zsaq.io.added import check_added
+from zsaq.io.checksums import MANIFEST, check
 from zsaq.io.loading import load
 from zsaq.io.saving import save
 from zsaq.report.card import Card
@@ -162,8 +163,8 @@ def push_to_hub(
             path = folder / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        seal(folder)
         check(folder)
+        check_added(folder)
         with explained(repo_id):
             return _commit(api, folder, [*contents(folder), *extra], repo_id, private, revision, create_pr)
 
