@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from zsaq.deploy.export import export
+from zsaq.deploy.runtimes import export
 from zsaq.io.saving import save
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
@@ -35,7 +35,7 @@ def tiny_bert() -> Any:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sealed student W2A8 with a 4-bit table and its graph. Nobody may change it: see `copied`."""
+    """A saved student W2A8 with a 4-bit table and its graph. Nobody may change it: see `copied`."""
     folder = tmp_path_factory.getbasetemp() / "exported"
     if not folder.exists():
         save(quantize_model(tiny_bert(), QuantConfig.parse("w2a8e4")), folder)

@@ -13,10 +13,14 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, ResNetCon
 
 from exported import exported
 from zsaq.deploy import bench as page
-from zsaq.deploy.bench import BASE, OURS, bench, floats_of, made_ready, slower_at
-from zsaq.deploy.inputs import random_inputs
-from zsaq.deploy.onnx.captures import Session
+from zsaq.deploy import timing
+from zsaq.deploy.bench import bench, made_ready, slower_at
+from zsaq.deploy.onnx.session import Session
 from zsaq.deploy.onnx.write import MODEL, WEIGHTS
+from zsaq.deploy.timing import BASE, OURS, floats_of
+from zsaq.io.added import BENCH, KEY, read_added
+from zsaq.io.checksums import fingerprint
+from zsaq.io.inputs import random_inputs
 from zsaq.io.loading import load
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
@@ -39,7 +43,7 @@ def found(exported: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         source = exported / "onnx"
         copy = lambda _, target, __, optimize: shutil.copytree(source, target, dirs_exist_ok=True)  # noqa: E731
-        patch.setattr(page, "write_graph", copy)
+        patch.setattr(timing, "write_graph", copy)
         for package in ABSENT.values():
             patch.setitem(sys.modules, package, None)
         return bench(exported, shapes=SHAPES, repeats=2, threads=1)
@@ -98,12 +102,16 @@ def test_slower_says_who_is_faster_than_our_export(found: dict[str, Any]) -> Non
 
 def test_without_an_export_the_command_is_told(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load(exported).save_pretrained(tmp_path)
-    makers = page.runtimes
     kept = (BASE, "zsaq torch", OURS)
-    monkeypatch.setattr(page, "runtimes", lambda *args: (pair for pair in makers(*args) if pair[0] in kept))
-    told = bench(tmp_path, repeats=1)
+    monkeypatch.setattr(page, "RUNTIMES", tuple(row for row in page.RUNTIMES if row.name in kept))
+    told = bench(tmp_path, repeats=1, write=True)
+    assert read_added(tmp_path / BENCH, fingerprint(tmp_path)) == told | {KEY: fingerprint(tmp_path)}
     assert list(told["left_out"]) == [OURS] and "zsaq export" in told["left_out"][OURS] and told["slower"] == {}
     assert list(told["rows"][0]["ms"]) == ["1x2", "1x16"]  # the model takes 24 tokens
+    shutil.copytree(exported / "onnx", tmp_path / "onnx")
+    facts = (tmp_path / "onnx" / "export.json").read_text()
+    (tmp_path / "onnx" / "export.json").write_text(facts.replace(fingerprint(exported), "0" * 64))
+    assert "belongs to another model" in bench(tmp_path, repeats=1)["left_out"][OURS]
 
 
 def test_a_runtime_that_fails_at_a_later_shape_is_left_out_and_the_base_is_not(exported: Path) -> None:

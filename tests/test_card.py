@@ -1,6 +1,6 @@
 """Cards: what is known is told, in the Hub's formats; what is not known is not there; an oracle cannot pass as more."""
 
-import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from toys import bert, gpt2
 from zsaq import Card, QuantConfig, quantize_model
-from zsaq.report.card import Base, Data, Score
-from zsaq.report.card_text import NO_DATA, WITH_DATA, cell, eval_files, readme
+from zsaq.io.checksums import fingerprint
+from zsaq.report.card import Score, base_of
+from zsaq.report.card_text import NO_DATA, WITH_DATA, eval_files, readme
+from zsaq.report.table import markdown
+from zsaq.run import Base, Data, Results, Row
 
 W2 = QuantConfig.parse("w2a8")
 BASE = Base("someone/tiny", {"license": "mit"}, "someone/tiny", "a" * 40)
@@ -24,15 +27,14 @@ SCORES = (
     Score("zsaq", "agreement", (0.9, 0.9, 0.9)),
 )
 CARD = Card(BASE, "zsaq", True, (2, 0, 1), DATA, SCORES, {"steps": 200}, "recipes/one.py", "b" * 64, 400_000, "en")
-RESULTS: dict[str, Any] = {
-    "rows": [
-        {"name": "teacher", "score": 0.9, "agreement": 1.0, "bytes": 1000, "seconds": 0.0},
-        {"name": "zsaq", "score": 0.8, "agreement": 0.85, "bytes": 100, "seconds": 9.0},
-    ],
-    "metrics": {"accuracy": "score", "agreement": "agreement", "f1": "f1"}, "method": "zsaq", "zero_shot": True,
-    "config": W2.to_dict(), "seed": 0, "budget": {"steps": 200}, "data": vars(DATA), "versions": {"zsaq": "0.1.0"},
-    "recipe": {"recipe": "recipes/one.py", "recipe_sha256": "b" * 64}, "base": vars(BASE),
-}  # fmt: skip
+RESULTS = Results(
+    "someone/tiny", "zsaq", W2, 0, True, "texts of the teacher's own", budget={"steps": 200}, data=DATA, base=BASE,
+    rows=(
+        Row("teacher", 1000, 0.0, {"accuracy": 0.9, "agreement": 1.0}),
+        Row("zsaq", 100, 9.0, {"accuracy": 0.8, "agreement": 0.85}),
+    ),
+    recipe="recipes/one.py", recipe_sha256="b" * 64, versions={"zsaq": "0.1.0"}, knowledge=("the names of the labels",),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,7 @@ def test_the_text_shows_how_to_load_what_was_measured_and_what_was_done(saved: t
     assert code.index("import zsaq") < code.index('zsaq.load("me/tiny-w2a8")') and "AutoTokenizer" in code
     assert "AutoImageProcessor" not in code
     assert (
-        "| **zsaq (this model)** | 0.8900 ± 0.0100 | 0.9000 ± 0.0000 |" in text
+        "| zsaq (this model) | 0.8900 ± 0.0100 | 0.9000 ± 0.0000 |" in text
         and "| teacher | 0.9200 ± 0.0000 | - |" in text
     )
     assert "the weights are those of seed 2" in text
@@ -133,7 +135,7 @@ def test_a_name_of_another_cannot_break_the_page(saved: tuple[Path, Any]) -> Non
     odd = "x | y\n# head <script> [a](b) `c`"
     card = written(replace(CARD, base=Base(odd, {"license": "mit"}), limits=(odd,)), saved)
     assert "\n# head" not in card.text and "<script>" not in card.text.replace("\\<script\\>", "")
-    assert cell("a|b") == "a\\|b"
+    assert markdown("a|b") == "a\\|b"
 
 
 @pytest.mark.parametrize(
@@ -155,36 +157,37 @@ def test_values_must_be_finite_and_licences_known() -> None:
     for values in ((), (float("nan"),), (float("inf"),)):
         with pytest.raises(ValueError, match="finite"):
             Score("zsaq", "accuracy", values)
-    for terms in ({}, {"license": ""}, {"license": "mit", "extra": "x"}):
+    for terms in ({"license_name": "x"}, {"license": "mit", "extra": "x"}):
         with pytest.raises(ValueError, match="license of tiny"):
             Base("tiny", terms)
     with pytest.raises(ValueError, match="epo id"):
         Base("tiny", {"license": "mit"}, id="../../etc")
 
 
-def test_a_licence_is_inherited_from_the_base_models_card(tmp_path: Path) -> None:
+def test_a_licence_is_inherited_from_the_base_models_card(tmp_path: Path, saved: tuple[Path, Any]) -> None:
     bert().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="give the licence"):
-        Base.of(tmp_path)
-    with pytest.raises(ValueError, match="give the licence"):
-        Base.of("nobody/offline")
-    assert Base.of(tmp_path, "mit").license == {"license": "mit"}
+    for unknown in (base_of(tmp_path), base_of("nobody/offline")):
+        assert unknown.license == {}
+        with pytest.raises(ValueError, match=r"names no licence, .*nothing is published without: give base=base_of\("):
+            readme(replace(CARD, base=unknown), "me/tiny", *saved)
+    assert base_of(tmp_path, "mit").license == {"license": "mit"}
+    (tmp_path / "README.md").write_text("---\nlicense_name: own\n---\n# Base\n")
+    assert base_of(tmp_path).license == {}
     terms = {"license": "other", "license_name": "own", "license_link": "https://example.org/own"}
     (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump(terms)}---\n# Base\n")
-    base = Base.of(tmp_path)
+    base = base_of(tmp_path)
     assert base.license == terms and base.id is None and base.name == tmp_path.name
     assert base.sha256 is not None and len(base.sha256) == 64
 
 
 def results(folder: Path, **change: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    told = {key: value for key, value in (RESULTS | change).items() if value is not None}
-    (folder / "results.json").write_text(json.dumps(told))
+    replace(RESULTS, **change).write(folder)
     return folder
 
 
-def test_a_card_is_read_from_runs_with_their_spread(tmp_path: Path) -> None:
-    again = [dict(row, score=row["score"] + 0.02) for row in RESULTS["rows"]]
+def test_a_card_is_read_from_runs_with_their_spread(tmp_path: Path, saved: tuple[Path, Any]) -> None:
+    again = tuple(replace(row, scores={k: v + 0.02 for k, v in row.scores.items()}) for row in RESULTS.rows)
     one, two = results(tmp_path / "0"), results(tmp_path / "1", seed=1, rows=again)
     card = Card.of(one, two, language="en")
     assert card.seeds == (0, 1) and card.base == BASE and card.base_bytes == 1000 and card.config == W2
@@ -193,26 +196,33 @@ def test_a_card_is_read_from_runs_with_their_spread(tmp_path: Path) -> None:
     assert card.recipe == "recipes/one.py" and card.versions == {"zsaq": "0.1.0"} and card.data == DATA
     single = Card.of(one)
     assert [score.spread for score in single.scores] == [None] * 4 and "±" not in str(single.scores[0])
+    text = written(card, saved).text
+    assert "texts of the teacher's own" in text and "the names of the labels" in text
+    assert Card.of(results(tmp_path / "2", data=None)).scores == ()
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"zero_shot": None}, "no zero_shot"),
-        ({"zero_shot": "yes"}, "no zero_shot"),
-        ({"method": "oracle"}, "oracle"),
-        ({"base": None}, "does not say what was quantized"),
-        ({"rows": [{"name": "zsaq", "score": float("nan"), "bytes": 1}]}, "finite"),
-    ],
-)
-def test_a_run_that_does_not_tell_enough_is_refused(tmp_path: Path, change: dict[str, Any], complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        Card.of(results(tmp_path, **change))
+def test_a_run_that_does_not_tell_enough_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not say what was quantized: give base=base_of"):
+        Card.of(results(tmp_path / "no base", base=None))
+    assert Card.of(tmp_path / "no base", base=BASE).base == BASE
+    with pytest.raises(ValueError, match="oracle"):
+        Card.of(results(tmp_path / "oracle", method="oracle", rows=(Row("oracle"),)))
+    for text in ('{"format_version": 1}', "[]", '{"rows": [{"name": "zsaq", "scores": {"accuracy": NaN}}]}'):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(ValueError, match=r"results\.json cannot be read"):
+            Card.of(tmp_path)
+
+
+def test_results_of_another_model_make_no_card(tmp_path: Path, saved: tuple[Path, Any]) -> None:
+    shutil.copytree(saved[0], tmp_path / "model")
+    with pytest.raises(ValueError, match="belongs to another model"):
+        Card.of(results(tmp_path / "model", fingerprint="0" * 64))
+    assert Card.of(results(tmp_path / "model", fingerprint=fingerprint(tmp_path / "model"))).method == "zsaq"
 
 
 def test_only_the_seed_may_differ_between_repeats(tmp_path: Path) -> None:
     one = results(tmp_path / "0")
-    for change in ({"budget": {"steps": 1}}, {"zero_shot": False}, {"config": QuantConfig.parse("w4a8").to_dict()}):
+    for change in ({"budget": {"steps": 1}}, {"zero_shot": False}, {"config": QuantConfig.parse("w4a8")}):
         with pytest.raises(ValueError, match="another run, not another seed"):
             Card.of(one, results(tmp_path / "1", seed=1, **change))
     with pytest.raises(ValueError, match="each once"):

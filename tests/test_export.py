@@ -1,16 +1,19 @@
-"""An export appears whole or not at all, and what must not be exported is refused before anything is written."""
+"""An export appears whole or not at all, names its student, and what must not be exported is refused before."""
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from exported import copied, exported
-from zsaq.deploy import export as page
-from zsaq.deploy.export import WRITERS, export
-from zsaq.deploy.onnx.write import FACTS, MODEL, WEIGHTS
-from zsaq.io.checksums import MANIFEST, check
+from zsaq.deploy import runtimes
+from zsaq.deploy.onnx.write import MODEL, WEIGHTS
+from zsaq.deploy.runtimes import RUNTIMES, Runtime, export, formats
+from zsaq.io.added import EXPORT, check_added, read_added, read_export
+from zsaq.io.checksums import MANIFEST, check, fingerprint
 from zsaq.io.loading import load
 
 __all__ = ["copied", "exported"]
@@ -29,12 +32,20 @@ def fake(source: Path, target: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(WRITERS, "onnx", fake)
+    writes(monkeypatch, fake)
 
 
-def test_what_was_exported_is_sealed_and_told(exported: Path) -> None:
-    files = check(exported)["files"]
-    assert {f"onnx/{name}" for name in (MODEL, WEIGHTS, FACTS)} < set(files)
+def writes(monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
+    rows = tuple(replace(row, write=write) if row.place == "onnx" else row for row in RUNTIMES)
+    monkeypatch.setattr(runtimes, "RUNTIMES", rows)
+
+
+def test_an_export_is_no_part_of_the_model_and_names_it(exported: Path) -> None:
+    assert set(check(exported)["files"]) == {"config.json", "model.safetensors"}
+    assert {path.name for path in (exported / "onnx").iterdir()} >= {MODEL, WEIGHTS, EXPORT}
+    facts = read_export(exported / "onnx")
+    assert facts == read_added(exported / "onnx" / EXPORT, fingerprint(exported)) and "layers" in facts
+    check_added(exported)
     assert not [path for path in exported.rglob(".*") if path.is_file()]
     load(exported)
 
@@ -44,22 +55,44 @@ def test_an_export_elsewhere_leaves_the_source_alone(copied: Path, tmp_path: Pat
     assert export(copied, "onnx", tmp_path / "far" / "away") == {"from": "copied"}
     assert (tmp_path / "far/away/model.onnx").read_bytes() == b"graph"
     assert {name: state(copied)[name] for name in before} == before
-    assert len(state(copied)) == len(before) + 3
+    assert len(state(copied)) == len(before) + 4
 
 
-def test_an_export_within_is_sealed_only_where_there_was_a_seal(copied: Path, quick: None) -> None:
+def test_an_export_leaves_the_manifest_alone(copied: Path, quick: None) -> None:
+    before = (copied / MANIFEST).read_bytes()
     export(copied, "onnx", copied / "second")
-    assert "second/model.onnx" in check(copied)["files"]
+    assert (copied / MANIFEST).read_bytes() == before
+    load(copied)
     (copied / MANIFEST).unlink()
     export(str(copied), "onnx", str(copied / "third"))
     assert not (copied / MANIFEST).exists()
+    load(copied)
+
+
+def test_an_export_of_another_student_is_refused_and_one_alone_is_not(copied: Path, tmp_path: Path) -> None:
+    shutil.copytree(copied / "onnx", tmp_path / "alone" / "onnx")
+    assert read_export(tmp_path / "alone" / "onnx")["layers"]
+    with (copied / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+    for refuse in (lambda: read_export(copied / "onnx"), lambda: check_added(copied)):
+        with pytest.raises(ValueError, match=r"onnx/export\.json belongs to another model"):
+            refuse()
+    (copied / "onnx" / EXPORT).unlink()
+    with pytest.raises(ValueError, match=r"export\.json cannot be read"):
+        check_added(copied)
+
+
+def test_each_runtime_has_one_row() -> None:
+    assert len({row.name for row in RUNTIMES}) == len(RUNTIMES) and list(formats()) == ["onnx", "compressed-tensors"]
+    assert all(row.check or row.time for row in RUNTIMES) and isinstance(formats()["onnx"], Runtime)
 
 
 def test_refusals_write_nothing(copied: Path, tmp_path: Path, quick: None) -> None:
     os.symlink(tmp_path / "nowhere", tmp_path / "dangling")
     before = state(copied)
     wrong: Any = "tflite"
-    with pytest.raises(ValueError, match=r"'tflite'; give one of \('onnx', 'compressed-tensors'\)"):
+    with pytest.raises(ValueError, match="'tflite'; give one of onnx, compressed-tensors"):
         export(copied, wrong)
     for target in (None, copied, copied / "config.json", tmp_path / "dangling"):
         with pytest.raises(ValueError, match="exists; remove it"):
@@ -81,20 +114,8 @@ def test_nothing_half_written_stays(copied: Path, monkeypatch: pytest.MonkeyPatc
         raise error("in the middle")
 
     before = state(copied)
-    monkeypatch.setitem(WRITERS, "onnx", fails)
+    writes(monkeypatch, fails)
     with pytest.raises(error, match="in the middle"):
-        export(copied, "onnx", copied / "second")
-    assert state(copied) == before
-    load(copied)
-
-
-def test_an_interrupted_seal_takes_the_export_back(copied: Path, quick: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(folder: Path) -> Path:
-        raise KeyboardInterrupt
-
-    before = state(copied)
-    monkeypatch.setattr(page, "seal", stop)
-    with pytest.raises(KeyboardInterrupt):
         export(copied, "onnx", copied / "second")
     assert state(copied) == before
     load(copied)

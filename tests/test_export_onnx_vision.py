@@ -15,7 +15,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from vision_toys import convnext, deit, images, mobilenet, names, regnet, resnet, spread, swin, vit
 from zsaq import Grid, QuantConfig, calibrate, load, quantize_model
 from zsaq.deploy.onnx.convolution import to_convolution
-from zsaq.deploy.onnx.write import to_onnx
+from zsaq.deploy.runtimes import export
 from zsaq.quant.packed import PackedConv2d, packed_layers
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.presets import brecq, psaq, uniform
@@ -121,7 +121,7 @@ def check_convolutions(folder: Path, model: Any, pixels: Tensor) -> dict[str, in
 
 def test_a_resnet_keeps_its_codes_and_its_rule(tmp_path: Path) -> None:
     model = save("wide", uniform, "w4a4", tmp_path / "student")
-    facts = to_onnx(tmp_path / "student", tmp_path / "onnx")
+    facts = export(tmp_path / "student", "onnx", tmp_path / "onnx")
     pixels = images(5, 32, seed=9)
     with torch.no_grad():
         assert (
@@ -155,7 +155,7 @@ def test_each_convolution_computes_the_students_rule(
     preset: Callable[..., QuantConfig], text: str, weight: dict[str, Any], tmp_path: Path
 ) -> None:
     model = save("wide", preset, text, tmp_path / "student", **weight)
-    to_onnx(tmp_path / "student", tmp_path / "onnx")
+    export(tmp_path / "student", "onnx", tmp_path / "onnx")
     with torch.no_grad():
         assert check_convolutions(tmp_path / "onnx", model, images(3, 32, seed=9))["MatMulIntegerToFloat"] == 5
 
@@ -177,7 +177,7 @@ def test_each_convolution_computes_the_students_rule(
 def test_logits_agree(family: str, preset: Callable[..., QuantConfig], text: str, tmp_path: Path) -> None:
     """All but the images where a rounding that was near a tie fell to the other side."""
     model = save(family, preset, text, tmp_path / "student")
-    to_onnx(tmp_path / "student", tmp_path / "onnx")
+    export(tmp_path / "student", "onnx", tmp_path / "onnx")
     pixels = images(16, FAMILIES[family][1], seed=9)
     with torch.no_grad():
         error = difference(run(tmp_path / "onnx/model.onnx", pixels)[0], model(pixel_values=pixels).logits)

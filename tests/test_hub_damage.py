@@ -37,19 +37,19 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rules = (
         (LAYER, QuantConfig(Grid(3), Grid(8, per="tensor"))),
         ("bert.pooler.dense", QuantConfig.parse("w2a8-ternary")),
     )
     config = QuantConfig(Grid(2, levels="half"), embedding=Grid(8), rules=rules)
-    return save(student_of("bert", config), tmp_path_factory.mktemp("sealed") / "model")
+    return save(student_of("bert", config), tmp_path_factory.mktemp("saved") / "model")
 
 
 @pytest.fixture
-def folder(sealed: Path, tmp_path: Path) -> Path:
+def folder(saved: Path, tmp_path: Path) -> Path:
     """Without manifest: the loader has nothing but the model to judge by."""
-    copied = Path(shutil.copytree(sealed, tmp_path / "copy"))
+    copied = Path(shutil.copytree(saved, tmp_path / "copy"))
     (copied / MANIFEST).unlink()
     return copied
 
@@ -162,8 +162,8 @@ def test_each_damage_is_refused_by_name_with_its_remedy(damage: str, folder: Pat
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_with_a_manifest_the_file_is_named_before_it_is_read(damage: str, folder: Path, sealed: Path) -> None:
-    shutil.copy(sealed / MANIFEST, folder)
+def test_with_a_manifest_the_file_is_named_before_it_is_read(damage: str, folder: Path, saved: Path) -> None:
+    shutil.copy(saved / MANIFEST, folder)
     DAMAGE[damage][0](folder)
     with pytest.raises(ValueError, match=r"(config\.json|safetensors\S*|\.bin) (is (missing|foreign)|has )"):
         load(folder)
@@ -185,8 +185,8 @@ def test_padding_bits_are_zero(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def victim(sealed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes], Tensor]:
-    copied = Path(shutil.copytree(sealed, tmp_path_factory.mktemp("victim") / "copy"))
+def victim(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes], Tensor]:
+    copied = Path(shutil.copytree(saved, tmp_path_factory.mktemp("victim") / "copy"))
     return copied, {path.name: path.read_bytes() for path in copied.iterdir()}, bits(load(copied))
 
 
@@ -226,19 +226,19 @@ def test_without_a_manifest_a_changed_header_is_refused_or_harmless(victim: Any,
         (folder / MANIFEST).write_bytes(whole[MANIFEST])
 
 
-def test_a_repository_of_the_hub_is_checked_too(sealed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repository_of_the_hub_is_checked_too(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "models--someone--toy"
     snapshot = repository / "snapshots" / commit
-    shutil.copytree(sealed, repository / "blobs")
+    shutil.copytree(saved, repository / "blobs")
     snapshot.mkdir(parents=True)
-    for path in sealed.iterdir():
+    for path in saved.iterdir():
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
     for revision in (None, "main", commit):
-        assert torch.equal(bits(load("someone/toy", revision=revision)), bits(load(sealed)))
+        assert torch.equal(bits(load("someone/toy", revision=revision)), bits(load(saved)))
     with (repository / "blobs" / WEIGHTS).open("r+b") as file:
         file.write(b"\1")
     with pytest.raises(ValueError, match=r"model\.safetensors has the sha256"):

@@ -1,4 +1,4 @@
-"""A sealed folder holds what its manifest says, documents aside; `zsaq.save` writes it whole or not at all."""
+"""A saved folder holds what its manifest says, additions aside; `zsaq.save` writes it whole or not at all."""
 
 import json
 import os
@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import zsaq.io.saving
+import zsaq.io.atomic
 from test_hub import CONFIGS, TEACHERS, bits, student_of
-from zsaq.io.checksums import MANIFEST, check, seal
+from zsaq.io.checksums import MANIFEST, check, fingerprint, identity, mismatch, write_checksums
 from zsaq.io.loading import load
 from zsaq.io.saving import save
 
@@ -31,31 +31,37 @@ class Vocabulary:
 
 
 @pytest.fixture(scope="module")
-def sealed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(student_of("bert", CONFIGS["w2a8"]), tmp_path_factory.mktemp("sealed") / "model", Vocabulary())
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(student_of("bert", CONFIGS["w2a8"]), tmp_path_factory.mktemp("saved") / "model", Vocabulary())
 
 
 @pytest.fixture
-def folder(sealed: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sealed, tmp_path / "copy"))
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_sealed_folder_is_whole_and_loads(folder: Path) -> None:
+def test_a_saved_folder_is_whole_and_loads(folder: Path) -> None:
     assert names(folder) == ["config.json", "model.safetensors", "tokenizer.json", MANIFEST]
     manifest = check(folder)
     assert list(manifest["files"]) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert manifest["zsaq"] == zsaq.__version__ and manifest["torch"].startswith(torch.__version__.split("+")[0])
     before = (folder / MANIFEST).read_bytes()
-    assert seal(folder).read_bytes() == before
+    assert write_checksums(folder).read_bytes() == before
     load(folder)
 
 
-@pytest.mark.parametrize("name", ["README.md", "figures/loss.png", ".eval_results/glue.yaml", ".gitattributes"])
-def test_documents_may_come_and_change(folder: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("README.md", "figures/loss.png", ".eval_results/glue.yaml", ".gitattributes", "distill.jsonl"),
+        *("results.json", "bench.json", "parity.json", "onnx/model.onnx", "compressed-tensors/model.safetensors"),
+    ],
+)
+def test_what_no_loader_reads_may_come_and_change(folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     for text in ("first", "second"):
         (folder / name).write_text(text)
@@ -72,17 +78,28 @@ def link(folder: Path, target: str, name: str = "vocab.txt") -> None:
     (folder / name).symlink_to(target)
 
 
+def template(folder: Path) -> None:
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates/x.jinja").write_text("")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (flip, r"model\.safetensors has the sha256 .*zsaq_manifest\.json says .*fetch the files again.*zsaq\.seal"),
+        (
+            flip,
+            r"model\.safetensors has the sha256 .*zsaq_manifest\.json says .*fetch the files again, or save",
+        ),
         (lambda f: flip(f, "tokenizer.json"), r"tokenizer\.json has the sha256"),
         (lambda f: os.truncate(f / "model.safetensors", 999), r"model\.safetensors has 999 bytes, .* says \d+"),
         (lambda f: (f / "tokenizer.json").unlink(), r"tokenizer\.json is missing, .* lists it; fetch"),
         (lambda f: (f / "tokenizer.json").rename(f / "other.json"), r"tokenizer\.json is missing"),
         (lambda f: (f / "pytorch_model.bin").write_bytes(b"x"), r"pytorch_model\.bin is foreign, .*take it away"),
         (lambda f: (f / "adapter_config.json").write_text("{}"), r"adapter_config\.json is foreign"),
-        (lambda f: (f / "onnx").mkdir() or (f / "onnx/model.onnx").write_text(""), r"onnx/model\.onnx is foreign"),
+        (lambda f: (f / "model-2.safetensors").write_bytes(b"x"), r"model-2\.safetensors is foreign"),
+        (lambda f: (f / "modeling.py").write_text(""), r"modeling\.py is foreign"),
+        (lambda f: (f / "chat_template.jinja").write_text(""), r"chat_template\.jinja is foreign"),
+        (template, r"additional_chat_templates/x\.jinja is foreign"),
         (lambda f: link(f, "/etc/hostname"), r"vocab\.txt is a link that leads out of the folder"),
         (lambda f: link(f, "/etc", "more"), r"more is a link that leads out"),
         (lambda f: link(f, "/dev/zero"), r"is a link that leads out"),
@@ -161,29 +178,43 @@ def test_a_manifest_that_cannot_be_read_is_refused(folder: Path) -> None:
         load(folder)
 
 
-def test_a_snapshot_of_the_cache_may_link_into_its_blobs(sealed: Path, tmp_path: Path) -> None:
+def test_a_snapshot_of_the_cache_may_link_into_its_blobs(saved: Path, tmp_path: Path) -> None:
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "0123"
-    shutil.copytree(sealed, blobs)
+    shutil.copytree(saved, blobs)
     snapshot.mkdir(parents=True)
     for path in blobs.iterdir():
         (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
-    assert torch.equal(bits(load(snapshot)), bits(load(sealed)))
+    assert torch.equal(bits(load(snapshot)), bits(load(saved)))
     (snapshot / "vocab.txt").symlink_to("../../../elsewhere")
     with pytest.raises(ValueError, match="leads out of the folder"):
         load(snapshot)
 
 
-@pytest.mark.parametrize("make", [lambda f: None, lambda f: f.mkdir(), lambda f: f.write_text("")])
-def test_there_must_be_something_to_seal(tmp_path: Path, make: Callable[[Path], Any]) -> None:
-    make(tmp_path / "model")
-    with pytest.raises(ValueError, match=r"no folder|holds no saved model"):
-        seal(tmp_path / "model")
+def test_a_fingerprint_is_of_config_and_weights_as_they_lie_there(folder: Path) -> None:
+    model = fingerprint(folder)
+    assert model == identity(check(folder)["files"]) and len(model) == 64
+    (folder / "tokenizer.json").write_text("another")
+    assert fingerprint(folder) == model
+    for spoil in (flip, lambda f: flip(f, "config.json"), lambda f: (f / "b.safetensors").write_bytes(b"")):
+        spoil(folder)
+        assert fingerprint(folder) != model
+        model = fingerprint(folder)
+
+
+def test_what_belongs_to_another_model_is_told() -> None:
+    assert mismatch("ab" * 32, "ab" * 32) is None
+    assert "does not say which model" in str(mismatch(None, "ab" * 32))
+    for other in ("cd" * 32, 7, ["x"] * 1000):
+        told = str(mismatch(other, "ab" * 32))
+        assert "belongs to another model" in told and "remove it, or make it again" in told and len(told) < 120
 
 
 def test_save_replaces_its_own_folder_whole(tmp_path: Path) -> None:
     first, second = student_of("bert", CONFIGS["w2a8"]), student_of("gpt2", CONFIGS["w8a8"])
     target = save(first, tmp_path / "deep" / "model", Vocabulary())
-    (target / "README.md").write_text("of the first")
+    for name in ("README.md", "results.json", "bench.json", "onnx/model.onnx"):
+        (target / name).parent.mkdir(exist_ok=True)
+        (target / name).write_text("of the first")
     save(second, str(target))
     assert names(target) == ["config.json", "generation_config.json", "model.safetensors", MANIFEST]
     assert names(target.parent) == ["model"]
@@ -217,6 +248,14 @@ class Broken:
         raise self.error
 
 
+class OtherActivation:
+    """Changes what the model computes, and none of its tensors."""
+
+    def save_pretrained(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+
+
 class Meddler:
     """Changes the weights after they were written."""
 
@@ -226,10 +265,15 @@ class Meddler:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("part", [Broken(KeyboardInterrupt()), Broken(OSError("disk full")), Meddler()])
+MATCH = r"^$|disk full|scale'\] did not come back|answers otherwise than the student"
+
+
+@pytest.mark.parametrize(
+    "part", [Broken(KeyboardInterrupt()), Broken(OSError("disk full")), Meddler(), OtherActivation()]
+)
 def test_a_save_that_fails_leaves_the_folder_as_it_was(folder: Path, part: Any) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises((KeyboardInterrupt, OSError, ValueError), match=r"^$|disk full|scale'\] did not come back"):
+    with pytest.raises((KeyboardInterrupt, OSError, ValueError), match=MATCH):
         save(student_of("bert", CONFIGS["w2a8"]), folder, part)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before and names(folder.parent) == ["copy"]
 
@@ -242,7 +286,7 @@ def test_a_rename_that_fails_puts_the_folder_back(folder: Path, monkeypatch: pyt
             raise OSError("no")
         rename(source, target)
 
-    monkeypatch.setattr(zsaq.io.saving.os, "rename", fail)
+    monkeypatch.setattr(zsaq.io.atomic.os, "rename", fail)
     with pytest.raises(OSError, match="no"):
         save(student_of("gpt2", CONFIGS["w2a8"]), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before and names(folder.parent) == ["copy"]

@@ -1,5 +1,6 @@
 """Publishing against a Hub on loopback, with the real client: one commit, all or nothing, and back by repository id."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from hub_server import TOKEN, Commit, Hub
 from language_toys import wordpiece
 from toys import bert
 from zsaq import Card, QuantConfig, load, push_to_hub, quantize_model
-from zsaq.io.checksums import MANIFEST, seal
+from zsaq.io.added import write_added
+from zsaq.io.checksums import MANIFEST
 from zsaq.io.saving import save
 from zsaq.quant.adapter import packed_state
-from zsaq.report.card import Base, Data, Score
+from zsaq.report.card import Score
 from zsaq.report.hub import ready
+from zsaq.run import Base, Data, Results, Row
 
 # huggingface_hub 2.4 sends a file as `data=`, which httpx2 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -33,6 +36,7 @@ CARD = Card(
     "zsaq", True, (0, 1), Data("GLUE sst2", "nyu-mll/glue", "sst2", "validation"),
     (Score("teacher", "accuracy", (0.9, 0.9)), Score("zsaq", "accuracy", (0.8, 0.9))), base_bytes=400_000,
 )  # fmt: skip
+RESULTS = Results("someone/tiny", "zsaq", QuantConfig.parse("w2a8"), 0, True, "random tokens", (Row("zsaq"),))
 LOADER = """
 import sys, torch, zsaq
 from transformers import AutoModelForSequenceClassification as Auto, AutoTokenizer
@@ -41,6 +45,7 @@ with torch.no_grad():
     inputs = AutoTokenizer.from_pretrained(sys.argv[1])(["the film is good"], return_tensors="pt")
     for model in (zsaq.load(sys.argv[1]), Auto.from_pretrained(sys.argv[1])):
         assert torch.equal(model(**inputs).logits, wanted), (model(**inputs).logits, wanted)
+assert zsaq.load(sys.argv[1]).zsaq.results.student.bytes > 0
 """
 
 
@@ -81,7 +86,7 @@ def push(source: Any, **options: Any) -> str:
 
 
 def test_a_student_is_pushed_in_one_commit_and_loads_by_its_id(hub: Hub, student: Any, tmp_path: Path) -> None:
-    url = push(student, parts=(wordpiece(),), private=True)
+    url = push(student, parts=(wordpiece(),), results=RESULTS, private=True)
     (commit,) = hub.commits(ID)
     assert url == f"{hub.url}/{ID}/commit/{commit.oid}" and hub.repositories[ID].private
     assert hub.objects, "the weights go through LFS"
@@ -174,7 +179,6 @@ def test_a_second_version_replaces_the_first_and_its_stale_files(hub: Hub, stude
     (folder / "pictures").mkdir()
     for index in range(40):
         (folder / "pictures" / f"{index}.png").write_bytes(b"\x89PNG\r\n\x1a\n\0" + bytes([index]))
-    seal(folder)
     push(folder)
     assert len(hub.commits(ID)) == 1, "one commit for many files too"
     hub.repositories[ID].branches["main"][-1].files[".gitignore"] = b"*.json"
@@ -261,6 +265,28 @@ def test_a_card_of_another_model_is_refused(hub: Hub, folder: Path) -> None:
     with pytest.raises(ValueError, match="not of one run"):
         push_to_hub(folder, ID, replace(CARD, config=QuantConfig.parse("w8a8")), token=TOKEN)
     assert ID not in hub.repositories
+
+
+def test_what_belongs_to_another_model_is_not_published(hub: Hub, folder: Path) -> None:
+    for name in ("bench.json", "parity.json", "results.json", "onnx/export.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / "onnx/model.onnx").parent.mkdir(exist_ok=True)
+        (folder / "onnx/model.onnx").write_bytes(b"graph")
+        write_added(folder / name, {}, "0" * 64)
+        with pytest.raises(ValueError, match=r"belongs to another model|cannot be read"):
+            push(folder)
+        (folder / name).unlink()
+    assert ID not in hub.repositories
+
+
+def test_results_and_logs_travel_with_a_student(hub: Hub, student: Any, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "distill.jsonl").write_text('{"step": 1}\n')
+    push(student, results=RESULTS, files=tmp_path / "run")
+    assert Results.from_dict(json.loads(hub.commits(ID)[0].files["results.json"])).student.bytes > 0  # type: ignore[operator]
+    assert hub.commits(ID)[0].files["distill.jsonl"] == b'{"step": 1}\n'
+    with pytest.raises(ValueError, match="which holds its own"):
+        push(save(student, tmp_path / "other"), results=RESULTS)
 
 
 def test_what_is_published_loads_from_a_plain_folder_too(hub: Hub, folder: Path, tmp_path: Path) -> None:

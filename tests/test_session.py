@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exported import VOCABULARY, exported  # noqa: F401 (a fixture)
-from zsaq.deploy.onnx.session import Runtime
+from zsaq.deploy.onnx.session import OnnxModel
 from zsaq.io.loading import load
 
 IDS = torch.arange(18).reshape(2, 9) * 7 % VOCABULARY
@@ -23,11 +23,11 @@ def test_both_graphs_give_the_students_logits(exported: Path) -> None:  # noqa: 
     with torch.no_grad():
         want = model(IDS, attention_mask=mask).logits
         whole = model(IDS).logits
-    exact = Runtime(exported, threads=1)
+    exact = OnnxModel(exported, threads=1)
     assert exact.short == 0
     assert far(exact(input_ids=IDS, attention_mask=mask), want) < 0.01  # a rounding tie apart at the most
     assert far(exact(input_ids=IDS), whole) < 0.01
-    both = Runtime(exported / "onnx", threads=1, same_rule=False)
+    both = OnnxModel(exported / "onnx", threads=1, same_rule=False)
     assert both.short in (0, 1, 4, 16)  # the model takes 24 tokens
     both.short = IDS.numel()
     assert 0 < far(both(input_ids=IDS, attention_mask=mask), want) < 0.1  # finer inputs, not the same ones
@@ -35,4 +35,4 @@ def test_both_graphs_give_the_students_logits(exported: Path) -> None:  # noqa: 
 
 def test_a_folder_without_an_export_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="zsaq export"):
-        Runtime(tmp_path)
+        OnnxModel(tmp_path)

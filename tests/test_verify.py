@@ -1,4 +1,4 @@
-"""The certificate: it agrees with what is right, and names the layer where something is not."""
+"""The parity report: it agrees with what is right, and names the layer where something is not."""
 
 import json
 from pathlib import Path
@@ -21,13 +21,17 @@ from transformers import (
 )
 
 from exported import LAYER, TABLE, VOCABULARY, change, copied, damage, exported, tiny_bert
+from zsaq.deploy import checks
 from zsaq.deploy import comparison as compare
+from zsaq.deploy.checks import verify_loaded, verify_onnx
 from zsaq.deploy.comparison import TOLERANCE, difference, round_plainly
-from zsaq.deploy.export import export
-from zsaq.deploy.inputs import random_inputs
+from zsaq.deploy.onnx.session import OnnxModel
 from zsaq.deploy.onnx.write import MODEL, WEIGHTS
-from zsaq.deploy.parity import batches_of, verify, verify_loaded, verify_onnx
-from zsaq.io.checksums import MANIFEST, check, seal
+from zsaq.deploy.parity import batches_of, verify
+from zsaq.deploy.runtimes import export
+from zsaq.io.added import EXPORT, KEY, PARITY
+from zsaq.io.checksums import MANIFEST, check, fingerprint
+from zsaq.io.inputs import random_inputs
 from zsaq.io.loading import load
 from zsaq.io.saving import save
 from zsaq.quant.config import Grid, QuantConfig
@@ -36,21 +40,23 @@ from zsaq.quant.packed import packed_layers
 from zsaq.quant.quantizer import EMAMinMax, MinMax, Quantizer, Range
 
 __all__ = ["copied", "exported"]
+LOADED, OURS, IN_BLOCKS = "zsaq torch", "zsaq onnx", "zsaq onnx, in blocks"
 
 
 def test_a_good_folder_agrees_in_every_layer_and_loads_again(copied: Path) -> None:
     told = verify(copied)
     names = {name for name, _ in packed_layers(load(copied))}
     assert told["agrees"] and len(names) == 14
-    for part in ("loaded", "onnx", "onnx blocks"):
+    for part in (LOADED, OURS, IN_BLOCKS):
         assert set(told[part]["layers"]) == names and set(told[part]["between"]) == {*names, "logits"}
         assert max(*told[part]["layers"].values(), *told[part]["between"].values()) <= TOLERANCE
         assert told[part]["layers_not_seen_alone"] == told[part]["layers_never_called"] == told[part]["disagree"] == []
         assert told[part]["end_to_end"]["codes"] > 0
-    assert told["onnx"]["worst"]["between"]["relative"] > 0 == told["loaded"]["worst"]["between"]["relative"]
-    assert told["loaded"]["bit_equal_when_loaded_again"] is True
-    assert json.loads((copied / "certificate.json").read_text()) == told
-    assert "certificate.json" in check(copied)["files"]
+    assert told[OURS]["worst"]["between"]["relative"] > 0 == told[LOADED]["worst"]["between"]["relative"]
+    assert told[LOADED]["bit_equal_when_loaded_again"] is True
+    written = json.loads((copied / PARITY).read_text())
+    assert written.pop(KEY) == fingerprint(copied) and written == told
+    assert PARITY not in check(copied)["files"]
     assert not [p for p in copied.rglob(".*") if p.is_file()]
     load(copied)
 
@@ -59,25 +65,18 @@ def test_it_can_be_run_again_without_writing(copied: Path) -> None:
     before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
     first, second = (verify(copied, seed=1, write=False) for _ in range(2))
     assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
-    assert first["onnx"] == second["onnx"] and first["agrees"]
+    assert first[OURS] == second[OURS] and first["agrees"]
 
 
 def graph_of(folder: Path) -> dict[str, Any]:
     model = load(folder, dtype=torch.float32)
-    told = verify_onnx(model, folder / "onnx", batches_of(model, 0))
+    told = verify_onnx(model, folder, batches_of(model, 0))
     assert not told["agrees"]
     return told
 
 
-def reseal(folder: Path) -> None:
-    with pytest.raises(ValueError, match="sha256"):
-        load(folder)
-    seal(folder)
-
-
 def test_damaged_codes_are_named(copied: Path) -> None:
     damage(copied, f"model.{LAYER}.stored", 100)
-    reseal(copied)
     told = graph_of(copied)
     assert told["disagree"] == [LAYER] and told["worst"]["alone"]["at"] == LAYER
 
@@ -86,7 +85,6 @@ def test_damage_in_a_row_of_the_table_that_no_input_reaches_is_named(copied: Pat
     used = torch.cat([batch["input_ids"].flatten() for batch in batches_of(load(copied), 0)])
     row = next(row for row in range(VOCABULARY) if row not in used)
     damage(copied, f"model.{TABLE}.stored", row * 32)
-    reseal(copied)
     assert graph_of(copied)["disagree"] == [TABLE]
 
 
@@ -96,13 +94,11 @@ def test_a_changed_scale_is_named(copied: Path) -> None:
         return scale
 
     change(copied, f"{LAYER}.weight_scale", by)
-    seal(copied)
     assert graph_of(copied)["disagree"] == [LAYER]
 
 
 def test_a_changed_float_part_is_found_between_layers(copied: Path) -> None:
     change(copied, "bert.encoder.layer.0.output.LayerNorm.weight", lambda weight: weight * np.float32(1.001))
-    seal(copied)
     told = graph_of(copied)
     assert "bert.encoder.layer.1.attention.self.query" in told["disagree"]
     assert max(told["layers"].values()) <= TOLERANCE < told["worst"]["between"]["relative"]
@@ -110,20 +106,18 @@ def test_a_changed_float_part_is_found_between_layers(copied: Path) -> None:
 
 def test_a_scale_that_is_no_number_disagrees_in_valid_json(copied: Path) -> None:
     change(copied, f"{LAYER}.weight_scale", lambda scale: scale * np.float32("nan"))
-    seal(copied)
     told = verify(copied)
-    assert not told["agrees"] and told["loaded"]["agrees"] and LAYER in told["onnx"]["disagree"]
-    assert json.loads((copied / "certificate.json").read_text(), parse_constant=pytest.fail) == told
+    assert not told["agrees"] and told[LOADED]["agrees"] and LAYER in told[OURS]["disagree"]
+    written = json.loads((copied / PARITY).read_text(), parse_constant=pytest.fail)
+    assert written == told | {KEY: written[KEY]}
 
 
 def test_a_graph_that_does_not_open_disagrees(copied: Path) -> None:
     (copied / "onnx" / WEIGHTS).write_bytes(b"")
-    seal(copied)
     told = verify(copied, write=False)
-    assert not told["agrees"] and "does not run" in told["onnx"]["error"]
+    assert not told["agrees"] and "does not run" in told[OURS]["error"]
     (copied / "onnx" / MODEL).unlink()
-    seal(copied)
-    assert "does not run" in verify(copied, write=False)["onnx"]["error"]
+    assert "does not run" in verify(copied, write=False)[OURS]["error"]
 
 
 class Stretched(Range):
@@ -131,21 +125,23 @@ class Stretched(Range):
         return x.detach().abs().amax(-1, keepdim=True) / 127.5, grid.zero
 
 
-def test_another_rule_in_the_loaded_model_is_named(exported: Path) -> None:
+def test_another_rule_in_the_loaded_model_is_named(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, again = load(exported), load(exported)
     for student in (model, again):
         quantizer = student.get_submodule(LAYER).input_quantizer
         assert isinstance(quantizer, Quantizer)
         quantizer.ranges = Stretched()
-    told = verify_loaded(model, again, batches_of(model, 0))
+    monkeypatch.setattr(checks, "load", lambda *_, **__: again)
+    told = verify_loaded(model, exported, batches_of(model, 0))
     assert not told["agrees"] and told["disagree"] == [LAYER]
 
 
-def test_a_second_load_that_differs_is_told(exported: Path) -> None:
+def test_a_second_load_that_differs_is_told(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, again = load(exported), load(exported)
     with torch.no_grad():
         again.get_submodule("classifier").get_parameter("bias").add_(1e-6)
-    told = verify_loaded(model, again, batches_of(model, 0))
+    monkeypatch.setattr(checks, "load", lambda *_, **__: again)
+    told = verify_loaded(model, exported, batches_of(model, 0))
     assert not told["agrees"] and not told["bit_equal_when_loaded_again"] and told["disagree"] == []
 
 
@@ -251,7 +247,7 @@ def test_a_student_without_exports_agrees_with_its_rule(name: str, tmp_path: Pat
     assert isinstance(student, PreTrainedModel)
     student.save_pretrained(tmp_path)
     told, loaded = verify(tmp_path), load(tmp_path)
-    assert told["agrees"] and set(told["loaded"]["layers"]) == {name for name, _ in packed_layers(loaded)}
+    assert told["agrees"] and set(told[LOADED]["layers"]) == {name for name, _ in packed_layers(loaded)}
     assert loaded.dtype == torch.bfloat16 and not (tmp_path / MANIFEST).exists()
 
 
@@ -259,7 +255,22 @@ def test_a_student_without_exports_agrees_with_its_rule(name: str, tmp_path: Pat
     "facts", ["[]", "{}", '{"convolutions": []}', '{"convolutions": {}, "blocks": {"no.layer": ""}}', "{"]
 )
 def test_facts_that_tell_nothing_disagree(copied: Path, facts: str) -> None:
-    (copied / "onnx" / "export.json").write_text(facts)
-    seal(copied)
+    known = f'{{"{KEY}": "{fingerprint(copied)}", ' if facts.startswith('{"') else ""
+    (copied / "onnx" / EXPORT).write_text(known + facts.removeprefix("{") if known else facts)
     told = verify(copied, write=False)
-    assert not told["agrees"] and "error" in told["onnx blocks"]
+    assert not told["agrees"] and "error" in told[IN_BLOCKS]
+
+
+def test_an_export_of_another_student_disagrees_and_says_so(copied: Path) -> None:
+    """Its file of weights is replaced beside a graph that runs as before."""
+    student = quantize_model(tiny_bert(), QuantConfig.parse("w2a8e4"))
+    with torch.no_grad():
+        student.get_submodule("classifier").get_parameter("bias").add_(1)
+    (copied / MANIFEST).unlink()
+    student.save_pretrained(copied)
+    told = verify(copied, write=False)
+    assert told[LOADED]["agrees"] and not told["agrees"]
+    for name in (OURS, IN_BLOCKS):
+        assert "export.json belongs to another model" in told[name]["error"]
+    with pytest.raises(ValueError, match=r"export\.json belongs to another model"):
+        OnnxModel(copied)

@@ -81,8 +81,9 @@ class Results:
 
     `model`: what was quantized, as it was given; `inputs`: where the student's inputs came from, in words;
     `knowledge`: words about the model that were used (a prompt, label names); `rows`: the teacher first, then
-    baselines, the student last, under its method's name; `machine`: device, threads, processes. Raises ValueError for
-    an empty table.
+    baselines, the student last, under its method's name; `machine`: device, threads, processes; `fingerprint`: of the
+    saved model that they belong to (`zsaq.io.checksums`), which `zsaq.save` fills in. Raises ValueError for an empty
+    table.
     """
 
     model: str
@@ -103,6 +104,7 @@ class Results:
     seconds: float = 0.0
     machine: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         if not self.rows or self.rows[-1].name != self.method:

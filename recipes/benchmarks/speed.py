@@ -21,10 +21,10 @@ from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
 )
+from zsaq.deploy.export import export
 
 from zsaq import QuantConfig, calibrate, quantize_model, save, seal
 from zsaq.deploy.bench import bench
-from zsaq.deploy.export import export
 from zsaq.vision.presets import uniform
 
 

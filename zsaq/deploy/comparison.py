@@ -1,4 +1,4 @@
-"""A runtime beside the plain rule: each layer alone, and what passes from layer to layer (see `zsaq.verify`)."""
+"""A runtime beside the plain rule: each layer alone, and what passes from layer to layer (see `zsaq.deploy.parity`)."""
 
 import sys
 from collections.abc import Iterator
@@ -81,19 +81,19 @@ def in_double(norm: nn.Module, x: Tensor) -> Tensor:
 
 def norms_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, str]:
     """The BatchNorm that reads each packed convolution's output, by their names."""
-    made: dict[int, tuple[str, Tensor]] = {}
-    found: dict[str, str] = {}
+    outputs: dict[int, tuple[str, Tensor]] = {}  # of convolutions, by their id; the tensor is kept so that it stays one
+    norms: dict[str, str] = {}
 
     def look(name: str, module: nn.Module, x: Tensor, y: Tensor) -> None:
         if isinstance(module, PackedConv2d):
-            made[id(y)] = (name, y)
-        elif id(x) in made:
-            found[made[id(x)][0]] = name
+            outputs[id(y)] = (name, y)
+        elif id(x) in outputs:
+            norms[outputs[id(x)][0]] = name
 
     names = [name for name, module in model.named_modules() if isinstance(module, PackedConv2d | nn.BatchNorm2d)]
     with hooked(model, names, look):
         model(**inputs)
-    return found
+    return norms
 
 
 @contextmanager
@@ -187,10 +187,12 @@ class Comparison:
             far = min(far, difference(there, values, steps))
         return far
 
-    def told(self) -> dict[str, Any]:
-        """For the certificate. It agrees if every layer that the student calls was seen alone, and all is near."""
+    def facts(self) -> dict[str, Any]:
+        """For the parity report. It agrees if every layer that the student calls was seen alone, and all is near."""
         unseen = sorted(self.called - self.alone.keys())
-        far = sorted({n for told in (self.alone, self.between) for n, v in told.items() if not v <= TOLERANCE})
+        far = sorted(
+            {n for differences in (self.alone, self.between) for n, v in differences.items() if not v <= TOLERANCE}
+        )
         same_rule = not self.stretched
         good = bool(self.alone) and not unseen and not far and (self.stray <= TOLERANCE or not same_rule)
         return {
@@ -205,6 +207,6 @@ class Comparison:
         }
 
 
-def worst(found: dict[str, float]) -> dict[str, Any] | None:
-    name = max(found, key=lambda name: found[name], default=None)
-    return None if name is None else {"at": name, "relative": found[name]}
+def worst(differences: dict[str, float]) -> dict[str, Any] | None:
+    name = max(differences, key=lambda name: differences[name], default=None)
+    return None if name is None else {"at": name, "relative": differences[name]}

@@ -3,79 +3,92 @@
     {"format_version": 1, "zsaq": version, "torch": version, "transformers": version,
      "files": {"config.json": {"sha256": 64 hex digits, "size": bytes}, ...}}
 
-Documents (`DOCUMENTS`: what people read and no loader does) are not listed: they may come, go and change. Anything else
-that is missing, changed or foreign is refused until `seal` is called again.
+`zsaq.save` writes it, once, when the model and the tokenizer or image processor beside it are written. Whatever of
+these is missing or changed is refused, and so is a file in their place that a loader would read too. What comes later
+(`ADDED`, documents, folders of exports) is no part of the model; it names the model that it belongs to by the
+model's `fingerprint`, and is refused beside another.
 """
 
 import hashlib
 import json
 import os
 import re
-import uuid
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
+from zsaq.io.atomic import write_text
+
 MANIFEST: Final = "zsaq_manifest.json"
 MANIFEST_VERSION: Final = 1
-DOCUMENTS: Final = (".md", ".png", ".svg", ".jpg", ".jpeg", ".html", ".pdf", ".csv", ".yaml", ".yml")
+DOCUMENTS: Final = (".md", ".png", ".svg", ".jpg", ".jpeg", ".html", ".pdf", ".csv", ".yaml", ".yml", ".jsonl")
+ADDED: Final = ("results.json", "parity.json", "bench.json")
+TEMPLATES: Final = "additional_chat_templates"  # the one folder below that tokenizers read
 PACKAGES: Final = ("zsaq", "torch", "transformers")
 LARGEST: Final = 2**24  # bytes of a manifest: far above a hundred thousand files
-FETCH: Final = "fetch the files again; if you changed them yourself, run zsaq.seal on the folder"
+FETCH: Final = "fetch the files again, or save the student again with zsaq.save"
 
 
-def seal(folder: str | Path) -> Path:
-    """Write the manifest of `folder` as it is now, atomically, and give its path.
-
-    Raises ValueError if there is no folder or nothing to seal in it, and for links that lead out of it.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"{root} is no folder; give the folder of a saved model")
-    files = {name: {"sha256": sha256(path), "size": path.stat().st_size} for name, path in sealable(root).items()}
-    if "config.json" not in files:
-        raise ValueError(f"{root} has no config.json, so it holds no saved model; give the folder of one")
+def write_checksums(folder: Path) -> Path:
+    """The manifest of all that a loader reads in `folder`, where a model has just been saved; its path."""
+    files = {name: entry(path) for name, path in regular_files(folder).items() if not added(name)}
+    assert "config.json" in files, f"{folder} holds no model"
     data = {"format_version": MANIFEST_VERSION, **{name: version(name) for name in PACKAGES}, "files": files}
-    target = root / MANIFEST
-    partial = root / f".{MANIFEST}.{uuid.uuid4().hex}"
-    try:
-        with partial.open("w", encoding="utf-8") as out:
-            json.dump(data, out, indent=1)
-            out.write("\n")
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return write_text(folder / MANIFEST, json.dumps(data, indent=1) + "\n")
 
 
 def check(folder: str | Path) -> dict[str, Any]:
-    """The manifest of `folder`, whose files were found to be what it says.
+    """The manifest of `folder`, whose files are what it says.
 
     Raises ValueError that names the first file which is missing, changed or foreign, or what is wrong with the
     manifest, and the remedy.
     """
     root = Path(folder)
     manifest = read_manifest(root / MANIFEST)
-    wanted, found = manifest["files"], sealable(root)
+    wanted, present = manifest["files"], regular_files(root)
     for name, known in wanted.items():
-        if name not in found:
+        if name not in present:
             raise ValueError(f"{root}: {name} is missing, {MANIFEST} lists it; {FETCH}")
-        size = found[name].stat().st_size
+        size = present[name].stat().st_size
         if size != known["size"]:
             raise ValueError(f"{root}: {name} has {size} bytes, {MANIFEST} says {known['size']}; {FETCH}")
-    if foreign := [name for name in found if name not in wanted]:
+    read = {"", TEMPLATES, *(name.rpartition("/")[0] for name in wanted)}  # folders that a loader looks into
+    if foreign := [n for n in present if n not in wanted and not added(n) and n.rpartition("/")[0] in read]:
         raise ValueError(
-            f"{root}: {foreign[0]} is foreign, {MANIFEST} does not list it; take it away, or if you added it yourself, "
-            f"run zsaq.seal on the folder (only documents may be added freely: {' '.join(DOCUMENTS)})"
+            f"{root}: {foreign[0]} is foreign, {MANIFEST} does not list it and a loader may read it; take it away "
+            f"(beside a model may lie {', '.join(ADDED)}, folders, and documents: {' '.join(DOCUMENTS)})"
         )
     for name, known in wanted.items():
-        if (digest := sha256(found[name])) != known["sha256"]:
+        if (digest := sha256(present[name])) != known["sha256"]:
             raise ValueError(
                 f"{root}: {name} has the sha256 {digest[:12]}..., {MANIFEST} says {known['sha256'][:12]}...; {FETCH}"
             )
     return manifest
+
+
+def identity(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """What a model is called by what is added to it: sha256 over the names and hashes of its config and weights."""
+    own = sorted(name for name in files if "/" not in name and (name == "config.json" or name.endswith(".safetensors")))
+    text = "".join(f"{name} {files[name]['sha256']}\n" for name in own)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def fingerprint(folder: str | Path) -> str:
+    """The `identity` of the model that lies in `folder` now, read from its files and not from its manifest."""
+    paths = [path for path in Path(folder).iterdir() if path.name == "config.json" or path.suffix == ".safetensors"]
+    return identity({path.name: {"sha256": sha256(path)} for path in paths})
+
+
+def mismatch(known: Any, there: str) -> str | None:
+    """Why what names the model `known` does not belong to the model `there`; None if it does."""
+    if known == there:
+        return None
+    if known is None:
+        return "does not say which model it belongs to: make it again"
+    return (
+        f"belongs to another model ({known!r:.14}...) than lies here now ({there[:12]}...): remove it, or make it again"
+    )
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -93,7 +106,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if type(data["format_version"]) is not int or data["format_version"] != MANIFEST_VERSION:
         raise ValueError(
             f"{wrong} that this version reads: format_version is {data['format_version']!r:.40}, not "
-            f"{MANIFEST_VERSION}; upgrade zsaq, or run zsaq.seal on the folder"
+            f"{MANIFEST_VERSION}; upgrade zsaq, or save the student again"
         )
     if not all(isinstance(data[name], str) for name in PACKAGES):
         raise ValueError(f"{wrong}: the versions of {', '.join(PACKAGES)} must be texts; {FETCH}")
@@ -120,8 +133,13 @@ def plain(name: str) -> bool:
     return name.isprintable() and not set(name) & set('\\:*?"<>|') and not {"", ".", ".."} & set(parts)
 
 
-def sealable(root: Path) -> dict[str, Path]:
-    """The files below `root` that a manifest lists, by sorted relative name; hidden ones belong to git and caches.
+def added(name: str) -> bool:
+    """Whether a file is no part of the model, by its relative name: a document, or what is made of a model later."""
+    return name in ADDED or Path(name).suffix.lower() in DOCUMENTS
+
+
+def regular_files(root: Path) -> dict[str, Path]:
+    """The files below `root` by sorted relative name, without the manifest; hidden ones belong to git and caches.
 
     Raises ValueError for what is neither a file nor a folder and for links that lead out of `root`. A snapshot of the
     Hub's cache links into the blobs beside it, which is allowed.
@@ -139,12 +157,16 @@ def sealable(root: Path) -> dict[str, Path]:
                 raise ValueError(f"{path} is a link that leads out of the folder; put a copy of the file in its place")
         for name in names:
             path = Path(folder, name)
-            if name.startswith(".") or path.suffix.lower() in DOCUMENTS or path == root / MANIFEST:
+            if name.startswith(".") or path == root / MANIFEST:
                 continue
             if not path.is_file():
                 raise ValueError(f"{path} is no regular file; take it away")
             files[path.relative_to(root).as_posix()] = path
     return dict(sorted(files.items()))
+
+
+def entry(path: Path) -> dict[str, Any]:
+    return {"sha256": sha256(path), "size": path.stat().st_size}
 
 
 def sha256(path: Path) -> str:

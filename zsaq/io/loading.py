@@ -22,11 +22,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from zsaq.io.checksums import MANIFEST, check, read_manifest
+from zsaq.io.checksums import MANIFEST, check, identity, read_manifest
+from zsaq.io.record import record_of
 from zsaq.quant.adapter import ZsaqConfig
 from zsaq.quant.guard import AGAIN
 from zsaq.quant.packed import quantized
 from zsaq.quant.plan import plan_of
+from zsaq.run import RESULTS
 
 AUTO_CLASSES: Final = (
     AutoModelForSequenceClassification,
@@ -91,11 +93,12 @@ def load(
     `auto_class`: a transformers Auto class; by default the one for the architecture that was saved. `revision`: of a
     Hub repository. `dtype`: "auto" is the one that was saved; scales stay float32, and a weight is rounded once, from
     scale times code. `device_map`: as in transformers. Where there is a manifest, every file has to be what it says.
+    The model's `zsaq` is a `Record` with the results that lie beside it, if they belong to it and can be read.
     Raises ValueError, with the layer's or the file's name and what to do, for whatever does not fit: no or another
     `quantization_config`, an unknown format, remote code, missing, extra, wrongly shaped or typed tensors, scales or
     codes that no grid has, layers drawn at random.
     """
-    folder = verified(source, revision)
+    folder, fingerprint = verified(source, revision)
     revision = None if folder != source else revision
     config = config_of(source, folder, revision)
     auto = auto_class_of(config) if auto_class is None else auto_class
@@ -127,28 +130,32 @@ def load(
             raise ValueError(f"{source}: {sorted(map(str, info[what]))} {remedy}; {AGAIN}")
     if lost := set(plan_of(model).chosen) ^ {name for name, _ in quantized(model)}:
         raise ValueError(f"{source}: {lost} did not become packed layers; {AGAIN}")
+    vars(model)["zsaq"] = record_of(
+        Path(folder), fingerprint
+    )  # not by setattr: a module would copy it by its own rules
     return model.eval()
 
 
-def verified(source: str | Path, revision: str | None) -> str | Path:
-    """Where the files lie that `source` means, found to be what the manifest says; `source` itself without manifest.
+def verified(source: str | Path, revision: str | None) -> tuple[str | Path, str | None]:
+    """Where the files lie that `source` means, being what the manifest says, and what the manifest calls the model.
 
-    From the Hub, what the manifest lists is fetched at the commit that holds the manifest. Raises ValueError.
+    Without a manifest it is `source` itself, and None. From the Hub, what the manifest lists is fetched at the commit
+    that holds the manifest, and the results beside it. Raises ValueError.
     """
     folder = Path(source)
     if not folder.is_dir():
         try:
             manifest = Path(hf_hub_download(str(source), MANIFEST, revision=revision))
             folder = manifest.parent
-            for name in read_manifest(manifest)["files"]:
+            for name in (*read_manifest(manifest)["files"], RESULTS):
                 with suppress(EntryNotFoundError):  # `check` names it
                     hf_hub_download(str(source), name, revision=folder.name)
         except EntryNotFoundError:  # transformers fetches what it needs, and says what it misses
-            return source
+            return source, None
         except (OSError, HfHubHTTPError, HFValidationError) as error:
             raise ValueError(f"{source} is no folder or Hub id of a saved student ({error}); {AGAIN}") from error
     if os.path.lexists(folder / MANIFEST):
-        check(folder)
-    elif any((folder / name).exists() for name in ADAPTERS):
+        return folder, identity(check(folder)["files"])
+    if any((folder / name).exists() for name in ADAPTERS):
         raise ValueError(f"{folder} holds an adapter, which reads another model than the one saved here: take it away")
-    return folder
+    return folder, None

@@ -1,65 +1,112 @@
-"""A saved model is whole or not there: written beside its place, read back, compared, sealed, then renamed."""
+"""A saved model is whole or not there: written beside its place, read back, compared, then renamed."""
 
-import os
+import dataclasses
 import shutil
-import uuid
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.io.checksums import MANIFEST, seal
+from zsaq.io.atomic import atomic_folder
+from zsaq.io.checksums import MANIFEST, fingerprint, write_checksums
+from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import load
 from zsaq.quant.adapter import packed_state
 from zsaq.quant.plan import plan_of
+from zsaq.run import Results
+
+LOGGED: Final = {".jsonl", ".png"}  # what goes along of a run's files
+TOKENS: Final = 8
+HALF: Final = (
+    0.05  # of the largest answer: what another order of roundings to 16 bits may do, and no damaged layer does
+)
 
 
-def save(student: PreTrainedModel, folder: str | Path, *parts: Any) -> Path:
+def save(
+    student: PreTrainedModel,
+    folder: str | Path,
+    *parts: Any,
+    results: Results | None = None,
+    files: Path | None = None,
+) -> Path:
     """Save a student, or a loaded model, so that `folder` is whole or as it was; give its path.
 
-    `parts`: tokenizer, image processor and whatever else has `save_pretrained`. All is written to a folder beside it,
-    read back, compared tensor by tensor, sealed with a manifest and renamed. A folder that this function has written
-    is replaced whole, documents included; any other that is not empty is refused. Raises ValueError for that, for a
-    model that is not quantized, and if what was saved does not come back.
+    `parts`: tokenizer, image processor and whatever else has `save_pretrained`; `results`: of the run, written as
+    results.json with the student's bytes; `files`: a folder whose *.jsonl and *.png go along. All is written to a
+    folder beside it, read back, compared tensor by tensor and by the answers to random inputs, and renamed. A folder
+    that this function has written is replaced whole, with all that was added to it; any other that is not empty is
+    refused. Raises ValueError for that, for a model that is not quantized, and if what was saved does not come back.
+    Warns of a model that reads neither text nor images, whose answers cannot be compared.
     """
     plan_of(student)
     target = Path(folder).absolute()
     if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and was not written by zsaq.save: give a new folder, or empty this one")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stem = f".{target.name}.{uuid.uuid4().hex[:8]}"
-    partial, former = target.with_name(f"{stem}.partial"), target.with_name(f"{stem}.former")
-    partial.mkdir()
-    try:
+    with atomic_folder(target) as partial:
+        partial.mkdir()
         for part in (student, *parts):
             part.save_pretrained(partial)
-        seal(partial)
-        wrote, read = packed_state(student), packed_state(load(partial, type(student)))
-        same = {key for key in wrote.keys() & read.keys() if torch.equal(wrote[key], read[key])}
-        if wrong := sorted((wrote.keys() | read.keys()) - same):
-            raise ValueError(f"{wrong[:8]} did not come back as saved; nothing was written to {target}")
-        settle(partial, former, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        write_checksums(partial)
+        compare(student, load(partial, type(student)), target)
+        if files is not None:
+            copy_logged(files, partial)
+        if results is not None:
+            saved = dataclasses.replace(results.student, bytes=weight_bytes(partial))
+            rows = (*results.rows[:-1], saved)
+            dataclasses.replace(results, rows=rows, fingerprint=fingerprint(partial)).write(partial)
     return target
 
 
-def settle(partial: Path, former: Path, target: Path) -> None:
-    """Flush `partial` to the disk and put it in the place of `target`, which goes; `former` holds it in between."""
-    for path in [*partial.rglob("*"), partial]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    if not target.exists():
-        os.rename(partial, target)
-        return
-    os.rename(target, former)
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the weights that lie in `folder`, not below it."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def copy_logged(source: Path, target: Path) -> None:
+    """What a run logged and drew, at the same places below `target`."""
+    for path in sorted(path for path in source.rglob("*") if path.suffix in LOGGED and path.is_file()):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+
+
+def compare(student: PreTrainedModel, again: PreTrainedModel, target: Path) -> None:
+    """Raises ValueError unless `again`, read from the disk, holds the student's tensors and gives its answers."""
+    wrote, read = packed_state(student), packed_state(again)
+    same = {key for key in wrote.keys() & read.keys() if torch.equal(wrote[key], read[key])}
+    if wrong := sorted((wrote.keys() | read.keys()) - same):
+        raise ValueError(f"{wrong[:8]} did not come back as saved; nothing was written to {target}")
+    image = student.main_input_name == "pixel_values"
     try:
-        os.rename(partial, target)
-    except OSError:
-        os.rename(former, target)
-        raise
-    shutil.rmtree(former)
+        inputs = random_inputs(student, (2,) if image else (1, min(TOKENS, text_limit(student))))
+    except ValueError as error:
+        warnings.warn(f"the answers of what was saved were not compared: {error}", stacklevel=3)
+        return
+    before, after = answers(student, inputs), answers(again.to(student.device), inputs)  # pyright: ignore[reportArgumentType]
+    if not equal(before, after):
+        raise ValueError(
+            f"the saved model answers otherwise than the student (by {float((before - after).abs().max()):.3g} of "
+            f"{float(before.abs().max()):.3g}), though all tensors came back; nothing was written to {target}"
+        )
+
+
+@torch.no_grad()
+def answers(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+    """Logits, or hidden states, in eval mode; the modes of all modules are afterwards as they were."""
+    modes = {module: module.training for module in model.modules()}
+    cast = {k: v.to(model.device, model.dtype if v.is_floating_point() else None) for k, v in inputs.items()}
+    try:
+        return model.eval()(**cast)[0]
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def equal(before: Tensor, after: Tensor) -> bool:
+    """Bit for bit in float32; in 16 bits weights are rounded in another order, so up to `HALF` of the largest."""
+    if before.dtype == torch.float32:
+        return torch.allclose(before, after, rtol=0, atol=0, equal_nan=True)
+    return torch.allclose(before, after, rtol=0, atol=HALF * float(before.abs().max()), equal_nan=True)

@@ -1,11 +1,10 @@
 """What a model card tells of a run: base model, method, scores with their spread, and whether any data was seen.
 
 What the files themselves tell (grids, coverage, bytes, pictures) is read from them when the card is written
-(zsaq/readme.py); a Card holds the rest, and what is not known stays out.
+(`zsaq.report.card_text`); a Card holds the rest, and what is not known stays out.
 """
 
 import hashlib
-import json
 import math
 import statistics
 from collections.abc import Mapping
@@ -16,67 +15,40 @@ from typing import Any, Final, final
 from huggingface_hub import ModelCard
 from huggingface_hub import try_to_load_from_cache as cached
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
 
+from zsaq.io.record import read_results
 from zsaq.quant.config import QuantConfig
+from zsaq.run import Base, Data
 
-KEYS: Final = {"rows": list, "metrics": dict, "config": dict, "method": str, "zero_shot": bool, "seed": int}
-
-
-@final
-@dataclass(frozen=True)
-class Base:
-    """What was quantized. `id`, `revision`: on the Hub, with the commit; `sha256`: of a local folder's weights.
-
-    `license`: metadata of its card ("license", and for "other" its "license_name" and "license_link").
-    """
-
-    name: str
-    license: Mapping[str, str]
-    id: str | None = None
-    revision: str | None = None
-    sha256: str | None = None
-
-    def __post_init__(self) -> None:
-        if not self.license.get("license") or not set(self.license) <= {"license", "license_name", "license_link"}:
-            raise ValueError(f"license of {self.name} is {dict(self.license)!r}; give {{'license': 'apache-2.0'}}")
-        if self.id is not None:
-            validate_repo_id(self.id)
-
-    @classmethod
-    def of(cls, source: str | Path, license: str | None = None) -> "Base":
-        """Of a folder or a Hub id; the licence from its card, in the folder, the cache or the Hub, unless given.
-
-        Raises ValueError if neither tells a licence.
-        """
-        folder = Path(source).expanduser()
-        local = folder.is_dir()
-        if license is not None:
-            terms = {"license": license}
-        else:
-            terms = _license(folder / "README.md" if local else str(source))
-            if not terms:
-                raise ValueError(
-                    f"the card of {source} names no licence, or cannot be read here: give the licence of the base model"
-                )
-        if local:
-            return cls(folder.resolve().name, terms, sha256=_digest(folder))
-        config = cached(str(source), "config.json")
-        return cls(str(source), terms, str(source), Path(config).parent.name if isinstance(config, str) else None)
+OF_A_RUN: Final = ("config", "method", "zero_shot", "budget", "data", "base", "recipe", "metrics")  # not of its seed
 
 
-def _license(card: str | Path) -> dict[str, str]:
+def base_of(source: str | Path, license: str | None = None) -> Base:
+    """What is quantized, of a folder or a Hub id; the licence from its card, in the folder, the cache or the Hub,
+    unless given. It is {} where none is known: nothing is published then."""
+    folder = Path(source).expanduser()
+    local = folder.is_dir()
+    terms = {"license": license} if license is not None else license_of(folder / "README.md" if local else str(source))
+    if local:
+        return Base(folder.resolve().name, terms, sha256=digest(folder))
+    config = cached(str(source), "config.json")
+    return Base(str(source), terms, str(source), Path(config).parent.name if isinstance(config, str) else None)
+
+
+def license_of(card: str | Path) -> dict[str, str]:
+    """The terms that a card names, of a file or a Hub id; {} for none, and where it cannot be read."""
     if isinstance(card, Path) and not card.is_file():
         return {}
     try:
-        told = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+        metadata = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
         return {}
-    terms = {key: told.get(key) for key in ("license", "license_name", "license_link")}
-    return {key: value for key, value in terms.items() if isinstance(value, str) and value}
+    terms = {key: metadata.get(key) for key in ("license", "license_name", "license_link")}
+    named = {key: value for key, value in terms.items() if isinstance(value, str) and value}
+    return named if "license" in named else {}
 
 
-def _digest(folder: Path) -> str | None:
+def digest(folder: Path) -> str | None:
     """SHA-256 over the weight files in the order of their names; of a single file, the file's own."""
     files = sorted(folder.glob("*.safetensors"))
     total = hashlib.sha256()
@@ -85,17 +57,6 @@ def _digest(folder: Path) -> str | None:
             while block := file.read(1 << 20):
                 total.update(block)
     return total.hexdigest() if files else None
-
-
-@final
-@dataclass(frozen=True)
-class Data:
-    """What was scored on. `id`, `task`: the Hub's data set and its configuration, only where it came from there."""
-
-    name: str
-    id: str | None = None
-    task: str | None = None
-    split: str | None = None
 
 
 @final
@@ -130,10 +91,10 @@ class Score:
 class Card:
     """What is known about a run.
 
-    `method`: also the name of the student's scores; `seeds`: the first is that of the weights; `budget`, `versions`:
-    as the run tells them; `recipe`: a path or link, `recipe_sha256`: of its text; `base_bytes`: of the base model's
-    weights as saved; `limits`: beside those that hold for every student. Raises ValueError for what cannot be, above
-    all an oracle that calls itself zero-shot.
+    `method`: also the name of the student's scores; `seeds`: the first is that of the weights; `budget`, `versions`,
+    `inputs`, `knowledge`: as in `Results`; `recipe`: a path or link, `recipe_sha256`: of its text; `base_bytes`: of the
+    base model's weights as saved; `limits`: beside those that hold for every student. Raises ValueError for what cannot
+    be, above all an oracle that calls itself zero-shot.
     """
 
     base: Base
@@ -150,6 +111,8 @@ class Card:
     limits: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     config: QuantConfig | None = None
+    inputs: str | None = None
+    knowledge: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.zero_shot and "oracle" in self.method:
@@ -166,42 +129,38 @@ class Card:
     def of(cls, folder: str | Path, *repeats: str | Path, base: Base | None = None, **more: Any) -> "Card":
         """Of a recipe's output folder, and of the same run's with other seeds; `more`: language, limits.
 
-        Raises ValueError for a folder without a readable results.json, one that does not say whether real data was
-        read, and repeats that differ in more than the seed.
+        Raises ValueError for a folder without readable results of the model there, for repeats that differ in more
+        than the seed, and where neither the run nor `base` tells what was quantized.
         """
-        runs = [_results(Path(path)) for path in (folder, *repeats)]
+        runs = [read_results(Path(path)) for path in (folder, *repeats)]
         first = runs[0]
         for path, run in zip(repeats, runs[1:], strict=True):
-            for key in ("config", "method", "zero_shot", "budget", "data", "base", "recipe", "metrics"):
-                if run.get(key) != first.get(key):
+            for key in OF_A_RUN:
+                if getattr(run, key) != getattr(first, key):
                     raise ValueError(f"{path} has another {key} than {folder}: it is another run, not another seed")
         if base is None:
-            if not isinstance(first.get("base"), dict):
-                raise ValueError(f"{folder} does not say what was quantized: give base=Base.of(folder or Hub id)")
-            base = Base(**first["base"])
+            base = first.base
+        if base is None:
+            raise ValueError(f"{folder} does not say what was quantized: give base=base_of(folder or Hub id)")
         values: dict[tuple[str, str], list[float]] = {}
-        for run in runs:
-            for row in run["rows"]:
-                for metric, key in run["metrics"].items():
-                    if key in row:
-                        values.setdefault((row["name"], metric), []).append(row[key])
-        sizes = {row["name"]: row["bytes"] for row in first["rows"]}
-        data = Data(**first["data"]) if first.get("data") else None
-        scores = tuple(Score(*key, tuple(told)) for key, told in values.items()) if data else ()
+        for run in runs if first.data is not None else ():
+            for row in run.rows:
+                for metric, score in row.scores.items():
+                    values.setdefault((row.name, metric), []).append(score)
         return cls(
-            base, first["method"], first["zero_shot"], tuple(run["seed"] for run in runs), data, scores,
-            first.get("budget", {}), **first.get("recipe", {}), base_bytes=sizes.get("teacher"),
-            versions=first.get("versions", {}), config=QuantConfig.from_dict(first["config"]), **more,
-        )  # fmt: skip
-
-
-def _results(folder: Path) -> dict[str, Any]:
-    path = folder / "results.json"
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({error}): give a recipe's output folder, or make a Card") from error
-    for key, kind in KEYS.items():
-        if not isinstance(told, dict) or type(told.get(key)) is not kind:
-            raise ValueError(f"{path} has no {key} ({kind.__name__}): run the recipe again with this version of zsaq")
-    return told
+            base,
+            first.method,
+            first.zero_shot,
+            tuple(run.seed for run in runs),
+            first.data,
+            tuple(Score(*key, tuple(scores)) for key, scores in values.items()),
+            first.budget,
+            first.recipe,
+            first.recipe_sha256,
+            first.teacher.bytes if first.teacher else None,
+            versions=first.versions,
+            config=first.config,
+            inputs=first.inputs,
+            knowledge=first.knowledge,
+            **more,
+        )

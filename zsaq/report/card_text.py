@@ -12,6 +12,7 @@ from torch import nn
 from zsaq.quant.model import coverage, describe
 from zsaq.quant.plan import plan_of
 from zsaq.report.card import Card, Score
+from zsaq.report.table import Table, markdown
 
 LIBRARY: Final = "zsaq"  # not "transformers": the Hub's snippet for that would not import zsaq
 TASKS: Final = {  # how a transformers class is called at its end -> the Hub's pipeline_tag
@@ -44,11 +45,6 @@ LIMITS: Final = (
 def pipeline_tag(model: nn.Module) -> str | None:
     """The Hub's task of a transformers model, None where its class does not tell one."""
     return next((tag for end, tag in TASKS.items() if type(model).__name__.endswith(end)), None)
-
-
-def cell(text: object) -> str:
-    """One line without Markdown's or HTML's signs, for text that others chose."""
-    return re.sub(r"([|`*_<>\[\]\\])", r"\\\1", " ".join(str(text).split()))
 
 
 def metadata(card: Card, repo_id: str, model: nn.Module) -> ModelCardData:
@@ -95,25 +91,23 @@ def own(card: Card) -> list[Score]:
     return [score for score in card.scores if score.model == card.method]
 
 
-def table(card: Card) -> str:
-    """A row for each model, a column for each metric; a dash where nothing was measured."""
-    metrics = list(dict.fromkeys(score.metric for score in card.scores))
-    told = {(score.model, score.metric): str(score) for score in card.scores}
-    lines = [["model", *metrics], ["---", *("---:" for _ in metrics)]]
-    for name in dict.fromkeys(score.model for score in card.scores):
-        shown = f"**{cell(name)} (this model)**" if name == card.method else cell(name)
-        lines.append([shown, *(told.get((name, metric), "-") for metric in metrics)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def score_table(card: Card) -> Table:
+    """A row for each model, a column for each metric."""
+    rows: dict[str, dict[str, str]] = {}
+    for score in card.scores:
+        name = f"{score.model} (this model)" if score.model == card.method else score.model
+        rows.setdefault(name, {"model": name})[score.metric] = str(score)
+    return Table(list(rows.values()))
 
 
 def evaluation(card: Card) -> str:
     assert card.data is not None
-    where = " ".join(filter(None, (cell(card.data.name), card.data.split and f"({cell(card.data.split)})")))
+    where = " ".join(filter(None, (markdown(card.data.name), card.data.split and f"({markdown(card.data.split)})")))
     over = f"seed {card.seeds[0]}"
     if len(card.seeds) > 1:
         listed = ", ".join(map(str, card.seeds))
         over = f"mean ± standard deviation over seeds {listed}; the weights are those of seed {card.seeds[0]}"
-    return f"On {where}; {over}. The teacher is the base model in floats.\n\n{table(card)}"
+    return f"On {where}; {over}. The teacher is the base model in floats.\n\n{score_table(card).to_markdown()}"
 
 
 def snippet(repo_id: str, folder: Path) -> str:
@@ -127,7 +121,7 @@ def snippet(repo_id: str, folder: Path) -> str:
 
 
 def weights(card: Card, folder: Path, model: nn.Module) -> str:
-    config, told = plan_of(model).config, Counter(coverage(model).values())
+    config, counts = plan_of(model).config, Counter(coverage(model).values())
     grids = {"weights": config.weight, "inputs": config.input, "token table": config.embedding}
     lines = [f"- {what}: {describe(grid)}" for what, grid in grids.items() if grid is not None]
     if config.activation is not None:
@@ -135,48 +129,59 @@ def weights(card: Card, folder: Path, model: nn.Module) -> str:
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     before = card.base_bytes
     ratio = f" (base model: {before:,} bytes, {before / size:.1f} times as many)" if before else ""
-    lines += [f"- weights on disk: {size:,} bytes{ratio}", "", "| modules | how |", "| ---: | --- |"]
-    return "\n".join(lines + [f"| {count} | {cell(how)} |" for how, count in told.most_common()])
+    lines += [f"- weights on disk: {size:,} bytes{ratio}", ""]
+    table = Table([{"modules": count, "how": how} for how, count in counts.most_common()])
+    return "\n".join([*lines, table.to_markdown()])
 
 
 def provenance(card: Card) -> str:
-    base = f"[{card.base.id}](https://huggingface.co/{card.base.id})" if card.base.id else cell(card.base.name)
+    base = f"[{card.base.id}](https://huggingface.co/{card.base.id})" if card.base.id else markdown(card.base.name)
     facts = {
         "base model": base,
         "its revision": card.base.revision and f"`{card.base.revision}`",
         "its weights' SHA-256": card.base.sha256 and f"`{card.base.sha256}`",
-        "method": cell(card.method),
-        "recipe": card.recipe and cell(card.recipe),
+        "method": markdown(card.method),
+        "inputs of its training or calibration": card.inputs and markdown(card.inputs),
+        "words about the model that were used": ", ".join(map(markdown, card.knowledge)),
+        "recipe": card.recipe and markdown(card.recipe),
         "recipe's SHA-256": card.recipe_sha256 and f"`{card.recipe_sha256}`",
-        "budget": ", ".join(f"{cell(k)} {cell(v)}" for k, v in card.budget.items()),
+        "budget": ", ".join(f"{markdown(k)} {markdown(v)}" for k, v in card.budget.items()),
         "seeds": ", ".join(map(str, card.seeds)),
-        "versions": ", ".join(f"{cell(k)} {cell(v)}" for k, v in card.versions.items()),
+        "versions": ", ".join(f"{markdown(k)} {markdown(v)}" for k, v in card.versions.items()),
     }
     return "\n".join(f"- {name}: {value}" for name, value in facts.items() if value)
 
 
 def readme(card: Card, repo_id: str, folder: Path, model: nn.Module) -> str:
-    """README.md of `model`, which was loaded back from `folder`. Raises ValueError if the card tells another grid."""
+    """README.md of `model`, which was loaded back from `folder`.
+
+    Raises ValueError if the card tells another grid, and if the licence of the base model is not known.
+    """
     if card.config is not None and card.config != plan_of(model).config:
         raise ValueError(
             f"the card is of {card.config}, the model of {plan_of(model).config}: they are not of one run; "
             "make the card from the run that made the model"
         )
+    if not card.base.license:
+        raise ValueError(
+            f"the card of {card.base.name} names no licence, or cannot be read here, and nothing is published without: "
+            f"give base=base_of({card.base.id or card.base.name!r}, license=...)"
+        )
     pictures = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.png"))
     terms = card.base.license
     named = terms.get("license_name", terms["license"])
-    limits = [*LIMITS, *map(cell, card.limits)]
+    limits = [*LIMITS, *map(markdown, card.limits)]
     parts = {
         "Load": snippet(repo_id, folder),
         "Evaluation": evaluation(card) if card.scores else "This model has not been evaluated.",
         "Quantization": weights(card, folder, model),
         "Provenance": provenance(card),
-        "Pictures": "\n\n".join(f"![{cell(path)}]({path})" for path in pictures),
+        "Pictures": "\n\n".join(f"![{markdown(path)}]({path})" for path in pictures),
         "Limits": "\n".join(f"- {limit}" for limit in limits),
-        "Licence": f"The base model's: {cell(named)}."
+        "Licence": f"The base model's: {markdown(named)}."
         + (f" {terms['license_link']}" if "license_link" in terms else ""),
     }
-    title = f"# {repo_id.rpartition('/')[2]}\n\n{cell(card.base.name)}, quantized with zsaq.\n\n"
+    title = f"# {repo_id.rpartition('/')[2]}\n\n{markdown(card.base.name)}, quantized with zsaq.\n\n"
     body = title + (NO_DATA if card.zero_shot else WITH_DATA)
     body += "".join(f"\n\n## {head}\n\n{text}" for head, text in parts.items() if text)
     return str(ModelCard(f"---\n{metadata(card, repo_id, model).to_yaml()}\n---\n\n{body}\n"))

@@ -21,11 +21,13 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
-from zsaq.io.checksums import MANIFEST, check, seal
+from zsaq.io.added import check_added
+from zsaq.io.checksums import MANIFEST, check
 from zsaq.io.loading import load
 from zsaq.io.saving import save
 from zsaq.report.card import Card
 from zsaq.report.card_text import eval_files, readme
+from zsaq.run import Results
 
 TEXT: Final = {".json", ".jsonl", ".txt", ".md", ".yaml", ".csv", ".html", ".svg", ".jinja"}
 BINARY: Final = {".safetensors", ".png", ".model", ".onnx", ".data"}
@@ -46,7 +48,7 @@ def contents(folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder: give a saved student's folder, or the student")
-    found, refused = [], []
+    names, refused = [], []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if PurePosixPath(name).parts[0] in (OURS, THEIRS):
@@ -56,10 +58,10 @@ def contents(folder: Path) -> list[str]:
         elif not path.is_dir():
             if reason := _unfit(path, name):
                 refused.append(f"{name} {reason}")
-            found.append(name)
+            names.append(name)
     if refused:
         raise ValueError(f"{folder} is not published: {'; '.join(refused)}. Remove or rename what does not belong")
-    return found
+    return names
 
 
 def _unfit(path: Path, name: str) -> str | None:
@@ -131,6 +133,8 @@ def push_to_hub(
     card: Card,
     *,
     parts: tuple[Any, ...] = (),
+    results: Results | None = None,
+    files: Path | None = None,
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
@@ -138,23 +142,24 @@ def push_to_hub(
 ) -> str:
     """Publish a student, or the folder of a saved one, with its card; returns the url of the one commit, or of its PR.
 
-    `parts`: tokenizer, image processor and the like, saved beside it; `private`: of a repository that is made;
-    `revision`: a branch that exists. The repository then holds what was verified here and nothing else: files of an
-    older version go in the same commit. `source` is not touched. Raises ValueError for what the user can mend: a
-    repository id, login or rights, a folder that its manifest does not fit, files that may not be published, a card
-    of another model, a repository that zsaq has not written; and ConnectionError for an upload that may be repeated.
+    `parts`, `results`, `files`: saved beside a student, as `zsaq.save` takes them; a folder holds its own. `private`:
+    of a repository that is made; `revision`: a branch that exists. The repository then holds what was verified here and
+    nothing else: files of an older version go in the same commit. `source` is not touched. Raises ValueError for what
+    the user can mend: a repository id, login or rights, a folder that its manifest does not fit, files that may not be
+    published or are of another model, a card of another model or without licence, a repository that zsaq has not
+    written; and ConnectionError for an upload that may be repeated.
     """
     api = ready(repo_id, token)
     with TemporaryDirectory(prefix="zsaq-") as temporary:
         folder = Path(temporary) / "model"
         if isinstance(source, PreTrainedModel):
-            save(source, folder, *parts)
+            save(source, folder, *parts, results=results, files=files)
         else:
+            if parts or results is not None or files is not None:
+                raise ValueError(f"{source} is a folder, which holds its own: save parts, results and files with it")
             contents(Path(source))
             check(source)
             shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns(OURS, THEIRS))
-            for part in parts:
-                part.save_pretrained(folder)
         model = load(folder)
         (folder / "README.md").write_text(readme(card, repo_id, folder, model), encoding="utf-8")
         extra = eval_files(card)
@@ -162,8 +167,8 @@ def push_to_hub(
             path = folder / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        seal(folder)
         check(folder)
+        check_added(folder)
         with explained(repo_id):
             return _commit(api, folder, [*contents(folder), *extra], repo_id, private, revision, create_pr)
 

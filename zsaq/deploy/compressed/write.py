@@ -31,7 +31,6 @@ scales in the model's dtype.
 
 import json
 import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +40,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
 from zsaq.deploy.compressed.layout import Stored, store
+from zsaq.io.atomic import atomic_folder
 from zsaq.io.loading import auto_class_of, load
 from zsaq.quant.layers import quant_activations
 from zsaq.quant.packed import PackedEmbedding, PackedLinear, packed_layers
@@ -59,8 +59,8 @@ def store_layers(model: Any) -> dict[str, Stored]:
     Raises ValueError for quantized modules that the stock loader would leave in floats without a word, and for grids
     that the format does not have.
     """
-    told = [(n, m) for n, m in packed_layers(model) if not isinstance(m, PackedLinear | PackedEmbedding)]
-    if others := [f"{n} ({type(m).__name__})" for n, m in (*told, *quant_activations(model))]:
+    other_layers = [(n, m) for n, m in packed_layers(model) if not isinstance(m, PackedLinear | PackedEmbedding)]
+    if others := [f"{n} ({type(m).__name__})" for n, m in (*other_layers, *quant_activations(model))]:
         shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
         raise ValueError(
             "compressed-tensors in stock transformers quantizes nn.Linear only and leaves everything else in floats "
@@ -130,7 +130,7 @@ def check(folder: Path, model: Any, layers: dict[str, Stored]) -> None:
     stock, info = auto_class_of(model.config).from_pretrained(
         folder, dtype=model.dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
-    if wrong := {what: sorted(map(str, found)) for what, found in info.items() if found}:
+    if wrong := {what: sorted(map(str, names)) for what, names in info.items() if names}:
         raise ValueError(f"stock transformers does not load the export whole: {wrong}; {ONNX}")
     state, modules = stock.state_dict(), dict(stock.named_modules())
     packed = {key.removesuffix(".weight_scale") for key in state if key.endswith(".weight_scale")}
@@ -179,9 +179,7 @@ def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:
         state = {key: value.clone() for key, value in state.items()}
     state |= {f"{name}.weight": value for name, value in tables.items()}
     state |= {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.tensors.items()}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
-        folder = Path(staging) / "model"
+    with atomic_folder(target) as folder:
         folder.mkdir()
         save_torch_state_dict(state, folder)
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -189,11 +187,12 @@ def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:
             shutil.copyfile(file, folder / file.name)
         check(folder, model, layers)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        folder.rename(target)
     bits = [layer.scheme["weights"]["num_bits"] for layer in layers.values()]
     changed = dict.fromkeys(change for layer in layers.values() for change in layer.changed)
-    told = [f"{name}: the token table is stored in floats, its values the same" for name in tables]
-    told += [f"{name}: a copy of the codes of {table}, which the student shares" for name, table in tied.items()]
+    tables_changed = [f"{name}: the token table is stored in floats, its values the same" for name in tables]
+    tables_changed += [
+        f"{name}: a copy of the codes of {table}, which the student shares" for name, table in tied.items()
+    ]
     return {
         "format": "compressed-tensors",
         "layout": config["quantization_config"]["format"],
@@ -201,5 +200,5 @@ def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:
         "bits": {width: bits.count(width) for width in sorted(set(bits))},
         "bytes": size,
         "ignored": config["quantization_config"]["ignore"],
-        "changed": [*changed, *told],
+        "changed": [*changed, *tables_changed],
     }

@@ -1,6 +1,5 @@
 """ONNX Runtime at work: a graph that it has opened, and an export that answers by the graph that is faster here."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zsaq.deploy.onnx.write import BLOCKS, FACTS, MODEL
+from zsaq.deploy.onnx.write import BLOCKS, MODEL
+from zsaq.io.added import read_export
 
 LENGTHS: Final = (1, 4, 16, 64, 256)  # tokens at which the two graphs are compared
 
@@ -67,19 +67,21 @@ def quiet(onnxruntime: Any, threads: int = 0) -> Any:
 
 
 @final
-class Runtime:
+class OnnxModel:
     """The export in `folder`, or in its subfolder onnx; call it with the model's inputs, as tensors or arrays.
 
     The graph of the student's own rule serves every size. With `same_rule=False` short inputs may go to `blocks.onnx`,
     the same codes in kernels that round inputs once a block instead of once a token: which is finer, but not the rule
     that was trained. Both are timed when the export is opened, on this machine and with these `threads` (0: as many
-    as there are), and `short` is the number of tokens up to which it wins. Raises ValueError where there is no export.
+    as there are), and `short` is the number of tokens up to which it wins. Raises ValueError where there is no export,
+    and for one that lies in the folder of another student than it was made of.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0, same_rule: bool = True) -> None:
         place = Path(folder) / "onnx" if (Path(folder) / "onnx").is_dir() else Path(folder)
         if not (place / MODEL).is_file():
             raise ValueError(f"{folder} holds no {MODEL}: run zsaq export {folder} --to onnx")
+        facts = read_export(place)
         self.exact = Session(place / MODEL, threads=threads)
         self.blocks: Session | None = None
         self.short = 0
@@ -89,10 +91,9 @@ class Runtime:
                     f"{place} holds no {BLOCKS}: only inputs of 8 bits a token have a second rule; leave same_rule on"
                 )
             self.blocks = Session(place / BLOCKS, threads=threads)
-            facts = json.loads((place / FACTS).read_text(encoding="utf-8"))
-            most = facts.get("tokens") if isinstance(facts, dict) else None
+            most = facts.get("tokens")
             if type(most) is not int:
-                raise ValueError(f"{place / FACTS} does not tell how many tokens the model takes: export it again")
+                raise ValueError(f"{place} does not tell how many tokens the model takes: export it again")
             self.short = self._crossing([length for length in LENGTHS if length <= most])
 
     def __call__(self, **inputs: Any) -> Tensor:

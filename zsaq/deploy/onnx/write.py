@@ -4,7 +4,6 @@ Inputs keep a dynamic batch, and text a dynamic length. Attention becomes one fu
 floats stays so.
 """
 
-import json
 import warnings
 from pathlib import Path
 from typing import Any, Final
@@ -16,17 +15,17 @@ from torch.onnx.ops import symbolic
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
-from zsaq.deploy.inputs import random_inputs, text_limit
 from zsaq.deploy.onnx.convolution import to_activation, to_convolution
 from zsaq.deploy.onnx.lowering import lower
 from zsaq.deploy.onnx.operators import MICROSOFT, has_blocks, to_operators
 from zsaq.deploy.onnx.weights import Weights
+from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import load
 from zsaq.quant.packed import PackedConv2d, PackedLayer, quantized
 
 ATTENTION: Final = "zsaq_onnx"
 OPSET: Final = 20
-MODEL, BLOCKS, WEIGHTS, FACTS = "model.onnx", "blocks.onnx", "model.onnx.data", "export.json"
+MODEL, BLOCKS, WEIGHTS = "model.onnx", "blocks.onnx", "model.onnx.data"
 
 
 def fused_attention(
@@ -152,7 +151,7 @@ def to_operator_model(source: str | Path, blocks: bool = False) -> tuple[PreTrai
 
 
 def to_onnx(source: str | Path, target: Path) -> dict[str, Any]:
-    """Write model.onnx, model.onnx.data and export.json into the new folder `target`; returns what export.json holds.
+    """Write model.onnx and model.onnx.data into the new folder `target`; returns facts about them.
 
     Text whose inputs are rounded once a token gets a second graph on the same codes, blocks.onnx, which rounds them
     once a block: another rule, finer, and faster for few tokens. Raises as `to_operator_model` does.
@@ -176,5 +175,4 @@ def to_onnx(source: str | Path, target: Path) -> dict[str, Any]:
             facts["blocks"] = {name: kind for name, kind in others.items() if kind != operators[name]}
     facts["bytes"] = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
     facts["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__, "onnx": onnx.__version__}
-    (target / FACTS).write_text(json.dumps(facts, indent=1) + "\n")
     return facts

@@ -1,4 +1,4 @@
-"""Inputs that a model takes, without any data: for traces, certificates and timings."""
+"""Inputs that a model takes, without any data: for traces, timings, parity, and what `save` compares."""
 
 from typing import Any
 

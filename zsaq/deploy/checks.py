@@ -1,0 +1,109 @@
+"""What each runtime is checked by: how it computes on given inputs, beside the student's plain rule.
+
+Each check takes the student, the folder that it was loaded from, and batches; it answers what `Comparison` comparison.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from zsaq.deploy.comparison import Comparison, difference, norms_of, plain, see
+from zsaq.deploy.onnx.captures import Captures
+from zsaq.deploy.onnx.operators import block_of
+from zsaq.deploy.onnx.write import BLOCKS, MODEL
+from zsaq.io.added import read_export
+from zsaq.io.loading import load
+from zsaq.quant.config import Grid
+from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
+from zsaq.quant.plan import plan_of
+from zsaq.quant.quantizer import EMAMinMax, MinMax, Quantizer
+
+
+def verify_loaded(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """The student that `zsaq.load` gives, and a second load against the first, bit for bit."""
+    again = load(folder, dtype=torch.float32)
+    comparison, same = Comparison(model), True
+    for inputs in batches:
+        logits, seen = see(model, comparison.packed, inputs)
+        comparison.add(inputs, logits, seen)
+        same &= torch.equal(logits, see(again, (), inputs)[0])
+    facts = comparison.facts()
+    return facts | {"agrees": facts["agrees"] and same, "bit_equal_when_loaded_again": same}
+
+
+def read_layers(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Convolutions, and layers of the second rule, of the ONNX export in `place`. Raises ValueError for others."""
+    facts = read_export(place)
+    layers = facts.get("convolutions"), facts.get("blocks", {})
+    if not all(isinstance(part, dict) for part in layers):
+        raise ValueError(f"{place.name} does not tell of the graph's layers: export the student again")
+    return layers
+
+
+def verify_onnx(
+    model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]], graph: str = MODEL
+) -> dict[str, Any]:
+    """The graph in ONNX Runtime; token tables whole, since inputs reach only some of their rows.
+
+    Raises ValueError for a graph that does not run or is of another student, OSError for one that is not there.
+    """
+    place = folder / "onnx"
+    comparison = Comparison(model, norms=norms_of(model, batches[0]))
+    others = {name: layer for name, layer in comparison.packed.items() if not isinstance(layer, PackedConv2d)}
+    biased = {name: layer._parameters.get("bias") is not None for name, layer in others.items()}
+    captures = Captures(place / graph, biased, plan_of(model).tied, read_layers(place)[0])
+    for inputs in batches:
+        deployed, logits, arrays = captures.run({name: value.numpy() for name, value in inputs.items()})
+        seen = {name: [(torch.tensor(x), torch.tensor(y))] for name, (x, y) in arrays.items()}
+        comparison.add(inputs, torch.tensor(logits), seen, torch.tensor(deployed))
+    for name in captures.places:
+        if isinstance(layer := comparison.packed[name], PackedEmbedding):
+            rows, _ = plain(layer, torch.arange(layer.num_embeddings))
+            got = torch.tensor(captures.rows(name, len(rows)))
+            comparison.alone[name] = max(comparison.alone.get(name, 0.0), difference(got, rows))
+    return comparison.facts()
+
+
+def verify_blocks(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """The second graph, by its own rule: a student that rounds the inputs of those layers once a block."""
+    other, named = copy.deepcopy(model), read_layers(folder / "onnx")[1]
+    layers: dict[str, PackedLayer] = dict(packed_layers(other))
+    if unknown := named.keys() - layers.keys():
+        raise ValueError(f"the export names {sorted(unknown)[:3]}, which are no packed layers: export again")
+    for name in named:
+        layer = layers[name]
+        owner = layer if layer.table is None else layer.table
+        block = block_of(layer.shape[1], owner.scale.flatten(1).shape[1])
+        layer.input_quantizer = Quantizer(Grid(8, per=block), MinMax())
+    far = 0.0
+    for inputs in batches:
+        far = max(far, difference(see(other, (), inputs)[0], see(model, (), inputs)[0]))
+    return verify_onnx(other, folder, batches, BLOCKS) | {
+        "rule": "inputs rounded once a block, not once a token",
+        "student_by_this_rule": far,
+    }
+
+
+def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """The twin in stock transformers, by its own rule for dynamic symmetric inputs; token tables whole."""
+    place = folder / "compressed-tensors"
+    read_export(place)
+    options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
+    other = type(model).from_pretrained(place, **options).eval()
+    quantizers = [layer.input_quantizer for _, layer in packed_layers(model)]
+    stretched = any(q is not None and q.grid.symmetric and not isinstance(q.ranges, EMAMinMax) for q in quantizers)
+    comparison = Comparison(model, stretched)
+    for inputs in batches:
+        comparison.add(inputs, *see(other, comparison.packed, inputs))
+    for name, layer in comparison.packed.items():
+        if isinstance(layer, PackedEmbedding):
+            got = other.get_submodule(name).get_parameter("weight").detach()
+            comparison.alone[name] = max(
+                comparison.alone.get(name, 0.0), difference(got, plain(layer, torch.arange(len(got)))[0])
+            )
+    rule = "absmax / ((2^bits - 1) / 2) there, absmax / (2^(bits - 1) - 1) here" if stretched else "the same"
+    return comparison.facts() | {"scale_of_inputs": rule}

@@ -1,0 +1,91 @@
+"""Where a student runs, one row each: what writes it, checks it, times it, and what that needs.
+
+`export`, `zsaq.deploy.parity.verify` and `zsaq.deploy.bench.bench` go over this one table. A new runtime is a row and
+the functions that the row names.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from zsaq.deploy import checks, timing
+from zsaq.deploy.compressed.write import to_compressed
+from zsaq.deploy.onnx.write import BLOCKS, to_onnx
+from zsaq.io.added import EXPORT, write_added
+from zsaq.io.atomic import atomic_folder
+from zsaq.io.checksums import MANIFEST, check, fingerprint
+
+Batches = list[dict[str, Tensor]]
+
+
+@final
+@dataclass(frozen=True)
+class Runtime:
+    """One runtime. `name`: in reports; `place`: where its files lie in the student's folder, "" if it reads the
+    student's own; `needs`: the packages beside ours.
+
+    `write(source, target)` makes the folder `target` and answers facts; `check(model, folder, batches)` compares what
+    is deployed in the student's `folder` with the student, see `zsaq.deploy.checks`; `time(bench)` answers what runs a
+    batch, and the bytes on disk, see `zsaq.deploy.timing`. None is what a runtime does not have.
+    """
+
+    name: str
+    place: str = ""
+    needs: tuple[str, ...] = ()
+    write: Callable[[Path, Path], dict[str, Any]] | None = None
+    check: Callable[[PreTrainedModel, Path, Batches], dict[str, Any]] | None = None
+    time: Callable[[timing.Bench], tuple[timing.Run, int]] | None = None
+
+
+ONNX: Final = ("onnx", "onnxscript", "onnxruntime")
+RUNTIMES: Final = (
+    Runtime(timing.BASE, time=timing.floats),
+    Runtime("torch bf16", time=timing.bf16),
+    Runtime("onnxruntime fp32", needs=ONNX, time=timing.fp32_onnx),
+    Runtime("onnxruntime dynamic int8", needs=ONNX, time=timing.dynamic_onnx),
+    Runtime("torchao int8", needs=("torchao",), time=timing.int8),
+    Runtime("bitsandbytes nf4", needs=("bitsandbytes",), time=timing.nf4),
+    Runtime("zsaq torch", check=checks.verify_loaded, time=timing.packed),
+    Runtime(timing.OURS, "onnx", ONNX, to_onnx, checks.verify_onnx, timing.exported),
+    Runtime("zsaq onnx, in blocks", f"onnx/{BLOCKS}", ONNX, None, checks.verify_blocks, timing.blocks),
+    Runtime(
+        "compressed-tensors", "compressed-tensors", ("compressed-tensors",), to_compressed, checks.verify_compressed
+    ),
+)
+
+
+def formats() -> dict[str, Runtime]:
+    """The runtimes that have a format of their own, by the name of its folder: what `export` writes."""
+    return {runtime.place: runtime for runtime in RUNTIMES if runtime.write is not None}
+
+
+def export(source: str | Path, to: str, target: str | Path | None = None) -> dict[str, Any]:
+    """Write the saved student in the folder `source` for another runtime; returns facts about what was written.
+
+    `to`: "onnx", for ONNX Runtime; "compressed-tensors", for stock transformers, and vLLM where it has the kernels.
+    `target` is a new folder, by default one called like the format within `source`. The facts also go into its
+    export.json, with the fingerprint of the student. The folder appears whole or not at all. Raises ValueError for
+    another format, a source that is no folder, an existing target, a manifest that does not match, and a rule that the
+    runtime does not have, by the layer's name.
+    """
+    if to not in formats():
+        raise ValueError(f"to is {to!r}; give one of {', '.join(formats())}")
+    source = Path(source)
+    if not source.is_dir():
+        raise ValueError(f"{source} is no folder; give the folder of a saved student")
+    place = source / to if target is None else Path(target)
+    if os.path.lexists(place):
+        raise ValueError(f"{place} exists; remove it or give another target")
+    if (source / MANIFEST).is_file():
+        check(source)
+    write = formats()[to].write
+    assert write is not None
+    with atomic_folder(place) as partial:
+        facts = write(source, partial)
+        write_added(partial / EXPORT, facts, fingerprint(source))
+    return facts

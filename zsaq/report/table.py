@@ -1,0 +1,125 @@
+"""Tables: rows of facts as Markdown, HTML, CSV, and for the terminal. What others wrote is escaped in each."""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+from markupsafe import Markup, escape
+
+from zsaq.io.atomic import atomic_file
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+DEEP: Final = 6  # levels of JSON that are spelled out
+NONE: Final = "-"  # where a row has no such fact
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """`rows`: facts by column; columns stand in the order of their first appearance. Without `head` they are nameless.
+
+    A column of numbers goes to the right.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    head: bool = True
+
+    @classmethod
+    def of_facts(cls, facts: Mapping[str, Any]) -> "Table":
+        """Two columns, what and how much; a fact that is None or empty is not there."""
+        known = {name: value for name, value in facts.items() if value not in (None, "", [], {}, ())}
+        return cls([{"what": name, "value": value} for name, value in known.items()], head=False)
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(column for row in self.rows for column in row))
+
+    def cells(self) -> list[list[str]]:
+        """Texts by row and column."""
+        return [[spelled(row.get(column)) for column in self.columns] for row in self.rows]
+
+    def numeric(self) -> list[bool]:
+        """By column, whether it holds nothing but numbers."""
+        return [all(map(is_number, column)) for column in zip(*self.cells(), strict=True)]
+
+    def to_markdown(self) -> str:
+        """A table as GitHub and the Hub read it; "" without rows."""
+        if not self.rows:
+            return ""
+        rules = ["---:" if numeric else "---" for numeric in self.numeric()]
+        heads = [markdown(column) if self.head else "" for column in self.columns]
+        lines = [heads, rules, *([markdown(cell) for cell in row] for row in self.cells())]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+    def to_html(self) -> str:
+        """A <table>, in a box that scrolls; "" without rows."""
+        if not self.rows:
+            return ""
+        kinds = [' class="n"' if numeric else "" for numeric in self.numeric()]
+        lines = [("td", row) for row in self.cells()]
+        if self.head:
+            lines.insert(0, ("th", self.columns))
+        body = "".join(
+            f"<tr>{''.join(f'<{tag}{k}>{escape(c)}</{tag}>' for k, c in zip(kinds, row, strict=True))}</tr>"
+            for tag, row in lines
+        )
+        return f'<div class="scroll"><table>{body}</table></div>'
+
+    def __html__(self) -> Markup:
+        """As templates show it; all text of it is escaped."""
+        return Markup(self.to_html())
+
+    def to_csv(self, path: str | Path) -> Path:
+        """A file with a line for each row, numbers whole; "" where a row has no such fact."""
+        with atomic_file(Path(path)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        return Path(path)
+
+    def to_terminal(self, title: str = "") -> "RichTable":
+        """For `rich.console.Console.print`."""
+        from rich.markup import escape as plain
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=plain(title) or None, title_justify="left", show_header=self.head)
+        for column, numeric in zip(self.columns, self.numeric() or [False] * len(self.columns), strict=True):
+            table.add_column(plain(column), justify="right" if numeric else "left")
+        for row in self.cells():
+            table.add_row(*map(plain, row))
+        return table
+
+
+def is_number(text: str) -> bool:
+    return text == NONE or re.fullmatch(r"-?[\d,]+(\.\d+)?(e[+-]?\d+)?( ± [\d.]+)?", text) is not None
+
+
+def markdown(text: object) -> str:
+    """One line without Markdown's or HTML's signs, for text that others chose."""
+    return re.sub(r"([|`*_<>\[\]\\])", r"\\\1", " ".join(str(text).split()))
+
+
+def spelled(value: Any, depth: int = 0) -> str:
+    """Any JSON in one line."""
+    if value is None:
+        return NONE
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}" if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.4f}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) < 10**300 else "a number of more than 300 digits"
+    if not isinstance(value, Mapping | list | tuple):
+        return str(value)
+    if not value:
+        return "none"
+    if depth > DEEP:
+        return "..."
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {spelled(part, depth + 1)}" for key, part in value.items() if part is not None)
+    return ", ".join(spelled(part, depth + 1) for part in value)
