@@ -23,6 +23,15 @@ def check(method: Method, teacher: nn.Module) -> None:
         )
 
 
+def find(name: str, teacher: nn.Module) -> Method:
+    """The row of that name. Raises ValueError for a name that is not in the table, and as `check` does."""
+    if name not in METHODS:
+        kind = name_of(classifier(teacher))
+        raise ValueError(f"method is {name!r}; for {kind} give one of {', '.join(suits(teacher))}")
+    check(METHODS[name], teacher)
+    return METHODS[name]
+
+
 def preset_for(method: Method, teacher: nn.Module) -> str:
     """The method's own preset; psaq instead of uniform for a teacher without a ReLU, whose outputs uniform rounds."""
     assert method.preset is not None

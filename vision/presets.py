@@ -98,6 +98,14 @@ def bits(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def bits_of(config: str | QuantConfig) -> tuple[int, int]:
+    """Of weights and activations, of a text of a preset or a configuration; 16 for floats."""
+    if not isinstance(config, QuantConfig):
+        return bits(config)
+    activation = config.activation or config.input
+    return (16 if config.weight is None else config.weight.bits), (16 if activation is None else activation.bits)
+
+
 def of_heads(model: nn.Module, kinds: Collection[type] = SWAPS) -> list[str]:
     """Modules outside the base model of a transformers model, which only rules reach; none in a plain module."""
     outside = heads(model)

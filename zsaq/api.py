@@ -29,10 +29,11 @@ from zsaq.run import Base, Data, Results, Row
 from zsaq.student import finish, saved_bytes
 from zsaq.train.logging import SynthesisLog, say
 from zsaq.train.trainer import Loop
+from zsaq.vision import choice, presets
 from zsaq.vision import methods as vision
-from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.image_spec import ImageSpec, normalisation, shown_size
 from zsaq.vision.job import ImageJob
-from zsaq.vision.presets import config_of
+from zsaq.vision.models import spec_of
 
 PACKAGES: Final = ("zsaq", "torch", "transformers", "accelerate")
 OWN: Final = "the callable's own"  # inputs of a method that no table has
@@ -47,13 +48,13 @@ def methods() -> dict[str, dict[str, Method]]:
 @final
 @dataclass(frozen=True)
 class Subject:
-    """What is quantized, with what belongs to it: the job that methods work on, and what reads the model's inputs."""
+    """What is quantized: the job that methods work on, and what reads the model's inputs, tokenizer or processor."""
 
     name: str
     kind: Kind
     job: TextJob | ImageJob
-    reader: Any  # tokenizer or image processor
-    local: bool  # whether `name` is a path or id
+    reader: Any
+    named: bool  # by a path or id
 
     @classmethod
     def of(
@@ -63,54 +64,50 @@ class Subject:
     ) -> "Subject":  # fmt: skip
         """Loads what is named by a path or id. Raises ValueError for what belongs to another kind of model."""
         named = not isinstance(model, nn.Module)
-        teacher = load_teacher(model) if named else model  # pyright: ignore[reportArgumentType]
-        assert isinstance(teacher, nn.Module)
+        teacher: Any = load_teacher(model) if named else model.eval()  # pyright: ignore[reportArgumentType]
         kind = kind_of(teacher)
-        name = str(model) if named else str(getattr(getattr(teacher, "config", None), "_name_or_path", "")) or "a model"
-        foreign = {"processor": processor, "spec": spec} if kind != "image" else {
-            "tokenizer": tokenizer, "generator": generator, "text_pair": text_pair or None,
-        }  # fmt: skip
+        name = str(model) if named else str(vars(teacher).get("name_or_path") or f"a {type(teacher).__name__}")
+        words = {"tokenizer": tokenizer, "generator": generator, "text_pair": text_pair or None}
+        foreign = words if kind == "image" else {"processor": processor, "spec": spec}
         if given := [key for key, value in foreign.items() if value is not None]:
-            raise ValueError(
-                f"{', '.join(given)} is for another kind of model: {type(teacher).__name__} is of kind {kind}"
-            )
+            raise ValueError(f"{', '.join(given)} is not for a {type(teacher).__name__} (of kind {kind}): leave it off")
         if kind == "image":
-            reader = processor if processor is not None or not named else processor_of(model)
-            job: TextJob | ImageJob = ImageJob.of(teacher, reader, spec=spec, batches=batches, real=real)
+            reader = processor if processor is not None or not named else processor_of(name)
+            if not isinstance(spec, ImageSpec):
+                spec = spec_of(teacher, spec or (reader and shown_size(reader)))
+            mean, deviation = normalisation(reader, spec.channels)
+            job: TextJob | ImageJob = ImageJob(teacher, spec, mean, deviation, real=real, given=batches)
         else:
-            reader = tokenizer if tokenizer is not None or not named else tokenizer_of(model)
-            job = TextJob.of(
-                teacher, reader, generator=generator, batches=batches, real=real, text_pair=text_pair  # pyright: ignore
-            )  # fmt: skip
+            reader = tokenizer if tokenizer is not None or not named else tokenizer_of(name)
+            job = TextJob.of(teacher, reader, generator=generator, text_pair=text_pair, batches=batches, real=real)
         return cls(name, kind, job, reader, named)
 
     def choose(self, method: str | Callable[..., nn.Module], config: str | QuantConfig) -> Method:
         """The row of that name, or of "auto"; a callable becomes one. Raises ValueError, listing what there is."""
-        room, teacher = (vision, self.job.teacher) if self.kind == "image" else (language, self.job.teacher)
         if callable(method):
             return Method(getattr(method, "__name__", "own"), "", method, OWN, zero_shot=False)
-        name = room.auto(teacher, config) if method == "auto" else method
-        if name not in room.METHODS:
-            known = ", ".join(room.suits(teacher))
-            raise ValueError(
-                f"method is {method!r}; for this {type(teacher).__name__} there are {known}, auto, or a callable"
-            )
-        room.check(name, teacher)
-        return room.METHODS[name]
+        if isinstance(self.job, TextJob):
+            chosen = language.auto(self.job.kind, self.config(None, config, None)[0]) if method == "auto" else method
+            return language.find(chosen, self.job.start)
+        chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
+        return choice.find(chosen, self.job.teacher)
 
-    def config(self, row: Method, config: str | QuantConfig, preset: str | None) -> tuple[QuantConfig, str | None]:
+    def config(
+        self, row: Method | None, config: str | QuantConfig, preset: str | None
+    ) -> tuple[QuantConfig, str | None]:
         """The configuration, and the name of the preset that it was made by."""
         if isinstance(config, QuantConfig):
             return config, None
-        if not isinstance(self.job, ImageJob):
+        if isinstance(self.job, TextJob):
             if preset is not None:
                 raise ValueError(f"preset is {preset!r}: presets are for images; leave it off")
             return QuantConfig.parse(config), None
-        preset = preset or row.preset or vision.AUTO_PRESET
-        return config_of(config, preset, self.job.teacher, self.job.spec), preset
+        assert row is not None or preset is not None
+        preset = preset or choice.preset_for(row, self.job.teacher)  # type: ignore[arg-type]
+        return presets.config_of(config, preset, self.job.teacher, self.job.spec), preset
 
     def base(self, license: str | None) -> Base:
-        return base_of(self.name, license) if self.local else Base(self.name, {"license": license} if license else {})
+        return base_of(self.name, license) if self.named else Base(self.name, {"license": license} if license else {})
 
 
 def quantize(

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,7 +22,7 @@ from zsaq.api import methods, quantize
 from zsaq.comparing import compare
 from zsaq.io.saving import check_target
 from zsaq.method import Effort
-from zsaq.report.curves import draw
+from zsaq.report.curves import draw_curves
 from zsaq.report.hub import ready
 from zsaq.train.logging import quiet, say
 from zsaq.train.optim import NotFinite
@@ -159,8 +160,8 @@ def run(
         error.student.save_pretrained(last)
         raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
     if main:
-        if any(steps.glob("*.jsonl")):  # a method that takes no step tells none
-            draw(steps)
+        if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
+            draw_curves(steps)
         student.save_pretrained(target)
         say(f"The model, results.json, curves and the steps' numbers are in {target}")
         if push_to_hub is not None:

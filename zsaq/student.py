@@ -1,5 +1,6 @@
 """A student that knows where it comes from: it saves itself whole, publishes itself, and holds its results."""
 
+import dataclasses
 import tempfile
 from pathlib import Path
 from types import MethodType
@@ -9,9 +10,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from zsaq.io.record import Record
-from zsaq.io.saving import save
+from zsaq.io.saving import save, weight_bytes
 from zsaq.report.card import Card, base_of
 from zsaq.report.hub import push_to_hub
+from zsaq.run import Results
 
 
 def finish(student: nn.Module, record: Record) -> Any:
@@ -21,18 +23,21 @@ def finish(student: nn.Module, record: Record) -> Any:
     """
     vars(student)["zsaq"] = record
     if isinstance(student, PreTrainedModel):
-        for bound in (save_pretrained, push):
-            vars(student)[PUBLIC[bound]] = MethodType(bound, student)
+        vars(student).update(save_pretrained=MethodType(save_whole, student), push_to_hub=MethodType(push, student))
     return student
 
 
-def save_pretrained(student: PreTrainedModel, folder: str | Path, **options: Any) -> None:
+def save_whole(student: PreTrainedModel, folder: str | Path, **options: Any) -> None:
     """Save the model, packed, with its tokenizer or image processor, results.json, curves and pictures: whole and read
     back, or not at all (`zsaq.save`). `options` are transformers' own; with any, its method alone writes the model.
     """
     if options:
-        return type(student).save_pretrained(student, folder, **options)
-    save(student, folder)
+        type(student).save_pretrained(student, folder, **options)
+        return
+    target = save(student, folder)
+    record = vars(student)["zsaq"]
+    if record.results is not None:
+        vars(student)["zsaq"] = dataclasses.replace(record, results=Results.read(target))
 
 
 def push(
@@ -41,15 +46,11 @@ def push(
 ) -> str:  # fmt: skip
     """Publish the student with its card in one commit; returns its url. `license`: of the float model, if its card
     names none. Raises ValueError and ConnectionError as `zsaq.push_to_hub` does."""
-    results = vars(student)["zsaq"].results
-    base = base_of(results.model, license) if license else None
+    base = base_of(vars(student)["zsaq"].results.model, license) if license else None
     with tempfile.TemporaryDirectory(prefix="zsaq-") as temporary:
         folder = save(student, Path(temporary) / "model")
         card = Card.of(folder, base=base)
         return push_to_hub(folder, repo_id, card, private=private, token=token, revision=revision, create_pr=create_pr)
-
-
-PUBLIC = {save_pretrained: "save_pretrained", push: "push_to_hub"}
 
 
 def saved_bytes(model: nn.Module) -> int:
@@ -58,4 +59,4 @@ def saved_bytes(model: nn.Module) -> int:
         return sum(tensor.nbytes for tensor in model.state_dict().values())
     with tempfile.TemporaryDirectory(prefix="zsaq-") as folder:
         type(model).save_pretrained(model, folder)
-        return sum(path.stat().st_size for path in Path(folder).glob("*.safetensors"))
+        return weight_bytes(Path(folder))

@@ -14,6 +14,7 @@ from zsaq.io.atomic import atomic_folder
 from zsaq.io.checksums import MANIFEST, fingerprint, write_checksums
 from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import load
+from zsaq.io.record import Record
 from zsaq.quant.adapter import packed_state
 from zsaq.quant.plan import plan_of
 from zsaq.run import Results
@@ -35,19 +36,20 @@ def save(
     """Save a student, or a loaded model, so that `folder` is whole or as it was; give its path.
 
     `parts`: tokenizer, image processor and whatever else has `save_pretrained`; `results`: of the run, written as
-    results.json with the student's bytes; `files`: a folder whose *.jsonl and *.png go along. All is written to a
+    results.json with the student's bytes; `files`: a folder whose *.jsonl and *.png go along; by default all three are
+    those that travel with the student (`student.zsaq`). All is written to a
     folder beside it, read back, compared tensor by tensor and by the answers to random inputs, and renamed. A folder
     that this function has written is replaced whole, with all that was added to it; any other that is not empty is
     refused. Raises ValueError for that, for a model that is not quantized, and if what was saved does not come back.
     Warns of a model that reads neither text nor images, whose answers cannot be compared.
     """
     plan_of(student)
-    target = Path(folder).absolute()
-    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and was not written by zsaq.save: give a new folder, or empty this one")
+    target, record = check_target(folder), vars(student).get("zsaq", Record())
+    parts, results, files = parts or record.parts, results or record.results, files or record.files
     with atomic_folder(target) as partial:
         partial.mkdir()
-        for part in (student, *parts):
+        type(student).save_pretrained(student, partial)  # its class's own, whatever the instance was given
+        for part in parts:
             part.save_pretrained(partial)
         write_checksums(partial)
         compare(student, load(partial, type(student)), target)
@@ -57,6 +59,14 @@ def save(
             saved = dataclasses.replace(results.student, bytes=weight_bytes(partial))
             rows = (*results.rows[:-1], saved)
             dataclasses.replace(results, rows=rows, fingerprint=fingerprint(partial)).write(partial)
+    return target
+
+
+def check_target(folder: str | Path) -> Path:
+    """Where a model may be saved: a new folder, an empty one, or one that `save` has written. Raises ValueError."""
+    target = Path(folder).expanduser().absolute()
+    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and was not written by zsaq.save: give a new folder, or empty this one")
     return target
 
 

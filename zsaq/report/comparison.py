@@ -1,11 +1,15 @@
 """Runs side by side: methods x configurations x seeds, as mean and spread."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, final
+
+from zsaq.io.atomic import write_text
+from zsaq.report.table import Table
 
 RUNS = "runs.jsonl"
 KEYS = ("config", "method", "seed", "zero_shot", "seconds")  # of a run; the rest are scores
@@ -83,6 +87,23 @@ class Comparison:
             rows.append(row)
         return rows
 
+    def to_markdown(self) -> str:
+        """The table with mean ± deviation in a cell, four digits."""
+        shown = [{key: spelled(row, key) for key in row if not key.endswith(" sd")} for row in self.rows()]
+        return Table(shown).to_markdown()
+
+    def to_csv(self, path: str | Path) -> Path:
+        """The table with all digits, deviations in columns of their own."""
+        return Table(self.rows()).to_csv(path)
+
+    def write(self, folder: str | Path) -> None:
+        """table.md, table.csv and, where something was scored and matplotlib is there, table.png."""
+        folder = Path(folder)
+        write_text(folder / "table.md", self.to_markdown() + "\n")
+        self.to_csv(folder / "table.csv")
+        if self.metrics and find_spec("matplotlib"):
+            self.plot(folder / "table.png")
+
     def plot(self, path: str | Path) -> Path:
         """A PNG: the first metric against the configurations, a line for each method, whiskers of one deviation.
 
@@ -114,13 +135,7 @@ class Comparison:
 
 
 def spelled(row: Mapping[str, Any], name: str) -> str:
-    """A cell: mean ± deviation, four digits."""
-    value = row.get(name)
-    if not isinstance(value, float):
-        return "" if value is None else str(value)
-    return f"{value:.4f}" + (f" ± {row[f'{name} sd']:.4f}" if f"{name} sd" in row else "")
-
-
-def columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The names of all columns but deviations."""
-    return [key for key in dict.fromkeys(key for row in rows for key in row) if not key.endswith(" sd")]
+    """A cell: mean ± deviation."""
+    value = row[name]
+    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    return text + (f" ± {row[f'{name} sd']:.4f}" if f"{name} sd" in row else "")
