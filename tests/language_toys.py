@@ -10,8 +10,13 @@ from transformers import (
     BertForSequenceClassification,
     OPTConfig,
     OPTForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from zsaq.language.bridge import Kind, bridge_for
+from zsaq.language.layout import Layout
+from zsaq.language.text_generator import TextGenerator
 
 WORDS = "the a film is was good bad very and not it of story actor plays well badly in this that".split()
 PROSE = [
@@ -121,3 +126,13 @@ def bert(tokenizer: PreTrainedTokenizerFast, labels: int = 3, seed: int = 2) -> 
     )
     config.num_labels = labels
     return BertForSequenceClassification(config).eval()
+
+
+def text_generator(
+    kind: Kind = "auto", source=wordpiece, text_pair: bool = False, labels: int = 3, **options
+) -> tuple[TextGenerator, PreTrainedModel]:
+    generator, tokenizer = source(), wordpiece()
+    teacher = bert(tokenizer, labels)
+    bridge = bridge_for(generator, tokenizer, teacher, kind)
+    options = {"batch_size": 8, "length": (2, 8), "refresh": 3, **options}
+    return TextGenerator(opt(generator), generator, bridge, Layout.of(tokenizer, 32, text_pair), **options), teacher

@@ -30,6 +30,7 @@ def job_of(kind: str, **options: Any) -> TextJob:
     else:
         job = TextJob.of(opt(bpe()), bpe(), real=lambda: REAL, max_length=16, **options)
     job.batch_size, job.style = 4, {"refresh": 2}
+    job.length = (4, 10) if kind == "bert" else job.length
     job.given = [next(job.noise(0)) for _ in range(1)]
     return job
 
@@ -117,7 +118,7 @@ def test_a_generator_from_a_folder_climbs_too_and_with_adapters(tmp_path) -> Non
     bpe().save_pretrained(tmp_path)
     tokenizer = wordpiece()
     job = TextJob.of(bert(tokenizer), tokenizer, generator=str(tmp_path))
-    job.batch_size, job.style = 4, {"refresh": 2}
+    job.length, job.batch_size, job.style = (4, 10), 4, {"refresh": 2}
     pair = job_of("bert")
     for name in ("llm-qat", "zsaq"):
         ends = [[p.detach() for p in fit(name, each).parameters()] for each in (job, pair)]
@@ -141,13 +142,14 @@ def test_a_teacher_in_half_precision_climbs_in_full() -> None:
 def test_rows_fit_the_teacher() -> None:
     tokenizer = wordpiece()
     job = TextJob.of(bert(tokenizer), tokenizer, generator=(opt(bpe()), bpe()))
-    assert (job.max_length, job.length, job.batch_size, job.kind) == (32, (4, 10), 32, "classification")
+    assert (job.max_length, job.length, job.batch_size, job.kind) == (32, (4, 30), 32, "classification")
     job = TextJob.of(opt(bpe()), bpe())
     assert (job.max_length, job.length, job.batch_size, job.kind) == (32, (30, 30), 16, "causal")
     tokenizer.model_max_length = 10**30
     teacher = bert(tokenizer)
     with pytest.raises(ValueError, match="max_length is 200; BertForSequenceClassification reads at most 32 tokens"):
         TextJob.of(teacher, tokenizer, max_length=200)
+    assert TextJob.of(teacher, tokenizer, text_pair=True).length == (4, 15)
     batch = next(TextJob.of(teacher, tokenizer, text_pair=True).noise(0))
     assert batch["token_type_ids"].any() and batch["input_ids"].shape[1] <= 32
 

@@ -66,7 +66,7 @@ class TextJob:
         text.
 
         Synthetic rows hold `max_length` tokens at most (default: 128, or what tokenizer and teacher allow), of a causal
-        teacher as many, else 4 to 40 of content, and no more than a third. A causal teacher writes its own text where
+        teacher as many, else 4 to 40 of content each, or what fits. A causal teacher writes its own text where
         no `generator` is named; for others it is GENERATOR. Raises ValueError for a teacher that is no model of
         transformers, a generator that is neither named nor a pair, and for rows that the teacher cannot read.
         """
@@ -76,7 +76,7 @@ class TextJob:
             raise ValueError(f"max_length is {max_length}; {type(teacher).__name__} reads at most {limit} tokens")
         known = LONGEST if tokenizer is None else tokenizer.model_max_length
         tokens = min(LONGEST, limit or LONGEST, known) if max_length is None else max_length
-        most = max(1, min(40, tokens // 3))
+        most = max(1, min(40, (tokens - 2) // (1 + text_pair)))
         length = (tokens - 2, tokens - 2) if causal else (min(4, most), most)
         if generator is None:
             generator = (teacher, tokenizer) if causal and tokenizer is not None else GENERATOR
