@@ -1,6 +1,7 @@
 """Toy tokenizers and models for the generator's side, built in memory."""
 
 import string
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -10,8 +11,17 @@ from transformers import (
     BertForSequenceClassification,
     OPTConfig,
     OPTForCausalLM,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from zsaq import Loop, QuantConfig
+from zsaq.language.bridge import Kind, bridge_for
+from zsaq.language.job import TextJob
+from zsaq.language.layout import Layout
+from zsaq.language.methods import METHODS
+from zsaq.language.text_generator import TextGenerator
+from zsaq.method import Budget
 
 WORDS = "the a film is was good bad very and not it of story actor plays well badly in this that".split()
 PROSE = [
@@ -19,6 +29,9 @@ PROSE = [
     "this actor plays well in that story",
     "it was badly played",
 ]
+REAL = ["the film is good", "the story was bad", "this actor plays well", "it was not very good"] * 4
+FEW = {"steps": 2, "warm": 1, "batches": 2, "ratio": (1, 1)}
+W4 = QuantConfig.parse("w4a8")
 
 
 def wordpiece(extra: tuple[str, ...] = (), types: bool = True) -> PreTrainedTokenizerFast:
@@ -121,3 +134,32 @@ def bert(tokenizer: PreTrainedTokenizerFast, labels: int = 3, seed: int = 2) -> 
     )
     config.num_labels = labels
     return BertForSequenceClassification(config).eval()
+
+
+def text_generator(
+    kind: Kind = "auto", source=wordpiece, text_pair: bool = False, labels: int = 3, **options
+) -> tuple[TextGenerator, PreTrainedModel]:
+    generator, tokenizer = source(), wordpiece()
+    teacher = bert(tokenizer, labels)
+    bridge = bridge_for(generator, tokenizer, teacher, kind)
+    options = {"batch_size": 8, "length": (2, 8), "refresh": 3, **options}
+    return TextGenerator(opt(generator), generator, bridge, Layout.of(tokenizer, 32, text_pair), **options), teacher
+
+
+def job_of(kind: str, **options: Any) -> TextJob:
+    """A classifier with a generator of another vocabulary, or a causal model that writes for itself."""
+    if kind == "bert":
+        tokenizer = wordpiece()
+        job = TextJob.of(bert(tokenizer), tokenizer, generator=(opt(bpe()), bpe()), real=lambda: REAL, **options)
+    else:
+        job = TextJob.of(opt(bpe()), bpe(), real=lambda: REAL, max_length=16, **options)
+    job.batch_size, job.style = 4, {"refresh": 2}
+    job.length = (4, 10) if kind == "bert" else job.length
+    job.given = [next(job.noise(0)) for _ in range(1)]
+    return job
+
+
+def fit(name: str, job: TextJob, config: QuantConfig = W4, seed: int = 3, **given: Any) -> PreTrainedModel:
+    method = METHODS[name]
+    few = {key: value for key, value in FEW.items() if key in method.options()}
+    return method.fit(job, config, Budget.of(method, "light", few | given), seed, Loop())

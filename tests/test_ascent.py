@@ -1,13 +1,12 @@
 import copy
 import math
-from itertools import islice
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from language_toys import bert, bpe, opt, wordpiece
+from language_toys import bert, bpe, opt, text_generator, wordpiece
 from zsaq.language.ascent import Ascent, distinct, entropy
 from zsaq.language.bridge import Kind, bridge_for
 from zsaq.language.layout import Layout
@@ -17,20 +16,10 @@ from zsaq.language.writing import load_generator, with_adapters
 from zsaq.train.pair import Batch
 
 
-def make_text_generator(
-    kind: Kind = "auto", source=wordpiece, text_pair: bool = False, labels: int = 3, **options
-) -> tuple[TextGenerator, PreTrainedModel]:
-    generator, tokenizer = source(), wordpiece()
-    teacher = bert(tokenizer, labels)
-    bridge = bridge_for(generator, tokenizer, teacher, kind)
-    options = {"batch_size": 8, "length": (2, 8), "refresh": 3, **options}
-    return TextGenerator(opt(generator), generator, bridge, Layout.of(tokenizer, 32, text_pair), **options), teacher
-
-
 def make_ascent(
     kind: Kind = "auto", source=wordpiece, text_pair: bool = False, labels: int = 3, batch_size: int = 8, **options
 ) -> tuple[Ascent, PreTrainedModel]:
-    text, teacher = make_text_generator(kind, source, text_pair, labels, batch_size=batch_size)
+    text, teacher = text_generator(kind, source, text_pair, labels, batch_size=batch_size)
     return Ascent(text, teacher, **{"top": 8, "lr": 1e-3, **options}), teacher
 
 
@@ -43,49 +32,6 @@ def against(teacher: PreTrainedModel, seed: int = 9):
         return (logits - student(**batch).logits).square().mean(), logits
 
     return divergence, student
-
-
-@pytest.mark.parametrize("text_pair", [False, True])
-def test_batches_are_texts_of_the_teacher_without_end(text_pair: bool) -> None:
-    one, _ = make_text_generator(text_pair=text_pair)
-    same, _ = make_text_generator(text_pair=text_pair)
-    for batch, again in islice(zip(one, same, strict=True), 8):
-        assert set(batch) == {"input_ids", "token_type_ids", "attention_mask"}
-        assert all(torch.equal(batch[key], again[key]) for key in batch)
-        ids, mask = batch["input_ids"], batch["attention_mask"].bool()
-        assert len(ids) == 8 and (ids[:, 0] == 3).all() and ((ids == 4).sum(1) == 1 + text_pair).all()
-        assert (ids[mask] >= 2).all() and not torch.isin(ids[:, 1:], torch.tensor([1, 3, 5])).any()
-    assert len(one.buffer) == 3 * 24
-
-
-def contents(batches: list[Batch]) -> list[tuple[int, ...]]:
-    """The rows' ids without special tokens, sorted."""
-    return sorted(
-        tuple(ids[1 : n - 1])
-        for batch in batches
-        for ids, n in zip(batch["input_ids"].tolist(), batch["attention_mask"].sum(1).tolist(), strict=True)
-    )
-
-
-def test_every_text_is_used_once_until_the_generator_has_climbed() -> None:
-    mixed, teacher = make_text_generator(fresh=0.5, capacity=30)
-    for _ in range(2):
-        batches = list(islice(mixed, 3))
-        assert contents(batches) == sorted(map(tuple, mixed.translated.lists())) and len(mixed.translated) == 24
-    Ascent(mixed, teacher, top=8, lr=1e-3).ascend(against(teacher)[0])
-    before = [tuple(row) for row in mixed.buffer]
-    batches = contents(list(islice(mixed, 3)))
-    newest = [tuple(row) for row in mixed.translated.lists()]
-    assert len(batches) == 24 and len(newest) == 12 and [tuple(r) for r in mixed.buffer] == [*before, *newest][-30:]
-    for row in newest:
-        batches.remove(row)
-    assert len(batches) == 12 and set(batches) <= set(before)
-
-
-@pytest.mark.parametrize("options", [{"fresh": 1.5}, {"fresh": 0.0}, {"refresh": 0}, {"capacity": 23}])
-def test_a_share_or_a_buffer_that_cannot_be(options) -> None:
-    with pytest.raises(ValueError, match=r"fresh is .* capacity"):
-        make_text_generator(**options)
 
 
 @pytest.mark.parametrize("source", [wordpiece, bpe])
@@ -107,7 +53,7 @@ def test_every_bridge_climbs_and_leaves_teacher_and_student_alone(kind, source) 
     assert all(p.grad is None for m in (teacher, ascent.text.generator) for p in m.parameters())
     assert (marked.grad == 7).all() and sum(p.grad is not None for p in student.parameters()) == 1
     assert any(not torch.equal(v, start[k]) for k, v in ascent.text.generator.state_dict().items())
-    assert ascent.ascend(divergence)["fluency"] > 0
+    assert ascent.ascend(divergence)["fluency"] > 0 and ascent.text.replays
 
 
 def ascended(ascent: Ascent, divergence, term: str) -> tuple[float, float]:
@@ -203,7 +149,7 @@ def test_regression_teachers_climb_too() -> None:
 def test_a_reference_at_hand_is_no_copy_and_climbs_alike() -> None:
     climbs = []
     for at_hand in (False, True):
-        text, teacher = make_text_generator()
+        text, teacher = text_generator()
         start = opt(wordpiece()).requires_grad_(False)
         ascent = Ascent(text, teacher, reference=start if at_hand else None, top=8, lr=1e-3)
         assert (ascent.reference is start) == at_hand

@@ -1,5 +1,4 @@
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,36 +7,13 @@ from transformers import BertForMaskedLM, PreTrainedModel
 
 import zsaq.language.ascent as ascent_module
 import zsaq.language.job as job_module
-from language_toys import bert, bpe, opt, wordpiece
-from toys import batches as toy_batches
+from language_toys import W4, bert, bpe, fit, job_of, opt, wordpiece
 from zsaq import Grid, Loop, QuantConfig, coverage
-from zsaq.language.job import TextJob
 from zsaq.language.methods import METHODS, auto, find, suits
 from zsaq.method import Budget
 
-REAL = ["the film is good", "the story was bad", "this actor plays well", "it was not very good"] * 4
-FEW = {"steps": 2, "warm": 1, "batches": 2, "ratio": (1, 1)}
 TOKEN, STATIC = Grid(8, per="token"), Grid(8, symmetric=False, per="tensor")
-W4 = QuantConfig.parse("w4a8")
 CLIMBING = {"zsaq", "zsaq-no-sam"}
-
-
-def job_of(kind: str, **options: Any) -> TextJob:
-    """A classifier with a generator of another vocabulary, or a causal model that writes for itself."""
-    if kind == "bert":
-        tokenizer = wordpiece()
-        job = TextJob.of(bert(tokenizer), tokenizer, generator=(opt(bpe()), bpe()), real=lambda: REAL, **options)
-    else:
-        job = TextJob.of(opt(bpe()), bpe(), real=lambda: REAL, max_length=16, **options)
-    job.batch_size, job.style = 4, {"refresh": 2}
-    job.given = [next(job.noise(0)) for _ in range(1)]
-    return job
-
-
-def fit(name: str, job: TextJob, config: QuantConfig = W4, seed: int = 3, **given: Any) -> PreTrainedModel:
-    method = METHODS[name]
-    few = {key: value for key, value in FEW.items() if key in method.options()}
-    return method.fit(job, config, Budget.of(method, "light", few | given), seed, Loop())
 
 
 @pytest.mark.parametrize("kind", ["bert", "opt"])
@@ -104,101 +80,9 @@ def test_what_climbs_is_the_one_copy(monkeypatch, kind: str) -> None:
     assert floats_held(monkeypatch, "zsaq", kind) == (1, 1)
 
 
-def test_the_generators_stay_as_they_are() -> None:
-    job = job_of("bert")
-    assert not isinstance(job.generator, str)
-    before = copy.deepcopy(job.generator[0].state_dict())
-    fit("zsaq", job, generator_lr=1e-2)
-    assert all(torch.equal(value, before[key]) for key, value in job.generator[0].state_dict().items())
-
-
-def test_a_generator_from_a_folder_climbs_too_and_with_adapters(tmp_path) -> None:
-    opt(bpe()).save_pretrained(tmp_path)
-    bpe().save_pretrained(tmp_path)
-    tokenizer = wordpiece()
-    job = TextJob.of(bert(tokenizer), tokenizer, generator=str(tmp_path))
-    job.batch_size, job.style = 4, {"refresh": 2}
-    pair = job_of("bert")
-    for name in ("llm-qat", "zsaq"):
-        ends = [[p.detach() for p in fit(name, each).parameters()] for each in (job, pair)]
-        assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
-    pytest.importorskip("peft")
-    for each in (job, pair):
-        climber = each.ascent(0, lora=True)
-        assert climber.reference is climber.text.generator
-        trained = {n for n, p in climber.text.generator.named_parameters() if p.requires_grad}
-        assert trained and all("lora" in n for n in trained)
-
-
-def test_a_teacher_in_half_precision_climbs_in_full() -> None:
-    job = TextJob.of(opt(bpe()).bfloat16(), bpe(), max_length=16)
-    job.batch_size, job.style = 4, {"refresh": 2}
-    climber = job.ascent(0)
-    assert climber.text.generator.dtype == torch.float32 and climber.reference.dtype == torch.float32
-    assert climber.reference is not job.teacher and job.teacher.dtype == torch.bfloat16
-
-
-def test_rows_fit_the_teacher() -> None:
-    tokenizer = wordpiece()
-    job = TextJob.of(bert(tokenizer), tokenizer, generator=(opt(bpe()), bpe()))
-    assert (job.max_length, job.length, job.batch_size, job.kind) == (32, (4, 10), 32, "classification")
-    job = TextJob.of(opt(bpe()), bpe())
-    assert (job.max_length, job.length, job.batch_size, job.kind) == (32, (30, 30), 16, "causal")
-    tokenizer.model_max_length = 10**30
-    teacher = bert(tokenizer)
-    with pytest.raises(ValueError, match="max_length is 200; BertForSequenceClassification reads at most 32 tokens"):
-        TextJob.of(teacher, tokenizer, max_length=200)
-    batch = next(TextJob.of(teacher, tokenizer, text_pair=True).noise(0))
-    assert batch["token_type_ids"].any() and batch["input_ids"].shape[1] <= 32
-
-
-def test_what_a_job_lacks_is_named() -> None:
-    tokenizer = wordpiece()
-    teacher = bert(tokenizer)
-    bare = TextJob.of(teacher)
-    assert fit("rtn", bare) is not None
-    for name in ("llm-qat", "random-qat", "gptq", "zsaq"):
-        with pytest.raises(ValueError, match="BertForSequenceClassification needs its tokenizer"):
-            fit(name, bare)
-    with pytest.raises(ValueError, match=r"give batches=\.\.\."):
-        fit("distill", bare)
-    with pytest.raises(ValueError, match=r"give real=\.\.\."):
-        fit("distill-real", TextJob.of(teacher, tokenizer))
-    with pytest.raises(ValueError, match="generator is a OPTForCausalLM; give a path"):
-        TextJob.of(teacher, tokenizer, generator=opt(bpe()))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no pair"):
-        fit("llm-qat", TextJob.of(teacher, tokenizer, generator=(opt(tokenizer), bpe())))
-    with pytest.raises(ValueError, match="writes no tokens"):
-        fit("llm-qat", TextJob.of(teacher, tokenizer, generator=(teacher, tokenizer)))
-    with pytest.raises(ValueError, match="no model of transformers"):
-        TextJob.of(torch.nn.Linear(2, 2), tokenizer)  # type: ignore[arg-type]
-
-
-class Loader:
-    """Batches that can be read again, and again, and are never held all at once."""
-
-    passes = 0
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        self.passes += 1
-        yield from toy_batches(2, size=4)
-
-
-def test_batches_of_ones_own() -> None:
-    teacher, loader = bert(wordpiece(tuple(f"w{i}" for i in range(40)))), Loader()
-    fit("distill", TextJob.of(teacher, batches=loader), steps=5)
-    assert loader.passes == 3
-    with pytest.raises(ValueError, match="ran out at step 3 of 5"):
-        fit("distill", TextJob.of(teacher, batches=iter(Loader())), steps=5)
-    with pytest.raises(ValueError, match="no batches were given"):
-        fit("distill", TextJob.of(teacher, batches=[]))
-    with pytest.raises(ValueError, match="a batch is a Tensor; give dicts"):
-        fit("distill", TextJob.of(teacher, batches=[torch.ones(2, 3)]))  # type: ignore[list-item]
-
-
-def test_only_what_reads_real_data_is_not_zero_shot() -> None:
+def test_only_what_may_read_real_data_is_not_zero_shot() -> None:
     reads = {name for name, method in METHODS.items() if not method.zero_shot}
-    assert reads == {"gptq-real", "gptq-qat-real", "distill-real"}
+    assert reads == {"distill", "gptq-real", "gptq-qat-real", "distill-real"}
 
     def refused() -> list[str]:
         raise AssertionError("a method without data read real text")

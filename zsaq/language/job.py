@@ -28,7 +28,8 @@ Rows = Text | list[str] | list[tuple[str, str]]
 class TextJob:
     """`TextJob.of` fills in what follows from the teacher.
 
-    `max_length`: tokens of a row, special ones included; `length`: content tokens of synthetic rows, first to last.
+    `max_length`: tokens of a row, special ones included; `length`: content tokens of synthetic rows, first to last;
+    `batch_size`: rows of a step; `text_pair`: whether the teacher reads two texts at once.
     `generator`: a model and its tokenizer, which stay as they are (what climbs is a copy), or the path or id to load
     them from. `given`: batches of one's own. `real()`: unlabelled real text, not read before a method asks for it, and
     never by one that is zero-shot. `style`: further options of `TextGenerator`. `start`: the float model that students
@@ -65,9 +66,9 @@ class TextJob:
         """A job for a float teacher. Rounding needs no more than that; `tokenizer`: the teacher's, for all that reads
         text.
 
-        Synthetic rows hold `max_length` tokens at most (default: 128, or what tokenizer and teacher allow), of a causal
-        teacher as many, else 4 to 40 of content, and no more than a third. A causal teacher writes its own text where
-        no `generator` is named; for others it is GENERATOR. Raises ValueError for a teacher that is no model of
+        Synthetic rows hold `max_length` tokens at most (default: 128, or what tokenizer and teacher allow), those of a
+        causal teacher as many, others 4 to 40 of content each, or what fits. A causal teacher writes its own text where
+        no `generator` is named; for others GENERATOR writes. Raises ValueError for a teacher that is no model of
         transformers, a generator that is neither named nor a pair, and for rows that the teacher cannot read.
         """
         causal = kind_of(pretrained(teacher)) == "causal"
@@ -76,7 +77,7 @@ class TextJob:
             raise ValueError(f"max_length is {max_length}; {type(teacher).__name__} reads at most {limit} tokens")
         known = LONGEST if tokenizer is None else tokenizer.model_max_length
         tokens = min(LONGEST, limit or LONGEST, known) if max_length is None else max_length
-        most = max(1, min(40, tokens // 3))
+        most = max(1, min(40, (tokens - 2) // (1 + text_pair)))
         length = (tokens - 2, tokens - 2) if causal else (min(4, most), most)
         if generator is None:
             generator = (teacher, tokenizer) if causal and tokenizer is not None else GENERATOR

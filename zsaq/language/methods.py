@@ -42,7 +42,8 @@ SGA: Final = {
     "lora": False,
 }  # fmt: skip
 
-NOTHING, NOISE, TEXT, REAL = "none", "random tokens", "text of a generator", "real unlabelled text"
+NOTHING, NOISE, TEXT = "none", "random tokens", "text of a generator"
+OWN, REAL = "batches that the user gave", "real unlabelled text"  # nobody knows that the former are not real
 READS = "a classifier or causal language model, and its fast tokenizer"
 GPTQ = "Frantar et al. 2022 (GPTQ), arXiv 2210.17323"
 QAT = "Liu et al. 2023 (LLM-QAT), arXiv 2305.17888"
@@ -62,7 +63,9 @@ def row(
         job.start.to(loop.accelerator.device)  # type: ignore[arg-type]
         return fit(job, config, budget, seed, loop)
 
-    return Method(name, idea, placed, inputs, paper, needs, cost, budgets or {}, settings or {}, inputs != REAL)
+    return Method(
+        name, idea, placed, inputs, paper, needs, cost, budgets or {}, settings or {}, inputs not in (OWN, REAL)
+    )
 
 
 ROWS: Final = (
@@ -91,7 +94,7 @@ ROWS: Final = (
     row("zsaq", "a generator climbs where student and teacher disagree, the student descends by SAM", adversarial(),
         TEXT, ZSAQ, cost="twice llm-qat's, and a generator's step for every five", budgets=STEPS,
         settings=WARM | PLAIN | SAM | SGA),
-    row("distill", "distillation on batches of your own", distilled(TextJob.given_batches), "the user's own batches",
+    row("distill", "distillation on batches of your own", distilled(TextJob.given_batches), OWN,
         cost=STEP, needs="a classifier or causal language model, and batches",
         budgets=STEPS, settings=PLAIN),
     row("gptq-real", "gptq's upper bound", compensated(TextJob.real_text), REAL, GPTQ, cost="as gptq",
