@@ -159,6 +159,16 @@ def running(student: nn.Module) -> dict[str, torch.Tensor]:
     return {f"{i}{side}": getattr(m, side) for i, m in enumerate(found) for side in ("lo", "hi")}
 
 
+class Rank:
+    """An adversary that measures something else on each process."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def ascend(self, divergence) -> dict[str, float]:
+        return {"rank": float(self.rank)}
+
+
 def half_of_the_batch(folder: str) -> None:
     """One of two processes: its half of every batch; the first saves where it ends."""
     torch.set_num_threads(1)
@@ -179,7 +189,7 @@ def half_of_the_batch(folder: str) -> None:
         torch.manual_seed(1)
         given = [{"input": torch.randn(8, 16)[rank * 4 : rank * 4 + 4]} for _ in range(5)]
         loop = constant(folder=Path(folder, name) if rank == 0 else None)
-        distill(student, teacher, given, KL(), optimizer, 5, loop)
+        distill(student, teacher, given, KL(), optimizer, 5, loop, adversary=Rank(rank), ratio=(2, 1))
         save_file({str(i): w for i, w in enumerate(weights(student))}, f"{folder}/{name}{rank}.safetensors")
 
 
@@ -215,3 +225,5 @@ def test_two_processes_equal_one(tmp_path) -> None:
     assert [line["loss"] for line in together] == pytest.approx([line["loss"] for line in alone], rel=1e-4)
     for line in [*together, *logged(tmp_path / "sam")]:
         assert line["loss"] == pytest.approx(line["KL"], rel=1e-6), "a loss of one process beside terms of both"
+        assert line.get("rank", 0.5) == 0.5
+    assert [line["step"] for line in together if "rank" in line] == [2, 4]
