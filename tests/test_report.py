@@ -2,7 +2,7 @@
 
 import base64
 import json
-import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import pytest
 
 from language_toys import bert, wordpiece
 from zsaq import QuantConfig, quantize_model
-from zsaq.io.checksums import seal
+from zsaq.io.added import BENCH, EXPORT, PARITY, write_added
+from zsaq.io.checksums import MANIFEST, check, fingerprint
+from zsaq.io.loading import load
 from zsaq.io.saving import save
 from zsaq.report.folder import report
-from zsaq.report.html import bars, curve, figure, page, table
+from zsaq.run import Base, Data, Results, Row
 
 EVIL = "<script>alert('x')</script><img src=x onerror=\"alert(1)\">"
 VOID = {"meta", "img", "br", "polyline"}
@@ -77,81 +79,97 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return target
 
 
-def results(name: str = "zsaq", **more: Any) -> dict[str, Any]:
-    rows = [
-        {"name": "teacher", "accuracy": 0.92, "bytes": 4_000_000, "seconds": 0.0},
-        {"name": name, "accuracy": 0.875, "agreement": 0.9, "bytes": 400_000, "seconds": 12.5},
-    ]
-    return {
-        "rows": rows, "metrics": {"accuracy": "accuracy"}, "method": name, "zero_shot": True, "seed": 3,
-        "data": {"name": "SST-2", "split": "validation"}, "versions": {"zsaq": "0.1.0"}, **more,
-    }  # fmt: skip
+def results(folder: Path, **change: Any) -> Results:
+    return replace(
+        Results(
+            "someone/bert", "zsaq", QuantConfig.parse("w4a8"), 3, True, "random tokens",
+            (
+                Row("teacher", 4_000_000, 0.0, {"accuracy": 0.92}),
+                Row("zsaq", 400_000, 12.5, {"accuracy": 0.875, "agreement": 0.9}),
+            ),
+            data=Data("SST-2", split="validation"), versions={"zsaq": "0.1.0"}, fingerprint=fingerprint(folder),
+        ),
+        **change,
+    )  # fmt: skip
 
 
 def test_a_bare_folder_says_what_is_missing_and_what_makes_it(folder: Path) -> None:
     path, missing = report(folder)
     read = harmless(path.read_text(encoding="utf-8"))
     assert path == folder / "report.html"
-    assert set(missing) == {"results.json", "scores", "certificate", "bench", "exports"}
+    assert set(missing) == {"results.json", "scores", "parity report", "bench", "exports"}
     for name, command in missing.items():
         assert name in read.text and command in read.text
     assert "4-bit per channel" in read.text and "every file is what the manifest says" in read.text
     assert "bert.encoder.layer.0.attention.self.query" in read.text
+    check(folder)
+    load(folder)  # a page beside it changes nothing
+
+
+TIMES = {"rows": [{"runtime": "ours", "bytes": 2**21, "ms": {"1x2": {"best": 1.25}}}, 3], "slower": {"1x2": ["ort"]}}
 
 
 def test_everything_that_lies_there_is_shown(folder: Path) -> None:
-    (folder / "results.json").write_text(json.dumps(results()))
-    (folder / "certificate.json").write_text(json.dumps({"agrees": False, "layers": [{"layer": "q", "gap": 2e-7}]}))
-    (folder / "bench.json").write_text(
-        json.dumps(
-            {
-                "rows": [{"runtime": "ours", "bytes": 2**21, "ms": {"1x2": {"best": 1.25}}}, 3],
-                "slower": {"1x2": ["ort"]},
-            }
-        )
-    )
+    model = fingerprint(folder)
+    results(folder).write(folder)
+    write_added(folder / PARITY, {"agrees": False, "layers": [{"layer": "q", "gap": 2e-7}]}, model)
+    write_added(folder / BENCH, TIMES, model)
     (folder / "distill.jsonl").write_text("".join(f'{{"step": {n}, "KL": {1 / n}}}\n' for n in (1, 2, 3)))
     (folder / "log_of_images.png").write_bytes(DOT)
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model.onnx").write_bytes(b"1")
-    seal(folder)
+    write_added(folder / "onnx" / EXPORT, {}, model)
     path, missing = report(folder, folder.parent / "elsewhere" / "page.html")
     read = harmless(path.read_text(encoding="utf-8"))
     assert missing == {} and path.parent.name == "elsewhere"
     wanted = [
-        "0.8750",
-        "0.9200",
-        "DISAGREES",
-        "2e-07",
-        "1.25 ms",
-        "2.0",
-        "1x2 ort",
-        "distill: KL: 1 to 0.333",
-        "log_of_images.png",
-        "SST-2",
+        *("0.8750", "0.9200", "DISAGREE", "2e-07", "1.25 ms", "2.0", "1x2 ort", "distill: KL: 1 to 0.333"),
+        *("log_of_images.png", "SST-2", "10.0 times", "random tokens", "every file is what the manifest says"),
     ]
     assert [text for text in wanted if text not in read.text] == []
     assert "polyline" in read.tags and "img" in read.tags and "Exports: onnx" in read.text
 
 
+def test_what_belongs_to_another_model_is_told_and_not_shown(folder: Path) -> None:
+    results(folder, fingerprint="0" * 64).write(folder)
+    for name in (PARITY, BENCH):
+        write_added(folder / name, {"agrees": True} | TIMES, "0" * 64)
+    for name in ("onnx", "compressed-tensors"):
+        (folder / name).mkdir()
+        (folder / name / "model.safetensors").write_bytes(b"1")
+    write_added(folder / "onnx" / EXPORT, {}, "0" * 64)
+    path, missing = report(folder)
+    read = harmless(path.read_text(encoding="utf-8"))
+    assert set(missing) == {"results.json", "scores", "parity report", "bench", "exports"}
+    assert (
+        read.text.count("belongs to another model") == 4 and "compressed-tensors is not used: export.json" in read.text
+    )
+    assert "0.8750" not in read.text and "1.25 ms" not in read.text
+
+
 def test_hostile_text_is_escaped_wherever_it_stands(folder: Path) -> None:
-    hostile = results(EVIL, data={"name": EVIL}, versions={EVIL: EVIL}, base={"name": EVIL, "license": {EVIL: EVIL}})
-    hostile["rows"][0][EVIL] = EVIL
-    hostile["metrics"] = {EVIL: "accuracy"}
-    (folder / "results.json").write_text(json.dumps(hostile))
-    (folder / "certificate.json").write_text(json.dumps({EVIL: EVIL, "deep": {EVIL: [{EVIL: EVIL}]}}))
-    (folder / "bench.json").write_text(json.dumps([EVIL]))
-    name = EVIL.replace("/", "")
-    (folder / f"{name}.jsonl").write_text("".join(json.dumps({"step": n, EVIL: n}) + "\n" for n in (1, 2)))
-    (folder / f"{name}.png").write_bytes(DOT)
-    (folder / "no-picture.png").write_text(EVIL)
     config = json.loads((folder / "config.json").read_text())
     config["architectures"] = [EVIL]
     config["quantization_config"]["left"][EVIL] = EVIL
     (folder / "config.json").write_text(json.dumps(config))
+    model = fingerprint(folder)
+    rows = (Row(EVIL, 1, 0.0, {EVIL: 1.0}), Row("zsaq", 1, 0.0, {EVIL: 0.5}))
+    hostile = results(
+        folder, rows=rows, data=Data(EVIL), versions={EVIL: EVIL}, base=Base(EVIL, {"license": EVIL}), inputs=EVIL,
+        model=EVIL, budget={EVIL: [EVIL, {EVIL: EVIL}]}, machine={EVIL: EVIL}, knowledge=(EVIL,), preset=EVIL,
+    )  # fmt: skip
+    hostile.write(folder)
+    write_added(folder / PARITY, {EVIL: EVIL, "deep": {EVIL: [{EVIL: EVIL}]}}, model)
+    write_added(folder / BENCH, {"rows": [{"runtime": EVIL, "ms": {EVIL: {}}}], "slower": EVIL, EVIL: EVIL}, model)
+    name = EVIL.replace("/", "")
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps({"step": n, EVIL: n}) + "\n" for n in (1, 2)))
+    (folder / f"{name}.png").write_bytes(DOT)
+    (folder / "no-picture.png").write_text(EVIL)
+    (folder / name).mkdir()
+    (folder / name / "model.onnx").write_text(EVIL)
     path, _ = report(folder)
     read = harmless(path.read_text(encoding="utf-8"))
-    assert read.text.count("<script>") >= 10  # shown as the text that it is
+    assert read.text.count("<script>") >= 20  # shown as the text that it is
     assert "no-picture.png is no PNG" in read.text
 
 
@@ -160,21 +178,26 @@ BROKEN = [
     "[" * 100_000,
     "\x00",
     "null",
-    '{"rows": 3, "metrics": 4, "base": 5, "data": 6, "coverage": 7}',
-    '{"rows": [1, {}], "metrics": {"a": 1}}',
-    '{"step": 1, "rows": [{"name": [], "x": 9e300, "y": NAME}], "metrics": {"x": "y"}}'.replace("NAME", "9" * 400),
-    '{"rows": [{"name": "\\ud800"}], "agrees": "\\ud800", "deep": ' + "[" * 500 + "1" + "]" * 500 + "}",
+    '{"fingerprint": MODEL, "rows": 3, "agrees": 4, "base": 5, "data": 6, "coverage": 7}',
+    '{"fingerprint": MODEL, "rows": [1, {}, {"ms": 3}, {"ms": {"a": 1}, "faster": {"a": []}}], "slower": {"a": {}}}',
+    '{"fingerprint": MODEL, "step": 1, "rows": [{"name": [], "x": 9e300, "y": NUMBER, "bytes": NUMBER}]}',
+    '{"fingerprint": MODEL, "rows": [{"runtime": "\\ud800"}], "agrees": "\\ud800", "deep": LISTS}',
 ]
-NAMES = ["results.json", "certificate.json", "bench.json", "steps.jsonl", "zsaq_manifest.json"]
+NAMES = ["results.json", PARITY, BENCH, "steps.jsonl", MANIFEST]
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
 @pytest.mark.parametrize("name", NAMES)
 def test_a_damaged_file_is_told_and_does_not_end_the_page(folder: Path, name: str, broken: str) -> None:
+    lists = "[" * 500 + "1" + "]" * 500
+    broken = broken.replace("MODEL", f'"{fingerprint(folder)}"').replace("NUMBER", "9" * 400).replace("LISTS", lists)
     (folder / name).write_text(broken)
-    path, _ = report(folder)
+    path, missing = report(folder)
     read = harmless(path.read_text(encoding="utf-8"))
-    assert "refused" in read.text  # what the manifest does not list, or the manifest itself
+    assert ("refused" in read.text) == (name == MANIFEST)
+    if not broken.startswith('{"'):
+        assert "cannot be" in read.text or name == MANIFEST or (name, broken) == ("steps.jsonl", "null")
+        assert name in ("steps.jsonl", MANIFEST) or len(missing) >= 5
 
 
 def test_a_changed_weight_is_refused_on_the_page(folder: Path) -> None:
@@ -197,12 +220,3 @@ def test_a_folder_of_nothing_is_refused(tmp_path: Path, content: str | None) -> 
         (tmp_path / "config.json").write_text(content)
     with pytest.raises(ValueError, match=r"no readable config\.json"):
         report(tmp_path)
-
-
-def test_pieces() -> None:
-    assert table([]) == "" and bars("x", [("a", 0.0), ("b", 0.0)]) == "" and bars("x", [("a", 1.0)]) == ""
-    assert "class=n>1,024" in table([["a", "1,024"], ["b", "-"]])
-    assert "class=n" not in table([["a", "1 x"]])
-    points = re.search(r'points="([^"]+)"', curve("flat", [(1.0, 2.0), (2.0, 2.0)]))
-    assert points and points[1] == "0.0,100.0 300.0,100.0"
-    harmless(page(EVIL, [figure(EVIL, DOT), figure(EVIL, b"GIF")]))

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from markupsafe import Markup, escape
-
 from zsaq.io.atomic import atomic_file
+from zsaq.report.html import render
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -58,21 +57,9 @@ class Table:
 
     def to_html(self) -> str:
         """A <table>, in a box that scrolls; "" without rows."""
-        if not self.rows:
-            return ""
-        kinds = [' class="n"' if numeric else "" for numeric in self.numeric()]
-        lines = [("td", row) for row in self.cells()]
-        if self.head:
-            lines.insert(0, ("th", self.columns))
-        body = "".join(
-            f"<tr>{''.join(f'<{tag}{k}>{escape(c)}</{tag}>' for k, c in zip(kinds, row, strict=True))}</tr>"
-            for tag, row in lines
-        )
-        return f'<div class="scroll"><table>{body}</table></div>'
+        return render("table.html", table=self, numeric=self.numeric()) if self.rows else ""
 
-    def __html__(self) -> Markup:
-        """As templates show it; all text of it is escaped."""
-        return Markup(self.to_html())
+    __html__ = to_html  # as templates show it
 
     def to_csv(self, path: str | Path) -> Path:
         """A file with a line for each row, numbers whole; "" where a row has no such fact."""
