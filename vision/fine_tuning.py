@@ -110,7 +110,7 @@ def on_batches(
     """
     teacher, loop = classifier(teacher), loop or Loop()
     student = quantize_model(teacher, config)
-    if isinstance(images, Mapping):
+    if isinstance(images, dict):
         batch = shown(images, spec)
         return fine_tune(
             student, teacher, batch, KL(20.0), steps=steps, lr=lr, batch_size=batch_size, seed=seed, loop=loop,

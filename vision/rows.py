@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -20,7 +20,7 @@ from zsaq.vision.models import has_attentions, has_batch_norms, has_head
 from zsaq.vision.papers.synq import filtered
 from zsaq.vision.published import PAPERS, TABLE, published
 
-Counts = Mapping[str, tuple[int, int, int]]
+Counts = dict[str, tuple[int, int, int]]
 Extra = Callable[[ImageJob, Budget, int], dict[str, Any]]
 ANY, NORMS, HEADED, ATTENTION = "any", "BatchNorm", "BatchNorm and a linear head", "ViT, DeiT or Swin"
 NEEDS: dict[str, Callable[[nn.Module], bool]] = {

@@ -67,6 +67,15 @@ def train(groups: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, 
     return batch
 
 
+def genie_sources(
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 1024, group: int = 128, steps: int = 4000, seed: int = 0,
+    folder: Path | None = None,
+) -> tuple[list[Latents], Batch]:  # fmt: skip
+    """Genie-D's sources, trained, which SADAG trains on, and what `genie_images` makes of them."""
+    groups = sources(images, group, spec, seed)
+    return groups, train(groups, classifier(teacher), steps, seed, folder)
+
+
 def genie_images(
     teacher: nn.Module, spec: ImageSpec, *, images: int = 1024, group: int = 128, steps: int = 4000, seed: int = 0,
     folder: Path | None = None,
@@ -76,7 +85,7 @@ def genie_images(
     Works on the teacher's device; `folder` is where pictures go. Raises ValueError for a teacher without BatchNorm2d,
     a group of one image and a loss that is not finite.
     """
-    return train(sources(images, group, spec, seed), classifier(teacher), steps, seed, folder)
+    return genie_sources(teacher, spec, images=images, group=group, steps=steps, seed=seed, folder=folder)[1]
 
 
 def genie(
