@@ -136,9 +136,9 @@ def test_settings_are_a_fit_s_own_and_what_is_given_wins(monkeypatch: pytest.Mon
         job: Any = toy("resnet")
         method.fit(job, None, Budget.of(method, "default", given), 0, Loop(Accelerator(cpu=True)))
         assert seen == expected
-    fixed = fitted("toy", fit, "noise", "nothing", **row, **{"soft": None})
+    fixed: Any = {"soft": None}
     with pytest.raises(ValueError, match="has no option soft"):
-        Budget.of(fixed, "default", {"soft": 1.0})
+        Budget.of(fitted("toy", fit, "noise", "nothing", **row, **fixed), "default", {"soft": 1.0})
 
 
 def test_real_and_given_images_that_are_not_there_are_an_error() -> None:

@@ -13,12 +13,12 @@ from zsaq.method import Budget, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.trainer import Loop, calibrate
-from zsaq.vision.fine_tuning import parts
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.models import has_attentions, has_batch_norms, has_head
 from zsaq.vision.papers.synq import filtered
 from zsaq.vision.published import PAPERS, TABLE, published
+from zsaq.vision.sources.crops import parts
 
 Counts = dict[str, tuple[int, int, int]]
 Extra = Callable[[ImageJob, Budget, int], dict[str, Any]]
