@@ -36,6 +36,7 @@ INPUTS = {
     "noise": "Gaussian noise",
     "real": "real images",
     "given": "given batches",
+    "sources": "images synthesized from the teacher (genie)",
 }
 
 
