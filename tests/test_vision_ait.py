@@ -58,7 +58,7 @@ def test_the_same_seed_gives_the_same_student() -> None:
 def test_the_divergence_is_the_mean_over_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     monkeypatch.setattr(
-        module, "fit", lambda student, teacher, synthesizer, objective, *rest, **options: seen.append(objective)
+        module, "alternate", lambda student, teacher, synthesizer, objective, *rest, **options: seen.append(objective)
     )
     ait(classifier(cnn()), W4, SPEC, source=Conditional(SPEC, 4), **SHORT)
     ((weight, part),) = seen[0].parts

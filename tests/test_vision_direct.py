@@ -13,7 +13,7 @@ from zsaq.quant.quantizer import EMAMinMax
 from zsaq.train.objectives import CE, AtWorstInput
 from zsaq.train.pair import Batch, run
 from zsaq.train.trainer import calibrate
-from zsaq.vision.fine_tuning import fine_tune, noise_images, parts
+from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ActivationMap, ChannelAttention
 from zsaq.vision.losses.labels import EasyCE
@@ -25,6 +25,8 @@ from zsaq.vision.papers.intraq import intraq, intraq_images
 from zsaq.vision.papers.plf import FeatureMSE, plf, plf_images
 from zsaq.vision.papers.synq import synq, synq_images, synq_objective
 from zsaq.vision.presets import uniform
+from zsaq.vision.sources.crops import parts
+from zsaq.vision.sources.optimised import optimised_images
 from zsaq.vision.spectrum import low_pass
 
 SPEC = ImageSpec(CLASSES, 16)
@@ -58,7 +60,7 @@ def test_optimised_images_please_their_objective(tmp_path: Path) -> None:
     teacher = classifier(cnn())
     objective = BatchNormStats(teacher) + TeacherCE()
     told = []
-    made = noise_images(
+    made = optimised_images(
         teacher, objective, SPEC, images=8, batch_size=8, steps=25, lr=0.1, crops=0.5, finished=told.append,
         folder=tmp_path,
     )  # fmt: skip
@@ -80,17 +82,17 @@ def test_a_rate_falls_after_the_patience(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(torch.optim.Adam, "step", told)
     teacher = classifier(cnn())
-    noise_images(teacher, TeacherCE(), SPEC, images=2, batch_size=2, steps=9, lr=1e-12, least=1e-15, patience=3)
+    optimised_images(teacher, TeacherCE(), SPEC, images=2, batch_size=2, steps=9, lr=1e-12, least=1e-15, patience=3)
     assert rates == pytest.approx([1e-12] * 5 + [1e-13] * 4)
 
 
 @pytest.mark.parametrize(
     "wrong", [{"images": 0}, {"steps": 0}, {"patience": 0}, {"labels": torch.zeros(3, dtype=torch.int64)}]
 )
-def test_noise_images_refuses(wrong: dict[str, Any]) -> None:
+def test_optimised_images_refuses(wrong: dict[str, Any]) -> None:
     teacher = classifier(cnn())
     with pytest.raises(ValueError, match="give at least 1"):
-        noise_images(teacher, TeacherCE(), SPEC, **{**FEW, **wrong})
+        optimised_images(teacher, TeacherCE(), SPEC, **{**FEW, **wrong})
 
 
 def test_methods_that_read_statistics_refuse_a_teacher_without() -> None:
@@ -159,7 +161,7 @@ def test_batches_and_seeds_start_from_noise_of_their_own() -> None:
     started = [
         image
         for seed in (0, 1)
-        for image in noise_images(
+        for image in optimised_images(
             teacher, TeacherCE(), SPEC, images=4, batch_size=2, steps=1, lr=1e-6, seed=seed
         )["pixel_values"]
     ]  # fmt: skip

@@ -14,13 +14,13 @@ from zsaq.quant.model import quantize_model
 from zsaq.quant.quantizer import EMAMinMax
 from zsaq.train.pair import Pair, run
 from zsaq.train.synthesis import Synthesizer
-from zsaq.vision.alternation import fit
+from zsaq.vision.alternation import alternate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.arc import CIFAR10, arc
 from zsaq.vision.papers.dsg import dsg_images, slack
-from zsaq.vision.papers.gdfq import answers, gdfq, paced, play, sgd
+from zsaq.vision.papers.gdfq import answers, gdfq, paced, sgd, synthesizer_of
 from zsaq.vision.papers.qimera import qimera
 from zsaq.vision.papers.zeroq import zeroq_images
 from zsaq.vision.presets import uniform
@@ -65,7 +65,7 @@ def test_a_transformers_teacher_gives_a_transformers_student(tmp_path: Path) -> 
 
 def test_the_generator_learns(tmp_path: Path) -> None:
     teacher = classifier(cnn())
-    synthesizer = play(Conditional(SMALL, 8), teacher, 40, lr=1e-2)
+    synthesizer = synthesizer_of(Conditional(SMALL, 8), teacher, 40, lr=1e-2)
     for _ in range(20):
         next(synthesizer)
     assert sum(synthesizer.losses[-5:]) < 0.8 * sum(synthesizer.losses[:5])
@@ -76,8 +76,8 @@ def test_the_generator_learns(tmp_path: Path) -> None:
 def test_fit_sets_ranges_from_the_last_batches_then_freezes_them(tmp_path: Path) -> None:
     teacher = classifier(cnn())
     student = quantize_model(teacher, uniform("w4a4", teacher))
-    synthesizer = play(Conditional(SPEC, 4), teacher, 10)
-    fit(
+    synthesizer = synthesizer_of(Conditional(SPEC, 4), teacher, 10)
+    alternate(
         student,
         teacher,
         synthesizer,
@@ -90,7 +90,7 @@ def test_fit_sets_ranges_from_the_last_batches_then_freezes_them(tmp_path: Path)
     )
     assert len(synthesizer.losses) == 1 + 2 + 4 + 3
     seen = quantize_model(teacher, uniform("w4a4", teacher))
-    shown = play(Conditional(SPEC, 4), teacher, 10)
+    shown = synthesizer_of(Conditional(SPEC, 4), teacher, 10)
     for _ in range(3):
         next(shown)
     calibrate(seen, islice(shown, 4))
@@ -98,7 +98,7 @@ def test_fit_sets_ranges_from_the_last_batches_then_freezes_them(tmp_path: Path)
         if isinstance(ours, EMAMinMax) and isinstance(known, EMAMinMax):
             assert torch.equal(ours.hi, known.hi) and int(ours.updates) == 4
     with pytest.raises(ValueError, match="calibration 0"):
-        fit(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, calibration=0)
+        alternate(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, calibration=0)
 
 
 def test_no_range_listens_while_the_player_looks_at_the_student() -> None:
@@ -114,7 +114,7 @@ def test_no_range_listens_while_the_player_looks_at_the_student() -> None:
     student = quantize_model(teacher, uniform("w4a4", teacher))
     source = Conditional(SPEC, 4)
     synthesizer = Synthesizer(source, Listening(), torch.optim.Adam(source.parameters()), teacher, student)
-    fit(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, warmup=1, calibration=3)
+    alternate(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, warmup=1, calibration=3)
     assert heard == [True] + 5 * [False]  # before the first batch there is no range to read
     assert all(int(m.updates) == 3 for m in student.modules() if isinstance(m, EMAMinMax))
 

@@ -14,7 +14,7 @@ from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.matching import Directions, Diversity, GradientMatching, LayerGradient
 from zsaq.vision.models import At, classifier, last_feature_map
 from zsaq.vision.papers import sadag as module
-from zsaq.vision.papers.genie import sources, train
+from zsaq.vision.papers.genie import genie_sources
 from zsaq.vision.papers.psaq import psaq_learned
 from zsaq.vision.papers.sadag import at_head, sadag, sharpen, unrolled
 from zsaq.vision.presets import psaq, uniform
@@ -233,8 +233,8 @@ def test_deep_gradients_are_those_of_the_last_convolution() -> None:
 
 def test_genie_s_sources_make_a_student_and_stay_as_they_are() -> None:
     teacher = classifier(cnn())
-    inner, groups = LayerGradient(At(("module.layer2.0.conv2",)), sketch=8), sources(8, 4, SPEC)
-    train(groups, teacher, 2)
+    inner = LayerGradient(At(("module.layer2.0.conv2",)), sketch=8)
+    groups, _ = genie_sources(teacher, SPEC, images=8, group=4, steps=2)
     before = [source.latents.detach().clone() for source in groups]
     student = sadag(
         teacher, uniform("w3a3", teacher), SPEC, groups, steps=2, warm_steps=2, sharpening=2, layer=inner, batch_size=4

@@ -17,7 +17,7 @@ from zsaq.vision.pictures import album
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def fit(
+def alternate(
     student: Model,
     teacher: nn.Module,
     synthesizer: Synthesizer,

@@ -8,7 +8,7 @@ import torch
 from zsaq.train.pair import Batch
 from zsaq.vision.job import ImageJob
 from zsaq.vision.papers.dsg import dsg_images
-from zsaq.vision.papers.genie import sources, train
+from zsaq.vision.papers.genie import genie_sources
 from zsaq.vision.papers.hast import hast_images
 from zsaq.vision.papers.intraq import intraq_images
 from zsaq.vision.papers.plf import plf_images
@@ -78,12 +78,11 @@ def own_settings(job: ImageJob, name: str, images: int, steps: int) -> dict[str,
 
 def genies(job: ImageJob, images: int, steps: int, seed: int) -> tuple[list[Latents], Batch]:
     """Genie's sources, trained, and their images."""
-
-    def make() -> tuple[list[Latents], Batch]:
-        groups = sources(images, AT_ONCE, job.spec, seed)
-        return groups, train(groups, job.teacher, steps, seed, job.folder("genie", seed))
-
-    return job.once(("genie", seed, images, steps), make)
+    options: dict[str, Any] = {"images": images, "steps": steps, "group": AT_ONCE, "seed": seed}
+    return job.once(
+        ("genie", seed, images, steps),
+        lambda: genie_sources(job.teacher, job.spec, **options, folder=job.folder("genie", seed)),
+    )
 
 
 def gaussian(job: ImageJob, images: int, seed: int) -> Batch:

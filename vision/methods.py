@@ -88,7 +88,7 @@ direct = partial(
 )  # fmt: skip
 with_synq = partial(
     fitted, method=synq, budgets=IMAGES | steps(19_400), needs=NORMS, preset="uniform",
-    cost="images, then steps of SGD, each on two views", paper="synq",
+    cost="images, then steps of SGD and activation maps", paper="synq",
 )  # fmt: skip
 blockwise = partial(
     fitted, method=genie, budgets=GENIE | BLOCKS, needs=NORMS, preset="brecq", paper="genie",

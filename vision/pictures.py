@@ -1,6 +1,6 @@
 """What was synthesized, to look at: a grid of images, their spectrum and the loss curves, as PNG.
 
-Pixels are in normalised space, where a dream may leave what a camera can see; so each image is stretched for display
+Pixels are in normalised space, where images may leave what a camera can see; so each image is stretched for display
 from its own smallest value to its largest, and colours cannot be compared between images. Needs matplotlib, the extra
 `plot`; it is imported when a picture is drawn and never touches pyplot's state.
 """

@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -13,14 +13,14 @@ from zsaq.method import Budget, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.trainer import Loop, calibrate
-from zsaq.vision.fine_tuning import parts
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.models import has_attentions, has_batch_norms, has_head
 from zsaq.vision.papers.synq import filtered
 from zsaq.vision.published import PAPERS, TABLE, published
+from zsaq.vision.sources.crops import parts
 
-Counts = Mapping[str, tuple[int, int, int]]
+Counts = dict[str, tuple[int, int, int]]
 Extra = Callable[[ImageJob, Budget, int], dict[str, Any]]
 ANY, NORMS, HEADED, ATTENTION = "any", "BatchNorm", "BatchNorm and a linear head", "ViT, DeiT or Swin"
 NEEDS: dict[str, Callable[[nn.Module], bool]] = {
@@ -36,6 +36,7 @@ INPUTS = {
     "noise": "Gaussian noise",
     "real": "real images",
     "given": "given batches",
+    "sources": "images synthesized from the teacher (genie)",
 }
 
 

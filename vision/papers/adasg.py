@@ -16,7 +16,7 @@ from zsaq.train.objectives import Objective
 from zsaq.train.pair import Pair
 from zsaq.train.synthesis import Synthesizer
 from zsaq.train.trainer import Loop
-from zsaq.vision.alternation import fit
+from zsaq.vision.alternation import alternate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin
 from zsaq.vision.losses.priors import BatchNormStats
@@ -54,7 +54,7 @@ def contend(
     bounded = EntropyMargin(*margins) + disagree * DisagreementCE() + agree * AgreementCE()
     adam, schedule = paced(source, warmup + calibration + steps, warmup=warmup)
     synthesizer = Synthesizer(source, bounded + BatchNormStats(teacher), adam, teacher, student, scheduler=schedule)
-    return fit(
+    return alternate(
         student, teacher, synthesizer, EntropyOfDifference(temperature), sgd(student, lr), steps,
         warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip

@@ -14,10 +14,10 @@ from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import KL
 from zsaq.train.synthesis import Source
 from zsaq.train.trainer import Loop
-from zsaq.vision.alternation import fit
+from zsaq.vision.alternation import alternate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
-from zsaq.vision.papers.gdfq import play, sgd
+from zsaq.vision.papers.gdfq import sgd, synthesizer_of
 from zsaq.vision.sources.generators import Conditional
 
 EPOCH = 200  # steps
@@ -44,9 +44,9 @@ def ait(
     teacher = classifier(teacher)
     student = quantize_model(teacher, config)
     source = source or Conditional(spec, batch_size, seed=seed)
-    synthesizer = play(source, teacher, warmup + calibration + steps, warmup=warmup)
+    synthesizer = synthesizer_of(source, teacher, warmup + calibration + steps, warmup=warmup)
     optimizer = GradientInundation(sgd(student, lr, 0.0), weight_codes(student), share, cap, warmup=EPOCH)
-    return fit(
+    return alternate(
         student, teacher, synthesizer, (1 / spec.classes) * KL(20.0), optimizer, steps,
         warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip
@@ -62,8 +62,8 @@ def divergence_alone(
     teacher = classifier(teacher)
     student = quantize_model(teacher, config)
     source = Conditional(spec, batch_size, seed=seed)
-    synthesizer = play(source, teacher, warmup + calibration + steps, warmup=warmup)
-    return fit(
+    synthesizer = synthesizer_of(source, teacher, warmup + calibration + steps, warmup=warmup)
+    return alternate(
         student, teacher, synthesizer, KL(20.0), sgd(student, lr, 0.0), steps,
         warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip

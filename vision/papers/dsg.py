@@ -53,7 +53,7 @@ def dsg_images(
     Statistics with slack and layer-wise enhancement, the teacher's CE, and, weighted 0.01 each, total variation and
     norm, as the released code has them. The paper's log version adds a term against correlated images, which has no
     gradient there and is left out. Adam's rate is divided by 10 whenever the loss has not fallen for 260 steps, as
-    published for 500 and for fewer too, for the reason that `noise_images` gives. Raises
+    published for 500 and for fewer too, for the reason that `optimised_images` gives. Raises
     ValueError for a teacher without BatchNorm2d.
     """
     teacher = classifier(teacher)

@@ -17,14 +17,14 @@ from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import CE, KL, Sum
 from zsaq.train.synthesis import Source, Synthesizer
 from zsaq.train.trainer import Loop
-from zsaq.vision.alternation import fit
+from zsaq.vision.alternation import alternate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
 from zsaq.vision.models import classifier
 from zsaq.vision.sources.generators import Conditional
 
 
-def play(source: Source, teacher: nn.Module, steps: int, lr: float = 1e-3, *, warmup: int = 0) -> Synthesizer:
+def synthesizer_of(source: Source, teacher: nn.Module, steps: int, lr: float = 1e-3, *, warmup: int = 0) -> Synthesizer:
     """A synthesizer on the teacher's CE and 0.1 BatchNorm statistics, by Adam; see `paced`.
 
     Qimera and ARC differ only in the source.
@@ -59,8 +59,8 @@ def learn(
 ) -> nn.Module:  # fmt: skip
     """A student of `teacher` from what `source` learns to give, GDFQ's way; pictures of it in `folder`."""
     student = quantize_model(teacher, config)
-    synthesizer = play(source, teacher, warmup + calibration + steps, warmup=warmup)
-    return fit(
+    synthesizer = synthesizer_of(source, teacher, warmup + calibration + steps, warmup=warmup)
+    return alternate(
         student, teacher, synthesizer, answers(spec), sgd(student, lr), steps,
         warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip

@@ -18,12 +18,12 @@ from zsaq.train.pair import Batch
 from zsaq.train.reconstruction import paced, reconstruct
 from zsaq.train.synthesis import Synthesizer, stream
 from zsaq.train.trainer import Loop, calibrate
-from zsaq.vision.fine_tuning import parts
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.losses.smoothness import ImageStats
 from zsaq.vision.models import batch_norms, blocks, classifier
 from zsaq.vision.pictures import album
+from zsaq.vision.sources.crops import parts
 from zsaq.vision.sources.swing import Latents, swing
 
 
@@ -40,10 +40,10 @@ def sources(images: int, group: int, spec: ImageSpec, seed: int = 0) -> list[Lat
     return [Latents(min(group, images - start), spec, seed=stream(seed, i)) for i, start in enumerate(starts)]
 
 
-def play(source: Latents, teacher: nn.Module, lr_latents: float = 0.1, lr_decoder: float = 0.01) -> Synthesizer:
-    """Adam for latents (lr / 10 on a plateau of 100 steps) and decoder (x 0.95 every 100 steps) of one group."""
-    latents = torch.optim.Adam([source.latents], lr_latents)
-    decoder = torch.optim.Adam(source.decoder.parameters(), lr_decoder)
+def synthesizer_of(source: Latents, teacher: nn.Module) -> Synthesizer:
+    """Adam for latents (0.1, / 10 on a plateau of 100 steps) and decoder (0.01, x 0.95 every 100 steps) of a group."""
+    latents = torch.optim.Adam([source.latents], 0.1)
+    decoder = torch.optim.Adam(source.decoder.parameters(), 0.01)
     schedules = (ReduceLROnPlateau(latents, patience=100, min_lr=1e-4), StepLR(decoder, 100, 0.95))
     return Synthesizer(source, prior(teacher), (latents, decoder), teacher, scheduler=schedules, stage="genie")
 
@@ -54,7 +54,7 @@ def train(groups: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, 
         raise ValueError(f"steps is {steps}; give at least 1")
     finished, losses = [], []
     for i, source in enumerate(groups):
-        synthesizer = play(source, teacher)
+        synthesizer = synthesizer_of(source, teacher)
         with swing(teacher, stream(seed, i)):
             for _ in range(steps - 1):
                 next(synthesizer)
@@ -67,6 +67,15 @@ def train(groups: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, 
     return batch
 
 
+def genie_sources(
+    teacher: nn.Module, spec: ImageSpec, *, images: int = 1024, group: int = 128, steps: int = 4000, seed: int = 0,
+    folder: Path | None = None,
+) -> tuple[list[Latents], Batch]:  # fmt: skip
+    """Genie-D's sources, trained, which SADAG trains on, and what `genie_images` makes of them."""
+    groups = sources(images, group, spec, seed)
+    return groups, train(groups, classifier(teacher), steps, seed, folder)
+
+
 def genie_images(
     teacher: nn.Module, spec: ImageSpec, *, images: int = 1024, group: int = 128, steps: int = 4000, seed: int = 0,
     folder: Path | None = None,
@@ -76,7 +85,7 @@ def genie_images(
     Works on the teacher's device; `folder` is where pictures go. Raises ValueError for a teacher without BatchNorm2d,
     a group of one image and a loss that is not finite.
     """
-    return train(sources(images, group, spec, seed), classifier(teacher), steps, seed, folder)
+    return genie_sources(teacher, spec, images=images, group=group, steps=steps, seed=seed, folder=folder)[1]
 
 
 def genie(

@@ -14,11 +14,12 @@ from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import KL, AtWorstInput, Sum
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
-from zsaq.vision.fine_tuning import fine_tune, noise_images
+from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ChannelAttention
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
 from zsaq.vision.models import classifier, feature_places
+from zsaq.vision.sources.optimised import optimised_images
 
 
 def hast_images(
@@ -26,13 +27,13 @@ def hast_images(
     lr: float = 0.5, hard: float = 0.1, focus: float = 0.5, crops: float = 0.5, seed: int = 0,
     folder: Path | None = None,
 ) -> Batch:  # fmt: skip
-    """Hard images: BatchNorm statistics plus `hard` times the focal CE (sec. 3.2), optimised as `noise_images` does.
+    """Hard images: BatchNorm statistics plus `hard` times the focal CE (sec. 3.2), as `optimised_images` makes them.
 
     Defaults are the paper's for ImageNet; for CIFAR it has hard=10, focus=2, crops=0. Raises ValueError for a teacher
-    without BatchNorm2d, and as `noise_images` does.
+    without BatchNorm2d, and as `optimised_images` does.
     """
     teacher = classifier(teacher)
-    return noise_images(
+    return optimised_images(
         teacher, BatchNormStats(teacher) + hard * TeacherCE(focus), spec, images=images, batch_size=batch_size,
         steps=steps, lr=lr, crops=crops, scale=(0.4, 1.0), seed=seed, folder=folder, stage="hast",
     )  # fmt: skip

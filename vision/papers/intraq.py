@@ -14,10 +14,11 @@ from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import CE, KL
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
-from zsaq.vision.fine_tuning import fine_tune, noise_images
+from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, MarginDistance, SoftInception
 from zsaq.vision.models import At, classifier, head
+from zsaq.vision.sources.optimised import optimised_images
 
 
 def intraq_images(
@@ -29,13 +30,13 @@ def intraq_images(
 
     Centres are those of the batches finished before. Defaults are the paper's for CIFAR-10; for CIFAR-100 it has
     low=0.6, lower=0.02, upper=1; the script for ImageNet low=1, lower=0, upper=2, which leaves the crops alone at work.
-    Raises ValueError for a teacher without BatchNorm2d or a linear head, and as `noise_images` does.
+    Raises ValueError for a teacher without BatchNorm2d or a linear head, and as `optimised_images` does.
     """
     teacher = classifier(teacher)
     last = head(teacher)
     features = At(tuple(name for name, module in teacher.named_modules() if module is last))
     margin = MarginDistance(features, lower, upper)
-    return noise_images(
+    return optimised_images(
         teacher, BatchNormStats(teacher) + SoftInception(low, seed) + margin, spec, images=images,
         batch_size=batch_size, steps=steps, lr=lr, crops=crops, seed=seed, folder=folder, stage="intraq",
         finished=lambda batch: margin.remember(teacher, batch),

@@ -16,13 +16,14 @@ from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import KL, Objective
 from zsaq.train.pair import Batch, Capture, Pair
 from zsaq.train.trainer import Loop
-from zsaq.vision.fine_tuning import fine_tune, noise_images
+from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import Where
 from zsaq.vision.losses.labels import PseudoCE, scheduled
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
 from zsaq.vision.models import classifier, feature_places
 from zsaq.vision.sources.crops import views
+from zsaq.vision.sources.optimised import optimised_images
 
 
 @final
@@ -43,13 +44,13 @@ def plf_images(
     teacher: nn.Module, spec: ImageSpec, *, images: int = 5120, batch_size: int = 256, steps: int = 1000,
     lr: float = 0.5, inception: float = 0.1, seed: int = 0, folder: Path | None = None,
 ) -> Batch:  # fmt: skip
-    """Images by BatchNorm statistics + `inception` times the teacher's CE, optimised as `noise_images` does.
+    """Images by BatchNorm statistics + `inception` times the teacher's CE, optimised as `optimised_images` does.
 
     The default is the paper's for ImageNet; for CIFAR it has inception=10. Raises ValueError for a teacher without
-    BatchNorm2d, and as `noise_images` does.
+    BatchNorm2d, and as `optimised_images` does.
     """
     teacher = classifier(teacher)
-    return noise_images(
+    return optimised_images(
         teacher, BatchNormStats(teacher) + inception * TeacherCE(), spec, images=images, batch_size=batch_size,
         steps=steps, lr=lr, seed=seed, folder=folder, stage="plf",
     )  # fmt: skip

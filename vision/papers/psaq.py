@@ -23,13 +23,13 @@ from zsaq.train.pair import Batch, Pair
 from zsaq.train.reconstruction import paced, reconstruct
 from zsaq.train.synthesis import Source, Synthesizer
 from zsaq.train.trainer import Loop, calibrate
-from zsaq.vision.fine_tuning import parts
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
 from zsaq.vision.losses.patches import PatchSimilarityEntropy
 from zsaq.vision.losses.priors import TeacherCE
 from zsaq.vision.losses.smoothness import TotalVariation
 from zsaq.vision.models import attentions, blocks
 from zsaq.vision.pictures import album
+from zsaq.vision.sources.crops import parts
 from zsaq.vision.sources.pixels import Pixels, uniform_labels
 
 Model = TypeVar("Model", bound=nn.Module)

@@ -104,9 +104,9 @@ def sadag(
 ) -> nn.Module:  # fmt: skip
     """A student of `teacher` whose rounding is learned on sharpened `images`, `steps` steps a block.
 
-    `images` are Genie's as their trained sources (`genie.sources`, `genie.train`), sharpened in their latents; or a
-    batch, sharpened in its pixels `group` at a time. First Genie-M makes a student of them in `warm_steps` steps a
-    block, then each group takes `sharpening` steps against it (`sharpen`, which explains `layer`, `radius`, `released`
+    `images` are Genie's as their trained sources (of `genie_sources`), sharpened in their latents; or a batch, which is
+    sharpened in its pixels `group` at a time. First Genie-M makes a student of them in `warm_steps` steps a block, then
+    each group takes `sharpening` steps against it (`sharpen`, which explains `layer`, `radius`, `released`
     and `decay_every`); last, `learn` fits a fresh student: by default Genie-M, whose rate of rounding is `lr_bits`.
     The sources given stay as they are. Defaults are the paper's, the direction apart. `folder` is where pictures of the
     sharpened images go. Raises ValueError as `zsaq.reconstruct` and `sharpen` do.

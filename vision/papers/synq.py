@@ -14,7 +14,7 @@ from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import CE, KL, AtWorstInput, Sum
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
-from zsaq.vision.fine_tuning import fine_tune, noise_images
+from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ActivationMap, ChannelAttention
 from zsaq.vision.losses.labels import EasyCE, labelled
@@ -24,6 +24,7 @@ from zsaq.vision.papers.genie import genie
 from zsaq.vision.papers.texq import centres
 from zsaq.vision.pictures import grid, spectrum
 from zsaq.vision.sources.crops import views
+from zsaq.vision.sources.optimised import optimised_images
 from zsaq.vision.spectrum import low_pass
 
 
@@ -44,7 +45,7 @@ def synq_images(
     if centred:
         targets = centres(teacher, spec, batch_size=batch_size, steps=centre_steps, seed=seed)
         objective += centred * BatchNormStats(teacher, weights=layered(teacher, 0.0, 1.0), targets=targets)
-    return noise_images(
+    return optimised_images(
         teacher, objective, spec, images=images, batch_size=batch_size, steps=steps, lr=lr, crops=crops,
         scale=(0.4, 1.0), seed=seed, folder=folder, stage="synq",
     )  # fmt: skip

@@ -19,14 +19,15 @@ from zsaq.train.objectives import KL
 from zsaq.train.pair import Batch
 from zsaq.train.synthesis import Synthesizer, process, stream
 from zsaq.train.trainer import Loop, calibrate, distill
-from zsaq.vision.fine_tuning import noise_images, parts
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, Moments, TeacherCE, layered, measure
 from zsaq.vision.losses.smoothness import TextureEnergy
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import paced, sgd
 from zsaq.vision.pictures import album
+from zsaq.vision.sources.crops import parts
 from zsaq.vision.sources.generators import Conditional
+from zsaq.vision.sources.optimised import optimised_images
 
 
 def centres(
@@ -37,13 +38,13 @@ def centres(
 
     5 CE + BatchNormStats (0.2 in shallow, 1.1 in deep layers) + `texture` * TextureEnergy, Adam at a constant rate; as
     SynQ's released code has it, which takes no texture. For `BatchNormStats(targets=...)`. Raises ValueError as
-    `noise_images` does.
+    `optimised_images` does.
     """
     teacher = classifier(teacher)
     objective = (
         5 * TeacherCE() + BatchNormStats(teacher, weights=layered(teacher, 0.2, 1.1)) + texture * TextureEnergy()
     )
-    images = noise_images(
+    images = optimised_images(
         teacher, objective, spec, images=spec.classes, batch_size=batch_size, steps=steps, lr=lr, least=lr,
         labels=torch.arange(spec.classes), seed=seed, folder=folder, stage="centres",
     )  # fmt: skip

@@ -25,7 +25,7 @@ def zeroq_images(
     """`images` images without labels, from Gaussian noise; pictures of them in `folder`.
 
     Adam, its rate / 10 whenever the loss has not fallen for 100 steps, as published for 500 and for fewer too, for the
-    reason that `noise_images` gives. Raises ValueError for a teacher without BatchNorm2d.
+    reason that `optimised_images` gives. Raises ValueError for a teacher without BatchNorm2d.
     """
     teacher = classifier(teacher)
     source = Pixels(images, spec, seed=seed)

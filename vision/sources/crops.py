@@ -1,4 +1,4 @@
-"""Random resized crops and flips of a whole batch at once, differentiable; endless cropped batches of a fixed set."""
+"""Random resized crops and flips of a whole batch at once, differentiable; batches of a fixed set, endless or once."""
 
 import math
 from collections.abc import Iterator
@@ -88,3 +88,9 @@ def _views(batch: Batch, batch_size: int, rng: torch.Generator, scale: tuple[flo
         if scale is not None:
             part["pixel_values"] = random_crops(part["pixel_values"], scale, rng)
         yield part
+
+
+def parts(images: Batch, batch_size: int) -> Iterator[Batch]:
+    """`images` as they are, once, `batch_size` at a time."""
+    for start in range(0, len(images["pixel_values"]), batch_size):
+        yield {name: value[start : start + batch_size] for name, value in images.items()}
