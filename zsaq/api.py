@@ -4,6 +4,7 @@ student = zsaq.quantize("path/or/id", "w4a8")
 student.save_pretrained("out")  # the model, its tokenizer or image processor, results.json
 """
 
+import copy
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -50,11 +51,17 @@ def methods() -> dict[str, dict[str, Method]]:
 class Subject:
     """What is quantized: the job that methods work on, and what reads the model's inputs, tokenizer or processor."""
 
-    name: str
+    source: str
     kind: Kind
     job: TextJob | ImageJob
     reader: Any
     named: bool  # by a path or id
+
+    @property
+    def name(self) -> str:
+        """An id as it is; of a folder its name alone, since results are published."""
+        folder = Path(self.source).expanduser()
+        return folder.resolve().name if folder.is_dir() else self.source
 
     @classmethod
     def of(
@@ -66,21 +73,21 @@ class Subject:
         named = not isinstance(model, nn.Module)
         teacher: Any = load_teacher(model) if named else model.eval()  # pyright: ignore[reportArgumentType]
         kind = kind_of(teacher)
-        name = str(model) if named else str(vars(teacher).get("name_or_path") or f"a {type(teacher).__name__}")
+        source = str(model) if named else str(vars(teacher).get("name_or_path") or f"a {type(teacher).__name__}")
         words = {"tokenizer": tokenizer, "generator": generator, "text_pair": text_pair or None}
         foreign = words if kind == "image" else {"processor": processor, "spec": spec}
         if given := [key for key, value in foreign.items() if value is not None]:
             raise ValueError(f"{', '.join(given)} is not for a {type(teacher).__name__} (of kind {kind}): leave it off")
         if kind == "image":
-            reader = processor if processor is not None or not named else processor_of(name)
+            reader = processor if processor is not None or not named else processor_of(source)
             if not isinstance(spec, ImageSpec):
                 spec = spec_of(teacher, spec or (reader and shown_size(reader)))
             mean, deviation = normalisation(reader, spec.channels)
             job: TextJob | ImageJob = ImageJob(teacher, spec, mean, deviation, real=real, given=batches)
         else:
-            reader = tokenizer if tokenizer is not None or not named else tokenizer_of(name)
+            reader = tokenizer if tokenizer is not None or not named else tokenizer_of(source)
             job = TextJob.of(teacher, reader, generator=generator, text_pair=text_pair, batches=batches, real=real)
-        return cls(name, kind, job, reader, named)
+        return cls(source, kind, job, reader, named)
 
     def choose(self, method: str | Callable[..., nn.Module], config: str | QuantConfig) -> Method:
         """The row of that name, or of "auto"; a callable becomes one. Raises ValueError, listing what there is."""
@@ -106,8 +113,16 @@ class Subject:
         preset = preset or choice.preset_for(row, self.job.teacher)  # type: ignore[arg-type]
         return presets.config_of(config, preset, self.job.teacher, self.job.spec), preset
 
+    def widen(self) -> None:
+        """A language model in half precision becomes float32 before it is trained against; one that was given as an
+        object is copied for that."""
+        job = self.job
+        if isinstance(job, TextJob) and any(p.dtype.itemsize < 4 for p in job.start.parameters()):
+            wide = (job.start if self.named else copy.deepcopy(job.start)).float()
+            job.teacher, job.start = (wide if job.teacher is job.start else job.teacher), wide
+
     def base(self, license: str | None) -> Base:
-        return base_of(self.name, license) if self.named else Base(self.name, {"license": license} if license else {})
+        return base_of(self.source, license) if self.named else Base(self.name, {"license": license} if license else {})
 
 
 def quantize(
@@ -173,7 +188,9 @@ def run(
 ) -> tuple[nn.Module, float]:
     """One student and its seconds, the budget told first. The teacher's flags are put back as they were."""
     if loop.accelerator.is_main_process:
-        say(f"{row.name} on {subject.name}, effort {budget.effort}: {budget or 'nothing to spend'}")
+        say(f"{row.name} on {subject.name}, effort {budget.effort}: {str(budget) or 'nothing to spend'}")
+    if row.budgets:
+        subject.widen()
     teacher, wanted = subject.job.teacher, [p.requires_grad for p in subject.job.teacher.parameters()]
     teacher.to(loop.accelerator.device)
     set_seed(seed)

@@ -24,6 +24,7 @@ from zsaq.io.saving import check_target
 from zsaq.method import Effort
 from zsaq.report.curves import draw_curves
 from zsaq.report.hub import ready
+from zsaq.student import noted
 from zsaq.train.logging import quiet, say
 from zsaq.train.optim import NotFinite
 from zsaq.train.trainer import Loop, processes
@@ -149,16 +150,17 @@ def run(
     if push_to_hub is not None:
         ready(push_to_hub)
     steps, main = Path(tempfile.mkdtemp(prefix="zsaq-")), loop.accelerator.is_main_process
-    script = None if recipe is None else (f"recipes/{recipe.name}", hashlib.sha256(recipe.read_bytes()).hexdigest())
     try:
         logged = Loop(loop.accelerator, loop.accumulate, loop.schedule, loop.warmup, steps, loop.every)
-        student = quantize(model, config, loop=logged, license=license, recipe=script, **options)
+        student = quantize(model, config, loop=logged, license=license, **options)
     except NotFinite as error:
         if error.student is None or not main:
             raise
         last = target.with_name(f"{target.name}-last-good")
         error.student.save_pretrained(last)
         raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
+    if recipe is not None:
+        noted(student, recipe=f"recipes/{recipe.name}", recipe_sha256=hashlib.sha256(recipe.read_bytes()).hexdigest())
     if main:
         if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
             draw_curves(steps)

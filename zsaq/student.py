@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from zsaq.io.record import Record
 from zsaq.io.saving import save, weight_bytes
-from zsaq.report.card import Card, base_of
+from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
 from zsaq.run import Results
 
@@ -25,6 +25,12 @@ def finish(student: nn.Module, record: Record) -> Any:
     if isinstance(student, PreTrainedModel):
         vars(student).update(save_pretrained=MethodType(save_whole, student), push_to_hub=MethodType(push, student))
     return student
+
+
+def noted(student: nn.Module, **facts: Any) -> None:
+    """Facts that only who ran it knows, added to the results that travel with the student."""
+    record = vars(student)["zsaq"]
+    vars(student)["zsaq"] = dataclasses.replace(record, results=dataclasses.replace(record.results, **facts))
 
 
 def save_whole(student: PreTrainedModel, folder: str | Path, **options: Any) -> None:
@@ -46,7 +52,8 @@ def push(
 ) -> str:  # fmt: skip
     """Publish the student with its card in one commit; returns its url. `license`: of the float model, if its card
     names none. Raises ValueError and ConnectionError as `zsaq.push_to_hub` does."""
-    base = base_of(vars(student)["zsaq"].results.model, license) if license else None
+    known = vars(student)["zsaq"].results.base
+    base = dataclasses.replace(known, license={"license": license}) if license else None
     with tempfile.TemporaryDirectory(prefix="zsaq-") as temporary:
         folder = save(student, Path(temporary) / "model")
         card = Card.of(folder, base=base)

@@ -1,13 +1,12 @@
 """What is done with a saved student: `zsaq export`, `verify`, `bench`, `report` and `push`."""
 
-import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
-from zsaq_cli.answer import FAILED, FINE, Folder, Json, Outcome, answer, facts_table, plain, rows_table
+from zsaq_cli.answer import FAILED, FINE, Folder, Json, Outcome, answer, facts_table
 
 MANY = 6
 
@@ -33,10 +32,9 @@ def export(
 
     def work() -> Outcome:
         source = local(folder)
-        from zsaq.deploy.export import Format
-        from zsaq.deploy.export import export as write
+        from zsaq.deploy.runtimes import export as write
 
-        facts = write(source, cast(Format, to), target)
+        facts = write(source, to, target)
         place = target or str(source / to)
         return Outcome({"folder": place, **facts}, (facts_table(place, flat(facts)),))
 
@@ -44,7 +42,7 @@ def export(
 
 
 def verify(folder: Folder, as_json: Json = False) -> None:
-    """Check that the student, reloaded, and every export of it compute the same; writes certificate.json into DIR.
+    """Check that the student, reloaded, and every export of it compute the same; writes parity.json into DIR.
 
     Exit code 1 if any of them disagrees.
 
@@ -56,9 +54,9 @@ def verify(folder: Folder, as_json: Json = False) -> None:
 
     def work() -> Outcome:
         source = local(folder)
-        from zsaq.deploy.parity import verify as certify
+        from zsaq.deploy.parity import verify as compared
 
-        facts = certify(source)
+        facts = compared(source)
         parts = {name: part for name, part in facts.items() if isinstance(part, dict) and "agrees" in part}
         tables = [facts_table(name, flat(part)) for name, part in parts.items()]
         verdict = f"{folder}: {'all agree' if facts['agrees'] else '[bold red]they do not agree[/]'}"
@@ -90,20 +88,15 @@ def bench(
     def work() -> Outcome:
         source = local(folder)
         from zsaq.deploy.bench import bench as measure
-        from zsaq.io.checksums import MANIFEST, check, seal
-        from zsaq.report.folder import timings
+        from zsaq.report.sections import timings
 
         options: dict[str, Any] = {"shapes": tuple(map(parsed, shape))} if shape else {}
-        facts = measure(source, repeats=repeats, **options)
-        if record:
-            sealed = (source / MANIFEST).is_file() and bool(check(source))
-            (source / "bench.json").write_text(json.dumps(plain(facts), indent=1), encoding="utf-8")
-            if sealed:
-                seal(source)
+        facts = measure(source, repeats=repeats, write=record, **options)
         few = {
             name: facts[name] for name in ("threads", "processors", "repeats", "left_out", "slower") if name in facts
         }
-        return Outcome(facts, (rows_table(f"{folder} on this machine", timings(facts)), facts_table("told", few)))
+        shown = timings(facts).to_terminal(f"{folder} on this machine")
+        return Outcome(facts, (shown, facts_table("told", few)))
 
     answer(as_json, work)
 
@@ -162,11 +155,11 @@ def push(
     def work() -> Outcome:
         path = local(folder)
         from zsaq import Card, push_to_hub
-        from zsaq.report.card import Base
+        from zsaq.report.card import base_of
 
         if license is not None and base is None:
             raise ValueError("--license is of the base model: give --base too")
-        known = Base.of(base, license) if base else None
+        known = base_of(base, license) if base else None
         try:
             card = Card.of(path, *(repeats or ()), base=known)
         except ValueError as error:

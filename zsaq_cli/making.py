@@ -1,7 +1,6 @@
 """`zsaq quantize`, `zsaq compare` and `zsaq methods`: thin over `zsaq.quantize`, `zsaq.compare` and `zsaq.methods`."""
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -121,16 +120,13 @@ def compare(
         from zsaq_cli.scoring import scorer
 
         teacher = load_teacher(model)
-        score = scorer(teacher, model, task, text, images, data_dir, split, size)
+        score, _ = scorer(teacher, model, task, text, images, data_dir, split, size=size)
         table = zsaq.compare(
             model, bits.split(","), methods.split(","), seeds=[int(seed) for seed in seeds.split(",")], score=score,
             folder=output_dir, effort=effort, preset=preset, **subject(generator, text_pair, size),
             **launch.options_of(context.args),
         )  # fmt: skip
-        folder = Path(output_dir)
-        (folder / "table.md").write_text(table.to_markdown() + "\n", encoding="utf-8")
-        table.to_csv(folder / "table.csv")
-        table.plot(folder / "table.png")
+        table.write(output_dir)
         rows = table.rows()
         return Outcome({"folder": output_dir, "rows": rows}, (rows_table(model, rows),))
 

@@ -35,6 +35,7 @@ from transformers import (
 )
 
 from zsaq.eval.imagenet import score
+from zsaq.train.logging import say
 from zsaq.vision.image_spec import ImageSpec
 
 SPEC = ImageSpec(classes=10, size=32)
@@ -71,7 +72,7 @@ class Digits:
     folder: Path
 
 
-def prepare(cache: Path | None = None, log: Log = print, recipes: dict[str, Recipe] = RECIPES) -> Digits:
+def prepare(cache: Path | None = None, log: Log = say, recipes: dict[str, Recipe] = RECIPES) -> Digits:
     """The embedded default, from the cache or trained now; `log` takes the progress, a line at a time.
 
     `cache`: the folder of all such defaults; by default `$XDG_CACHE_HOME/zsaq` or `~/.cache/zsaq`. Whatever changes the

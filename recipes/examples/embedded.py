@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification, OPTForCau
 
 from examples import embedded_corpus, embedded_training
 from examples.embedded_training import Log, train_generator, train_teacher, train_tokenizer
+from zsaq.train.logging import say
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Embedded:
     names: list[str]
 
 
-def prepare(cache: Path | None = None, log: Log = print) -> Embedded:
+def prepare(cache: Path | None = None, log: Log = say) -> Embedded:
     """The embedded default, from the cache or trained now; `log` takes the progress, a line at a time.
 
     `cache`: the folder of all such defaults; by default `$XDG_CACHE_HOME/zsaq` or `~/.cache/zsaq`. Whatever changes the
