@@ -45,10 +45,10 @@ def layers_of(model: nn.Module) -> set[str]:
 def test_uniform_rounds_every_weight_and_what_every_relu_puts_out(family: str) -> None:
     teacher = CNNS[family]()
     student = calibrate(quantize_model(teacher, uniform("w3a4", teacher)), [{"pixel_values": images(4, 32)}])
-    told = coverage(student)
-    assert {n for n in told if told[n] == "weights 3-bit asymmetric per channel, inputs float"} == layers_of(teacher)
+    plan = coverage(student)
+    assert {n for n in plan if plan[n] == "weights 3-bit asymmetric per channel, inputs float"} == layers_of(teacher)
     relus = {n for n, m in teacher.named_modules() if isinstance(m, nn.ReLU | nn.ReLU6)}
-    assert relus and {n for n in told if told[n] == "outputs 4-bit asymmetric per tensor"} == relus
+    assert relus and {n for n in plan if plan[n] == "outputs 4-bit asymmetric per tensor"} == relus
     for _, layer in quant_layers(student):
         codes, scale, zero = layer.weight_quantizer.codes(layer.weight.flatten(1))
         expected = affine(layer.weight.flatten(1), 3)
@@ -85,24 +85,24 @@ def test_brecq_keeps_eight_bits_at_both_ends(family: str) -> None:
     teacher(pixel_values=images(1, 32))
     first, last = order[0][0], order[-1][0]
     second = {name for name, x in order if x is order[1][1]}
-    told = coverage(quantize_model(teacher, brecq("w2a4", teacher, SMALL)))
+    plan = coverage(quantize_model(teacher, brecq("w2a4", teacher, SMALL)))
     low, high = "weights 2-bit asymmetric per channel, inputs", "weights 8-bit asymmetric per channel, inputs"
-    assert told[first] == f"{high} float"
-    assert told[last] == f"{high} 8-bit asymmetric per tensor"
+    assert plan[first] == f"{high} float"
+    assert plan[last] == f"{high} 8-bit asymmetric per tensor"
     assert len(second) == (2 if family == "regnet" else 1)  # regnet's shortcut reads what the block's first layer reads
     for name in second:
-        assert told[name] == f"{low} 8-bit asymmetric per tensor"
+        assert plan[name] == f"{low} 8-bit asymmetric per tensor"
     for name in layers_of(teacher) - {first, last} - second:
-        assert told[name] == f"{low} 4-bit asymmetric per tensor"
+        assert plan[name] == f"{low} 4-bit asymmetric per tensor"
 
 
 @pytest.mark.parametrize(("make", "size"), [(vit, 16), (deit, 16), (swin, 32)])
 def test_psaq_rounds_weights_and_inputs_of_every_layer(make, size: int) -> None:
     teacher, batch = make(), {"pixel_values": images(4, size)}
     student = calibrate(quantize_model(teacher, psaq("w4a8", teacher)), [batch])
-    told = coverage(student)
+    plan = coverage(student)
     grid = "weights 4-bit per channel, inputs 8-bit asymmetric per tensor"
-    assert {n for n in told if told[n] == grid} == layers_of(teacher) and any("classifier" in n for n in told)
+    assert {n for n in plan if plan[n] == grid} == layers_of(teacher) and any("classifier" in n for n in plan)
     saw: dict[str, Tensor] = {}
     for name, layer in quant_layers(student):
         layer.register_forward_pre_hook(partial(note, saw, name))

@@ -21,16 +21,18 @@ def rng(seed: int = 0) -> torch.Generator:
 @given(st.data())
 def test_crops_agree_with_cutting_and_resizing_each_image(data: st.DataObject) -> None:
     size = (data.draw(st.integers(2, 9)), data.draw(st.integers(2, 9)))
-    found = []
+    cut_out = []
     for _ in range(2):
         height, width = data.draw(st.integers(1, size[0])), data.draw(st.integers(1, size[1]))
         corner = data.draw(st.integers(0, size[0] - height)), data.draw(st.integers(0, size[1] - width))
-        found.append([*corner, height, width])
+        cut_out.append([*corner, height, width])
     flipped = torch.tensor([True, False])
     pixels = torch.randn(2, 2, *size, generator=rng())
-    got = crop(pixels, torch.tensor(found), flipped)
+    got = crop(pixels, torch.tensor(cut_out), flipped)
     for i in range(2):
-        torch.testing.assert_close(got[i], reference.crop(pixels[i], found[i], bool(flipped[i])), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(
+            got[i], reference.crop(pixels[i], cut_out[i], bool(flipped[i])), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_boxes_lie_inside_and_cover_the_asked_share() -> None:

@@ -48,11 +48,11 @@ def logits(model: nn.Module, x: Tensor | None = None) -> Tensor:
 def test_images_are_made_in_batches_and_repeat(name: str) -> None:
     teacher = cnn()
     before = logits(classifier(teacher))
-    made, again = (MAKERS[name](teacher, SPEC, **FEW) for _ in range(2))
-    assert made["pixel_values"].shape == (6, 3, 16, 16) and made["labels"].shape == (6,)
-    assert made["labels"].dtype == torch.int64 and not made["pixel_values"].requires_grad
-    assert all(torch.equal(made[key], again[key]) for key in made)
-    assert not torch.equal(made["pixel_values"], MAKERS[name](teacher, SPEC, **FEW, seed=7)["pixel_values"])
+    batch, again = (MAKERS[name](teacher, SPEC, **FEW) for _ in range(2))
+    assert batch["pixel_values"].shape == (6, 3, 16, 16) and batch["labels"].shape == (6,)
+    assert batch["labels"].dtype == torch.int64 and not batch["pixel_values"].requires_grad
+    assert all(torch.equal(batch[key], again[key]) for key in batch)
+    assert not torch.equal(batch["pixel_values"], MAKERS[name](teacher, SPEC, **FEW, seed=7)["pixel_values"])
     assert torch.equal(logits(classifier(teacher)), before)
 
 
@@ -60,14 +60,14 @@ def test_optimised_images_please_their_objective(tmp_path: Path) -> None:
     teacher = classifier(cnn())
     objective = BatchNormStats(teacher) + TeacherCE()
     told = []
-    made = optimised_images(
+    batch = optimised_images(
         teacher, objective, SPEC, images=8, batch_size=8, steps=25, lr=0.1, crops=0.5, finished=told.append,
         folder=tmp_path,
     )  # fmt: skip
-    noise = {**made, "pixel_values": torch.randn(8, 3, 16, 16)}
-    after, start = (objective(Pair(teacher, teacher, b, objective.captures)).item() for b in (made, noise))
+    noise = {**batch, "pixel_values": torch.randn(8, 3, 16, 16)}
+    after, start = (objective(Pair(teacher, teacher, b, objective.captures)).item() for b in (batch, noise))
     assert after < 0.5 * start
-    assert len(told) == 1 and torch.equal(told[0]["pixel_values"], made["pixel_values"])
+    assert len(told) == 1 and torch.equal(told[0]["pixel_values"], batch["pixel_values"])
     assert {p.name for p in tmp_path.iterdir()} == {"images.png", "spectrum.png", "losses.png"}
 
 
@@ -170,9 +170,9 @@ def test_batches_and_seeds_start_from_noise_of_their_own() -> None:
 
 
 def test_parts_are_all_images_once() -> None:
-    found = list(parts(BATCH, 3))
-    assert [len(part["labels"]) for part in found] == [3, 3, 2]
-    assert torch.equal(torch.cat([part["pixel_values"] for part in found]), BATCH["pixel_values"])
+    pieces = list(parts(BATCH, 3))
+    assert [len(part["labels"]) for part in pieces] == [3, 3, 2]
+    assert torch.equal(torch.cat([part["pixel_values"] for part in pieces]), BATCH["pixel_values"])
 
 
 def terms(objective: Any) -> dict[str, float]:
@@ -221,8 +221,8 @@ def test_synq_takes_images_without_labels_and_transformers_teachers(make: Any, t
         teacher, QuantConfig.parse("w4a8"), SPEC, {"pixel_values": pixels}, **SHORT, loop=Loop(folder=tmp_path)
     )
     assert type(student) is type(teacher)
-    told = (tmp_path / "distill.jsonl").read_text()
-    assert "ActivationMap" in told and "EasyCE" in told
+    log = (tmp_path / "distill.jsonl").read_text()
+    assert "ActivationMap" in log and "EasyCE" in log
     assert logits(student, pixels).isfinite().all()
 
 
@@ -241,10 +241,10 @@ def test_hast_and_maps_go_together_in_one_step() -> None:
     clean = KL(20.0) + 0.5 * EasyCE(0.5) + 10.0 * ChannelAttention(nn.BatchNorm2d)
     total = clean + 1.0 * AtWorstInput(clean, 0.01) + 50.0 * ActivationMap(teacher, BATCH["pixel_values"])
     pair = Pair(teacher, student, BATCH, total.captures)
-    value, told = total.weighted(pair)
+    value, values = total.weighted(pair)
     value.backward()
-    assert set(told) == {"KL", "EasyCE", "ChannelAttention", "AtWorstInput", "ActivationMap"}
-    assert told["AtWorstInput"].item() > clean(pair).item()
+    assert set(values) == {"KL", "EasyCE", "ChannelAttention", "AtWorstInput", "ActivationMap"}
+    assert values["AtWorstInput"].item() > clean(pair).item()
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in student.parameters())
 
 

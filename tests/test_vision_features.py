@@ -25,8 +25,8 @@ def couple(kind: str) -> tuple[nn.Module, nn.Module, Tensor]:
 
 
 def layer(model: nn.Module, where) -> nn.Module:
-    (found,) = [m for n, m in model.named_modules() if where(n, m)]
-    return found
+    (place,) = [m for n, m in model.named_modules() if where(n, m)]
+    return place
 
 
 @pytest.mark.parametrize("kind", TOYS)
@@ -45,9 +45,9 @@ def test_activation_maps_are_grad_cam_of_the_label(kind: str) -> None:
     assert value.item() == pytest.approx(known.item(), rel=1e-3)
     # Weights are constants, so the plain twin's gradient of the student is the same.
     trained = [p for p in student.parameters() if p.requires_grad]
-    found, wanted = (torch.autograd.grad(v, trained, allow_unused=True, retain_graph=True) for v in (value, known))
-    assert any(g is not None and g.abs().max().item() > 0 for g in found)
-    for a, b in zip(found, wanted, strict=True):
+    gradients, wanted = (torch.autograd.grad(v, trained, allow_unused=True, retain_graph=True) for v in (value, known))
+    assert any(g is not None and g.abs().max().item() > 0 for g in gradients)
+    for a, b in zip(gradients, wanted, strict=True):
         assert (a is None) == (b is None)
         if a is not None and b is not None:
             assert torch.allclose(a, b, rtol=1e-2, atol=1e-4 * float(b.abs().max()) + 1e-7)
@@ -142,12 +142,12 @@ def test_channel_attention(kind: str) -> None:
 @pytest.mark.parametrize(("n", "d0"), [(16, 4.0), (15, 3.0), (32, 8.0)])
 def test_low_pass_is_the_papers_filter(n: int, d0: float) -> None:
     x = torch.randn(2, 3, n, n)
-    found = low_pass(x, d0 / n)
-    for image, clear in zip(x.flatten(0, 1), found.flatten(0, 1), strict=True):
+    filtered = low_pass(x, d0 / n)
+    for image, clear in zip(x.flatten(0, 1), filtered.flatten(0, 1), strict=True):
         assert np.allclose(clear.numpy(), reference.low_pass(image.numpy(), d0), atol=1e-5)
-    assert torch.allclose(found.mean((2, 3)), x.mean((2, 3)), atol=1e-6)
-    assert found.dtype == x.dtype and not found.is_complex()
-    assert float(found.square().sum()) < float(x.square().sum())
+    assert torch.allclose(filtered.mean((2, 3)), x.mean((2, 3)), atol=1e-6)
+    assert filtered.dtype == x.dtype and not filtered.is_complex()
+    assert float(filtered.square().sum()) < float(x.square().sum())
 
 
 def test_low_pass_keeps_flat_images_and_damps_a_wave_by_its_gain() -> None:

@@ -137,8 +137,8 @@ def test_swing_shifts_the_inputs_of_strided_convolutions_and_ends() -> None:
     with swing(model, seed=0):
         seen = [eye(x) for _ in range(60)]
         assert torch.equal(plain(x), x) and torch.equal(eye(x[..., :1, :1]), x[..., :1, :1])
-    found = {next(i for i, shift in enumerate(shifts) if torch.equal(s, shift)) for s in seen}
-    assert found == set(range(9))
+    drawn = {next(i for i, shift in enumerate(shifts) if torch.equal(s, shift)) for s in seen}
+    assert drawn == set(range(9))
     assert torch.equal(eye(x), x[..., ::2, ::2])
     with swing(model, seed=0):
         assert torch.equal(eye(x), seen[0])

@@ -39,10 +39,10 @@ def test_the_prior_is_the_formula() -> None:
 
 def test_images_fall_in_loss_come_in_groups_and_repeat() -> None:
     teacher = cnn()
-    made = genie_images(teacher, SPEC, images=10, group=4, steps=2)["pixel_values"]
-    assert made.shape == (10, 3, 16, 16) and made.device.type == "cpu" and not made.requires_grad
-    assert torch.equal(made, genie_images(teacher, SPEC, images=10, group=4, steps=2)["pixel_values"])
-    assert not torch.equal(made[:4], made[4:8])
+    pixels = genie_images(teacher, SPEC, images=10, group=4, steps=2)["pixel_values"]
+    assert pixels.shape == (10, 3, 16, 16) and pixels.device.type == "cpu" and not pixels.requires_grad
+    assert torch.equal(pixels, genie_images(teacher, SPEC, images=10, group=4, steps=2)["pixel_values"])
+    assert not torch.equal(pixels[:4], pixels[4:8])
     model = classifier(teacher)
     objective = prior(model)
     losses = [

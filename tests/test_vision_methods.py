@@ -134,7 +134,8 @@ def test_settings_are_a_fit_s_own_and_what_is_given_wins(monkeypatch: pytest.Mon
     for options, given, expected in cases:
         method = fitted("toy", fit, "noise", "nothing", **row, **options)
         job: Any = toy("resnet")
-        method.fit(job, None, Budget.of(method, "default", given), 0, Loop(Accelerator(cpu=True)))
+        config = config_of("w4a4", "brecq", job.teacher)
+        method.fit(job, config, Budget.of(method, "default", given), 0, Loop(Accelerator(cpu=True)))
         assert seen == expected
     fixed: Any = {"soft": None}
     with pytest.raises(ValueError, match="has no option soft"):
@@ -147,6 +148,14 @@ def test_real_and_given_images_that_are_not_there_are_an_error() -> None:
         student_of("rtn-real", job)
     with pytest.raises(ValueError, match="no images of your own"):
         student_of("distill", job)
+
+
+@pytest.mark.parametrize("name", ["synq-psaq", "psaq", "distill"])
+def test_a_configuration_that_does_not_fit_costs_no_image(name: str) -> None:
+    job = toy("vit")
+    with pytest.raises(ValueError, match=r"no module nn\.ReLU"):
+        student_of(name, job, "uniform")
+    assert not job.cache
 
 
 def test_each_row_of_synq_takes_its_ranges_and_shows_what_its_filter_does(tmp_path: Path) -> None:

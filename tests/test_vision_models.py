@@ -70,11 +70,11 @@ def test_only_a_plain_module_is_wrapped_and_only_once() -> None:
 @pytest.mark.parametrize("name", TOYS)
 def test_units_hold_every_layer_once_in_order(name: str, teachers: dict[str, nn.Module]) -> None:
     model = teachers[name]
-    found = blocks(model)
-    assert all(model.get_submodule(where) is unit for where, unit in found)
-    held = [m for _, unit in found for m in unit.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    units = blocks(model)
+    assert all(model.get_submodule(where) is unit for where, unit in units)
+    held = [m for _, unit in units for m in unit.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert held == [m for _, m in layers(model)]
-    single = [isinstance(unit, nn.Conv2d | nn.Linear) for _, unit in found]
+    single = [isinstance(unit, nn.Conv2d | nn.Linear) for _, unit in units]
     before, residual, between, behind = UNITS[name]
     assert single[:before] == [True] * before and not single[before] and single[-behind:] == [True] * behind
     assert single.count(False) == residual and single.count(True) == before + between + behind
@@ -160,12 +160,12 @@ def test_the_last_feature_map_has_gradients_everywhere(name: str, teachers: dict
 @pytest.mark.parametrize("name", ["vit", "deit", "swin"])
 def test_attention_contexts_are_seen_before_their_projection(name: str, teachers: dict[str, nn.Module]) -> None:
     model = teachers[name]
-    found = attentions(model)
-    capture = Capture("teacher", lambda _, module: module in found, "input")
+    heads = attentions(model)
+    capture = Capture("teacher", lambda _, module: module in heads, "input")
     seen = Pair(model, model, pixels(name), (capture,)).teacher.seen[capture]
-    assert len(seen) == len(found) == len([u for u in blocks(model) if list(u[1].children())])
+    assert len(seen) == len(heads) == len([u for u in blocks(model) if list(u[1].children())])
     for module, context in seen:
-        assert context.ndim == 3 and context.shape[-1] % found[module] == 0
+        assert context.ndim == 3 and context.shape[-1] % heads[module] == 0
     assert {context.shape[1] for _, context in seen} == {{"vit": 17, "deit": 18, "swin": 16}[name]}
 
 

@@ -43,8 +43,8 @@ def test_the_entropy_equals_plain_loops(make, size: int, special: int) -> None:
     teacher, pixels = make(), images(2, size)
     with torch.no_grad():
         contexts = seen(teacher, pixels)
-        told = PatchSimilarityEntropy(attentions(teacher))
-        value = told(Pair(teacher, teacher, {"pixel_values": pixels}, told.captures))
+        entropy = PatchSimilarityEntropy(attentions(teacher))
+        value = entropy(Pair(teacher, teacher, {"pixel_values": pixels}, entropy.captures))
     layers = [entropies(context.double().tolist(), heads, special) for heads, context in contexts]
     assert float(value) == pytest.approx(-sum(sum(each) / len(each) for each in layers), rel=1e-3)
 
@@ -79,8 +79,8 @@ def test_one_node_at_a_time_has_the_gradient_of_all_at_once() -> None:
     density = kernels.mean((2, 3)) + 1e-4
     whole = torch.trapezoid(-density * density.log(), at[:, None], dim=0).sum()
     (expected,) = torch.autograd.grad(whole, x)
-    (found,) = torch.autograd.grad(differential_entropy(x, 10, 0.01).sum(), x)
-    torch.testing.assert_close(found, expected)
+    (slope,) = torch.autograd.grad(differential_entropy(x, 10, 0.01).sum(), x)
+    torch.testing.assert_close(slope, expected)
 
 
 def test_memory_of_the_entropy_does_not_grow_with_the_nodes() -> None:
@@ -137,14 +137,14 @@ def test_jitter_rolls_both_axes_alike_and_mirrors() -> None:
     jittered, pixels = Jittered(source, 3), source.pixels.detach()
     allowed = [pixels.roll((k, k), (2, 3)) for k in range(-3, 4)]
     drawn = [jittered()["pixel_values"] for _ in range(40)]
-    found = {
+    drawn_as = {
         (k, mirrored)
         for shown in drawn
         for k, rolled in zip(range(-3, 4), allowed, strict=True)
         for mirrored in (False, True)
         if torch.equal(shown, rolled.flip(3) if mirrored else rolled)
     }
-    assert len(found) > 7 and {mirrored for _, mirrored in found} == {False, True}
+    assert len(drawn_as) > 7 and {mirrored for _, mirrored in drawn_as} == {False, True}
     assert all(any(torch.equal(s, r) or torch.equal(s, r.flip(3)) for r in allowed) for s in drawn)
 
 
@@ -189,8 +189,8 @@ def test_a_psaq_student_has_the_extremes_of_its_images() -> None:
     share = 1 - ranges.momentum ** int(ranges.updates)
     assert float(ranges.lo / share) == pytest.approx(float(batch["pixel_values"].min()), rel=1e-5)
     assert float(ranges.hi / share) == pytest.approx(float(batch["pixel_values"].max()), rel=1e-5)
-    told = coverage(student)
-    assert sum(text.startswith("weights 8-bit") for text in told.values()) == 2 * 6 + 2
+    plan = coverage(student)
+    assert sum(text.startswith("weights 8-bit") for text in plan.values()) == 2 * 6 + 2
     with torch.no_grad():
         answer, right = (m(pixel_values=batch["pixel_values"]).logits for m in (student, teacher))
     assert (answer - right).abs().max() < 0.25 * right.std()

@@ -76,14 +76,14 @@ def test_a_relu_used_at_several_places_has_one_range() -> None:
 def test_rules_reach_activations() -> None:
     fine = replace(W4A4, activation=replace(OUT, bits=8))
     rules = (("module.layer1.*", None), ("module.relu", fine), ("module.layer2.0.relu?", QuantConfig(Grid(3))))
-    told = coverage(ready(classifier(cnn()), replace(W4A4, rules=rules)))
-    assert told["module.relu"] == "outputs 8-bit asymmetric per tensor"
-    assert told["module.layer1.0.relu1"] == "left alone: left alone by a rule"
-    assert told["module.layer2.0.relu2"] == "left alone: the configuration has no grid for activations"
+    covered = coverage(ready(classifier(cnn()), replace(W4A4, rules=rules)))
+    assert covered["module.relu"] == "outputs 8-bit asymmetric per tensor"
+    assert covered["module.layer1.0.relu1"] == "left alone: left alone by a rule"
+    assert covered["module.layer2.0.relu2"] == "left alone: the configuration has no grid for activations"
     only = QuantConfig(None, rules=(("module.relu", QuantConfig(None, activation=OUT)),))
-    told = coverage(ready(classifier(cnn()), only))
-    assert [n for n in told if "left alone" not in told[n]] == ["module.relu"]
-    assert told["module.conv1"] == "left alone: the configuration has no grid for weights"
+    covered = coverage(ready(classifier(cnn()), only))
+    assert [n for n in covered if "left alone" not in covered[n]] == ["module.relu"]
+    assert covered["module.conv1"] == "left alone: the configuration has no grid for weights"
 
 
 def test_without_a_grid_for_activations_relus_are_not_spoken_of() -> None:

@@ -21,16 +21,16 @@ BATCH: Batch = {"pixel_values": images(8), "labels": torch.arange(8) % CLASSES}
 
 def test_centres_are_statistics_of_an_image_for_each_class() -> None:
     teacher = classifier(cnn())
-    found = centres(teacher, SPEC, steps=3, texture=1.0)
+    targets = centres(teacher, SPEC, steps=3, texture=1.0)
     noise = measure(teacher, [{"pixel_values": torch.randn(CLASSES, 3, 16, 16)}])
-    assert [m.mean.shape for m in found] == [m.mean.shape for m in noise]
-    assert any(not torch.allclose(a.mean, b.mean) for a, b in zip(found, noise, strict=True))
+    assert [m.mean.shape for m in targets] == [m.mean.shape for m in noise]
+    assert any(not torch.allclose(a.mean, b.mean) for a, b in zip(targets, noise, strict=True))
 
 
 def test_mixed_images_are_between_two_of_their_batch_and_have_no_label() -> None:
-    (found,) = mixed(iter([BATCH]), seed=3)
-    assert set(found) == {"pixel_values"}
-    x, y = BATCH["pixel_values"], found["pixel_values"]
+    (batch,) = mixed(iter([BATCH]), seed=3)
+    assert set(batch) == {"pixel_values"}
+    x, y = BATCH["pixel_values"], batch["pixel_values"]
     shares = []
     for i in range(8):
         # y_i = s x_i + (1 - s) x_j for some j: the j with no residual
@@ -52,6 +52,6 @@ def test_texq_runs_and_repeats(tmp_path: Path) -> None:
     again = texq(teacher, config, SPEC, **options, loop=Loop())
     batch = {"pixel_values": images(4)}
     with torch.no_grad():
-        found, known = (run(model, batch).logits for model in (student, again))
-    torch.testing.assert_close(found, known)
-    assert found.isfinite().all()
+        answers, known = (run(model, batch).logits for model in (student, again))
+    torch.testing.assert_close(answers, known)
+    assert answers.isfinite().all()

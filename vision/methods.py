@@ -38,11 +38,11 @@ from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, Counts, fitted, norm
 NOISE: Counts = {"images": (128, 128, 128)}
 ZEROQ: Counts = {"images": (64, 64, 64), "image_steps": (200, 500, 500)}
 PSAQ: Counts = {"images": (32, 32, 32), "image_steps": (200, 1000, 1000)}
-IMAGES: Counts = {"images": (128, 1280, 5120), "image_steps": (200, 1000, 1000)}
-GENIE: Counts = {"images": (128, 1024, 1024), "image_steps": (200, 2000, 4000)}
+IMAGES: Counts = {"images": (128, 256, 5120), "image_steps": (200, 1000, 1000)}
+GENIE: Counts = {"images": (128, 256, 1024), "image_steps": (200, 1000, 4000)}
 GENERATOR: Counts = {"warmup": (600, 6000, 10_000), "calibration": (10, 100, 100)}
 BLOCKS: Counts = {"steps": (200, 2000, 20_000), "batch_size": (32, 32, 32)}
-SHARPER: Counts = {"warm_steps": (40, 400, 4000), "sharpening": (25, 250, 500)}
+SHARPER: Counts = {"warm_steps": (40, 400, 4000), "sharpening": (25, 125, 500)}
 
 
 def steps(best: int) -> Counts:

@@ -12,6 +12,7 @@ from torch import nn
 from zsaq.method import Budget, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.quant.plan import make_plan
 from zsaq.train.trainer import Loop, calibrate
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
@@ -47,7 +48,7 @@ def rounded(
     """Round-to-nearest with the static ranges of the images; no step is taken."""
 
     def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
-        batch: Any = learned_from(job, images, budget, seed, loop)
+        batch: Any = learned_from(job, images, config, budget, seed, loop)
         return calibrate(quantize_model(job.teacher, config), parts(batch, 64), loop.accelerator)
 
     return Method(
@@ -70,7 +71,7 @@ def fitted(
     settings = settings_of(method, {*budgets, *fixed})
 
     def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
-        batch: Any = learned_from(job, images, budget, seed, loop)
+        batch: Any = learned_from(job, images, config, budget, seed, loop)
         options = published(method, job.spec) | fixed
         options |= {option: budget[option] for option in settings if budget[option] is not None}
         if (speed := options.pop("speed", None)) is not None:
@@ -84,8 +85,12 @@ def fitted(
     return Method(name, idea, fit, inputs_of(images), PAPERS[paper], needs, cost, budgets, settings, zero_shot, preset)
 
 
-def learned_from(job: ImageJob, images: str, budget: Budget, seed: int, loop: Loop) -> Any:
-    """The images of that name, None for a generator's own; the teacher goes where the loop runs."""
+def learned_from(job: ImageJob, images: str, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> Any:
+    """The images of that name, None for a generator's own; the teacher goes where the loop runs.
+
+    Raises ValueError for a configuration that does not fit the teacher, before any image is made.
+    """
+    make_plan(job.teacher, config)
     job.teacher.to(loop.accelerator.device)
     count, steps = (budget.numbers.get(name, 0) for name in OF_IMAGES)
     return images_of(job, images, seed, images=count, steps=steps) if images else None

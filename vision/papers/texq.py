@@ -74,12 +74,12 @@ def texq(
     """
     teacher, loop = classifier(teacher), loop or Loop()
     teacher.to(loop.accelerator.device)
+    source = Conditional(spec, batch_size, seed=seed)
     targets = centres(
         teacher, spec, steps=centre_steps, texture=texture, seed=seed, folder=folder and folder / "centres"
     )
     objective = TeacherCE() + BatchNormStats(teacher, weights=layered(teacher, 0.2, 1.1))
     objective += centred * BatchNormStats(teacher, weights=layered(teacher, 0.0, 1.0), targets=targets)
-    source = Conditional(spec, batch_size, seed=seed)
     adam, schedule = paced(source, warmup + calibration + steps, warmup=warmup)
     synthesizer = Synthesizer(source, objective, adam, teacher, scheduler=schedule, stage="texq")
     for _ in range(warmup):
