@@ -38,10 +38,10 @@ def verify_loaded(model: PreTrainedModel, folder: Path, batches: list[dict[str, 
 def read_layers(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Convolutions, and layers of the second rule, of the ONNX export in `place`. Raises ValueError for others."""
     facts = read_export(place)
-    layers = facts.get("convolutions"), facts.get("blocks", {})
-    if not all(isinstance(part, dict) for part in layers):
+    convolutions, blocks = facts.get("convolutions"), facts.get("blocks", {})
+    if not isinstance(convolutions, dict) or not isinstance(blocks, dict):
         raise ValueError(f"{place.name} does not tell of the graph's layers: export the student again")
-    return layers
+    return convolutions, blocks
 
 
 def verify_onnx(
