@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.deploy.comparison import Comparison, difference, norms_of, plain, see
+from zsaq.deploy.onnx.blocks import block_of
 from zsaq.deploy.onnx.captures import Captures
-from zsaq.deploy.onnx.operators import block_of
 from zsaq.deploy.onnx.write import BLOCKS, MODEL
 from zsaq.io.added import read_export
 from zsaq.io.loading import load
