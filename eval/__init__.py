@@ -7,22 +7,8 @@ The public names are below; :mod:`zsaq.eval.glue` and :mod:`zsaq.eval.perplexity
 if __name__ != "zsaq.eval":
     raise ImportError(f"this is zsaq.eval, imported as {__name__}: pip install -e . and import zsaq.eval")
 
-from zsaq.eval.metrics import F1, Accuracy, Agreement, KLDivergence, Matthews, Pearson, Perplexity, Spearman
+from zsaq.eval.metrics import METRICS
 from zsaq.eval.scoring import predict, score
 from zsaq.eval.tasks import TASKS, Task, read_rows
 
-__all__ = [
-    "TASKS",
-    "Accuracy",
-    "Agreement",
-    "F1",
-    "KLDivergence",
-    "Matthews",
-    "Pearson",
-    "Perplexity",
-    "Spearman",
-    "Task",
-    "predict",
-    "read_rows",
-    "score",
-]
+__all__ = ["METRICS", "TASKS", "Task", "predict", "read_rows", "score"]

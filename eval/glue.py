@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification
 
+from zsaq.eval.metrics import METRICS
 from zsaq.eval.pretrained import load
 from zsaq.eval.scoring import compare, grade, predict
 from zsaq.eval.tasks import TASKS, Task, find, label_order, read_rows
 from zsaq.train.trainer import processes
 
-METRICS = ("accuracy", "f1", "matthews_correlation", "pearson", "spearmanr")
 AVERAGES = (
     "average_9 counts MNLI matched and mismatched as two entries, average_8 as one (their mean); in both, a task with "
     "two metrics enters with their mean; given only when all eight tasks were run"

@@ -130,12 +130,12 @@ def processor_of(names: Sequence[str], size: int | None, resize: int | None, mea
         )  # fmt: skip
     for name in names:
         try:
-            found = AutoImageProcessor.from_pretrained(name, backend="pil")
+            processor = AutoImageProcessor.from_pretrained(name, backend="pil")
         except (OSError, ValueError):
             continue
-        if isinstance(found, PilBackend):
-            return found
-        raise ValueError(f"{name} has a {type(found).__name__}, which does not work with PIL: give --size")
+        if isinstance(processor, PilBackend):
+            return processor
+        raise ValueError(f"{name} has a {type(processor).__name__}, which does not work with PIL: give --size")
     raise ValueError(f"{' and '.join(names)} have no image processor: give --size, and --mean and --std if need be")
 
 

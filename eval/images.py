@@ -85,15 +85,15 @@ def read(source: Source) -> Pictures:
     path = Path(source.data).expanduser()
     files = source.parquet() if path.exists() else []
     if not files and path.is_dir() and (classes := [f for f in sorted(source.folder().iterdir()) if f.is_dir()]):
-        found = [
+        images = [
             Picture(file, label)
             for label, folder in enumerate(classes)
             for file in sorted(folder.rglob("*"))
             if file.suffix.lower() in SUFFIXES
         ]
-        if not found:
+        if not images:
             raise ValueError(f"the folders in {source.folder()} hold no images ({', '.join(SUFFIXES)}): name a split")
-        return Pictures(tuple(folder.name for folder in classes), tuple(found), source.columns)
+        return Pictures(tuple(folder.name for folder in classes), tuple(images), source.columns)
     if path.exists():
         if not files:
             raise ValueError(f"{source} holds neither a folder for each class nor parquet files of that split")

@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from zsaq.eval import metrics
 from zsaq.eval.gathering import collect, share
-from zsaq.eval.metrics import Perplexity, kl_divergence
+from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load
 from zsaq.train.trainer import processes
 
@@ -91,10 +92,10 @@ def perplexity(
     if means.isnan().any():
         raise ValueError(f"{int(means.isnan().any(1).sum())} of {count} windows have nan losses: the model is broken")
     result = {"windows": count, "tokens": count * (window - 1), "nll": means[:, 0].mean().item()}
-    result |= _perplexity(means[:, 0])
+    result["perplexity"] = metrics.perplexity(means[:, 0])
     if teacher is not None:
         result |= {"kl": means[:, 2].mean().item(), "agreement": means[:, 3].mean().item()}
-        result |= {f"teacher_{name}": value for name, value in _perplexity(means[:, 1]).items()}
+        result["teacher_perplexity"] = metrics.perplexity(means[:, 1])
     return result
 
 
@@ -110,10 +111,6 @@ def _measure(logits: list[Tensor], batch: Tensor) -> list[Tensor]:
         result.append(kl_divergence(*views).mean(1))
         result.append((views[0].argmax(-1) == views[1].argmax(-1)).float().mean(1))
     return result
-
-
-def _perplexity(losses: Tensor) -> dict[str, float]:
-    return Perplexity().compute(predictions=losses.numpy()) or {}
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.eval.gathering import collect, share
-from zsaq.eval.metrics import Agreement, KLDivergence, Pearson
+from zsaq.eval.metrics import METRICS, accuracy, kl, pearson
 from zsaq.eval.tasks import Row, Task, find, label_order, targets
 
 
@@ -98,9 +98,7 @@ def score(
 def grade(task: Task, rows: Sequence[Row], logits: Tensor) -> dict[str, float]:
     """The task's metrics of logits (n, labels) in GLUE's label order, and their mean as "score"."""
     truth, guess = targets(task, rows).numpy(), _decide(task, logits)
-    values: dict[str, float] = {}
-    for metric in task.metrics:
-        values |= metric().compute(predictions=guess, references=truth) or {}
+    values = {name: METRICS[name](guess, truth) for name in task.metrics}
     return values | {"score": sum(values.values()) / len(values)}
 
 
@@ -114,12 +112,11 @@ def compare(task: Task, rows: Sequence[Row], logits: Tensor, teacher: Tensor) ->
             f"{task.name}: student's logits are {tuple(logits.shape)}, teacher's {tuple(teacher.shape)}: "
             "run both on the same rows"
         )
-    guesses = {"predictions": _decide(task, logits), "references": _decide(task, teacher)}
+    guesses = _decide(task, logits), _decide(task, teacher)
     result = {f"teacher_{name}": value for name, value in grade(task, rows, teacher).items()}
     if not task.labels:
-        return result | {"agreement": (Pearson().compute(**guesses) or {})["pearson"]}
-    result |= Agreement().compute(**guesses) or {}
-    return result | (KLDivergence().compute(predictions=logits.numpy(), references=teacher.numpy()) or {})
+        return result | {"agreement": pearson(*guesses)}
+    return result | {"agreement": accuracy(*guesses), "kl": kl(logits, teacher)}
 
 
 def _decide(task: Task, logits: Tensor):

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import evaluate
 import pyarrow.parquet
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
-
-from zsaq.eval.metrics import F1, Accuracy, Matthews, Pearson, Spearman
 
 HUB = "nyu-mll/glue"
 Row = Mapping[str, Any]
@@ -26,13 +23,14 @@ class Task:
     """One entry of the GLUE table (Wang et al. 2018).
 
     `columns`: one sentence or a pair. `labels`: class names in GLUE's order, none for regression (STS-B, 0 to 5).
+    `metrics`: names of `zsaq.eval.metrics.METRICS`.
     `suffix`: what the validation and test splits' names end in (MNLI: matched or mismatched).
     """
 
     name: str
     columns: tuple[str, ...]
     labels: tuple[str, ...]
-    metrics: tuple[type[evaluate.Metric], ...]
+    metrics: tuple[str, ...]
     config: str
     suffix: str = ""
 
@@ -47,15 +45,15 @@ NLI, THREE = ("premise", "hypothesis"), ("entailment", "neutral", "contradiction
 TASKS = {
     task.name: task
     for task in (
-        Task("cola", ("sentence",), ("unacceptable", "acceptable"), (Matthews,), "cola"),
-        Task("sst2", ("sentence",), ("negative", "positive"), (Accuracy,), "sst2"),
-        Task("mrpc", PAIR, ("not_equivalent", "equivalent"), (Accuracy, F1), "mrpc"),
-        Task("stsb", PAIR, (), (Pearson, Spearman), "stsb"),
-        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), (Accuracy, F1), "qqp"),
-        Task("mnli", NLI, THREE, (Accuracy,), "mnli", "_matched"),
-        Task("mnli-mm", NLI, THREE, (Accuracy,), "mnli", "_mismatched"),
-        Task("qnli", ("question", "sentence"), ENTAILED, (Accuracy,), "qnli"),
-        Task("rte", PAIR, ENTAILED, (Accuracy,), "rte"),
+        Task("cola", ("sentence",), ("unacceptable", "acceptable"), ("matthews_correlation",), "cola"),
+        Task("sst2", ("sentence",), ("negative", "positive"), ("accuracy",), "sst2"),
+        Task("mrpc", PAIR, ("not_equivalent", "equivalent"), ("accuracy", "f1"), "mrpc"),
+        Task("stsb", PAIR, (), ("pearson", "spearmanr"), "stsb"),
+        Task("qqp", ("question1", "question2"), ("not_duplicate", "duplicate"), ("accuracy", "f1"), "qqp"),
+        Task("mnli", NLI, THREE, ("accuracy",), "mnli", "_matched"),
+        Task("mnli-mm", NLI, THREE, ("accuracy",), "mnli", "_mismatched"),
+        Task("qnli", ("question", "sentence"), ENTAILED, ("accuracy",), "qnli"),
+        Task("rte", PAIR, ENTAILED, ("accuracy",), "rte"),
     )
 }
 SYNONYMS = {"neg": "negative", "pos": "positive"}

@@ -108,7 +108,7 @@ def test_students_in_bfloat16_come_back_too(config: str, tmp_path: Path) -> None
 
 
 def test_a_model_that_reads_neither_text_nor_images_is_saved_with_a_warning(tmp_path: Path) -> None:
-    config = T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    config = T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     student = quantize_model(T5ForConditionalGeneration(config), W2)
     with pytest.warns(UserWarning, match=r"not compared: T5ForConditionalGeneration reads neither images nor one text"):
         save(student, tmp_path / "model")

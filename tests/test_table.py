@@ -88,7 +88,7 @@ def test_curves_are_read_once_and_drawn_twice(tmp_path: Path) -> None:
 
 def test_nothing_to_draw_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"step": 1, "lr": 2}\n')
-    with pytest.raises(ValueError, match="nothing|numbers to draw"):
+    with pytest.raises(ValueError, match="numbers to draw"):
         draw_curves(tmp_path)
     (tmp_path / "a.jsonl").write_text("{")
     with pytest.raises(ValueError, match=r"a\.jsonl cannot be read"):

@@ -135,8 +135,8 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is its inverse."""
-        told = dataclasses.asdict(dataclasses.replace(self, config=None))  # type: ignore[arg-type]
-        return {"format_version": VERSION, **told, "config": self.config.to_dict()}
+        fields = dataclasses.asdict(dataclasses.replace(self, config=None))  # type: ignore[arg-type]
+        return {"format_version": VERSION, **fields, "config": self.config.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Any) -> "Results":
@@ -144,16 +144,16 @@ class Results:
         if not isinstance(data, dict) or data.get("format_version") != VERSION:
             version = data.get("format_version") if isinstance(data, dict) else None
             raise ValueError(f"results have format_version {version!r:.40}, this zsaq reads {VERSION}; {AGAIN}")
-        told = checked({k: v for k, v in data.items() if k != "format_version"}, cls)
+        fields = checked({k: v for k, v in data.items() if k != "format_version"}, cls)
         parts: dict[str, Any] = {
-            "config": QuantConfig.from_dict(told["config"]),
-            "rows": tuple(Row(**checked(row, Row)) for row in told["rows"]),
-            "knowledge": tuple(str(word) for word in told.get("knowledge", ())),
+            "config": QuantConfig.from_dict(fields["config"]),
+            "rows": tuple(Row(**checked(row, Row)) for row in fields["rows"]),
+            "knowledge": tuple(str(word) for word in fields.get("knowledge", ())),
         }
         for name, kind in {"data": Data, "base": Base}.items():
-            if told.get(name) is not None:
-                parts[name] = kind(**checked(told[name], kind))
-        return cls(**{**told, **parts})
+            if fields.get(name) is not None:
+                parts[name] = kind(**checked(fields[name], kind))
+        return cls(**{**fields, **parts})
 
     def write(self, folder: str | Path) -> Path:
         """results.json in `folder`; its path."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.deploy.comparison import Comparison, difference, norms_of, plain, see
+from zsaq.deploy.onnx.blocks import block_of
 from zsaq.deploy.onnx.captures import Captures
-from zsaq.deploy.onnx.operators import block_of
 from zsaq.deploy.onnx.write import BLOCKS, MODEL
 from zsaq.io.added import read_export
 from zsaq.io.loading import load
@@ -38,10 +38,10 @@ def verify_loaded(model: PreTrainedModel, folder: Path, batches: list[dict[str, 
 def read_layers(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Convolutions, and layers of the second rule, of the ONNX export in `place`. Raises ValueError for others."""
     facts = read_export(place)
-    layers = facts.get("convolutions"), facts.get("blocks", {})
-    if not all(isinstance(part, dict) for part in layers):
+    convolutions, blocks = facts.get("convolutions"), facts.get("blocks", {})
+    if not isinstance(convolutions, dict) or not isinstance(blocks, dict):
         raise ValueError(f"{place.name} does not tell of the graph's layers: export the student again")
-    return layers
+    return convolutions, blocks
 
 
 def verify_onnx(

@@ -71,10 +71,10 @@ class Captures:
         self, inputs: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
         """Logits as deployed, logits with captures, and each place's values: what went in, what came out."""
-        found = dict(zip(self.outputs, self.tapped.run(inputs), strict=True))
-        values = inputs | found
+        watched = dict(zip(self.outputs, self.tapped.run(inputs), strict=True))
+        values = inputs | watched
         seen = {layer: place.read(values) for layer, place in self.places.items()}
-        return self.deployed.run(inputs)[0], found[self.outputs[0]], seen
+        return self.deployed.run(inputs)[0], watched[self.outputs[0]], seen
 
     def rows(self, layer: str, count: int) -> np.ndarray:
         """All rows of a token table, by its part of the graph alone; inputs of a run reach only a few."""
@@ -112,14 +112,14 @@ def find_places(graph: Any, biased: dict[str, bool], tied: dict[str, str]) -> di
     return places
 
 
-def find_convolutions(graph: Any, told: dict[str, dict[str, str]]) -> dict[str, Place]:
+def find_convolutions(graph: Any, kernels: dict[str, dict[str, str]]) -> dict[str, Place]:
     """The places of convolutions, each with the norm behind it."""
     from onnx import numpy_helper
 
     makers = {output: node for node in graph.node for output in node.output}
     known = {tensor.name: tensor for tensor in graph.initializer}
     places = {}
-    for layer, ends in told.items():
+    for layer, ends in kernels.items():
         node = makers.get(ends["output"])
         if node is not None and node.op_type == "Conv" and node.input[0] == ends["input"]:
             places[layer] = Place(ends["input"], ends["output"])
@@ -152,13 +152,13 @@ def _place(kernel: Any, bias: bool, makers: dict[str, Any], readers: dict[str, l
 
 def _kernels(name: str, readers: dict[str, list[Any]]) -> list[Any]:
     """The kernels that a tensor of weights reaches through what widens it."""
-    found = []
+    kernels = []
     for node in readers.get(name, []):
         if node.op_type in AFTER:
-            found.append(node)
+            kernels.append(node)
         elif node.op_type in WIDENING:
-            found += _kernels(node.output[0], readers)
-    return found
+            kernels += _kernels(node.output[0], readers)
+    return kernels
 
 
 def _back(name: str, kind: str, makers: dict[str, Any]) -> Any:

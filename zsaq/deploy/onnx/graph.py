@@ -30,8 +30,8 @@ class Graph:
 
     def reader(self, name: str) -> Any:
         """The only node that reads a tensor; None if there are others, or it is a result."""
-        found = self.readers.get(name, [])
-        return found[0] if len(found) == 1 and name not in self.results else None
+        readers = self.readers.get(name, [])
+        return readers[0] if len(readers) == 1 and name not in self.results else None
 
     def name(self) -> str:
         return next(name for i in self.count if (name := f"zsaq_{i}") not in self.maker and name not in self.known)

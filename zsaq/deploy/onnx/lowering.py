@@ -8,20 +8,20 @@ A BatchNormalization that alone reads a convolution is folded into its float sca
   the file is opened.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, final
 
 import numpy as np
 
 from zsaq.deploy.onnx.convolution import DOMAIN
 from zsaq.deploy.onnx.graph import Graph, attributes_of
+from zsaq.deploy.onnx.layout import Layout, Rows
 
 NARROW: Final = 16  # fewer channels: copying patches takes longer than a float convolution
-ELEMENTWISE: Final = ("QuantizeLinear", "Clip", "Cast", "Mul", "Sub", "Add", "Div", "Relu")
 FLOAT, INT8, INT32 = 1, 3, 6  # ONNX's numbers of the types
 
 
+@final
 class Lowering:
     """One convolution: `node`, with the norm behind it folded into `scale` [out, groups] and `bias` [out], float64."""
 
@@ -95,7 +95,7 @@ class Lowering:
         weight = put("Transpose", [weight], perm=[2, 3, 1, 0])
         return put("Reshape", [weight, const([self.columns, self.rows], np.int64)]), zero
 
-    def lower(self, layout: "Layout") -> dict[str, str]:
+    def lower(self, layout: Layout) -> dict[str, str]:
         """Write the kernel; its kind, and the names of the tensors at its ends."""
         before = self.graph.maker.get(self.input)
         if before is None or before.op_type != "DequantizeLinear" or self.scale.shape[1] > 1 or not integral(self.node):
@@ -108,7 +108,7 @@ class Lowering:
         layout.rows[self.output] = out
         return {"kernel": "MatMulIntegerToFloat", "input": layout.rows[codes].name, "output": out.name}
 
-    def in_integers(self, codes: str, scale: str, zero: str) -> "Rows":
+    def in_integers(self, codes: str, scale: str, zero: str) -> Rows:
         put, const = self.graph.put, self.graph.constant
         (kh, kw), (sh, sw), (dh, dw), (h, w) = self.kernel, self.strides, self.dilations, self.size
         top, left, bottom, right = self.pads
@@ -180,52 +180,6 @@ def integral(node: Any) -> bool:
     return at["group"] == 1 and (at["channels"] >= NARROW or tiles)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """A tensor [b, height * width, channels] in place of one [b, channels, height, width]."""
-
-    name: str
-    channels: int
-    height: int
-    width: int
-
-
-class Layout:
-    """Which tensors stand with channels last, by their names as images; what is read as one becomes one."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph, self.rows, self.both = graph, dict[str, Rows](), set[str]()
-
-    def to_rows(self, name: str, channels: int, size: Sequence[int]) -> None:
-        if name not in self.rows:
-            put, shape = self.graph.put, self.graph.constant([0, size[0] * size[1], channels], np.int64)
-            rows = put("Reshape", [put("Transpose", [name], perm=[0, 2, 3, 1]), shape])
-            self.rows[name] = Rows(rows, channels, *size)
-            self.both.add(name)
-
-    def images(self, *names: str) -> None:
-        for name in names:
-            if name in self.rows and name not in self.both:
-                rows = self.rows[name]
-                shape = self.graph.constant([0, rows.height, rows.width, rows.channels], np.int64)
-                self.graph.put("Transpose", [self.graph.put("Reshape", [rows.name, shape])], name, perm=[0, 3, 1, 2])
-                self.both.add(name)
-
-    def put(self, node: Any) -> None:
-        """A node of the trace, on rows if it is elementwise and has them."""
-        found = [self.rows[name] for name in node.input if name in self.rows]
-        single = all(
-            name in self.rows or not name or np.size(self.graph.known.get(name, ())) == 1 for name in node.input
-        )
-        if not found or not single or node.op_type not in ELEMENTWISE:
-            self.images(*node.input)
-            self.graph.nodes.append(node)
-            return
-        inputs = [self.rows[name].name if name in self.rows else name for name in node.input]
-        name = self.graph.put(node.op_type, inputs, domain=node.domain, **attributes_of(node))
-        self.rows[node.output[0]] = replace(found[0], name=name)
-
-
 def spelled_out(graph: Graph, node: Any) -> Iterator[Any]:
     """DequantizeLinear, or the runtime would take what stands between two roundings for its own to round."""
     from onnx import helper
@@ -243,12 +197,12 @@ def spelled_out(graph: Graph, node: Any) -> Iterator[Any]:
 def lower(proto: Any) -> dict[str, dict[str, str]]:
     """Replace the convolutions of a traced graph; for each its kernel and the tensors at its ends, by layer."""
     pool_first(proto)
-    graph, told, norms = Graph(proto), {}, set()
+    graph, kernels, norms = Graph(proto), {}, set()
     layout = Layout(graph)
     for node in proto.graph.node:
         if node.domain == DOMAIN:
             step = Lowering(graph, node)
-            told[step.stored.removeprefix("model.").removesuffix(".stored")] = step.lower(layout)
+            kernels[step.stored.removeprefix("model.").removesuffix(".stored")] = step.lower(layout)
             norms |= {step.norm} - {None}
         elif node.op_type == "DequantizeLinear":
             for reader in graph.readers.get(node.output[0], []):
@@ -261,4 +215,4 @@ def lower(proto: Any) -> dict[str, dict[str, str]]:
             layout.put(node)
     layout.images(*graph.results)
     graph.done()
-    return told
+    return kernels

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
 from zsaq.deploy.integers import Integers
+from zsaq.deploy.onnx.blocks import block_of, fits
 from zsaq.quant.config import Grid
 from zsaq.quant.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear
 from zsaq.quant.quantizer import EMAMinMax, Quantizer, floored
 
 MICROSOFT: Final = "com.microsoft::"
-BLOCKS: Final = (128, 64, 32, 16, 256)  # that the kernels of MatMulNBits know; 2 bits are slow in blocks of 256
 INT8: Final = 3  # ONNX's number of the type
 INT32: Final = 6
 
@@ -157,34 +157,6 @@ class IntegerTable(OnnxLayer):
             f"{MICROSOFT}GatherBlockQuantized", (table, input, scale), torch.float32, (*input.shape, columns),
             bits=self.bits, block_size=self.block, gather_axis=0, quantize_axis=1,
         )  # fmt: skip
-
-
-def block_of(columns: int, groups: int, wanted: int | None = None) -> int:
-    """The first of the blocks that divides a group of the weights, and is `wanted` if the inputs have one.
-
-    Raises ValueError if there is none.
-    """
-    size = columns // groups
-    for block in BLOCKS:
-        if size % block == 0 and wanted in (None, block):
-            return block
-    raise ValueError(
-        f"{columns} inputs in {groups} groups{f', rounded in blocks of {wanted},' if wanted else ''} do not divide "
-        f"into blocks of {', '.join(map(str, BLOCKS))}: choose such a group size, or inputs per token"
-    )
-
-
-def fits(columns: int, groups: int) -> bool:
-    """Whether the kernels have a block for weights of that shape."""
-    return any(columns // groups % block == 0 for block in BLOCKS)
-
-
-def has_blocks(layer: PackedLayer) -> bool:
-    """Whether a linear layer of inputs per token can round them once a block instead, by MatMulNBits."""
-    grid = None if layer.input_quantizer is None else layer.input_quantizer.grid
-    owner = layer if layer.table is None else layer.table
-    kernel = grid is not None and grid.bits == 8 and grid.symmetric and grid.per == "token" and owner.grid.symmetric
-    return kernel and fits(layer.shape[1], owner.scale.flatten(1).shape[1])
 
 
 def check_inputs(grid: Grid) -> None:

@@ -15,9 +15,10 @@ from torch.onnx.ops import symbolic
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import eager_mask
 
+from zsaq.deploy.onnx.blocks import has_blocks
 from zsaq.deploy.onnx.convolution import to_activation, to_convolution
 from zsaq.deploy.onnx.lowering import lower
-from zsaq.deploy.onnx.operators import MICROSOFT, has_blocks, to_operators
+from zsaq.deploy.onnx.operators import MICROSOFT, to_operators
 from zsaq.deploy.onnx.weights import Weights
 from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import load
