@@ -13,7 +13,8 @@ from reference_inundation import adam, codes, inundated, nesterov, search
 from toys_optim import closure_of, make_batch, make_student, params, same
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
-from zsaq.quant.quantizer import MinMax, Quantizer
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import MinMax
 from zsaq.train.inundation import Bucket, GradientInundation, WeightCodes, stretch, weight_codes
 from zsaq.train.objectives import KL
 from zsaq.train.optim import Wrapper

@@ -29,7 +29,7 @@ from zsaq import (
     repeat,
 )
 from zsaq.language.attention import AttentionScores
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.quant.ranges import static_ranges
 from zsaq.train.optim import NotFinite, Wrapper
 from zsaq.train.trainer import processes
 
@@ -209,8 +209,8 @@ def test_calibrate_fills_static_ranges() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         calibrate(student, [])
     calibrate(student, seen)
-    found = [m for m in student.modules() if isinstance(m, EMAMinMax)]
-    assert len(found) == 2 and all(int(r.updates) == 3 for r in found)
+    ranges = static_ranges(student)
+    assert len(ranges) == 2 and all(each.observer.updates == 3 for each in ranges)
     assert torch.allclose(student(seen[0]["input"]), teacher(seen[0]["input"]), atol=0.1)
 
 
@@ -236,8 +236,7 @@ def test_fp16_is_refused() -> None:
 
 
 def running(student: nn.Module) -> dict[str, torch.Tensor]:
-    found = [m for m in student.modules() if isinstance(m, EMAMinMax)]
-    return {f"{i}{side}": getattr(m, side) for i, m in enumerate(found) for side in ("lo", "hi")}
+    return {f"{i}{key}": value for i, each in enumerate(static_ranges(student)) for key, value in each.named_buffers()}
 
 
 def half_of_the_batch(folder: str) -> None:

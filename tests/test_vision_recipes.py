@@ -29,7 +29,7 @@ from vision_toys import images, resnet, vit
 from zsaq import Loop, coverage, load
 from zsaq.eval.imagenet import processor_of, score
 from zsaq.eval.images import Source
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.quant.ranges import static_ranges
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.papers.intraq import intraq_images
 from zsaq.vision.published import TABLE, published
@@ -82,7 +82,7 @@ def test_each_row_of_synq_takes_its_ranges_and_shows_what_its_filter_does(tmp_pa
     hi = {}
     for method in ("zeroq", "synq", "synq-no-filter", "synq-zeroq-ranges"):
         student = METHODS[method](job, config, budget, 0, Loop(Accelerator(cpu=True)))
-        hi[method] = [float(m.hi) for m in student.modules() if isinstance(m, EMAMinMax)]
+        hi[method] = [float(m.scale) for m in static_ranges(student)]
     assert set(job.made) == {("zeroq", 0), ("hast", 0)}
     assert hi["synq-zeroq-ranges"] == hi["synq-no-filter"] == hi["zeroq"] != hi["synq"]
     assert {"filter.png", "filter-spectrum.png"} <= {path.name for path in (tmp_path / "hast-0").iterdir()}

@@ -34,7 +34,8 @@ from zsaq.io.loading import load
 from zsaq.quant.config import Grid
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.plan import plan_of
-from zsaq.quant.quantizer import EMAMinMax, MinMax, Quantizer
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import MinMax
 
 CERTIFICATE: Final = "certificate.json"
 SHAPES: Final = ((1, 2), (1, 16), (3, 24))  # batch, tokens
@@ -120,7 +121,7 @@ def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[s
         type(model).from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False).eval()
     )
     quantizers = [layer.input_quantizer for _, layer in packed_layers(model)]
-    stretched = any(q is not None and q.grid.symmetric and not isinstance(q.ranges, EMAMinMax) for q in quantizers)
+    stretched = any(q is not None and q.grid.symmetric and not q.ranges.static for q in quantizers)
     found = Comparison(model, stretched)
     for inputs in batches:
         found.add(inputs, *see(other, found.packed, inputs))
