@@ -6,7 +6,8 @@ from zsaq.io.saving import save
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import parameter_groups
 from zsaq.quant.model import coverage, quantize_model
-from zsaq.quant.quantizer import EMAMinMax, MinMax, MSEOptimal, Quantizer, Range
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import EMAMinMax, MinMax, MSEOptimal, Range
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
 from zsaq.train.gptq import gptq
