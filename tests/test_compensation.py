@@ -15,7 +15,7 @@ from toys import batches, bert, gpt2, llama, opt
 from vision_toys import images, resnet, vit
 from zsaq import Grid, Loop, QuantConfig, calibrate, gptq, quantize_model
 from zsaq.language.models import blocks
-from zsaq.quant.grid import groups
+from zsaq.quant.codes import groups
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.ranges import search
 from zsaq.train.gptq import COLUMNS, gptq_columns

@@ -21,7 +21,7 @@ from transformers import (
 
 from zsaq import Grid, QuantConfig, load, quantize_model
 from zsaq.deploy.onnx.write import to_onnx
-from zsaq.quant.grid import groups
+from zsaq.quant.codes import groups
 from zsaq.quant.packed import packed_layers
 
 onnx = pytest.importorskip("onnx")

@@ -9,7 +9,8 @@ from reference import levels, nearest
 from toys import batches, bert
 from zsaq import MSEOptimal, QuantConfig, Quantizer, gptq, load, quantize_model, reconstruct
 from zsaq.deploy.integers import Integers
-from zsaq.quant.grid import CODEBOOKS, Grid, dequantize, round_to_grid
+from zsaq.quant.codes import dequantize, round_to_grid
+from zsaq.quant.grid import CODEBOOKS, Grid
 from zsaq.quant.packed import packed_layers
 from zsaq.quant.ranges import MinMax
 
@@ -51,6 +52,7 @@ def test_every_code_stands_for_its_value(grid: Grid) -> None:
 
 def test_a_codebook_that_is_not_even_rounds_to_its_nearest_values(normal: Grid) -> None:
     assert not normal.uniform and (normal.low, normal.high, normal.amplitude) == (0, 15, 1.0)
+    assert normal.step == pytest.approx(2 / 15) and Grid(4).step == Grid(2, levels="half").step == 1
     x = torch.randn(5, 32)
     for quantizer in (Quantizer(normal, MinMax()), Quantizer(normal, MSEOptimal(x, normal))):
         scale = quantizer.ranges(x, normal)[0]

@@ -6,7 +6,7 @@ from torch import nn
 
 from reference import levels, nearest, running, search_row, straight
 from zsaq import EMAMinMax, Grid, MinMax, MSEOptimal, Quantizer
-from zsaq.quant.grid import dequantize, groups, round_to_grid
+from zsaq.quant.codes import dequantize, groups, round_to_grid
 from zsaq.quant.ranges import Static, from_bounds, search
 from zsaq.train.trainer import calibrate
 

@@ -10,7 +10,7 @@ from reference import nearest
 from reference_reconstruction import search_power, soft_weight
 from vision_toys import cnn, images, resnet, vit
 from zsaq import Grid, Loop, MSEOptimal, QuantConfig, Quantizer, load, quantize_model
-from zsaq.quant.grid import groups
+from zsaq.quant.codes import groups
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.ranges import MinMax, Static, search
 from zsaq.train.calls import collect

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from zsaq.quant.grid import dequantize, groups
+from zsaq.quant.codes import dequantize, groups
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.packing import unpack
 from zsaq.quant.quantizer import Quantizer

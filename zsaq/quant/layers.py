@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from zsaq.quant.codes import groups
 from zsaq.quant.config import QuantConfig
-from zsaq.quant.grid import Grid, groups
+from zsaq.quant.grid import Grid
 from zsaq.quant.quantizer import Quantizer
-from zsaq.quant.ranges import TINY, MinMax, MSEOptimal, input_range
+from zsaq.quant.ranges import RANGES, TINY, input_range
 
 
 class QuantLayer(nn.Module):
@@ -124,10 +125,8 @@ def weight_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer:
     table = type(layer) is nn.Embedding
     grid = config.embedding if table else config.weight
     assert grid is not None
-    view = groups(weight_rows(layer), grid)
-    if config.ranges == "minmax" and not table:
-        return Quantizer(grid, MinMax())
-    return Quantizer(grid, MSEOptimal(view, grid, learned=config.ranges == "learned" and not table))
+    ranges = RANGES["searched" if table else config.ranges]
+    return Quantizer(grid, ranges(groups(weight_rows(layer), grid), grid))
 
 
 def input_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer | None:

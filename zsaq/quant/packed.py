@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsaq.quant.grid import Grid, dequantize
+from zsaq.quant.codes import dequantize
+from zsaq.quant.grid import Grid
 from zsaq.quant.layers import Conv1D, QuantActivation, quant_activations
 from zsaq.quant.packing import pack, unpack
 from zsaq.quant.quantizer import Quantizer

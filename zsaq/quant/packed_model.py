@@ -5,7 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.grid import Grid, groups
+from zsaq.quant.codes import groups
+from zsaq.quant.grid import Grid
 from zsaq.quant.layers import (
     ACTIVATIONS,
     QuantLayer,

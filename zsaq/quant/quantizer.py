@@ -6,7 +6,8 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.grid import Grid, groups, round_to_grid, values_of, within
+from zsaq.quant.codes import groups, round_to_grid, values_of, within
+from zsaq.quant.grid import Grid
 from zsaq.quant.ranges import Range
 
 

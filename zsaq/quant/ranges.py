@@ -1,14 +1,16 @@
 """Ranges choose scale and zero. They see a tensor as groups: shape [..., group], one scale for each group."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from zsaq.quant.grid import Grid, round_to_grid, values_of
+from zsaq.quant.codes import round_to_grid, values_of
+from zsaq.quant.grid import Grid
 
 TINY = 1e-8  # smallest scale: a group of zeros stays zeros
 
@@ -230,3 +232,11 @@ class MSEOptimal(Range):
 
     def trained(self) -> nn.Parameter | None:
         return self.scale if isinstance(self.scale, nn.Parameter) else None
+
+
+RANGES: Final[dict[str, Callable[[Tensor, Grid], Range]]] = {
+    "minmax": lambda x, grid: MinMax(),
+    "searched": MSEOptimal,
+    "learned": partial(MSEOptimal, learned=True),
+}
+"""What makes the range of a weight, seen as groups, by the name that `QuantConfig.ranges` has for it."""

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from zsaq.quant.codes import groups, round_to_grid, values_of
 from zsaq.quant.config import Grid
-from zsaq.quant.grid import groups, round_to_grid, values_of
 from zsaq.quant.layers import QuantConv1D, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached, call_of
 from zsaq.train.logging import StepLog

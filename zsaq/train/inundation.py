@@ -13,7 +13,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.grid import round_to_grid
+from zsaq.quant.codes import round_to_grid
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.quantizer import Quantizer
 from zsaq.train.optim import Closure, Wrapper

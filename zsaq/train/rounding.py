@@ -5,7 +5,8 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.grid import Grid, groups
+from zsaq.quant.codes import groups
+from zsaq.quant.grid import Grid
 from zsaq.quant.layers import QuantEmbedding, QuantLayer
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import TINY, MSEOptimal, Range, Static, search
