@@ -21,8 +21,8 @@ from transformers import (
 
 from zsaq import Grid, QuantConfig, load, quantize_model
 from zsaq.deploy.onnx.write import to_onnx
+from zsaq.quant.codes import groups
 from zsaq.quant.packed import packed_layers
-from zsaq.quant.quantizer import groups
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

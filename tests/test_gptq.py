@@ -15,8 +15,9 @@ from toys import batches, bert, gpt2, llama, opt
 from vision_toys import images, resnet, vit
 from zsaq import Grid, Loop, QuantConfig, calibrate, gptq, quantize_model
 from zsaq.language.models import blocks
+from zsaq.quant.codes import groups
 from zsaq.quant.layers import quant_layers
-from zsaq.quant.quantizer import groups, search
+from zsaq.quant.ranges import search
 from zsaq.train.gptq import COLUMNS, gptq_columns
 from zsaq.train.pair import run
 

@@ -3,11 +3,13 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
@@ -34,9 +36,10 @@ from zsaq.quant.adapter import ZsaqConfig
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.model import coverage, quantize_model
-from zsaq.quant.packed import PackedLinear, pack_plan, packed_layers, packed_weight
+from zsaq.quant.packed import PackedLinear, packed_layers
+from zsaq.quant.packed_model import pack_plan, packed_weight
 from zsaq.quant.plan import Plan, plan_of
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.train.trainer import calibrate
 
 VOCABULARY = 200
 
@@ -111,12 +114,7 @@ def student_of(family: str, config: QuantConfig) -> PreTrainedModel:
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.01)
-    static = [m for m in student.modules() if isinstance(m, EMAMinMax)]
-    for ranges in static:
-        ranges.observing = True
-    student(IDS)
-    for ranges in static:
-        ranges.observing = False
+    calibrate(student, [{"input_ids": IDS}], Accelerator(cpu=True))
     assert isinstance(student, PreTrainedModel)
     return student
 
@@ -183,7 +181,8 @@ def test_an_image_classifier_comes_back(tmp_path: Path) -> None:
     config = ViTConfig(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, image_size=8, patch_size=4
     )
-    student = quantize_model(ViTForImageClassification(config), QuantConfig.parse("w4a8"))
+    rules = (("*.projection", QuantConfig(Grid(8))),)
+    student = quantize_model(ViTForImageClassification(config), replace(QuantConfig.parse("w4a8"), rules=rules))
     assert isinstance(student, ViTForImageClassification)
     student.save_pretrained(tmp_path)
     pixels = torch.randn(2, 3, 8, 8)
@@ -264,7 +263,7 @@ def test_a_loaded_model_has_no_latent_weights_but_passes_gradients(tmp_path: Pat
 @pytest.mark.parametrize("grid", [Grid(2, levels="half"), Grid(4, per=6), Grid(3, symmetric=False)])
 def test_convolutions_and_plain_modules_pack_too(grid: Grid) -> None:
     teacher = nn.Sequential(nn.Conv2d(4, 6, 3, groups=2, padding=1), nn.ReLU(), nn.Conv2d(6, 2, 1, bias=False))
-    student = quantize_model(teacher, QuantConfig(grid, Grid(8, per="token")))
+    student = quantize_model(teacher, QuantConfig(grid))
     packed = copy.deepcopy(teacher)
     pack_plan(packed, plan_of(student))
     with torch.no_grad():
@@ -280,7 +279,7 @@ def test_convolutions_and_plain_modules_pack_too(grid: Grid) -> None:
 def test_an_uncalibrated_student_is_not_saved(tmp_path: Path) -> None:
     student = quantize_model(TEACHERS["bert"](), CONFIGS["static"])
     assert isinstance(student, PreTrainedModel)
-    with pytest.raises(ValueError, match=r"bert\.encoder.*calibrate before saving"):
+    with pytest.raises(ValueError, match=r"bert\.encoder\S+: the static range has seen nothing: run zsaq\.calibrate"):
         student.save_pretrained(tmp_path)
 
 

@@ -120,8 +120,8 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another model": (config(lambda c: c.update(hidden_size=64)), "its plan asks for"),
     "an empty static range": (
-        tensors(lambda t: t[f"{LAYER}.input_quantizer.ranges.updates"].zero_()),
-        rf"{LAYER}: the static input range has seen nothing",
+        tensors(lambda t: t[f"{LAYER}.input_quantizer.ranges.scale"].zero_()),
+        rf"{LAYER}: the static range has seen nothing",
     ),
     "a tensor in two files": (two_shards_of_one_tensor, rf"{LAYER}\.scale stands in another file already"),
     "a tensor of nobody": (tensors(lambda t: t.update(stranger=torch.ones(1))), r"stranger.*belong to no layer"),

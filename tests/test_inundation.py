@@ -12,7 +12,8 @@ from torch import Tensor
 from reference_inundation import adam, codes, inundated, nesterov, search
 from toys_optim import closure_of, codes_of_shapes, gradients_of, make_batch, make_student, params, same
 from zsaq.quant.config import Grid, QuantConfig
-from zsaq.quant.quantizer import MinMax, Quantizer
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import MinMax
 from zsaq.train.inundation import Bucket, GradientInundation, WeightCodes, stretch, weight_codes
 
 GRIDS = [Grid(4), Grid(4, symmetric=False), Grid(2, levels="half"), Grid(3, per="tensor"), Grid(8, symmetric=False)]

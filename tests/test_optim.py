@@ -13,7 +13,7 @@ from toys_optim import MLP, W2, adamw, closure_of, layers, make_batch, make_stud
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.model import quantize_model
-from zsaq.quant.quantizer import MSEOptimal
+from zsaq.quant.ranges import MSEOptimal
 from zsaq.train.optim import Clip
 from zsaq.train.sam import SAM
 

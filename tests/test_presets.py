@@ -11,6 +11,7 @@ from vision_toys import cnn, deit, images, mobilenet, regnet, resnet, swin, vit
 from zsaq import QuantConfig, calibrate, coverage, quantize_model
 from zsaq.quant.layers import quant_activations, quant_layers
 from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import Static
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.presets import brecq, psaq, uniform
@@ -28,9 +29,10 @@ def affine(rows: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def bounds(quantizer: Quantizer) -> tuple[float, float]:
-    """What one update at momentum 0.95 has left, corrected; zero lies within."""
-    lo, hi = (quantizer.ranges.get_buffer(name).item() / 0.05 for name in ("lo", "hi"))
-    return min(0.0, lo), max(0.0, hi)
+    """What was seen, with zero in it."""
+    assert isinstance(quantizer.ranges, Static)
+    lo, hi = quantizer.ranges.observer.bounds()
+    return min(0.0, lo.item()), max(0.0, hi.item())
 
 
 def note(saw: dict[str, Tensor], name: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -137,3 +137,42 @@ def test_a_model_loaded_in_few_bits_is_refused() -> None:
 def test_a_rule_that_does_nothing_is_named(rules, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         quantize_model(bert(), QuantConfig(Grid(4), rules=rules))
+
+
+def test_a_configuration_may_be_its_text_and_nothing_else() -> None:
+    student = quantize_model(mlp(), "w4a8")
+    assert coverage(student) == coverage(quantize_model(mlp(), W4))
+    with pytest.raises(ValueError, match="'four' is no quantization; the form is"):
+        quantize_model(mlp(), "four")
+    for given in (4, None, {"weight": {"bits": 4}}):
+        with pytest.raises(ValueError, match=r"the configuration is .*; give a text such as 'w4a8g128', or a Quant"):
+            quantize_model(mlp(), given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("grid", [Grid(8, per="token"), Grid(8, symmetric=False, per="token"), Grid(8, per=8)], ids=str)
+def test_a_convolution_s_input_has_one_range_or_none(grid: Grid) -> None:
+    """Else each row of pixels would have scales of its own."""
+    net = nn.Sequential(nn.Linear(8, 8), nn.Conv2d(3, 4, 3))
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(
+        ValueError, match=r"^1: .*row of pixels.*presets\.brecq\('w4a8', model\) and uniform.*zsaq\.quantize"
+    ):
+        quantize_model(net, QuantConfig(Grid(4), grid))
+    assert type(net[1]) is nn.Conv2d and all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+    for fits in (None, Grid(8, per="tensor")):
+        assert isinstance(quantize_model(net, QuantConfig(Grid(4), fits))[1], QuantConv2d)
+    ruled = QuantConfig(Grid(4), grid, rules=(("1", QuantConfig(Grid(4))),))
+    assert coverage(quantize_model(net, ruled))["1"] == "weights 4-bit per channel, inputs float"
+
+
+def test_groups_of_a_convolution_s_weights_run_over_its_whole_input() -> None:
+    layer = quantize_model(nn.Sequential(nn.Conv2d(4, 6, 3)), QuantConfig(Grid(4, per=12)))[0]
+    assert isinstance(layer, QuantConv2d)
+    assert layer.weight_quantizer.codes(layer.rows().flatten(1))[1].shape == (6, 3, 1)
+    with pytest.raises(ValueError, match="0: the group size 12 does not divide the input dimension 27"):
+        quantize_model(nn.Sequential(nn.Conv2d(3, 6, 3)), QuantConfig(Grid(4, per=12)))
+
+
+def test_groups_of_inputs_must_divide_by_the_name_of_the_layer() -> None:
+    with pytest.raises(ValueError, match="0: the group size 5 does not divide the input dimension 8"):
+        quantize_model(nn.Sequential(nn.Linear(8, 4)), QuantConfig(Grid(4), Grid(8, per=5)))

@@ -2,11 +2,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from reference import levels, nearest, running, search_row, straight
 from zsaq import EMAMinMax, Grid, MinMax, MSEOptimal, Quantizer
-from zsaq.quant.quantizer import dequantize, groups, search
+from zsaq.quant.codes import dequantize, groups, round_to_grid
+from zsaq.quant.ranges import Static, from_bounds, search
+from zsaq.train.trainer import calibrate
 
+STATIC = Grid(8, symmetric=False, per="tensor")
 KINDS = [(2, "half"), (2, "ternary"), (2, "integer"), (3, "integer"), (4, "integer"), (8, "integer")]
 
 
@@ -86,22 +90,71 @@ def test_a_range_that_saturates_nothing_passes_every_gradient() -> None:
     assert x.grad is not None and torch.equal(x.grad, torch.ones_like(x))
 
 
-def test_running_ranges_are_corrected_when_read_and_never_fed_back() -> None:
-    ranges, seen = EMAMinMax(0.9), [torch.ones(1, 6), torch.randn(1, 6) * 3, torch.randn(1, 6)]
-    quantizer = Quantizer(Grid(8, symmetric=False, per="tensor"), ranges)
-    with pytest.raises(ValueError, match=r"zsaq\.calibrate"):
+def test_means_of_extremes_are_corrected_when_read_and_never_fed_back() -> None:
+    observer, seen = EMAMinMax(0.9), [torch.ones(1, 6), torch.randn(1, 6) * 3, torch.randn(1, 6)]
+    quantizer = Quantizer(STATIC, ranges := Static(STATIC, observer))
+    with pytest.raises(ValueError, match=r"seen nothing: run zsaq\.calibrate"):
         quantizer(seen[0])
-    ranges.observing = True
+    ranges.observing = observer
     for t, x in enumerate(seen, 1):
         assert torch.equal(quantizer(x), x)
-        lo, hi = running(seen[:t], 0.9)
-        share = 1 - 0.9**t
-        assert float(ranges.lo) / share == pytest.approx(lo, abs=1e-5)
-        assert float(ranges.hi) / share == pytest.approx(hi, abs=1e-5)
-    ranges.observing = False
-    before = ranges.hi.clone()
+        expected = running(seen[:t], 0.9)
+        assert [float(bound) for bound in observer.bounds()] == pytest.approx(expected, abs=1e-5)
+    ranges.observing = None
+    for momentum in (1.0, -0.1, float("nan")):
+        with pytest.raises(ValueError, match="momentum"):
+            EMAMinMax(momentum)
+
+
+@pytest.mark.parametrize("grid", [STATIC, Grid(8, per="tensor"), Grid(2, per="tensor", levels="half")], ids=str)
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.95])
+def test_a_frozen_range_is_that_of_its_bounds_to_the_bit(grid: Grid, momentum: float) -> None:
+    quantizer = Quantizer(grid, ranges := Static(grid, EMAMinMax(momentum)))
+    student, seen = nn.Sequential(quantizer), [{"input": torch.randn(2, 6)} for _ in range(3)]
+    for count, batch in enumerate(seen, 1):
+        calibrate(student, [batch])
+        assert ranges.observer.updates == count and ranges.observing is None
+        lo, hi = torch.zeros(1, 1), torch.zeros(1, 1)
+        for x in seen[:count]:
+            lo.lerp_(x["input"].amin().view(1, 1), 1 - momentum)
+            hi.lerp_(x["input"].amax().view(1, 1), 1 - momentum)
+        scale, zero = from_bounds(lo / (1 - momentum**count), hi / (1 - momentum**count), grid)
+        x = torch.randn(5, 6)
+        assert torch.equal(quantizer(x), ((round_to_grid(x, scale, zero, grid) - zero) * scale))
+    kept = {key: value.clone() for key, value in ranges.state_dict().items()}
     quantizer(torch.full((1, 6), 50.0))
-    assert torch.equal(ranges.hi, before)
+    assert kept.keys() == {"scale", "zero"} and all(torch.equal(ranges.get_buffer(key), kept[key]) for key in kept)
+    fresh = Quantizer(grid, Static(grid))
+    fresh.load_state_dict(quantizer.state_dict())
+    assert torch.equal(fresh(x), quantizer(x))
+    ranges.forget()
+    assert ranges.observer.updates == 0 and ranges.observer.momentum == momentum
+    with pytest.raises(ValueError, match="seen nothing"):
+        quantizer(x)
+
+
+def test_a_frozen_range_is_read_without_waiting_for_the_device() -> None:
+    """A tensor on the meta device has no numbers: whoever looks at one fails."""
+    ranges = Static(STATIC)
+    ranges.hold(torch.tensor([[-1.0]]), torch.tensor([[2.0]]))
+    assert Quantizer(STATIC, ranges).to("meta")(torch.empty(2, 3, device="meta")).shape == (2, 3)
+
+
+def test_a_frozen_range_keeps_its_precision_where_the_model_is_cast() -> None:
+    ranges = Static(STATIC)
+    ranges.hold(torch.tensor([[-1.0]]), torch.tensor([[2.0]]))
+    assert ranges.half().scale.dtype == torch.float32 and float(ranges.scale) == torch.tensor(3.0) / 255
+
+
+def test_ranges_answer_what_they_are_asked() -> None:
+    x, halves = torch.randn(3, 8), Grid(2, levels="half")
+    dynamic, searched, learned = MinMax(), MSEOptimal(x, Grid(4)), MSEOptimal(x, Grid(4), learned=True)
+    answers = [(ranges.static, ranges.kept) for ranges in (dynamic, searched, Static(STATIC))]
+    assert answers == [(False, False), (False, True), (True, True)]
+    assert learned.trained() is learned.scale and searched.trained() is None and dynamic.trained() is None
+    covered = [Grid(4), halves, Grid(2, levels="ternary"), Grid(4, symmetric=False), Grid(2)]
+    assert [dynamic.covers(grid) for grid in covered] == [True, True, True, True, False]
+    assert not any(ranges.covers(Grid(4)) for ranges in (searched, learned, Static(STATIC)))
 
 
 def test_rows_of_a_table_are_the_table_s_rows() -> None:

@@ -10,8 +10,9 @@ from reference import nearest
 from reference_reconstruction import search_power, soft_weight
 from vision_toys import cnn, images, resnet, vit
 from zsaq import Grid, Loop, MSEOptimal, QuantConfig, Quantizer, load, quantize_model
+from zsaq.quant.codes import groups
 from zsaq.quant.layers import quant_layers
-from zsaq.quant.quantizer import EMAMinMax, MinMax, groups, search
+from zsaq.quant.ranges import MinMax, Static, search
 from zsaq.train.calls import collect
 from zsaq.train.pair import run
 from zsaq.train.reconstruction import paced, reconstruct
@@ -50,13 +51,14 @@ def test_search_by_power_is_the_plain_search() -> None:
         assert (float(s), float(z)) == pytest.approx(search_power(row, 7, 2.4), rel=1e-5)
 
 
-def test_a_running_range_holds_what_it_is_given() -> None:
-    ranges = EMAMinMax(0.95)
+def test_a_static_range_holds_what_it_is_given() -> None:
+    grid = Grid(4, symmetric=False, per="tensor")
+    ranges = Static(grid)
     ranges.hold(torch.tensor([[-0.3]]), torch.tensor([[1.7]]))
-    scale, zero = ranges(torch.zeros(1, 1), Grid(4, symmetric=False, per="tensor"))
+    scale, zero = ranges(torch.zeros(1, 1), grid)
     assert float(scale) == pytest.approx(2.0 / 15) and zero == 2
     ranges.hold(torch.tensor([[0.0]]), torch.tensor([[3.0]]))
-    assert float(ranges(torch.zeros(1, 1), Grid(4, symmetric=False, per="tensor"))[0]) == torch.tensor(3.0) / 15
+    assert float(ranges(torch.zeros(1, 1), grid)[0]) == torch.tensor(3.0) / 15
 
 
 @pytest.mark.parametrize("grid", [Grid(4, symmetric=False), Grid(2, levels="half"), Grid(4), Grid(3, per=4)])
@@ -111,7 +113,7 @@ def test_undecided_bits_count_and_decided_ones_do_not() -> None:
 
 @pytest.mark.parametrize("grid", [Grid(4, symmetric=False, per="tensor"), Grid(4, per="tensor")])
 @pytest.mark.parametrize("signed", [True, False])
-def test_a_learned_step_rounds_to_the_nearest_and_becomes_a_running_range(grid: Grid, signed: bool) -> None:
+def test_a_learned_step_rounds_to_the_nearest_and_becomes_a_static_range(grid: Grid, signed: bool) -> None:
     x = torch.randn(5, 40) if signed else torch.rand(5, 40)
     step = LearnedStep(x, grid)
     quantizer = Quantizer(grid, step)
@@ -120,7 +122,7 @@ def test_a_learned_step_rounds_to_the_nearest_and_becomes_a_running_range(grid: 
     reach = [code - step.zero for code in range(grid.low, grid.high + 1)]
     expected = [[nearest(v / scale, reach) * scale for v in row] for row in x.tolist()]
     assert torch.allclose(quantizer(x), torch.tensor(expected), atol=1e-5)
-    ranges = EMAMinMax()
+    ranges = Static(grid)
     ranges.hold(*step.bounds(grid))
     assert torch.allclose(Quantizer(grid, ranges)(x), quantizer(x), atol=1e-5)
     quantizer(x).sum().backward()
@@ -205,7 +207,7 @@ def test_transformer_blocks_are_units_too() -> None:
     for model in (student, again):
         reconstruct(model, teacher, batches(), blocks(teacher), steps=2, batch_size=8, joint=False, seed=3)
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(), strict=True))
-    assert all(isinstance(q.input_quantizer.ranges, EMAMinMax) for _, q in quant_layers(student) if q.input_quantizer)
+    assert all(isinstance(q.input_quantizer.ranges, Static) for _, q in quant_layers(student) if q.input_quantizer)
     with torch.no_grad():
         assert run(student, batches()[0]).logits.isfinite().all()
 
@@ -215,12 +217,12 @@ def test_fixed_quantizers_stay_as_they_are() -> None:
     student = calibrate(quantize_model(teacher, CONFIG), batches())
     first = next(layer for _, layer in quant_layers(student) if layer.input_quantizer)
     kept = first.input_quantizer
-    assert kept is not None and isinstance(kept.ranges, EMAMinMax)
+    assert kept is not None and isinstance(kept.ranges, Static)
     kept.ranges.hold(torch.tensor([[-7.0]]), torch.tensor([[8.0]]))
     reconstruct(student, teacher, batches(), blocks(teacher), steps=2, batch_size=8, fixed=[kept])
-    assert first.input_quantizer is kept and (float(kept.ranges.lo), float(kept.ranges.hi)) == (-7, 8)
+    assert first.input_quantizer is kept and (float(kept.ranges.scale), float(kept.ranges.zero)) == (1, 7)
     rest = [q.ranges for _, layer in quant_layers(student) if (q := layer.input_quantizer) and q is not kept]
-    assert all(isinstance(ranges, EMAMinMax) and float(ranges.hi) != 8 for ranges in rest)
+    assert all(isinstance(ranges, Static) and float(ranges.scale) != 1 for ranges in rest)
 
 
 def test_what_cannot_be_is_said() -> None:

@@ -11,7 +11,7 @@ from zsaq import KL, Batch, Grid, HiddenStates, Loop, QuantConfig, load, repeat
 from zsaq.language.sam_sga import divergence as objective
 from zsaq.language.sam_sga import gptq_student, grid_step, pull, sam_sga, stepper, student_of, warm_start
 from zsaq.quant.layers import QuantLinear, quant_layers
-from zsaq.quant.quantizer import MinMax
+from zsaq.quant.ranges import MinMax
 from zsaq.train.optim import Clip
 from zsaq.train.sam import SAM
 from zsaq.train.trainer import Divergence

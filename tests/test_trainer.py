@@ -27,7 +27,7 @@ from zsaq import (
     quantize_model,
     repeat,
 )
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.quant.ranges import static_ranges
 from zsaq.train.optim import Wrapper
 
 STATIC = QuantConfig(Grid(8), Grid(8, symmetric=False, per="tensor"))
@@ -138,8 +138,8 @@ def test_calibrate_fills_static_ranges() -> None:
     with pytest.raises(ValueError, match="at least one batch"):
         calibrate(student, [])
     calibrate(student, seen)
-    found = [m for m in student.modules() if isinstance(m, EMAMinMax)]
-    assert len(found) == 2 and all(int(r.updates) == 3 for r in found)
+    ranges = static_ranges(student)
+    assert len(ranges) == 2 and all(each.observer.updates == 3 for each in ranges)
     assert torch.allclose(student(seen[0]["input"]), teacher(seen[0]["input"]), atol=0.1)
 
 
@@ -155,8 +155,7 @@ def test_the_scheduler_reaches_the_innermost_optimizer(tmp_path) -> None:
 
 
 def running(student: nn.Module) -> dict[str, torch.Tensor]:
-    found = [m for m in student.modules() if isinstance(m, EMAMinMax)]
-    return {f"{i}{side}": getattr(m, side) for i, m in enumerate(found) for side in ("lo", "hi")}
+    return {f"{i}{key}": value for i, each in enumerate(static_ranges(student)) for key, value in each.named_buffers()}
 
 
 class Rank:

@@ -37,7 +37,8 @@ from zsaq.io.saving import save
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.quant.packed import packed_layers
-from zsaq.quant.quantizer import EMAMinMax, MinMax, Quantizer, Range
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import MinMax, Range, Static, input_range
 
 __all__ = ["copied", "exported"]
 LOADED, OURS, IN_BLOCKS = "zsaq torch", "zsaq onnx", "zsaq onnx, in blocks"
@@ -163,9 +164,9 @@ def test_a_layer_that_is_not_seen_does_not_pass_in_silence(exported: Path, monke
     ids=str,
 )  # fmt: skip
 def test_the_plain_rule_is_the_quantizers(grid: Grid) -> None:
-    ranges = EMAMinMax() if grid.per == "tensor" else MinMax()
+    ranges = input_range(grid)
     x = torch.randn(3, 5, 16)
-    if isinstance(ranges, EMAMinMax):
+    if isinstance(ranges, Static):
         ranges.hold(torch.tensor([[-1.3]]), torch.tensor([[1.9]]))
     quantizer = Quantizer(grid, ranges)
     codes, values, steps = round_plainly(x, quantizer)
@@ -242,7 +243,9 @@ def test_other_students_agree(name: str, config: QuantConfig, twin: bool, tmp_pa
 
 @pytest.mark.parametrize("name", ["vit", "bert"])
 def test_a_student_without_exports_agrees_with_its_rule(name: str, tmp_path: Path) -> None:
-    config = QuantConfig(Grid(4), Grid(8, False, "token"))
+    config = QuantConfig(
+        Grid(4), Grid(8, False, "token"), rules=(("*.projection", QuantConfig(Grid(4))),)[: name == "vit"]
+    )
     student = quantize_model(OTHERS[name]().eval().bfloat16(), config)
     assert isinstance(student, PreTrainedModel)
     student.save_pretrained(tmp_path)

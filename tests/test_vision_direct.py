@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import KL, Loop, Pair, QuantConfig, quantize_model
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.quant.ranges import static_ranges
 from zsaq.train.objectives import CE, AtWorstInput
 from zsaq.train.pair import Batch, run
 from zsaq.train.trainer import calibrate
@@ -24,7 +24,7 @@ from zsaq.vision.papers.hast import hast, hast_images, hast_objective
 from zsaq.vision.papers.intraq import intraq, intraq_images
 from zsaq.vision.papers.plf import FeatureMSE, plf, plf_images
 from zsaq.vision.papers.synq import synq, synq_images, synq_objective
-from zsaq.vision.presets import uniform
+from zsaq.vision.presets import psaq, uniform
 from zsaq.vision.sources.crops import parts
 from zsaq.vision.sources.optimised import optimised_images
 from zsaq.vision.spectrum import low_pass
@@ -121,8 +121,8 @@ def test_methods_train_the_student_and_repeat(name: str, tmp_path: Path) -> None
     plain = quantize_model(classifier(cnn()), config)
     moved = [not torch.equal(p, q) for p, q in zip(student.parameters(), plain.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
-    ranges = [m for m in student.modules() if isinstance(m, EMAMinMax)]
-    assert ranges and all(int(r.updates) == 2 and not r.observing for r in ranges)  # 8 images, 4 at a time
+    ranges = static_ranges(student)
+    assert ranges and all(r.observer.updates == 2 and not r.observing for r in ranges)  # 8 images, 4 at a time
 
 
 def test_fine_tuning_takes_ranges_and_batches_from_elsewhere(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_fine_tuning_takes_ranges_and_batches_from_elsewhere(tmp_path: Path) -> 
         student, teacher, BATCH, KL(), steps=5, lr=1e-3, batch_size=4, loop=Loop(folder=tmp_path), batches=given,
         ranges=given[:3],
     )  # fmt: skip
-    assert {int(m.updates) for m in student.modules() if isinstance(m, EMAMinMax)} == {3}
+    assert {m.observer.updates for m in static_ranges(student)} == {3}
     with pytest.raises(ValueError, match="ran out"):
         fine_tune(student, teacher, BATCH, KL(), steps=6, lr=1e-3, batch_size=4, loop=Loop(), batches=given)
 
@@ -144,9 +144,9 @@ def test_every_method_takes_ranges_from_elsewhere(name: str, tmp_path: Path) -> 
     config, loop = uniform("w4a4", teacher), Loop(folder=tmp_path)
     student = METHODS[name](teacher, config, SPEC, BATCH, **SHORT, loop=loop, ranges=given)
     plain = calibrate(quantize_model(classifier(cnn()), config), given)
-    for found, known in zip(student.modules(), plain.modules(), strict=True):
-        if isinstance(found, EMAMinMax) and isinstance(known, EMAMinMax):
-            assert int(found.updates) == 5 and torch.equal(found.hi, known.hi) and torch.equal(found.lo, known.lo)
+    for ours, known in zip(static_ranges(student), static_ranges(plain), strict=True):
+        assert ours.observer.updates == 5
+        assert torch.equal(ours.scale, known.scale) and torch.equal(ours.zero, known.zero)
 
 
 def test_synq_refuses_ranges_for_a_student_that_has_its_own() -> None:
@@ -217,9 +217,7 @@ def test_synq_filters_what_it_trains_and_calibrates_on(tmp_path: Path, monkeypat
 @pytest.mark.parametrize("make", [vit, resnet])
 def test_synq_takes_images_without_labels_and_transformers_teachers(make: Any, tmp_path: Path) -> None:
     teacher, pixels = make(), images(6, 16)
-    student = synq(
-        teacher, QuantConfig.parse("w4a8"), SPEC, {"pixel_values": pixels}, **SHORT, loop=Loop(folder=tmp_path)
-    )
+    student = synq(teacher, psaq("w4a8", teacher), SPEC, {"pixel_values": pixels}, **SHORT, loop=Loop(folder=tmp_path))
     assert type(student) is type(teacher)
     log = (tmp_path / "distill.jsonl").read_text()
     assert "ActivationMap" in log and "EasyCE" in log
@@ -232,7 +230,7 @@ def test_synq_trains_on_what_another_method_made(tmp_path: Path) -> None:
     before = [p.detach().clone() for p in student.parameters()]
     assert synq(teacher, student, SPEC, {"pixel_values": images(6)}, **SHORT, loop=Loop(folder=tmp_path)) is student
     assert any(not torch.equal(p, q) for p, q in zip(student.parameters(), before, strict=True))
-    assert {int(m.updates) for m in student.modules() if isinstance(m, EMAMinMax)} == {2}
+    assert {m.observer.updates for m in static_ranges(student)} == {2}
 
 
 def test_hast_and_maps_go_together_in_one_step() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import KL, Loop, Objective, QuantConfig, calibrate
 from zsaq.quant.model import quantize_model
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.quant.ranges import static_ranges
 from zsaq.train.pair import Pair, run
 from zsaq.train.synthesis import Synthesizer
 from zsaq.vision.alternation import alternate
@@ -53,8 +53,8 @@ def test_generator_methods_train_the_student_and_repeat(method: Any, tmp_path: P
     plain = quantize_model(classifier(cnn()), config)
     moved = [not torch.equal(p, q) for p, q in zip(student.parameters(), plain.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
-    ranges = [m for m in student.modules() if isinstance(m, EMAMinMax)]
-    assert ranges and all(int(r.updates) == 2 and not r.observing for r in ranges)
+    ranges = static_ranges(student)
+    assert ranges and all(r.observer.updates == 2 and not r.observing for r in ranges)
 
 
 def test_a_transformers_teacher_gives_a_transformers_student(tmp_path: Path) -> None:
@@ -94,9 +94,8 @@ def test_fit_sets_ranges_from_the_last_batches_then_freezes_them(tmp_path: Path)
     for _ in range(3):
         next(shown)
     calibrate(seen, islice(shown, 4))
-    for ours, known in zip(student.modules(), seen.modules(), strict=True):
-        if isinstance(ours, EMAMinMax) and isinstance(known, EMAMinMax):
-            assert torch.equal(ours.hi, known.hi) and int(ours.updates) == 4
+    for ours, known in zip(static_ranges(student), static_ranges(seen), strict=True):
+        assert torch.equal(ours.scale, known.scale) and ours.observer.updates == 4
     with pytest.raises(ValueError, match="calibration 0"):
         alternate(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, calibration=0)
 
@@ -107,7 +106,7 @@ def test_no_range_listens_while_the_player_looks_at_the_student() -> None:
 
     class Listening(Objective):
         def __call__(self, pair: Pair) -> torch.Tensor:
-            heard.append(any(m.observing for m in pair.models[1].modules() if isinstance(m, EMAMinMax)))
+            heard.append(any(m.observing for m in static_ranges(pair.models[1])))
             return pair.student.logits.square().mean()
 
     teacher = classifier(cnn())
@@ -116,7 +115,7 @@ def test_no_range_listens_while_the_player_looks_at_the_student() -> None:
     synthesizer = Synthesizer(source, Listening(), torch.optim.Adam(source.parameters()), teacher, student)
     alternate(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, warmup=1, calibration=3)
     assert heard == [True] + 5 * [False]  # before the first batch there is no range to read
-    assert all(int(m.updates) == 3 for m in student.modules() if isinstance(m, EMAMinMax))
+    assert all(m.observer.updates == 3 for m in static_ranges(student))
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0, [10, 20, 30]), (25, [25, 25, 30]), (8, [10, 20, 30])])

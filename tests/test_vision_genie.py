@@ -8,7 +8,8 @@ from torch import nn
 from vision_toys import cnn, images, resnet
 from zsaq import Pair
 from zsaq.quant.layers import quant_layers
-from zsaq.quant.quantizer import MSEOptimal, Quantizer
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import MSEOptimal
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import batch_norms, classifier
 from zsaq.vision.papers.genie import genie, genie_images, prior, sources

@@ -1,6 +1,7 @@
 """Students of vision on disk and back, bit for bit; static ranges that are missing or senseless are refused by name."""
 
 import copy
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from transformers import AutoModelForImageClassification
 from vision_toys import convnext, deit, images, mobilenet, regnet, resnet, swin, vit
 from zsaq import Grid, QuantConfig, calibrate, coverage, load, quantize_model
 from zsaq.quant.layers import quant_activations, quant_layers
-from zsaq.quant.packed import pack_plan, packed_layers, packed_weight
+from zsaq.quant.packed import packed_layers
+from zsaq.quant.packed_model import pack_plan, packed_weight
 from zsaq.quant.plan import plan_of
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.quant.ranges import EMAMinMax, static_ranges
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.presets import brecq, psaq, uniform
 
@@ -91,9 +93,7 @@ def test_weights_are_stored_in_their_bits(tmp_path: Path) -> None:
         assert tensors[f"{name}.codes"].shape == (rows.shape[0], math.ceil(rows.shape[1] / 2))
         assert tensors[f"{name}.weight"].nbytes == 1
     assert {n for n in tensors if "output_quantizer" in n} == {
-        f"{name}.output_quantizer.ranges.{key}"
-        for name, _ in quant_activations(student)
-        for key in ("lo", "hi", "updates")
+        f"{name}.output_quantizer.ranges.{key}" for name, _ in quant_activations(student) for key in ("scale", "zero")
     }
 
 
@@ -127,14 +127,9 @@ def test_convolutions_pack_bit_for_bit(name: str, grid: Grid) -> None:
 
 
 def observe(model: nn.Module, x: Tensor) -> None:
-    ranges = [m for m in model.modules() if isinstance(m, EMAMinMax)]
-    for r in ranges:
-        r.observing = True
-    nn.functional.relu6(x)
-    for quantizer in (model[0].output_quantizer, model[1].input_quantizer):  # type: ignore[index]
-        quantizer(nn.functional.relu6(x))  # type: ignore[operator]
-    for r in ranges:
-        r.observing = False
+    for ranges in static_ranges(model):
+        ranges.observer.observe(nn.functional.relu6(x).reshape(1, -1))
+        ranges.freeze()
 
 
 RELU, CONV = "resnet.embedder.embedder.activation", "resnet.encoder.stages.1.layers.0.shortcut.convolution"
@@ -152,14 +147,15 @@ def both() -> Any:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        ({"updates": 0}, r"the static \w+ range has seen nothing: run zsaq\.calibrate before saving"),
-        ({"hi": math.nan}, "must be finite"),
-        ({"hi": math.inf}, "must be finite"),
-        ({"lo": -math.inf}, "must be finite"),
-        ({"lo": 0, "hi": 3e38}, "must be finite"),
-        ({"lo": 1e9}, "from low to high"),
-        ({"lo": 0, "hi": 0}, "not empty: run zsaq.calibrate on other batches"),
-        ({"updates": -3}, "has seen nothing"),
+        ({"scale": 0}, r"the static range has seen nothing: run zsaq\.calibrate"),
+        ({"scale": math.nan}, "must be finite"),
+        ({"scale": math.inf}, "must be finite"),
+        ({"scale": -1}, "not empty"),
+        ({"scale": 1e-8}, r"not empty, .* run zsaq\.calibrate\(student, batches\) on other batches"),
+        ({"zero": math.nan}, "a zero from 0 to"),
+        ({"zero": -1}, "a zero from 0 to"),
+        ({"zero": 256}, "a zero from 0 to"),
+        ({"zero": 2.5}, "a zero from 0 to"),
     ],
 )
 def test_senseless_ranges_are_neither_saved_nor_loaded(
@@ -192,10 +188,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda t: t.pop(f"{STATIC[0]}.lo"), rf"{RELU}: the tensor .*ranges\.lo is missing"),
-        (lambda t: t.pop(f"{STATIC[1]}.hi"), rf"{CONV}: the tensor .*ranges\.hi is missing"),
-        (lambda t: t.update({f"{STATIC[0]}.hi": torch.ones(2, 1)}), rf"{RELU}: .*hi is .*\(2, 1\).*asks for"),
-        (lambda t: t.update({f"{STATIC[0]}.hi": torch.ones(1, 1).half()}), rf"{RELU}: .*hi is \('F16'"),
+        (lambda t: t.pop(f"{STATIC[0]}.scale"), rf"{RELU}: the tensor .*ranges\.scale is missing"),
+        (lambda t: t.pop(f"{STATIC[1]}.zero"), rf"{CONV}: the tensor .*ranges\.zero is missing"),
+        (lambda t: t.update({f"{STATIC[0]}.scale": torch.ones(2, 1)}), rf"{RELU}: .*scale is .*\(2, 1\).*asks for"),
+        (lambda t: t.update({f"{STATIC[0]}.zero": torch.ones(1, 1).half()}), rf"{RELU}: .*zero is \('F16'"),
         (lambda t: t.update({f"{RELU}.stranger": torch.ones(1)}), rf"{RELU}: its plan knows no tensors"),
         (lambda t: t.pop("resnet.embedder.embedder.normalization.running_var"), r"running_var.*drawn at random"),
     ],
@@ -238,8 +234,26 @@ def test_an_activation_without_a_grid_is_refused(saved: Path) -> None:
 def test_an_uncalibrated_student_is_not_saved(tmp_path: Path) -> None:
     for preset in (uniform, brecq):
         student = quantize_model(teacher := resnet(), preset("w4a4", teacher))
-        with pytest.raises(
-            ValueError, match=r"resnet\.\S+: the static \w+ range has seen nothing: run zsaq\.calibrate"
-        ):
+        with pytest.raises(ValueError, match=r"resnet\.\S+: the static range has seen nothing: run zsaq\.calibrate"):
             student.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.95])
+def test_a_range_is_saved_as_it_is_computed_with_whatever_found_it(momentum: float, tmp_path: Path) -> None:
+    student = both()
+    for ranges in static_ranges(student):
+        ranges.observer = EMAMinMax(momentum)
+    calibrate(student, [{"pixel_values": images(4, 32, seed=seed)} for seed in range(3)])
+    student.save_pretrained(tmp_path)
+    assert torch.equal(bits(load(tmp_path), 32), bits(student, 32))
+
+
+def test_a_loaded_model_refuses_a_convolution_s_input_per_row_of_pixels(saved: Path, tmp_path: Path) -> None:
+    text = (saved / "config.json").read_text()
+    config = json.loads(text)
+    config["quantization_config"]["config"]["input"]["per"] = "token"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shutil.copy(saved / "model.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=r"resnet\.\S+: this convolution's input per token"):
+        load(tmp_path)

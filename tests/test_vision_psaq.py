@@ -9,8 +9,9 @@ from torch import Tensor
 
 from reference_vision_psaq import entropies, total_variation
 from vision_toys import deit, images, swin, vit
-from zsaq import EMAMinMax, Pair, calibrate, coverage, quantize_model
+from zsaq import Pair, calibrate, coverage, quantize_model
 from zsaq.quant.layers import QuantConv2d
+from zsaq.quant.ranges import Static
 from zsaq.train.pair import Capture, run
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.patches import PatchSimilarityEntropy, differential_entropy, patches_of, similarities
@@ -185,12 +186,12 @@ def test_a_psaq_student_has_the_extremes_of_its_images() -> None:
     first = next(m for m in student.modules() if isinstance(m, QuantConv2d))
     assert first.input_quantizer is not None
     ranges = first.input_quantizer.ranges
-    assert isinstance(ranges, EMAMinMax)
-    share = 1 - ranges.momentum ** int(ranges.updates)
-    assert float(ranges.lo / share) == pytest.approx(float(batch["pixel_values"].min()), rel=1e-5)
-    assert float(ranges.hi / share) == pytest.approx(float(batch["pixel_values"].max()), rel=1e-5)
-    plan = coverage(student)
-    assert sum(text.startswith("weights 8-bit") for text in plan.values()) == 2 * 6 + 2
+    assert isinstance(ranges, Static)
+    lo, hi = ranges.observer.bounds()
+    assert float(lo) == pytest.approx(float(batch["pixel_values"].min()), rel=1e-5)
+    assert float(hi) == pytest.approx(float(batch["pixel_values"].max()), rel=1e-5)
+    told = coverage(student)
+    assert sum(text.startswith("weights 8-bit") for text in told.values()) == 2 * 6 + 2
     with torch.no_grad():
         answer, right = (m(pixel_values=batch["pixel_values"]).logits for m in (student, teacher))
     assert (answer - right).abs().max() < 0.25 * right.std()

@@ -13,7 +13,7 @@ from vision_toys import cnn, images, mobilenet, regnet, resnet, vit
 from zsaq import Grid, QuantConfig, calibrate, coverage, quantize_model
 from zsaq.quant.layers import QuantActivation, QuantReLU, QuantReLU6, quant_activations
 from zsaq.quant.plan import plan_of
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.quant.ranges import Static
 from zsaq.vision.models import classifier
 
 OUT = Grid(4, symmetric=False, per="tensor")
@@ -33,7 +33,7 @@ def test_relus_change_class_and_nothing_else_does(make: Callable[[], nn.Module])
     assert swapped.keys() == kinds.keys() and kinds
     for name, relu in swapped.items():
         assert type(relu) is {nn.ReLU: QuantReLU, nn.ReLU6: QuantReLU6}[kinds[name]] and isinstance(relu, kinds[name])
-        assert isinstance(relu.output_quantizer.ranges, EMAMinMax) and int(relu.output_quantizer.ranges.updates) == 2
+        assert isinstance(relu.output_quantizer.ranges, Static) and relu.output_quantizer.ranges.observer.updates == 2
         assert coverage(student)[name] == "outputs 4-bit asymmetric per tensor"
     assert not any(isinstance(m, QuantActivation) for m in teacher.modules())
     assert {n for n, _ in student.named_parameters()} == {n for n, _ in teacher.named_parameters()}
@@ -47,11 +47,12 @@ def test_outputs_are_the_nearest_levels_and_gradients_pass_inside(kind, limit: f
     net = nn.Sequential(kind(inplace=inplace))
     student = quantize_model(net, QuantConfig(activation=OUT))
     relu = student[0]
-    assert isinstance(relu, QuantActivation) and isinstance(relu.output_quantizer.ranges, EMAMinMax)
-    relu.output_quantizer.ranges.observing = True
+    assert isinstance(relu, QuantActivation) and isinstance(relu.output_quantizer.ranges, Static)
+    relu.output_quantizer.ranges.observing = relu.output_quantizer.ranges.observer
     seen = torch.tensor([[-1.0, 0.5, 3.0]])
     assert torch.equal(student(seen.clone()), seen.clamp(0, limit))
-    relu.output_quantizer.ranges.observing = False
+    relu.output_quantizer.ranges.observing = None
+    relu.output_quantizer.ranges.freeze()
     x = torch.tensor([-2.0, 0.09, 0.11, 2.95, 9.0], requires_grad=True)
     y = student(x * 1)
     assert torch.allclose(y, torch.tensor([0.0, 0.0, 0.2, 3.0, 3.0]), atol=1e-6)
@@ -65,10 +66,10 @@ def test_a_relu_used_at_several_places_has_one_range() -> None:
     student = quantize_model(net, W4A4)
     assert [name for name, _ in quant_activations(student)] == ["1"] and student[1] is student[3] is student[5]
     relu = student[1]
-    assert isinstance(relu, QuantReLU) and isinstance(relu.output_quantizer.ranges, EMAMinMax)
-    relu.output_quantizer.ranges.observing = True
+    assert isinstance(relu, QuantReLU) and isinstance(relu.output_quantizer.ranges, Static)
+    relu.output_quantizer.ranges.observing = relu.output_quantizer.ranges.observer
     student(torch.randn(5, 4))
-    assert int(relu.output_quantizer.ranges.updates) == 3
+    assert relu.output_quantizer.ranges.observer.updates == 3
     again = copy.deepcopy(student)
     assert again[1] is again[5] and again[1] is not relu
 
@@ -134,8 +135,8 @@ def test_an_uncalibrated_student_does_not_run_and_says_what_to_do(config: QuantC
 def test_training_moves_weights_below_frozen_ranges() -> None:
     student = ready(resnet())
     relus = [relu.output_quantizer.ranges for _, relu in quant_activations(student)]
-    before = [ranges.get_buffer("hi").clone() for ranges in relus]
+    before = [ranges.get_buffer("scale").clone() for ranges in relus]
     student(pixel_values=images(2, 32)).logits.square().sum().backward()
     grads = [p.grad for n, p in student.named_parameters() if "convolution" in n]
     assert grads and all(g is not None and g.abs().sum() > 0 for g in grads)
-    assert all(torch.equal(ranges.get_buffer("hi"), old) for ranges, old in zip(relus, before, strict=True))
+    assert all(torch.equal(ranges.get_buffer("scale"), old) for ranges, old in zip(relus, before, strict=True))

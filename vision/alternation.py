@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.quant.ranges import static_ranges
 from zsaq.train.objectives import Objective
 from zsaq.train.optim import Wrapper
 from zsaq.train.synthesis import Synthesizer
@@ -60,7 +60,5 @@ def alternate(
 
 def forget(student: nn.Module) -> None:
     """Static ranges as if they had seen nothing: those of an untrained source would weigh on the mean of a few."""
-    for ranges in student.modules():
-        if isinstance(ranges, EMAMinMax):
-            for number in (ranges.lo, ranges.hi, ranges.updates):
-                number.zero_()
+    for ranges in static_ranges(student):
+        ranges.forget()

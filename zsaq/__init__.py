@@ -10,7 +10,8 @@ from zsaq.quant.adapter import ZsaqConfig
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import parameter_groups
 from zsaq.quant.model import coverage, quantize_model
-from zsaq.quant.quantizer import EMAMinMax, MinMax, MSEOptimal, Quantizer, Range
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import EMAMinMax, MinMax, MSEOptimal, Range, Static
 from zsaq.report.card import Card
 from zsaq.report.comparison import Comparison
 from zsaq.report.hub import push_to_hub
@@ -31,7 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "quantize", "compare", "methods", "load", "save", "export", "push_to_hub", "coverage",
     "ZsaqConfig", "QuantConfig", "Grid", "ImageSpec", "Method", "Budget", "Results", "Comparison", "Card",
-    "quantize_model", "Quantizer", "Range", "MinMax", "EMAMinMax", "MSEOptimal",
+    "quantize_model", "Quantizer", "Range", "MinMax", "MSEOptimal", "Static", "EMAMinMax",
     "calibrate", "distill", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",
     "Batch", "Pair", "Out", "Capture", "Objective", "KL", "CE", "LogitL1", "LogitMSE", "HiddenStates", "LayerWise",
     "AtWorstInput", "SAM", "Clip", "Wrapper", "GradientInundation", "weight_codes", "Source", "Synthesizer",

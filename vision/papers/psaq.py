@@ -17,7 +17,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import QuantConv2d
 from zsaq.quant.model import quantize_model
-from zsaq.quant.quantizer import EMAMinMax, Quantizer
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import Static
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.pair import Batch, Pair
 from zsaq.train.reconstruction import paced, reconstruct
@@ -154,7 +155,7 @@ def psaq_learned(
     first = student.get_submodule(layers[0][0])
     shown = first.input_quantizer if isinstance(first, QuantConv2d) else None
     known: list[Quantizer] = []
-    if shown is not None and isinstance(ranges := shown.ranges, EMAMinMax):
+    if shown is not None and isinstance(ranges := shown.ranges, Static):
         ranges.hold(black.min().view(1, 1), white.max().view(1, 1))
         known.append(shown)
     return reconstruct(

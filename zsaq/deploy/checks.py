@@ -20,7 +20,8 @@ from zsaq.io.loading import load
 from zsaq.quant.config import Grid
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.plan import plan_of
-from zsaq.quant.quantizer import EMAMinMax, MinMax, Quantizer
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import MinMax
 
 
 def verify_loaded(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[s
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
     other = type(model).from_pretrained(place, **options).eval()
     quantizers = [layer.input_quantizer for _, layer in packed_layers(model)]
-    stretched = any(q is not None and q.grid.symmetric and not isinstance(q.ranges, EMAMinMax) for q in quantizers)
+    stretched = any(q is not None and q.grid.symmetric and not q.ranges.static for q in quantizers)
     comparison = Comparison(model, stretched)
     for inputs in batches:
         comparison.add(inputs, *see(other, comparison.packed, inputs))

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from zsaq.quant.codes import dequantize, groups
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.packing import unpack
-from zsaq.quant.quantizer import EMAMinMax, Quantizer, dequantize, floored, groups
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import floored
 
 TOLERANCE: Final = 1e-5
 NEAR: Final = 2.0**-21  # relative distance from a rounding tie that one float32 operation more or less can take
@@ -31,7 +33,7 @@ def round_plainly(
         return x, x.double(), torch.zeros_like(x, dtype=torch.float64)
     grid = quantizer.grid
     view = groups(x, grid)
-    if isinstance(quantizer.ranges, EMAMinMax):
+    if quantizer.ranges.static:
         scale, zero = quantizer.ranges(view, grid)
     elif grid.symmetric:
         amplitude = (2**grid.bits - 1) / 2 if stretched else grid.amplitude

@@ -38,14 +38,16 @@ class Integers:
         owner = layer if layer.table is None else layer.table
         grid, bits = owner.grid, next(b for b in (2, 4, 8) if b >= owner.grid.bits)
         stored = owner.codes if bits == grid.bits else pack(unpack(owner.codes, grid.bits, owner.shape), bits)
-        half = grid.levels == "half"
-        values = (torch.arange(2**bits, dtype=torch.int16) + grid.low).clamp(max=grid.high)
+        if not grid.uniform:
+            raise ValueError(f"{grid.levels} levels are not evenly spaced, and no kernel here looks values up")
+        times = 1 if grid.zero.is_integer() else 2
+        values = times * torch.tensor(grid.values)[torch.arange(2**bits).clamp(max=len(grid.values) - 1)]
         return cls(
             stored,
             bits,
             owner.shape[1],
-            2 * values + 1 if half else values,
-            owner.scale.flatten(1) / (2 if half else 1),
+            values.to(torch.int16),
+            owner.scale.flatten(1) / times,
             None if grid.symmetric else owner.zero.flatten(1),
         )
 

@@ -60,7 +60,7 @@ def grid_step(student: PreTrainedModel) -> float:
     Raises ValueError if only a token table is quantized.
     """
     steps = [
-        layer.weight_quantizer.codes(layer.rows().flatten(1))[1].mean()
+        layer.weight_quantizer.codes(layer.rows().flatten(1))[1].mean() * layer.weight_quantizer.grid.step
         for _, layer in quant_layers(student)
         if not isinstance(layer, QuantEmbedding)
     ]

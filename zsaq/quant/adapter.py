@@ -10,16 +10,16 @@ wrote, packed codes and scales in safetensors and a `quantization_config` in con
 from typing import Any, Final, final
 
 from torch import Tensor
-from transformers import (
-    PreTrainedModel,
-)
+from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from zsaq.quant.config import QuantConfig
 from zsaq.quant.guard import AGAIN, check_header, decoys, expect, read_header
-from zsaq.quant.layers import check_static, quant_layers
-from zsaq.quant.packed import PackedLayer, check_ranges, pack_plan, packed_layers, packed_weight, quantized
-from zsaq.quant.plan import Plan, plan_of
+from zsaq.quant.layers import quant_layers
+from zsaq.quant.packed import PackedLayer, packed_layers, quantized
+from zsaq.quant.packed_model import check_ranges, pack_plan, packed_weight, round_plan
+from zsaq.quant.plan import Plan, make_plan, plan_of
 
 METHOD: Final = "zsaq"
 FORMAT_VERSION: Final = 1
@@ -27,12 +27,25 @@ FORMAT_VERSION: Final = 1
 
 @final
 class ZsaqConfig(QuantizationConfigMixin):
-    """The `quantization_config` of a saved model: its plan and the version of the format."""
+    """The `quantization_config` of transformers: what to round a float model to while it is loaded.
+
+        AutoModelForCausalLM.from_pretrained(id, quantization_config=zsaq.ZsaqConfig("w4a16g128"))
+
+    `config`: text or a `QuantConfig`. Weights are rounded to nearest as `zsaq.quantize_model` rounds them, and the
+    model computes and saves as one that `zsaq.load` gives: packed, not to be trained. A saved model has its plan
+    instead. Raises ValueError for a configuration with static ranges, which need calibration.
+    """
 
     quant_method = METHOD  # type: ignore[assignment]
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, config: str | QuantConfig | Plan) -> None:
+        self.plan = config if isinstance(config, Plan) else None
+        self.config = config.config if isinstance(config, Plan) else QuantConfig.given(config)
+        if self.plan is None and self.config.static:
+            raise ValueError(
+                f"{config!r} has static ranges of inputs or activations, which need calibration and not only weights: "
+                "load the float model and call zsaq.quantize(model, config), or give inputs per='token'"
+            )
 
     @classmethod
     def from_dict(cls, config_dict: Any, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
@@ -49,12 +62,12 @@ class ZsaqConfig(QuantizationConfigMixin):
         return (config, kwargs) if return_unused_kwargs else config
 
     def to_dict(self) -> dict[str, Any]:
-        return {"quant_method": METHOD, "format_version": FORMAT_VERSION, **self.plan.to_dict()}
+        plan = {"config": self.config.to_dict()} if self.plan is None else self.plan.to_dict()
+        return {"quant_method": METHOD, "format_version": FORMAT_VERSION, **plan}
 
 
 @final
 class ZsaqQuantizer(HfQuantizer):
-    requires_calibration = True  # load only: students come from quantize_model
     quantization_config: ZsaqConfig
 
     def is_serializable(self) -> bool:
@@ -70,8 +83,12 @@ class ZsaqQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
     ) -> None:
-        untie(model, self.quantization_config.plan)
-        pack_plan(model, self.quantization_config.plan)
+        plan = self.quantization_config.plan
+        if plan is None:
+            make_plan(model, self.quantization_config.config)  # refused before any weight is read
+            return
+        untie(model, plan)
+        pack_plan(model, plan)
         for _, layer in quantized(model):
             layer._is_hf_initialized = True  # type: ignore[assignment]
         if checkpoint_files is not None:
@@ -80,15 +97,32 @@ class ZsaqQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         vars(model)["_weight_conversions"] = []
+        if self.quantization_config.plan is None:
+            self.round(model)
+            return
         for name, layer in quantized(model):
             try:
                 if isinstance(layer, PackedLayer):
                     layer.cache = None
                     layer.check()
                 else:
-                    check_static(layer.output_quantizer, "output")
+                    layer.output_quantizer.ranges.check()
             except ValueError as error:
                 raise ValueError(f"{name}: {error}; {AGAIN}") from None
+
+    def round(self, model: PreTrainedModel) -> None:
+        """A float model that was just loaded becomes a packed one. Raises ValueError for one on several devices."""
+        places = {str(place) for place in vars(model).get("hf_device_map", {}).values()}
+        if len(places) > 1 or "disk" in places:
+            raise ValueError(
+                f"device_map spreads the float model over {sorted(places)}: round it on one device, save it, and give "
+                "zsaq.load the device_map"
+            )
+        plan = make_plan(model, self.quantization_config.config)
+        untie(model, plan)
+        round_plan(model, plan)
+        self.pre_quantized = True
+        model.config.quantization_config = self.quantization_config = ZsaqConfig(plan)
 
 
 register_quantization_config(METHOD)(ZsaqConfig)

@@ -1,4 +1,4 @@
-"""What to quantize onto which integers: frozen data, a short text in, JSON both ways, rules by module name."""
+"""What to quantize onto which grids: frozen data, a short text in, JSON both ways, rules by module name."""
 
 import dataclasses
 import re
@@ -6,72 +6,16 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
-Levels = Literal["integer", "half", "ternary"]
+from zsaq.quant.grid import CODEBOOKS, Grid, bits_of
+
 Ranges = Literal["minmax", "searched", "learned"]
-Per = Literal["tensor", "channel", "token"] | int
 
 GRIDS = ("weight", "input", "activation", "embedding")
+LEVELS = "|".join(("integer", *CODEBOOKS))
 FORM = (
-    "w<bits>a<bits>[e<bits>][g<group size> or b<block size>][-integer|-half|-ternary], "
+    f"w<bits>a<bits>[e<bits>][g<group size> or b<block size>][-({LEVELS})], "
     "for example w2a8, w4a8g128, w3a16, w2a8-ternary, w2a8e4, w4a8b32"
 )
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Onto which integers a tensor is rounded.
-
-    A value is `(code - zero) * scale`. `per` says which entries share a scale: the whole "tensor", a "channel" (first
-    dimension: an output row), a "token" (the last dimension is one group), or groups of that many entries along the
-    input (last) dimension. Levels of 2-bit weights, by name and never just "2-bit": "half" {-1.5, -.5, .5, 1.5} x
-    scale (default of `parse` for its quality: Liu et al. 2025, arXiv 2502.02631), "ternary" {-1, 0, 1} (Li et al.
-    2016, arXiv 1605.04711) and "integer" {-2, -1, 0, 1}. Symmetric grids have a fixed zero, asymmetric ones an
-    integer zero of their own. Raises ValueError for anything else.
-    """
-
-    bits: int = 4
-    symmetric: bool = True
-    per: Per = "channel"
-    levels: Levels = "integer"
-
-    def __post_init__(self) -> None:
-        if type(self.bits) is not int or not 2 <= self.bits <= 8:
-            raise ValueError(f"bits is {self.bits!r}; give an integer from 2 to 8")
-        if type(self.symmetric) is not bool:
-            raise ValueError(f"symmetric is {self.symmetric!r}; give true or false")
-        if self.per not in ("tensor", "channel", "token") and (type(self.per) is not int or self.per < 1):
-            raise ValueError(f"per is {self.per!r}; give 'tensor', 'channel', 'token' or a positive group size")
-        if self.levels not in get_args(Levels):
-            raise ValueError(f"levels is {self.levels!r}; give one of {get_args(Levels)}")
-        if self.levels != "integer" and (self.bits != 2 or not self.symmetric):
-            raise ValueError(f"levels {self.levels!r} are for symmetric 2-bit grids; this one has bits={self.bits}")
-
-    @property
-    def low(self) -> int:
-        """Smallest code."""
-        if not self.symmetric:
-            return 0
-        return -1 if self.levels == "ternary" else -(2 ** (self.bits - 1))
-
-    @property
-    def high(self) -> int:
-        """Largest code."""
-        return 2**self.bits - 1 if not self.symmetric else 2 ** (self.bits - 1) - 1
-
-    @property
-    def zero(self) -> float:
-        """The fixed zero of a symmetric grid: -0.5 puts the levels at half integers."""
-        return -0.5 if self.levels == "half" else 0.0
-
-    @property
-    def amplitude(self) -> float:
-        """The multiple of the scale that min-max ranges put at the largest magnitude.
-
-        The largest code, except on the 2-bit integer grid, which would lose a level: there 2 (DeepSpeed's choice).
-        """
-        if not self.symmetric:
-            return float(self.high)
-        return 2.0 if (self.levels, self.bits) == ("integer", 2) else self.high - self.zero
 
 
 @dataclass(frozen=True)
@@ -81,11 +25,12 @@ class QuantConfig:
     `weight`: linear and convolution weights; `input`: their activations ("token": dynamic, "tensor": static, after
     `zsaq.calibrate`); `activation`: what nn.ReLU and nn.ReLU6 modules put out, always a static range of the whole
     tensor; `embedding`: the token table. None leaves that part in floats. `ranges`: of the weights (the token table
-    always has searched ones). `rules`: (glob on module names, config or None to leave the module alone), the first
-    that matches wins.
+    always has searched ones). Convolutions take static inputs; groups of their weights run over the flattened [in *
+    height * width] of an output channel. `rules`: (glob on module names, config or None to leave the module alone),
+    the first that matches wins.
     """
 
-    weight: Grid | None = Grid()
+    weight: Grid | None = field(default_factory=Grid)
     input: Grid | None = None
     activation: Grid | None = field(default=None, kw_only=True)
     embedding: Grid | None = None
@@ -104,6 +49,10 @@ class QuantConfig:
             )
         if self.input is not None and self.input.per == "channel":
             raise ValueError("input.per is 'channel'; inputs have 'token', 'tensor' or a group size")
+        if self.input is not None and not self.input.uniform:
+            raise ValueError(
+                f"input.levels is {self.input.levels!r}, whose values are not even; that is for weights: give 'integer'"
+            )
         if self.activation is not None and (self.activation.per, self.activation.levels) != ("tensor", "integer"):
             raise ValueError(
                 f"activation is per {self.activation.per!r} with {self.activation.levels!r} levels; what a ReLU puts "
@@ -131,7 +80,7 @@ class QuantConfig:
         Raises ValueError for any other text.
         """
         match = re.fullmatch(
-            r"w(\d{1,2})a(\d{1,2})(?:e(\d{1,2}))?(?:([gb])(\d{1,9}))?(?:-(integer|half|ternary))?",
+            rf"w(\d{{1,2}})a(\d{{1,2}})(?:e(\d{{1,2}}))?(?:([gb])(\d{{1,9}}))?(?:-({LEVELS}))?",
             str(text).strip().lower(),
         )
         widths = {int(match[i] or 8) for i in (1, 2, 3)} if match else set()
@@ -142,14 +91,27 @@ class QuantConfig:
             raise ValueError(f"{text!r}: activations in floats have no blocks; write g{match[5]} for groups of weights")
         table = int(match[3] or (16 if weights == 16 else 8))
         levels = match[6] or ("half" if weights == 2 else "integer")
-        if levels != "integer" and weights != 2:
-            raise ValueError(f"{text!r}: only 2-bit weights have {levels} levels; the form is {FORM}")
+        if levels != "integer" and weights != bits_of(levels):
+            raise ValueError(f"{text!r}: only {bits_of(levels)}-bit weights have {levels} levels; the form is {FORM}")
         size = int(match[5]) if match[4] else "channel"
         return cls(
-            weight=None if weights == 16 else Grid(weights, per=size, levels=levels),  # type: ignore[arg-type]
+            weight=None if weights == 16 else Grid(weights, per=size, levels=levels),
             input=None if inputs == 16 else Grid(inputs, per=int(match[5]) if match[4] == "b" else "token"),
             embedding=None if table == 16 else Grid(table),
         )
+
+    @classmethod
+    def given(cls, config: "str | QuantConfig") -> "QuantConfig":
+        """A configuration as it is, or parsed from its text. Raises ValueError for anything else."""
+        if not isinstance(config, str | QuantConfig):
+            raise ValueError(f"the configuration is {config!r:.200}; give a text such as 'w4a8g128', or a QuantConfig")
+        return cls.parse(config) if isinstance(config, str) else config
+
+    @property
+    def static(self) -> bool:
+        """Whether any layer would have a static range, which `zsaq.calibrate` must fill."""
+        each = [self, *(own for _, own in self.rules if own is not None)]
+        return any(own.activation or (own.input and own.input.per == "tensor") for own in each)
 
     def of(self, name: str) -> "tuple[QuantConfig | None, bool]":
         """The configuration of the module called `name`, and whether a rule named it."""

@@ -64,7 +64,7 @@ def check_header(model: nn.Module, header: Header) -> None:
     """Raises ValueError for missing, foreign, wrongly shaped or wrongly typed tensors, before any of them is read."""
     state = model.state_dict()
     decoyed = {NOTE, *(f"{name}.weight" for name, _ in packed_layers(model))}
-    header = {key: found for key, found in header.items() if key not in decoyed or found != DECOY}
+    header = {key: form for key, form in header.items() if key not in decoyed or form != DECOY}
     for name, layer in quantized(model):
         buffers = {f"{name}.{key}": value for key, value in layer.named_buffers()}
         for key, value in buffers.items():

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from zsaq.quant.config import Grid, QuantConfig
-from zsaq.quant.quantizer import TINY, EMAMinMax, MinMax, MSEOptimal, Quantizer, Range, groups
+from zsaq.quant.codes import groups
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.grid import Grid
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import RANGES, TINY, input_range
 
 
 class QuantLayer(nn.Module):
@@ -111,23 +114,44 @@ SWAPS: dict[type, type[QuantLayer]] = {
 ACTIVATIONS: dict[type, type[QuantActivation]] = {nn.ReLU: QuantReLU, nn.ReLU6: QuantReLU6}
 
 
-def swap(layer: nn.Module, config: QuantConfig) -> None:
-    """Give a layer its quantized class and quantizers, in place. Raises ValueError if a group size does not fit."""
-    kind = SWAPS[type(layer)]
-    table = kind is QuantEmbedding
+def weight_rows(layer: nn.Module) -> Tensor:
+    """The weight of a float layer, output rows first and flat: [out, in * ...]."""
+    assert isinstance(layer.weight, Tensor)
+    return (layer.weight.T if type(layer) is Conv1D else layer.weight).flatten(1)
+
+
+def weight_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer:
+    """What rounds the weight of a float layer. Raises ValueError if a group size does not fit."""
+    table = type(layer) is nn.Embedding
     grid = config.embedding if table else config.weight
-    assert grid is not None and isinstance(layer.weight, Tensor)
-    rows = (layer.weight.T if kind is QuantConv1D else layer.weight).flatten(1)
-    view = groups(rows, grid)
-    searched = table or config.ranges != "minmax"
-    ranges = MSEOptimal(view, grid, learned=config.ranges == "learned" and not table) if searched else MinMax()
-    layer.__class__ = kind
+    assert grid is not None
+    ranges = RANGES["searched" if table else config.ranges]
+    return Quantizer(grid, ranges(groups(weight_rows(layer), grid), grid))
+
+
+def input_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer | None:
+    """What rounds the input of a float layer; None for a table. Raises ValueError for a grid that does not fit it."""
+    grid = None if type(layer) is nn.Embedding else config.input
+    if grid is None:
+        return None
+    if type(layer) is nn.Conv2d and grid.per != "tensor":
+        shared = "token" if grid.per == "token" else f"group of {grid.per}"
+        raise ValueError(
+            f"this convolution's input per {shared} would have scales for each row of pixels; give it one static range "
+            "(Grid(per='tensor')), as the presets zsaq.vision.presets.brecq('w4a8', model) and uniform do, or call "
+            "zsaq.quantize(model, 'w4a8'), which takes a preset itself"
+        )
+    if isinstance(grid.per, int):
+        groups(torch.empty(1, weight_rows(layer).shape[1], device="meta"), grid)
+    return Quantizer(grid, input_range(grid))
+
+
+def swap(layer: nn.Module, config: QuantConfig) -> None:
+    """Give a layer its quantized class and quantizers, in place. Raises ValueError if a grid does not fit."""
+    weights, inputs = weight_quantizer(layer, config), input_quantizer(layer, config)
+    layer.__class__ = SWAPS[type(layer)]
     assert isinstance(layer, QuantLayer)
-    layer.weight_quantizer = Quantizer(grid, ranges)
-    layer.input_quantizer = (
-        None if table or config.input is None else Quantizer(config.input, input_range(config.input))
-    )
-    layer.offset = None
+    layer.weight_quantizer, layer.input_quantizer, layer.offset = weights, inputs, None
 
 
 def swap_activation(module: nn.Module, grid: Grid) -> None:
@@ -135,26 +159,6 @@ def swap_activation(module: nn.Module, grid: Grid) -> None:
     module.__class__ = ACTIVATIONS[type(module)]
     assert isinstance(module, QuantActivation)
     module.output_quantizer = Quantizer(grid, input_range(grid))
-
-
-def check_static(quantizer: Quantizer | None, side: str) -> None:
-    """Raises ValueError for a static range of a layer's `side` that nothing or nonsense has filled."""
-    if quantizer is None or not isinstance(ranges := quantizer.ranges, EMAMinMax):
-        return
-    if int(ranges.updates) < 1:
-        raise ValueError(f"the static {side} range has seen nothing: run zsaq.calibrate before saving")
-    scale, _ = ranges(ranges.lo, quantizer.grid)
-    lo, hi = float(ranges.lo), float(ranges.hi)
-    if not (lo <= hi and (lo < 0 or hi > 0) and scale.isfinite().all()):
-        raise ValueError(
-            f"the static {side} range goes from {lo} to {hi} (before its correction); it must be finite, from low to "
-            "high and not empty: run zsaq.calibrate on other batches before saving"
-        )
-
-
-def input_range(grid: Grid) -> Range:
-    """Dynamic for tokens and groups; static for whole tensors, which `zsaq.calibrate` must fill."""
-    return EMAMinMax() if grid.per == "tensor" else MinMax()
 
 
 def quant_layers(model: nn.Module) -> Iterator[tuple[str, QuantLayer]]:
@@ -179,9 +183,9 @@ def parameter_groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
     """
     scales: dict[int, dict[str, Any]] = {}
     for _, layer in quant_layers(student):
-        scale = layer.weight_quantizer.ranges
-        if isinstance(scale, MSEOptimal) and isinstance(scale.scale, nn.Parameter) and id(scale.scale) not in scales:
-            share = scale.scale.detach().mean() / layer.weight.detach().square().mean().sqrt().clamp_min(TINY)
-            scales[id(scale.scale)] = {"params": [scale.scale], "lr": lr * min(1.0, float(share)), "weight_decay": 0.0}
+        scale = layer.weight_quantizer.ranges.trained()
+        if scale is not None and id(scale) not in scales:
+            share = scale.detach().mean() / layer.weight.detach().square().mean().sqrt().clamp_min(TINY)
+            scales[id(scale)] = {"params": [scale], "lr": lr * min(1.0, float(share)), "weight_decay": 0.0}
     rest = [p for p in student.parameters() if p.requires_grad and id(p) not in scales]
     return [{"params": rest, "lr": lr}, *(g for g in scales.values() if g["params"][0].requires_grad)]

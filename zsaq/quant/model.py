@@ -7,7 +7,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from zsaq.quant.adapter import attach
-from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.grid import Grid
 from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
 from zsaq.quant.packed import PackedEmbedding, PackedLayer
 from zsaq.quant.plan import Plan, make_plan, plan_of
@@ -37,12 +38,14 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def quantize_model(teacher: Model, config: QuantConfig) -> Model:
+def quantize_model(teacher: Model, config: QuantConfig | str) -> Model:
     """A student: a copy of the teacher in eval mode, seen through integers. The teacher is not touched.
 
-    A transformers student saves itself packed: `student.save_pretrained(folder)`. Raises ValueError if a rule matches
-    nothing, a group size does not fit, nothing would be quantized, or the teacher is quantized already.
+    `config`: or its text, as in "w4a8g128". A transformers student saves itself packed: `student.save_pretrained`.
+    Raises ValueError if a rule matches nothing, a grid does not fit its layer, nothing would be quantized, or the
+    teacher is quantized already.
     """
+    config = QuantConfig.given(config)
     if any(isinstance(module, QuantLayer | PackedLayer | QuantActivation) for module in teacher.modules()):
         raise ValueError("the teacher is quantized already; give the float model")
     if packed := [n for n, p in teacher.named_parameters() if not p.is_floating_point()]:
@@ -66,19 +69,19 @@ def describe(grid: Grid | None) -> str:
 def coverage(student: nn.Module) -> dict[str, str]:
     """For every module that holds weights, of a student or of a loaded model: quantized how, or left alone why.
 
-    Activations are told too where the configuration speaks of them. Raises ValueError if nothing is quantized.
+    Activations are among them where the configuration speaks of them. Raises ValueError if nothing is quantized.
     """
-    plan, told, found = plan_of(student), {}, False
+    plan, parts = plan_of(student), {}
     for name, module in student.named_modules():
         if isinstance(module, QuantLayer | PackedLayer):
             grid = module.grid if isinstance(module, PackedLayer) else module.weight_quantizer.grid
             inputs = f", inputs {describe(module.input_quantizer and module.input_quantizer.grid)}"
             table = isinstance(module, QuantEmbedding | PackedEmbedding)
-            told[name], found = f"weights {describe(grid)}{'' if table else inputs}", True
+            parts[name] = f"weights {describe(grid)}{'' if table else inputs}"
         elif isinstance(module, QuantActivation):
-            told[name], found = f"outputs {describe(module.output_quantizer.grid)}", True
+            parts[name] = f"outputs {describe(module.output_quantizer.grid)}"
         elif name in plan.left:
-            told[name] = f"left alone: {plan.left[name]}"
-    if not found:
+            parts[name] = f"left alone: {plan.left[name]}"
+    if not parts.keys() - plan.left.keys():
         raise ValueError("nothing is quantized in this model")
-    return told
+    return parts

@@ -11,25 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsaq.quant.config import Grid
-from zsaq.quant.layers import (
-    ACTIVATIONS,
-    Conv1D,
-    QuantActivation,
-    QuantLayer,
-    check_static,
-    input_range,
-    quant_activations,
-    quant_layers,
-    swap_activation,
-)
-from zsaq.quant.packing import pack, unpack, width
-from zsaq.quant.plan import Plan
-from zsaq.quant.quantizer import Quantizer, dequantize, groups
+from zsaq.quant.codes import dequantize
+from zsaq.quant.grid import Grid
+from zsaq.quant.layers import Conv1D, QuantActivation, quant_activations
+from zsaq.quant.packing import pack, unpack
+from zsaq.quant.quantizer import Quantizer
 
 
 class PackedLayer(nn.Module):
-    """What the packed layers share. Never constructed: `pack_plan` gives a layer its class.
+    """What the packed layers share. Never constructed: `become_packed` gives a layer its class.
 
     Buffers: `codes` [out, bytes] uint8; `scale` [out, 1], [out, groups, 1] or [1, 1], float32 whatever the model is
     cast to; `zero` like scale, uint8, only on asymmetric grids. The end of a tie has none and reads its table's.
@@ -93,7 +83,8 @@ class PackedLayer(nn.Module):
                 raise ValueError("the bits that pad the rows of codes are not zero")
             if not self.grid.symmetric and int(self.zero.max()) > self.grid.high:
                 raise ValueError(f"a zero is {int(self.zero.max())}, the grid ends at {self.grid.high}")
-        check_static(self.input_quantizer, "input")
+        if self.input_quantizer is not None:
+            self.input_quantizer.ranges.check()
 
 
 @final
@@ -160,75 +151,3 @@ def quantized(model: nn.Module) -> Iterator[tuple[str, PackedLayer | QuantActiva
     """Names and modules of what a loaded model's plan names: packed layers, then activations."""
     yield from packed_layers(model)
     yield from quant_activations(model)
-
-
-def check_ranges(model: nn.Module) -> None:
-    """Raises ValueError for a static range that nothing or nonsense has filled, by the name of its layer."""
-    seen = [(name, layer.input_quantizer, "input") for name, layer in (*quant_layers(model), *packed_layers(model))]
-    seen += [(name, layer.output_quantizer, "output") for name, layer in quant_activations(model)]
-    for name, quantizer, side in seen:
-        try:
-            check_static(quantizer, side)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from None
-
-
-def pack_plan(model: nn.Module, plan: Plan) -> None:
-    """Give the chosen float layers of a model, usually on the meta device, empty packed forms in place.
-
-    Activations get the class that they have in students, with static ranges that have seen nothing.
-
-    Raises ValueError for a module that the model lacks, that has no packed form, or whose group size does not fit.
-    """
-    modules = dict(model.named_modules())
-    for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
-        if type(modules.get(name)) in ACTIVATIONS:
-            if (grid := plan.chosen[name].activation) is None:
-                raise ValueError(
-                    f"{name}: the configuration has no grid for activations, yet names it; save the student anew"
-                )
-            swap_activation(modules[name], grid)
-            continue
-        if name not in modules or type(modules[name]) not in PACKS:
-            found = type(modules[name]).__name__ if name in modules else "nothing of that name"
-            raise ValueError(
-                f"{name}: {type(model).__name__} has {found} there, not a layer that can hold packed weights"
-            )
-        layer, config = modules[name], plan.chosen[name]
-        kind = PACKS[type(layer)]
-        owner = modules[plan.tied[name]] if name in plan.tied else None
-        grid = config.embedding if owner is not None or kind is PackedEmbedding else config.weight
-        if grid is None or not isinstance(owner, PackedEmbedding | None):
-            raise ValueError(f"{name}: the configuration has no grid for it, or ties it to what is no table")
-        weight = layer._parameters.pop("weight")
-        assert weight is not None
-        rows = (weight.T if kind is PackedConv1D else weight).flatten(1)
-        layer.__class__ = kind
-        assert isinstance(layer, PackedLayer)
-        layer.grid, layer.shape = grid, (rows.shape[0], rows.shape[1])
-        layer.dtype, layer.cache = weight.dtype, None
-        object.__setattr__(layer, "table", owner)  # not a submodule: the buffers belong to the table alone
-        inputs = None if kind is PackedEmbedding else config.input
-        layer.input_quantizer = None if inputs is None else Quantizer(inputs, input_range(inputs))
-        if owner is not None and layer.shape != owner.shape:
-            raise ValueError(f"{name}: {list(layer.shape)} is tied to a table of {list(owner.shape)}")
-        if owner is None:
-            try:
-                scales = groups(torch.empty(layer.shape, device="meta"), grid).shape[:-1]
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}") from None
-            row = width(layer.shape[1], grid.bits)
-            layer.register_buffer("codes", torch.empty(layer.shape[0], row, dtype=torch.uint8, device=weight.device))
-            layer.register_buffer("scale", torch.empty(*scales, 1, dtype=torch.float32, device=weight.device))
-            if not grid.symmetric:
-                layer.register_buffer("zero", torch.empty(*scales, 1, dtype=torch.uint8, device=weight.device))
-    vars(model)["zsaq_plan"] = plan
-
-
-@torch.no_grad()
-def packed_weight(layer: QuantLayer) -> dict[str, Tensor]:
-    """The buffers of a trained layer's packed form, by name, from its weights as they are now."""
-    grid = layer.weight_quantizer.grid
-    codes, scale, zero = layer.weight_quantizer.codes(layer.rows().flatten(1))
-    buffers = {"codes": pack(codes.short() - grid.low, grid.bits), "scale": scale.float().contiguous()}
-    return buffers if grid.symmetric else {**buffers, "zero": zero.to(torch.uint8).contiguous()}

@@ -69,15 +69,15 @@ def rectifiers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
     """
     if not any(own is not None and own.activation is not None for own in (config, *(own for _, own in config.rules))):
         return {}
-    found = {n: m for n, m in model.named_modules() if n and type(m) in ACTIVATIONS}
-    if not found:
+    relus = {n: m for n, m in model.named_modules() if n and type(m) in ACTIVATIONS}
+    if not relus:
         kinds = " or ".join(f"nn.{kind.__name__}" for kind in ACTIVATIONS)
         raise ValueError(
             f"the configuration has a grid for activations, but {type(model).__name__} has no module {kinds}, and a "
             "functional relu cannot be seen: make it a module, or quantize what goes into the layers instead, "
             "for example QuantConfig(input=Grid(8, symmetric=False, per='tensor'))"
         )
-    return found
+    return relus
 
 
 def heads(model: nn.Module) -> set[nn.Module]:

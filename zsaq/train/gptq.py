@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from zsaq.quant.codes import groups, round_to_grid, values_of
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantLayer, QuantLinear, quant_layers
-from zsaq.quant.quantizer import MSEOptimal, groups, round_to_grid
 from zsaq.train.calls import Reached, call_of
 from zsaq.train.logging import StepLog
 from zsaq.train.pair import Batch
@@ -98,7 +98,8 @@ def gptq_columns(
         stop = min(start + COLUMNS, len(h))
         errors = torch.empty_like(w[:, start:stop])
         for i in range(start, stop):
-            rounded[:, i] = (round_to_grid(w[:, i], scale[:, i], zero[:, i], grid) - zero[:, i]) * scale[:, i]
+            codes = round_to_grid(w[:, i], scale[:, i], zero[:, i], grid)
+            rounded[:, i] = values_of(codes, zero[:, i], grid) * scale[:, i]
             errors[:, i - start] = (w[:, i] - rounded[:, i]) / u[i, i]
             w[:, i + 1 : stop] -= errors[:, i - start, None] * u[i, i + 1 : stop]
         w[:, stop:] -= errors @ u[start:stop, stop:]
@@ -159,7 +160,7 @@ def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
         where = f"{name}.{each}"
         if not isinstance(layer, QuantLinear | QuantConv1D):
             raise ValueError(f"{where} is a {type(layer).__name__}; rounding is compensated in Linear and Conv1D only")
-        if not isinstance(layer.weight_quantizer.ranges, MSEOptimal):
+        if not layer.weight_quantizer.ranges.kept:
             raise ValueError(
                 f"{where} takes its weight's range anew from what it holds; quantize it with ranges='searched', or "
                 "'learned'"

@@ -13,8 +13,9 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from zsaq.quant.codes import round_to_grid
 from zsaq.quant.layers import quant_layers
-from zsaq.quant.quantizer import MinMax, Quantizer, round_to_grid
+from zsaq.quant.quantizer import Quantizer
 from zsaq.train.optim import Closure, Wrapper
 
 WARM = 128  # AIT's cap of its warm-up
@@ -50,7 +51,7 @@ class WeightCodes:
     def kind(self) -> tuple[Any, ...]:
         """Equal for weights that one call may round: rows as long, each with a min-max range of its own."""
         rows, grid = self.rows(), self.quantizer.grid
-        apart = grid.per == "tensor" or not isinstance(self.quantizer.ranges, MinMax)
+        apart = grid.per == "tensor" or self.quantizer.ranges.kept
         return rows.shape[1], rows.dtype, rows.device, grid, id(self.weight) if apart else None
 
 

@@ -5,9 +5,11 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.config import Grid
+from zsaq.quant.codes import groups
+from zsaq.quant.grid import Grid
 from zsaq.quant.layers import QuantEmbedding, QuantLayer
-from zsaq.quant.quantizer import TINY, EMAMinMax, MinMax, MSEOptimal, Quantizer, Range, groups, search
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import TINY, MSEOptimal, Range, Static, search
 
 POWER: Final = 2.4  # of the error that initial ranges minimise
 FACTORS: Final = tuple(share / 100 for share in range(100, 0, -1))
@@ -32,9 +34,10 @@ class SoftWeight(nn.Module):
         super().__init__()
         self.layer = [layer]  # in a list: it is no part of its own part
         self.grid, self.joint = layer.weight_quantizer.grid, joint
+        if not self.grid.uniform:
+            raise ValueError(f"rounding up or down is learned on even levels, and {self.grid.levels} ones are not")
         before, view = layer.weight_quantizer.ranges, groups(layer.rows().detach().float().flatten(1), self.grid)
-        learned = isinstance(before, MSEOptimal) and isinstance(before.scale, nn.Parameter)
-        self.ranges = MSEOptimal(view, self.grid, learned, POWER, FACTORS)
+        self.ranges = MSEOptimal(view, self.grid, before.trained() is not None, POWER, FACTORS)
         scale, zero = self.ranges(view, self.grid)
         scale = scale.detach()
         place = view / scale + zero
@@ -103,7 +106,7 @@ class SoftActivation(nn.Module):
     def __init__(self, quantizer: Quantizer, drop: float, rng: torch.Generator) -> None:
         super().__init__()
         self.before, self.drop, self.rng = quantizer, drop, rng
-        self.quantizer = quantizer if isinstance(quantizer.ranges, MinMax) else None
+        self.quantizer = None if quantizer.ranges.static else quantizer
 
     def forward(self, x: Tensor) -> Tensor:
         if self.quantizer is None:
@@ -115,7 +118,7 @@ class SoftActivation(nn.Module):
         """The quantizer that was there, its static range now the learned one."""
         ranges = None if self.quantizer is None else self.quantizer.ranges
         if isinstance(ranges, LearnedStep):
-            assert isinstance(self.before.ranges, EMAMinMax)
+            assert isinstance(self.before.ranges, Static)
             self.before.ranges.hold(*ranges.bounds(self.before.grid))
         return self.before
 

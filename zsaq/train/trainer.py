@@ -18,7 +18,7 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from zsaq.quant.quantizer import EMAMinMax
+from zsaq.quant.ranges import static_ranges
 from zsaq.train.logging import StepLog
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.optim import NotFinite, Wrapper
@@ -93,28 +93,32 @@ def repeat(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator | None = None) -> Model:
-    """Fill the static input ranges of `student` from the float activations of `batches`; returns the student.
+    """Fill the static ranges of `student` from the float activations of `batches`; returns the student.
 
+    At the end each is frozen to a scale and a zero, which are what is computed with and saved; a later call goes on
+    from the means that this one leaves.
     Raises ValueError if there are no batches; a student without static ranges is returned as it is.
     """
     device = (accelerator or processes()).device
-    found = [m for m in student.modules() if isinstance(m, EMAMinMax)]
+    ranges = static_ranges(student)
     student.to(device).eval()
-    if not found:
+    if not ranges:
         return student
-    for ranges in found:
-        ranges.observing = True
+    for each in ranges:
+        each.observing = each.observer
     try:
         with torch.no_grad():
             for batch in batches:
                 run(student, {k: v.to(device) for k, v in batch.items()})
     finally:
-        for ranges in found:
-            ranges.observing = False
-    if not all(int(ranges.updates) for ranges in found):
+        for each in ranges:
+            each.observing = None
+    if not all(each.observer.updates for each in ranges):
         raise ValueError(
             "calibration left static ranges that saw nothing; give at least one batch that reaches every layer"
         )
+    for each in ranges:
+        each.freeze()
     return student
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from zsaq.quant.packed import PackedLayer
 from zsaq.quant.packing import pack, unpack
-from zsaq.quant.quantizer import EMAMinMax, Quantizer
+from zsaq.quant.quantizer import Quantizer
 
 PACKED: Final = "pack-quantized"
 BYTES: Final = "int-quantized"
@@ -39,12 +39,15 @@ def to_int32(codes: Tensor, bits: int) -> Tensor:
 def store_codes(layer: PackedLayer) -> tuple[Tensor, Tensor, int, list[str]]:
     """Signed codes int16 [rows, columns], scale float32 [rows, 1 or groups], bits, and what changed.
 
-    code * scale is the layer's weight, bit for bit. Raises ValueError for asymmetric 8-bit grids.
+    code * scale is the layer's weight, bit for bit. Raises ValueError for asymmetric 8-bit grids and levels
+    that are not evenly spaced.
     """
     grid, rows = layer.grid, layer.shape[0]
     codes = unpack(layer.codes, grid.bits, layer.shape).short() + grid.low
     scale = layer.scale.flatten(1).expand(rows, -1).contiguous()
-    if grid.levels == "half":
+    if not grid.uniform:
+        raise ValueError(f"its weights have {grid.levels} levels, which the format does not have")
+    if not grid.zero.is_integer():
         return (
             2 * codes + 1,
             scale / 2,
@@ -68,8 +71,8 @@ def store_input(quantizer: Quantizer, columns: int, sequence: bool) -> Stored:
     if grid.levels != "integer":
         raise ValueError(f"its inputs have {grid.levels} levels, and the format has integer ones only")
     scheme: dict[str, Any] = {"num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric}
-    if isinstance(ranges, EMAMinMax):
-        scale, zero = ranges(ranges.lo, grid)
+    if ranges.static:
+        scale, zero = ranges(torch.empty(0), grid)
         tensors = {"input_scale": scale.reshape(1).clone()}
         if isinstance(zero, Tensor):
             tensors["input_zero_point"] = (zero.reshape(1) - 2 ** (grid.bits - 1)).to(torch.int8)

@@ -9,7 +9,7 @@ from zsaq.deploy.integers import Integers
 from zsaq.deploy.onnx.operators import OnnxLayer, become, check_inputs, emit, static_range
 from zsaq.quant.layers import QuantActivation, QuantReLU6
 from zsaq.quant.packed import PackedConv2d
-from zsaq.quant.quantizer import EMAMinMax, Quantizer
+from zsaq.quant.quantizer import Quantizer
 
 DOMAIN: Final = "zsaq"
 
@@ -18,8 +18,7 @@ DOMAIN: Final = "zsaq"
 class Rounding(nn.Module):
     """A static quantizer as QuantizeLinear and DequantizeLinear; codes are uint8, those of signed grids plus 128.
 
-    `least` and `most` bound the values before rounding, which is monotonic, so the bounds are taken on codes. Raises
-    ValueError for a dynamic quantizer.
+    `least` and `most` bound the values before rounding, which is monotonic, so the bounds are taken on codes.
     """
 
     scale: Tensor
@@ -33,10 +32,7 @@ class Rounding(nn.Module):
         super().__init__()
         grid = quantizer.grid
         check_inputs(grid)
-        if not isinstance(quantizer.ranges, EMAMinMax):
-            raise ValueError(
-                f"inputs of convolutions have a static range or none in ONNX: give per='tensor', not {grid}"
-            )
+        assert quantizer.ranges.static
         scale, zero = static_range(quantizer)
         start = 128 if grid.symmetric else 0
         middle = int(zero) - start

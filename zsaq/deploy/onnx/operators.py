@@ -21,7 +21,8 @@ from zsaq.deploy.integers import Integers
 from zsaq.deploy.onnx.blocks import block_of, fits
 from zsaq.quant.config import Grid
 from zsaq.quant.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear
-from zsaq.quant.quantizer import EMAMinMax, Quantizer, floored
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import floored
 
 MICROSOFT: Final = "com.microsoft::"
 INT8: Final = 3  # ONNX's number of the type
@@ -71,7 +72,7 @@ def round_inputs(x: Tensor, quantizer: Quantizer, one: Tensor, middle: Tensor, f
     The arithmetic of `zsaq.quantizer`: divide by the scale, add an integer zero, round half to even, clamp.
     """
     grid = quantizer.grid
-    if isinstance(quantizer.ranges, EMAMinMax):
+    if quantizer.ranges.static:
         v, scale = x / fixed, fixed
         v = v if grid.symmetric else v + middle.float()
         v = v if grid.bits == 8 else v.clamp(grid.low, grid.high)
@@ -161,7 +162,7 @@ class IntegerTable(OnnxLayer):
 
 def check_inputs(grid: Grid) -> None:
     """Raises ValueError for inputs that no kernel rounds as the student does."""
-    if grid.levels == "half":
+    if not grid.zero.is_integer():
         raise ValueError("inputs at half-integer levels have no kernel; give QuantConfig.input an integer Grid")
     if isinstance(grid.per, int) and (grid.bits != 8 or not grid.symmetric):
         raise ValueError(f"inputs in blocks have 8 symmetric bits in ONNX Runtime; these have {grid}")
@@ -219,9 +220,9 @@ def to_operators(layer: PackedLayer, blocks: bool = False) -> None:
 
 def static_range(quantizer: Quantizer) -> tuple[Tensor, Tensor]:
     """The scale [], 1 where it is dynamic, and the code of zero, uint8 []; signed codes are counted from -128."""
-    if not isinstance(quantizer.ranges, EMAMinMax):
+    if not quantizer.ranges.static:
         return torch.ones(()), torch.tensor(128, dtype=torch.uint8)
-    scale, zero = quantizer.ranges(quantizer.ranges.lo, quantizer.grid)
+    scale, zero = quantizer.ranges(torch.empty(0), quantizer.grid)
     return scale.flatten()[0].clone(), torch.tensor(128 if quantizer.grid.symmetric else int(zero), dtype=torch.uint8)
 
 
