@@ -5,7 +5,7 @@ no method sees them.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ Score = Callable[[Any], dict[str, float]]
 
 def glue(
     task: str | Task, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, *,
-    rows: list[Row] | None = None, data_dir: str | None = None, split: str = "validation", max_length: int = 128,
+    rows: Sequence[Row] | None = None, data_dir: str | None = None, split: str = "validation", max_length: int = 128,
     accelerator: Accelerator | None = None,
 ) -> Score:  # fmt: skip
     """The task's metrics and, with a teacher, agreement and KL(teacher || student) in nats.
@@ -76,7 +76,7 @@ def images(
         if teacher is not None:
             teacher.to(next(student.parameters()).device)
         numbers = imagenet.score(student, batches(), teacher, accelerator=accelerator)
-        shown = {"accuracy": "top1", "top5": "top5", "agreement": "agreement", "kl": "kl"}
+        shown = {"accuracy": "top1", "agreement": "agreement", "kl": "kl", "top5": "top5"}
         return {name: numbers[key] for name, key in shown.items() if key in numbers}
 
     return score

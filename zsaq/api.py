@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -191,6 +192,8 @@ def run(
         say(f"{row.name} on {subject.name}, effort {budget.effort}: {str(budget) or 'nothing to spend'}")
     if row.budgets:
         subject.widen()
+    if isinstance(subject.job, ImageJob) and loop.folder is not None and find_spec("matplotlib"):
+        subject.job.pictures = loop.folder / "pictures"
     teacher, wanted = subject.job.teacher, [p.requires_grad for p in subject.job.teacher.parameters()]
     teacher.to(loop.accelerator.device)
     set_seed(seed)

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from zsaq.api import methods, quantize
 from zsaq.comparing import compare
-from zsaq.io.saving import check_target
+from zsaq.io.saving import check_target, save
 from zsaq.method import Effort
 from zsaq.report.curves import draw_curves
 from zsaq.report.hub import ready
@@ -157,7 +157,7 @@ def run(
         if error.student is None or not main:
             raise
         last = target.with_name(f"{target.name}-last-good")
-        error.student.save_pretrained(last)
+        save(error.student, last)  # pyright: ignore[reportArgumentType]
         raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
     if recipe is not None:
         noted(student, recipe=f"recipes/{recipe.name}", recipe_sha256=hashlib.sha256(recipe.read_bytes()).hexdigest())

@@ -123,7 +123,7 @@ def compare(
         score, _ = scorer(teacher, model, task, text, images, data_dir, split, size=size)
         table = zsaq.compare(
             model, bits.split(","), methods.split(","), seeds=[int(seed) for seed in seeds.split(",")], score=score,
-            folder=output_dir, effort=effort, preset=preset, **subject(generator, text_pair, size),
+            folder=output_dir, effort=effort, preset=preset,  # pyright: ignore[reportArgumentType] **subject(generator, text_pair, size),
             **launch.options_of(context.args),
         )  # fmt: skip
         table.write(output_dir)

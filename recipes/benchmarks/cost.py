@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from zsaq import Batch, Loop, Pair, QuantConfig, distill
+from zsaq.language.ascent import Ascent
 from zsaq.language.sam_sga import divergence, stepper, student_of
 from zsaq.language.text_generator import TextGenerator
 from zsaq.language.writing import load_generator
@@ -50,9 +51,8 @@ def main() -> None:
     teacher = AutoModelForSequenceClassification.from_pretrained(args.teacher, dtype=torch.float32).eval()
     teacher.requires_grad_(False)
     generator, tokenizer = load_generator(args.generator)
-    text_generator = TextGenerator.of(
-        generator, tokenizer, teacher, AutoTokenizer.from_pretrained(args.teacher), lr=1e-5
-    )
+    text = TextGenerator.of(generator, tokenizer, teacher, AutoTokenizer.from_pretrained(args.teacher))
+    ascent = Ascent(text, teacher, lr=1e-5)
     student = student_of(teacher, QuantConfig.parse(args.bits))
     trained = [p for p in student.parameters() if p.requires_grad]
     objective = divergence(teacher, 1.0)
@@ -68,9 +68,8 @@ def main() -> None:
         torch.autograd.grad(objective(Pair(teacher, student, batch, objective.captures)), batch["inputs_embeds"])
 
     def speak() -> None:
-        text = text_generator.newest.rows(torch.arange(text_generator.batch_size))
-        written = text_generator.soft(generator, text)
-        torch.autograd.grad(written.log_probs.sum(), text_generator.trained, allow_unused=True)
+        written = ascent.soft(generator, text.newest.rows(torch.arange(text.batch_size)))
+        torch.autograd.grad(written.log_probs.sum(), ascent.trained, allow_unused=True)
 
     def both(pair: Pair) -> None:
         student.zero_grad()
@@ -85,7 +84,7 @@ def main() -> None:
         "counted ascent": [],
     }
     for _ in range(args.steps):
-        batch = next(text_generator)
+        batch = next(text)
         loop = Loop(schedule="constant", warmup=0.0, every=10**9)
         for name, rho in (("step", 0.16), ("plain step", 0.0)):
             begun: list[float] = []
@@ -96,7 +95,7 @@ def main() -> None:
         seconds["student"].append(timed(lambda: both(pair)))
         for p in trained:
             p.requires_grad_(False)
-        seconds["ascent"].append(timed(lambda: text_generator.ascend(answer)))
+        seconds["ascent"].append(timed(lambda: ascent.ascend(answer)))
         seconds["counted ascent"].append(timed(lambda: (speak(), to_inputs(soft[-1]))))
         for p in trained:
             p.requires_grad_(True)

@@ -10,7 +10,6 @@ weights mean nothing and are not taken.
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,9 +20,8 @@ from transformers import (
     ResNetConfig,
     ResNetForImageClassification,
 )
-from zsaq.deploy.export import export
 
-from zsaq import QuantConfig, calibrate, quantize_model, save, seal
+from zsaq import QuantConfig, calibrate, export, quantize_model, save
 from zsaq.deploy.bench import bench
 from zsaq.vision.presets import uniform
 
@@ -34,7 +32,7 @@ def bert_base(bits: str) -> PreTrainedModel:
 
 
 def resnet_18(bits: str) -> PreTrainedModel:
-    """Protocol `uniform`; statistics and ranges are those of noise."""
+    """Preset `uniform`; statistics and ranges are those of noise."""
     config = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
     teacher, noise = ResNetForImageClassification(config).train(), torch.randn(4, 3, 224, 224)
     for module in teacher.modules():
@@ -59,9 +57,7 @@ def main() -> None:
     torch.manual_seed(0)
     folder = save(SHAPES[args.shape](args.bits), args.output_dir)
     export(folder, "onnx")
-    measured = bench(folder, repeats=args.repeats)
-    Path(folder, "bench.json").write_text(json.dumps(measured, indent=1) + "\n")
-    seal(folder)
+    measured = bench(folder, repeats=args.repeats, write=True)
     for row in measured["rows"]:
         faster = row["faster"]
         times = "  ".join(f"{shape} {ms['best']:.1f} ms ({faster[shape]:.2f}x)" for shape, ms in row["ms"].items())

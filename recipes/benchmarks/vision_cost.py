@@ -108,7 +108,7 @@ def main() -> None:
     kinds = {"hast": kind(hast_objective(teacher, 1000.0, 0.01), None), "synq": kind(of_synq, 0.25)}
     metrics |= compare(kinds, args.steps, device)
     images_of = {
-        "zeroq": partial(zeroq_images, n=args.batch_size),
+        "zeroq": partial(zeroq_images, images=args.batch_size),
         "hast": partial(hast_images, images=args.batch_size, crops=0.0),
         "genie": partial(genie_images, images=args.batch_size, group=args.batch_size),
     }

@@ -16,7 +16,6 @@ from examples import cifar, digits, embedded, imagenet
 from zsaq.eval import scorers
 from zsaq.eval.imagenet import batches
 from zsaq.eval.images import Source, class_order, read
-from zsaq.eval.metrics import Accuracy
 from zsaq.eval.perplexity import tokenize
 from zsaq.eval.pretrained import load, load_model
 from zsaq.eval.tasks import HUB, Task, find, read_rows
@@ -31,7 +30,7 @@ def python_docs(accelerator: Accelerator, generator: str | None = None) -> Subje
     """The embedded default, no download: a BERT that tells parts of Python apart, and an OPT, its generator."""
     with accelerator.main_process_first():
         made = embedded.prepare()
-    task = Task("python", ("sentence",), tuple(made.names), (Accuracy,), "python")
+    task = Task("python", ("sentence",), tuple(made.names), ("accuracy",), "python")
     teacher = made.teacher.to(accelerator.device)
     return {
         "model": teacher, "tokenizer": made.tokenizer, "generator": generator or (made.generator, made.tokenizer),
