@@ -108,8 +108,11 @@ def test_what_cannot_be_is_refused_before_a_model_is_read(given: Any, message: s
         (QuantConfig(None), "nothing would be quantized"),
     ],
 )
-def test_what_does_not_fit_the_model_is_refused_by_name(config: QuantConfig, message: str, tmp_path: Path) -> None:
+def test_what_does_not_fit_the_model_is_refused_by_name_before_a_weight_is_read(
+    config: QuantConfig, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     llama().save_pretrained(tmp_path)
+    monkeypatch.setattr(PreTrainedModel, "_load_pretrained_model", lambda *_: pytest.fail("weights were read"))
     with pytest.raises(ValueError, match=message):
         AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=ZsaqConfig(config))
 

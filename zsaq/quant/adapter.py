@@ -1,12 +1,14 @@
 """The transformers adapter, the one place that knows its quantizer interface.
 
-Importing this module registers the method "zsaq": `from_pretrained` then reads what `save_pretrained` of a student
-wrote, packed codes and scales in safetensors and a `quantization_config` in config.json:
+Importing this module registers the method "zsaq": `from_pretrained` then rounds a float model while it loads it, if it
+is given a `ZsaqConfig`, and reads what `save_pretrained` of a student wrote, packed codes and scales in safetensors and
+a `quantization_config` in config.json:
 
     {"quant_method": "zsaq", "format_version": 1, "config": QuantConfig.to_dict(), "modules": [names],
      "tied": {module: table}, "left": {module: reason}}
 """
 
+import copy
 from typing import Any, Final, final
 
 from torch import Tensor
@@ -85,7 +87,8 @@ class ZsaqQuantizer(HfQuantizer):
     ) -> None:
         plan = self.quantization_config.plan
         if plan is None:
-            make_plan(model, self.quantization_config.config)  # refused before any weight is read
+            skeleton = copy.deepcopy(model)  # on the meta device: what does not fit is refused before a weight is read
+            pack_plan(skeleton, make_plan(skeleton, self.quantization_config.config))
             return
         untie(model, plan)
         pack_plan(model, plan)

@@ -148,7 +148,7 @@ def input_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer | None:
 
 def swap(layer: nn.Module, config: QuantConfig) -> None:
     """Give a layer its quantized class and quantizers, in place. Raises ValueError if a grid does not fit."""
-    weights, inputs = weight_quantizer(layer, config), input_quantizer(layer, config)
+    inputs, weights = input_quantizer(layer, config), weight_quantizer(layer, config)
     layer.__class__ = SWAPS[type(layer)]
     assert isinstance(layer, QuantLayer)
     layer.weight_quantizer, layer.input_quantizer, layer.offset = weights, inputs, None
