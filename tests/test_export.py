@@ -11,6 +11,7 @@ import pytest
 from exported import copied, exported
 from zsaq.deploy import runtimes
 from zsaq.deploy.onnx.write import MODEL, WEIGHTS
+from zsaq.deploy.parity import machine
 from zsaq.deploy.runtimes import RUNTIMES, Runtime, export, formats
 from zsaq.io.added import EXPORT, check_added, read_added, read_export
 from zsaq.io.checksums import MANIFEST, check, fingerprint
@@ -86,6 +87,7 @@ def test_an_export_of_another_student_is_refused_and_one_alone_is_not(copied: Pa
 def test_each_runtime_has_one_row() -> None:
     assert len({row.name for row in RUNTIMES}) == len(RUNTIMES) and list(formats()) == ["onnx", "compressed-tensors"]
     assert all(row.check or row.time for row in RUNTIMES) and isinstance(formats()["onnx"], Runtime)
+    assert {"zsaq", "torch", "onnxruntime", "torchao"} < set(machine()["versions"])
 
 
 def test_refusals_write_nothing(copied: Path, tmp_path: Path, quick: None) -> None:

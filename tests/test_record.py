@@ -3,18 +3,20 @@
 import copy
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from test_hub import CONFIGS, student_of
 from zsaq.io.checksums import check, fingerprint
 from zsaq.io.loading import load
 from zsaq.io.record import Record, read_results
-from zsaq.io.saving import save
+from zsaq.io.saving import equal, save
+from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.run import Data, Results, Row
 
@@ -105,6 +107,19 @@ def test_students_in_bfloat16_come_back_too(config: str, tmp_path: Path) -> None
     modes = [module.training for module in student.train().modules()]
     assert load(save(student, tmp_path / "model")).dtype == torch.bfloat16
     assert [module.training for module in student.modules()] == modes
+
+
+def test_a_student_whose_weights_lie_transposed_comes_back_within_noise(tmp_path: Path) -> None:
+    config = GPT2Config(vocab_size=96, n_embd=64, n_layer=2, n_head=2, n_positions=24)
+    student = quantize_model(GPT2LMHeadModel(config).eval(), QuantConfig.parse("w4a8"))
+    load(save(student, tmp_path / "model"))
+
+
+def test_nan_answers_are_equal_where_both_have_them() -> None:
+    x = torch.tensor([1.0, math.nan])
+    assert (
+        equal(x, x, 0.0) and equal(x, x * 1.01, 0.05) and not equal(x, x * 1.01, 0.0) and not equal(x, x.flip(0), 1.0)
+    )
 
 
 def test_a_model_that_reads_neither_text_nor_images_is_saved_with_a_warning(tmp_path: Path) -> None:

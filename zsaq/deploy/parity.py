@@ -43,8 +43,9 @@ def batches_of(model: PreTrainedModel, seed: int) -> list[dict[str, Tensor]]:
 
 
 def machine() -> dict[str, Any]:
+    """Where the numbers were taken: platform, processor, and the version of every package that a runtime needs."""
     versions: dict[str, str | None] = {}
-    for package in ("zsaq", "torch", "transformers", "onnxruntime", "compressed-tensors"):
+    for package in ("zsaq", "torch", "transformers", *(need for runtime in RUNTIMES for need in runtime.needs)):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -27,7 +27,7 @@ Batches = list[dict[str, Tensor]]
 @dataclass(frozen=True)
 class Runtime:
     """One runtime. `name`: in reports; `place`: where its files lie in the student's folder, "" if it reads the
-    student's own; `needs`: the packages beside ours.
+    student's own; `needs`: packages beside ours, whose versions reports tell.
 
     `write(source, target)` makes the folder `target` and answers facts; `check(model, folder, batches)` compares what
     is deployed in the student's `folder` with the student, see `zsaq.deploy.checks`; `time(bench)` answers what runs a

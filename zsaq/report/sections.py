@@ -74,7 +74,15 @@ def scores(results: Results | str | None) -> Section:
         return Section("Results", UNREAD, [results]) if results else Section("Results")
     data = results.data
     where = ", ".join(filter(None, (data.name, data.split))) if data is not None else ""
-    rows = [{"model": row.name, **row.scores, "bytes": row.bytes, "seconds": row.seconds} for row in results.rows]
+    rows = [
+        {
+            "model": row.name,
+            **{m: row.scores.get(m) for m in results.metrics},
+            "bytes": row.bytes,
+            "seconds": row.seconds,
+        }
+        for row in results.rows
+    ]
     text = f"On {where}." if where else "Not evaluated on any data that is named here."
     first = results.metrics[0] if results.metrics else ""
     values = {row.name: row.scores[first] for row in results.rows if first in row.scores}
