@@ -20,7 +20,11 @@ from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import MAKERS, images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.methods import METHODS
+from zsaq.vision.papers.ait import divergence_alone
+from zsaq.vision.papers.genie import genie, genie_images
 from zsaq.vision.papers.intraq import intraq_images
+from zsaq.vision.papers.psaq import psaq_learned
+from zsaq.vision.papers.sadag import sadag
 from zsaq.vision.presets import config_of
 from zsaq.vision.published import TABLE, published
 from zsaq.vision.rows import NEEDS, fitted, settings_of
@@ -92,13 +96,12 @@ def test_every_budget_can_be_made_and_printed(effort: Effort) -> None:
 
 
 def test_makers_and_fits_have_one_signature_each() -> None:
-    for maker in MAKERS.values():
+    for maker in (*MAKERS.values(), genie_images):
         parameters = inspect.signature(maker).parameters
         assert list(parameters)[:2] == ["teacher", "spec"]
         assert {"images", "steps", "seed", "folder"} <= {n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
-    fits = {method for method in TABLE if list(inspect.signature(method).parameters)[1] == "config"}
-    assert len(fits) > 10
-    for fit in fits:
+    sized = [method for method in TABLE if "config" in inspect.signature(method).parameters]
+    for fit in (*sized, genie, psaq_learned, sadag, divergence_alone):
         parameters = inspect.signature(fit).parameters
         assert list(parameters)[:4] == ["teacher", "config", "spec", "images"]
         named = {n for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
@@ -129,6 +132,7 @@ def test_settings_are_a_fit_s_own_and_what_is_given_wins(monkeypatch: pytest.Mon
     cases: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = [
         ({}, {}, {"steps": 2, "lr": 0.5, "soft": 2.0, "sized": 4}),
         ({}, {"speed": 10.0, "sized": 7, "steps": 9}, {"steps": 9, "lr": 5.0, "soft": 2.0, "sized": 7}),
+        ({}, {"soft": None, "sized": None}, {"steps": 2, "lr": 0.5, "soft": None, "sized": 4}),
         ({"soft": None}, {}, {"steps": 2, "lr": 0.5, "soft": None, "sized": 4}),
     ]
     for options, given, expected in cases:
@@ -216,6 +220,12 @@ def test_labels_of_one_s_own_images_are_not_read() -> None:
     job = toy("resnet")
     one, two = (student_of("distill", replace(job, given=given)) for given in (BATCHES, labelled))
     assert all(torch.equal(p, q) for p, q in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def test_a_plain_module_is_shown_pixel_values() -> None:
+    student = student_of("rtn-noise", ImageJob(cnn(), ImageSpec(CLASSES, 16)))
+    with torch.no_grad():
+        assert student(pixel_values=images(2, 16)).shape == (2, CLASSES)
 
 
 def test_what_suits_a_teacher() -> None:

@@ -74,6 +74,7 @@ def deep(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
 
 
 def by_psaq(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
+    """The last student by PSAQ-ViT's rounding instead of Genie's."""
     return {"learn": partial(psaq_learned, mean=job.mean, deviation=job.deviation)}
 
 

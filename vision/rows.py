@@ -73,7 +73,9 @@ def fitted(
     def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
         batch: Any = learned_from(job, images, config, budget, seed, loop)
         options = published(method, job.spec) | fixed
-        options |= {option: budget[option] for option in settings if budget[option] is not None}
+        for option, default in settings.items():
+            if default is not None or budget[option] is not None:  # None in the table: the paper's
+                options[option] = budget[option]
         if (speed := options.pop("speed", None)) is not None:
             options["lr"] *= speed
         options |= {count: budget[count] for count in budgets if count not in OF_IMAGES}
@@ -112,6 +114,7 @@ def settings_of(method: Callable[..., Any], named: set[str]) -> dict[str, Any]:
 
 
 def inputs_of(images: str) -> str:
+    """Where the student's inputs come from, in words."""
     return INPUTS.get(images, f"images synthesized from the teacher ({images})")
 
 
@@ -128,4 +131,5 @@ def zeroq_ranges(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
 
 
 def normalisation(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
+    """What is black and white to the teacher."""
     return {"mean": job.mean, "deviation": job.deviation}
