@@ -53,12 +53,16 @@ def written(card: Card, saved: tuple[Path, Any]) -> ModelCard:
 
 
 def test_the_metadata_says_what_the_hub_reads(saved: tuple[Path, Any]) -> None:
-    told = written(CARD, saved).data.to_dict()
-    assert told["base_model"] == "someone/tiny" and told["base_model_relation"] == "quantized"
-    assert told["library_name"] == "zsaq" and told["pipeline_tag"] == "text-classification"
-    assert told["license"] == "mit" and told["language"] == "en" and told["metrics"] == ["accuracy", "agreement"]
-    assert {"zsaq", "2-bit", "data-free"} <= set(told["tags"]) and "transformers" not in told["tags"]
-    facts = told["zsaq"]
+    metadata = written(CARD, saved).data.to_dict()
+    assert metadata["base_model"] == "someone/tiny" and metadata["base_model_relation"] == "quantized"
+    assert metadata["library_name"] == "zsaq" and metadata["pipeline_tag"] == "text-classification"
+    assert (
+        metadata["license"] == "mit"
+        and metadata["language"] == "en"
+        and metadata["metrics"] == ["accuracy", "agreement"]
+    )
+    assert {"zsaq", "2-bit", "data-free"} <= set(metadata["tags"]) and "transformers" not in metadata["tags"]
+    facts = metadata["zsaq"]
     assert facts["zero_shot"] is True and facts["real_data"] == "none" and facts["seeds"] == [2, 0, 1]
     assert QuantConfig.from_dict(facts["quantization"]) == W2 and facts["base_revision"] == "a" * 40
 
@@ -93,10 +97,10 @@ def test_the_text_shows_how_to_load_what_was_measured_and_what_was_done(saved: t
 def test_what_is_not_known_is_not_told(saved: tuple[Path, Any]) -> None:
     bare = Card(Base("my model", {"license": "mit"}), "zsaq", True, (0,))
     card = written(bare, saved)
-    told = card.data.to_dict()
+    metadata = card.data.to_dict()
     absent = {"base_model", "base_model_relation", "model-index", "language", "metrics", "datasets"}
-    assert not absent & set(told)
-    assert set(told["zsaq"]) == {"zero_shot", "real_data", "method", "quantization", "seeds"}
+    assert not absent & set(metadata)
+    assert set(metadata["zsaq"]) == {"zero_shot", "real_data", "method", "quantization", "seeds"}
     assert (
         "has not been evaluated" in card.text
         and "None" not in card.text
@@ -119,16 +123,16 @@ def test_an_oracle_never_carries_the_statement(saved: tuple[Path, Any]) -> None:
         Card(BASE, "genie-oracle", True, (0,))
     card = written(Card(BASE, "oracle", False, (0,)), saved)
     assert WITH_DATA in card.text and NO_DATA not in card.text
-    told = card.data.to_dict()
-    assert told["zsaq"]["zero_shot"] is False and told["zsaq"]["real_data"] == "used"
-    assert not {"data-free", "zero-shot-quantization"} & set(told["tags"])
+    metadata = card.data.to_dict()
+    assert metadata["zsaq"]["zero_shot"] is False and metadata["zsaq"]["real_data"] == "used"
+    assert not {"data-free", "zero-shot-quantization"} & set(metadata["tags"])
 
 
 def test_a_causal_model_has_its_own_task(tmp_path: Path) -> None:
     student = quantize_model(gpt2(), QuantConfig.parse("w4a8"))
     student.save_pretrained(tmp_path)
-    told = written(replace(CARD, method="zsaq"), (tmp_path, student)).data.to_dict()
-    assert told["pipeline_tag"] == "text-generation" and "4-bit" in told["tags"]
+    metadata = written(replace(CARD, method="zsaq"), (tmp_path, student)).data.to_dict()
+    assert metadata["pipeline_tag"] == "text-generation" and "4-bit" in metadata["tags"]
 
 
 def test_a_name_of_another_cannot_break_the_page(saved: tuple[Path, Any]) -> None:

@@ -69,18 +69,18 @@ def test_a_cached_default_is_not_trained_again(brief: digits.Digits, monkeypatch
 
 @pytest.mark.slow
 def test_the_teachers_are_good(tmp_path: Path) -> None:
-    made = digits.prepare(tmp_path, quiet)
-    for teacher in (made.resnet, made.vit):
-        assert score(teacher, [{"pixel_values": made.test[0], "labels": made.test[1]}])["top1"] > 0.95
+    data = digits.prepare(tmp_path, quiet)
+    for teacher in (data.resnet, data.vit):
+        assert score(teacher, [{"pixel_values": data.test[0], "labels": data.test[1]}])["top1"] > 0.95
 
 
 def test_a_cifar_resnet_is_read_with_the_depth_of_its_names(tmp_path: Path) -> None:
-    made = cifar.CifarResNet(2)
-    state = {k: v for k, v in made.state_dict().items() if not k.endswith("num_batches_tracked")}
+    net = cifar.CifarResNet(2)
+    state = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     save_file(state, tmp_path / "net.safetensors")
     read_back = cifar.load(tmp_path / "net.safetensors")
     images = torch.randn(2, 3, 32, 32)
-    assert not read_back.training and torch.equal(read_back(images), made.eval()(images))
+    assert not read_back.training and torch.equal(read_back(images), net.eval()(images))
     assert len([u for _, u in blocks(read_back) if isinstance(u, cifar.BasicBlock)]) == 6
     relus = [m for m in read_back.modules() if isinstance(m, nn.ReLU)]
     assert len(relus) == 13, "one for each place"

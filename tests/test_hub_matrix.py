@@ -120,8 +120,8 @@ def test_the_matrix(family: str, way: str, tmp_path: Path) -> None:
     if dtype != torch.float32:
         wanted = logits(stated(student, family, dtype, tmp_path / "floats"), family, dtype)
     for loaded in (auto.from_pretrained(tmp_path / "saved", **options), load(tmp_path / "saved", **options)):
-        found = logits(loaded, family, dtype)
-        assert loaded.dtype == found.dtype == dtype and torch.equal(found, wanted)
+        computed = logits(loaded, family, dtype)
+        assert loaded.dtype == computed.dtype == dtype and torch.equal(computed, wanted)
         assert coverage(loaded) == coverage(student)
         assert all(layer.scale.dtype == torch.float32 for _, layer in packed_layers(loaded) if layer.table is None)
 

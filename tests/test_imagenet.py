@@ -175,8 +175,8 @@ def test_shares_hold_every_picture_once_in_order(tmp_path: Path, of: int, thread
 
 
 def test_flags_make_a_processor_that_resizes_and_cuts_the_middle() -> None:
-    made = processor_of([], 16, 20, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    pixels = made(images=[picture(0, size=(40, 60))], return_tensors="pt")["pixel_values"][0]
+    processor = processor_of([], 16, 20, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    pixels = processor(images=[picture(0, size=(40, 60))], return_tensors="pt")["pixel_values"][0]
     middle = picture(0, size=(40, 60)).resize((20, 30), Image.Resampling.BILINEAR).crop((2, 7, 18, 23))
     values = torch.frombuffer(bytearray(middle.tobytes()), dtype=torch.uint8).view(16, 16, 3).permute(2, 0, 1)
     assert torch.allclose(pixels, (values / 255 - 0.5) / 0.25, atol=1e-5)

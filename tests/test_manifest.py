@@ -205,8 +205,8 @@ def test_what_belongs_to_another_model_is_told() -> None:
     assert mismatch("ab" * 32, "ab" * 32) is None
     assert "does not say which model" in str(mismatch(None, "ab" * 32))
     for other in ("cd" * 32, 7, ["x"] * 1000):
-        told = str(mismatch(other, "ab" * 32))
-        assert "belongs to another model" in told and "remove it, or make it again" in told and len(told) < 120
+        message = str(mismatch(other, "ab" * 32))
+        assert "belongs to another model" in message and "remove it, or make it again" in message and len(message) < 120
 
 
 def test_save_replaces_its_own_folder_whole(tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ assert zsaq.load(sys.argv[1]).zsaq.results.student.bytes > 0
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with turned(monkeypatch) as made:
-        yield made
+    with turned(monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -56,19 +56,19 @@ def state() -> State:
     config = MobileNetV2Config(num_labels=7, tf_padding=False)  # pyright: ignore[reportCallIssue]
     net = MobileNetV2ForImageClassification(config)
     names = {place: name for name, place in imagenet.places().items()}
-    made = {
+    weights = {
         f"{names[stem]}.{leaf}": value
         for name, value in net.state_dict().items()
         for stem, _, leaf in [name.rpartition(".")]
     }
-    for name, value in made.items():
+    for name, value in weights.items():
         if name.endswith("running_var"):
             value.uniform_(0.2, 0.4)
         elif name.endswith(("running_mean", "bias")):
             value.normal_(0, 0.1)
         elif value.ndim == 4:
             torch.nn.init.kaiming_normal_(value)
-    return made
+    return weights
 
 
 def test_the_loaded_net_is_the_plain_one(state: State, tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def test_the_loaded_net_is_the_plain_one(state: State, tmp_path: Path) -> None:
     net = imagenet.load(tmp_path / "net.safetensors")
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        found, wanted = net(pixel_values=x).logits, plain(state, x)
+        logits, wanted = net(pixel_values=x).logits, plain(state, x)
     assert not net.training and wanted.std() > 1e-2
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize(

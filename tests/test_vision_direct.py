@@ -59,15 +59,15 @@ def test_images_are_made_in_batches_and_repeat(name: str) -> None:
 def test_optimised_images_please_their_objective(tmp_path: Path) -> None:
     teacher = classifier(cnn())
     objective = BatchNormStats(teacher) + TeacherCE()
-    told = []
+    batches = []
     batch = optimised_images(
-        teacher, objective, SPEC, images=8, batch_size=8, steps=25, lr=0.1, crops=0.5, finished=told.append,
+        teacher, objective, SPEC, images=8, batch_size=8, steps=25, lr=0.1, crops=0.5, finished=batches.append,
         folder=tmp_path,
     )  # fmt: skip
     noise = {**batch, "pixel_values": torch.randn(8, 3, 16, 16)}
     after, start = (objective(Pair(teacher, teacher, b, objective.captures)).item() for b in (batch, noise))
     assert after < 0.5 * start
-    assert len(told) == 1 and torch.equal(told[0]["pixel_values"], batch["pixel_values"])
+    assert len(batches) == 1 and torch.equal(batches[0]["pixel_values"], batch["pixel_values"])
     assert {p.name for p in tmp_path.iterdir()} == {"images.png", "spectrum.png", "losses.png"}
 
 
@@ -76,11 +76,11 @@ def test_a_rate_falls_after_the_patience(monkeypatch: pytest.MonkeyPatch) -> Non
     rates: list[float] = []
     step = torch.optim.Adam.step
 
-    def told(self: torch.optim.Adam, *rest: Any) -> Any:
+    def recorded(self: torch.optim.Adam, *rest: Any) -> Any:
         rates.append(self.param_groups[0]["lr"])
         return step(self, *rest)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", told)
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
     teacher = classifier(cnn())
     optimised_images(teacher, TeacherCE(), SPEC, images=2, batch_size=2, steps=9, lr=1e-12, least=1e-15, patience=3)
     assert rates == pytest.approx([1e-12] * 5 + [1e-13] * 4)

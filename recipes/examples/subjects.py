@@ -29,13 +29,13 @@ Subject = dict[str, Any]
 def python_docs(accelerator: Accelerator, generator: str | None = None) -> Subject:
     """The embedded default, no download: a BERT that tells parts of Python apart, and an OPT, its generator."""
     with accelerator.main_process_first():
-        made = embedded.prepare()
-    task = Task("python", ("sentence",), tuple(made.names), ("accuracy",), "python")
-    teacher = made.teacher.to(accelerator.device)
+        default = embedded.prepare()
+    task = Task("python", ("sentence",), tuple(default.names), ("accuracy",), "python")
+    teacher = default.teacher.to(accelerator.device)
     return {
-        "model": teacher, "tokenizer": made.tokenizer, "generator": generator or (made.generator, made.tokenizer),
-        "score": scorers.glue(task, teacher, made.tokenizer, rows=made.test, accelerator=accelerator),
-        "data": Data("CPython's documentation", split="test"), "real": lambda: made.unlabeled,
+        "model": teacher, "tokenizer": default.tokenizer, "generator": generator or (default.generator, default.tokenizer),
+        "score": scorers.glue(task, teacher, default.tokenizer, rows=default.test, accelerator=accelerator),
+        "data": Data("CPython's documentation", split="test"), "real": lambda: default.unlabeled,
     }  # fmt: skip
 
 
@@ -85,11 +85,11 @@ def causal(
 def scans(accelerator: Accelerator, which: str) -> Subject:
     """The embedded default of vision, which downloads nothing: "resnet" or "vit" on scans of handwritten digits."""
     with accelerator.main_process_first():
-        made = digits.prepare()
-    teacher = {"resnet": made.resnet, "vit": made.vit}[which]
+        data = digits.prepare()
+    teacher = {"resnet": data.resnet, "vit": data.vit}[which]
     return {
-        "model": teacher, "processor": digits.PROCESSOR, "real": lambda: made.train[0],
-        "score": scorers.images(split(*made.test), teacher),
+        "model": teacher, "processor": digits.PROCESSOR, "real": lambda: data.train[0],
+        "score": scorers.images(split(*data.test), teacher),
         "data": Data("scikit-learn's handwritten digits", split="test"),
     }  # fmt: skip
 
@@ -138,10 +138,10 @@ def pictures(
 
     def shown() -> Tensor:
         assert real is not None
-        found = read(real)
-        order, _ = class_order(found.names, model.config)
+        images = read(real)
+        order, _ = class_order(images.names, model.config)
         transform = lambda image: processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]  # noqa: E731
-        return torch.cat([batch["pixel_values"] for batch in batches(found, transform, order, 64, (0, 1), 4)])
+        return torch.cat([batch["pixel_values"] for batch in batches(images, transform, order, 64, (0, 1), 4)])
 
     return {
         "model": model, "processor": processor, "score": score, "real": shown if real else None,
