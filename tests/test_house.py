@@ -8,9 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {  # a package, or a module that stands alone -> what it may import of us, besides itself
+    "zsaq.form": [],
     "zsaq.method": [],
     "zsaq.quant": [],
-    "zsaq.run": ["zsaq.quant"],
+    "zsaq.run": ["zsaq.form", "zsaq.quant"],
     "zsaq.io": ["zsaq.run", "zsaq.quant"],
     "zsaq.train": ["zsaq.quant"],
     "zsaq.deploy": ["zsaq.io", "zsaq.quant"],

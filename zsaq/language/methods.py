@@ -2,7 +2,7 @@
 
 A method is a row; `Method.fit(job, config, budget, seed, loop)` answers its student (see `zsaq.method.Method`,
 `zsaq.language.job.TextJob`). `steps` are the student's optimizer steps, `warm` those of them that are taken layer by
-layer (None: a fifth), `batches` what GPTQ rounds on. Rates and radii count in grid steps
+layer (None: a fifth), `gptq_batches` what GPTQ rounds on. Rates and radii count in grid steps
 (`zsaq.language.sam_sga.stepper`). The light budgets are those of the tables in README.md and recipes/LOG.md; the best
 ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does not say).
 """
@@ -31,8 +31,8 @@ from zsaq.quant.config import QuantConfig
 from zsaq.train.trainer import Loop
 
 STEPS: Final = {"steps": (200, 2_000, 20_000)}
-BATCHES: Final = {"batches": (50, 128, 384)}
-FEW_BATCHES: Final = {"batches": (16, 128, 384)}  # before steps are taken
+BATCHES: Final = {"gptq_batches": (50, 128, 384)}
+FEW_BATCHES: Final = {"gptq_batches": (16, 128, 384)}  # before steps are taken
 PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
 SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from compensated rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}
