@@ -13,7 +13,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from toys import bert, gpt2
 from zsaq import Card, QuantConfig, quantize_model
 from zsaq.io.checksums import fingerprint
-from zsaq.report.card import Score, base_of
+from zsaq.report.card import MetricScore, base_of
 from zsaq.report.card_text import NO_DATA, WITH_DATA, eval_files, readme
 from zsaq.report.table import markdown
 from zsaq.run import Base, Data, Results, Row
@@ -22,9 +22,9 @@ W2 = QuantConfig.parse("w2a8")
 BASE = Base("someone/tiny", {"license": "mit"}, "someone/tiny", "a" * 40)
 DATA = Data("GLUE sst2", "nyu-mll/glue", "sst2", "validation")
 SCORES = (
-    Score("teacher", "accuracy", (0.92, 0.92, 0.92)),
-    Score("zsaq", "accuracy", (0.88, 0.90, 0.89)),
-    Score("zsaq", "agreement", (0.9, 0.9, 0.9)),
+    MetricScore("teacher", "accuracy", (0.92, 0.92, 0.92)),
+    MetricScore("zsaq", "accuracy", (0.88, 0.90, 0.89)),
+    MetricScore("zsaq", "agreement", (0.9, 0.9, 0.9)),
 )
 CARD = Card(BASE, "zsaq", True, (2, 0, 1), DATA, SCORES, {"steps": 200}, "recipes/one.py", "b" * 64, 400_000, "en")
 RESULTS = Results(
@@ -160,7 +160,7 @@ def test_a_card_that_cannot_be_is_refused(change: dict[str, Any], complaint: str
 def test_values_must_be_finite_and_licences_known() -> None:
     for values in ((), (float("nan"),), (float("inf"),)):
         with pytest.raises(ValueError, match="finite"):
-            Score("zsaq", "accuracy", values)
+            MetricScore("zsaq", "accuracy", values)
     for terms in ({"license_name": "x"}, {"license": "mit", "extra": "x"}):
         with pytest.raises(ValueError, match="license of tiny"):
             Base("tiny", terms)

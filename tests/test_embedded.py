@@ -86,7 +86,7 @@ def test_prepare_trains_once(embedded, tmp_path, monkeypatch):
     row = {"sentence": "A thread waits for a lock.", "label": 1}
     rows = [row, {"sentence": "Files are opened by their names.", "label": 0}]
     tiny = embedded.embedded_corpus.Corpus(["files", "threads"], rows, rows, ["We wait here because of a lock."])
-    monkeypatch.setattr(embedded.embedded_corpus, "read", lambda: tiny)
+    monkeypatch.setattr(embedded.embedded_corpus, "read_corpus", lambda: tiny)
     recipe = training.Recipe(width=32, layers=1, init=0.1, epochs=2, lr=1e-3, size=2)
     monkeypatch.setattr(training, "TEACHER", recipe)
     monkeypatch.setattr(training, "GENERATOR", recipe)

@@ -200,7 +200,7 @@ def test_the_folder_appears_whole_or_not_at_all(saved: Path, tmp_path: Path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(compressed, "check", stop)
+        patch.setattr(compressed, "check_written", stop)
         to_compressed(saved, tmp_path / "stock")
     assert list(tmp_path.iterdir()) == []
     to_compressed(saved, tmp_path / "stock")

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from language_toys import PROSE, bert, bpe, opt, wordpiece
-from zsaq.language.layout import Layout, fitted
+from zsaq.language.layout import Layout, shortened
 from zsaq.language.models import printable, token_table
 from zsaq.language.sources import random_tokens, texts
 from zsaq.language.text import Text, encode, similar
@@ -56,8 +56,8 @@ def test_what_is_too_long_is_cut_like_the_tokenizer_cuts(text_pair: bool) -> Non
 
 
 def test_cutting_takes_from_the_longest() -> None:
-    assert fitted([10, 3], 9) == [6, 3] and fitted([3, 10], 4) == [2, 2] and fitted([2, 2], 9) == [2, 2]
-    assert sum(fitted([7, 7], 5)) == 5
+    assert shortened([10, 3], 9) == [6, 3] and shortened([3, 10], 4) == [2, 2] and shortened([2, 2], 9) == [2, 2]
+    assert sum(shortened([7, 7], 5)) == 5
 
 
 @pytest.mark.parametrize("name", ["bert", "no segments", "opt"])

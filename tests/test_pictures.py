@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zsaq.vision.pictures import _mosaic, _stretched, album, curves, grid, radial_power, spectrum
+from zsaq.vision.pictures import _mosaic, _stretched, album, curve_panels, grid, radial_power, spectrum
 
 
 def images(n: int = 5, channels: int = 3) -> Tensor:
@@ -65,9 +65,9 @@ def test_a_wave_has_its_power_at_its_frequency() -> None:
 
 def test_curves_leave_gaps_where_nothing_was_told(tmp_path: Path) -> None:
     lines = [{"step": 1, "loss": 2.0, "lr": 1.0}, {"step": 2, "loss": None}, {"step": 3, "loss": math.nan, "kl": 1.0}]
-    assert curves(lines, tmp_path / "c.png").exists()
+    assert curve_panels(lines, tmp_path / "c.png").exists()
     with pytest.raises(ValueError, match="hold no losses"):
-        curves([{"step": 1, "lr": 0.1}], tmp_path / "d.png")
+        curve_panels([{"step": 1, "lr": 0.1}], tmp_path / "d.png")
     assert not (tmp_path / "d.png").exists()
 
 

@@ -73,7 +73,7 @@ def state() -> State:
 
 def test_the_loaded_net_is_the_plain_one(state: State, tmp_path: Path) -> None:
     save_file(state, tmp_path / "net.safetensors")
-    net = imagenet.load(tmp_path / "net.safetensors")
+    net = imagenet.load_mobilenet(tmp_path / "net.safetensors")
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         logits, wanted = net(pixel_values=x).logits, plain(state, x)
@@ -97,9 +97,9 @@ def test_another_state_dict_is_refused(
     changed = {name: value for name, value in (state | change).items() if value is not None}
     save_file(changed, tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match=message):
-        imagenet.load(tmp_path / "net.safetensors")
+        imagenet.load_mobilenet(tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match="is no file"):
-        imagenet.load(tmp_path / "none.safetensors")
+        imagenet.load_mobilenet(tmp_path / "none.safetensors")
 
 
 def test_a_job_streams_whole_pictures(state: State, tmp_path: Path) -> None:

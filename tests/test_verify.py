@@ -30,7 +30,7 @@ from zsaq.deploy.onnx.write import MODEL, WEIGHTS
 from zsaq.deploy.parity import batches_of, verify
 from zsaq.deploy.runtimes import export
 from zsaq.io.added import EXPORT, KEY, PARITY
-from zsaq.io.checksums import MANIFEST, check, fingerprint
+from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint
 from zsaq.io.inputs import random_inputs
 from zsaq.io.loading import load
 from zsaq.io.saving import save
@@ -62,7 +62,7 @@ def test_a_good_folder_agrees_in_every_layer_and_loads_again(copied: Path) -> No
     assert report[LOADED]["bit_equal_when_loaded_again"] is True
     written = json.loads((copied / PARITY).read_text())
     assert written.pop(KEY) == fingerprint(copied) and written == report
-    assert PARITY not in check(copied)["files"]
+    assert PARITY not in check_manifest(copied)["files"]
     assert not [p for p in copied.rglob(".*") if p.is_file()]
     load(copied)
 

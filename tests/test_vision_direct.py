@@ -11,7 +11,7 @@ from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import KL, Loop, Pair, QuantConfig, quantize_model
 from zsaq.quant.ranges import static_ranges
 from zsaq.train.objectives import CE, AtWorstInput
-from zsaq.train.pair import Batch, run
+from zsaq.train.pair import Batch, run_model
 from zsaq.train.trainer import calibrate
 from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
@@ -25,7 +25,7 @@ from zsaq.vision.papers.intraq import intraq, intraq_images
 from zsaq.vision.papers.plf import FeatureMSE, plf, plf_images
 from zsaq.vision.papers.synq import synq, synq_images, synq_objective
 from zsaq.vision.presets import psaq, uniform
-from zsaq.vision.sources.crops import parts
+from zsaq.vision.sources.crops import minibatches
 from zsaq.vision.sources.optimised import optimised_images
 from zsaq.vision.spectrum import low_pass
 
@@ -41,7 +41,7 @@ MAKERS = {
 
 def logits(model: nn.Module, x: Tensor | None = None) -> Tensor:
     with torch.no_grad():
-        return run(model, {"pixel_values": images(4) if x is None else x}).logits
+        return run_model(model, {"pixel_values": images(4) if x is None else x}).logits
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -170,7 +170,7 @@ def test_batches_and_seeds_start_from_noise_of_their_own() -> None:
 
 
 def test_parts_are_all_images_once() -> None:
-    pieces = list(parts(BATCH, 3))
+    pieces = list(minibatches(BATCH, 3))
     assert [len(part["labels"]) for part in pieces] == [3, 3, 2]
     assert torch.equal(torch.cat([part["pixel_values"] for part in pieces]), BATCH["pixel_values"])
 

@@ -12,7 +12,7 @@ from vision_toys import deit, images, swin, vit
 from zsaq import Pair, calibrate, coverage, quantize_model
 from zsaq.quant.layers import QuantConv2d
 from zsaq.quant.ranges import Static
-from zsaq.train.pair import Capture, run
+from zsaq.train.pair import Capture, run_model
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.patches import PatchSimilarityEntropy, differential_entropy, patches_of, similarities
 from zsaq.vision.models import attentions, spec_of
@@ -36,7 +36,7 @@ def seen(teacher, pixels: Tensor) -> list[tuple[int, Tensor]]:
     """Numbers of heads and contexts of the teacher's attentions."""
     counts = attentions(teacher)
     capture = Capture("teacher", lambda _, module: module in counts, "input")
-    return [(counts[m], value) for m, value in run(teacher, {"pixel_values": pixels}, (capture,)).seen[capture]]
+    return [(counts[m], value) for m, value in run_model(teacher, {"pixel_values": pixels}, (capture,)).seen[capture]]
 
 
 @pytest.mark.parametrize(("make", "size", "special"), [(vit, 16, 1), (deit, 16, 2), (swin, 32, 0)])

@@ -23,7 +23,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer
 
 from zsaq.vision.image_spec import ImageSpec
 
-BLOCKS = (
+BLOCK_TYPES = (
     ResNetBasicLayer, ResNetBottleNeckLayer, RegNetXLayer, RegNetYLayer, MobileNetV2InvertedResidual, ConvNextLayer,
     ViTLayer, DeiTLayer, SwinLayer,
 )  # fmt: skip
@@ -147,7 +147,7 @@ def attentions(model: nn.Module) -> dict[nn.Module, int]:
 
 def head(model: nn.Module) -> nn.Linear:
     """The layer that answers the logits. Raises ValueError unless it is one linear layer."""
-    layers = heads(model)
+    layers = linear_heads(model)
     if not has_head(model):
         raise ValueError(f"{name_of(model)} has {len(layers)} linear heads; give a classifier that ends in one")
     return layers[-1]
@@ -155,11 +155,11 @@ def head(model: nn.Module) -> nn.Linear:
 
 def has_head(model: nn.Module) -> bool:
     """Whether a linear layer answers the logits: the only one outside a transformers base model."""
-    layers = heads(model)
+    layers = linear_heads(model)
     return len(layers) == 1 if isinstance(model, PreTrainedModel) else bool(layers)
 
 
-def heads(model: nn.Module) -> list[nn.Linear]:
+def linear_heads(model: nn.Module) -> list[nn.Linear]:
     """Linear layers outside a transformers base model; all of a plain module."""
     inner = set(model.base_model.modules()) if isinstance(model, PreTrainedModel) else set()
     return [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inner]
@@ -194,7 +194,7 @@ def name_of(model: nn.Module) -> str:
 
 
 def _blocks(module: nn.Module, name: str, kinds: Counter[type]) -> Named:
-    if isinstance(module, (*BLOCKS, nn.Conv2d, nn.Linear)):
+    if isinstance(module, (*BLOCK_TYPES, nn.Conv2d, nn.Linear)):
         return [(name, module)]
     if _is_block(module, kinds) and not any(_is_block(m, kinds) for m in module.modules() if m is not module):
         return [(name, module)]
@@ -205,7 +205,7 @@ def _blocks(module: nn.Module, name: str, kinds: Counter[type]) -> Named:
 def _is_block(module: nn.Module, kinds: Counter[type]) -> bool:
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     repeated = kinds[type(module)] > 1 and not isinstance(module, CONTAINERS)
-    return isinstance(module, BLOCKS) or (
+    return isinstance(module, BLOCK_TYPES) or (
         repeated and len(convolutions) > 1 and any(max(m.kernel_size) > 1 for m in convolutions)
     )
 

@@ -61,7 +61,7 @@ def digest(folder: Path) -> str | None:
 
 @final
 @dataclass(frozen=True)
-class Score:
+class MetricScore:
     """One metric of one model (`model` "teacher" is the base), with a value for each seed. Raises ValueError for none,
     and for values that are not finite."""
 
@@ -102,7 +102,7 @@ class Card:
     zero_shot: bool
     seeds: tuple[int, ...]
     data: Data | None = None
-    scores: tuple[Score, ...] = ()
+    scores: tuple[MetricScore, ...] = ()
     budget: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
     recipe_sha256: str | None = None
@@ -153,7 +153,7 @@ class Card:
             first.zero_shot,
             tuple(run.seed for run in runs),
             first.data,
-            tuple(Score(*key, tuple(scores)) for key, scores in values.items()),
+            tuple(MetricScore(*key, tuple(scores)) for key, scores in values.items()),
             first.budget,
             first.recipe,
             first.recipe_sha256,

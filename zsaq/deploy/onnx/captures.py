@@ -17,7 +17,7 @@ AFTER: Final[dict[str, tuple[str, ...]]] = {
     "MatMul": (),
 }
 WIDENING: Final = ("Cast", "Gather", "Reshape", "Transpose", "Slice", "Sub", "Mul")  # between stored bytes and kernels
-NEAR: Final = 6  # so many nodes back from codes to the floats that they come from
+REACH: Final = 6  # so many nodes back from codes to the floats that they come from
 
 
 @final
@@ -163,7 +163,7 @@ def _kernels(name: str, readers: dict[str, list[Any]]) -> list[Any]:
 
 def _back(name: str, kind: str, makers: dict[str, Any]) -> Any:
     """The node of a kind that `name` comes from along first inputs; None if there is none near."""
-    for _ in range(NEAR):
+    for _ in range(REACH):
         node = makers.get(name)
         if node is None or node.op_type == kind:
             return node
