@@ -36,7 +36,7 @@ TOYS: dict[str, Callable[[], Any]] = {
     "swin": toys.swin,
 }
 SIZE = {"vit": 16, "deit": 16}
-UNITS = {  # layers before the feature_places, feature_places, layers between them, layers behind them
+UNITS = {  # layers before the blocks, blocks, layers between them, layers behind them
     "cnn": (1, 2, 0, 1), "resnet": (1, 2, 0, 1), "bottleneck": (1, 2, 0, 1), "regnet": (1, 2, 0, 1),
     "mobilenet": (3, 16, 0, 2), "convnext": (1, 2, 1, 1), "vit": (1, 2, 0, 1), "deit": (1, 2, 0, 1),
     "swin": (1, 4, 1, 1),

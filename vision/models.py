@@ -1,5 +1,4 @@
-"""What must be known of an architecture: its feature_places, norms, attention contexts, last feature map, head and
-spec.
+"""What must be known of an architecture: its blocks, norms, attention contexts, last feature map, head and spec.
 
 The only file of `zsaq.vision` that knows architectures. Modules are found by type (transformers' classes) or by
 structure (any other `nn.Module`), never by name, so a student, which is a swapped copy, is found alike. Lists stand in
@@ -102,8 +101,7 @@ def layers(model: nn.Module) -> Named:
 
 
 def blocks(model: nn.Module) -> Named:
-    """What is reconstructed at once, each layer in one block: residual feature_places, and layers that stand outside of
-    them.
+    """What is reconstructed at once, each layer in one block: residual blocks, and layers that stand outside of them.
 
     Blocks are transformers' block types. An addition cannot be seen from outside, so elsewhere a block is a module
     that is no mere container, whose type stands in the model at least twice, and that holds at least two
@@ -119,7 +117,7 @@ def feature_places(model: nn.Module) -> At:
     """Where features are compared (He et al. style: HAST's channel attention looks here).
 
     For each residual block with BatchNorm the output of its last, before the shortcut is added, a BatchNorm of the
-    shortcut excepted; other blocks' own outputs. In a net without feature_places, its BatchNorms. Raises ValueError
+    shortcut excepted; other blocks' own outputs. In a net without residual blocks, its BatchNorms. Raises ValueError
     without any of them.
     """
     places = [_branch_end(name, unit) for name, unit in blocks(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]

@@ -19,7 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from recipes.examples.cifar import SPEC, load
+from recipes.examples.cifar import SPEC, load_resnet
 from zsaq import KL, Batch, Objective, Pair, Wrapper, calibrate, quantize_model
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import Sum
@@ -92,7 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
-    teacher = classifier(load(args.teacher)).to(device).requires_grad_(False)
+    teacher = classifier(load_resnet(args.teacher)).to(device).requires_grad_(False)
     noise = torch.randn(args.batch_size, SPEC.channels, SPEC.size, SPEC.size, device=device)
     images = labelled(teacher, {"pixel_values": noise})
     start = calibrate(quantize_model(teacher, presets.uniform(args.bits, teacher)), [images])

@@ -4,7 +4,8 @@ A method is a row; `Method.fit(job, config, budget, seed, loop)` answers its stu
 `zsaq.language.job.TextJob`). `steps` are the student's optimizer steps, `warm` those of them that are taken layer by
 layer (None: a fifth), `gptq_batches` what GPTQ rounds on. Rates and radii count in grid steps
 (`zsaq.language.sam_sga.student_optimizer`). The light budgets are those of the tables in README.md and
-recipes/LOG.md; the best ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does not say).
+recipes/LOG.md; the best ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does
+not say).
 """
 
 from collections.abc import Mapping
