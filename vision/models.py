@@ -120,7 +120,7 @@ def feature_places(model: nn.Module) -> At:
     shortcut excepted; other blocks' own outputs. In a net without residual blocks, its BatchNorms. Raises ValueError
     without any of them.
     """
-    places = [_branch_end(name, unit) for name, unit in blocks(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]
+    places = [_branch_end(name, block) for name, block in blocks(model) if not isinstance(block, nn.Conv2d | nn.Linear)]
     places = places or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if not places:
         raise ValueError(f"{name_of(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
@@ -178,7 +178,7 @@ def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
     wanted = next((m.layernorm for _, m in modules if isinstance(m, SwinModel)), wanted)
     if wanted is None:
         sides = _sides(model, spec)
-        shortcuts = {m for _, unit in last for s in _shortcuts(unit) for m in s.modules()}
+        shortcuts = {m for _, block in last for s in _shortcuts(block) for m in s.modules()}
         convolutions = [m for _, m in modules if isinstance(m, nn.Conv2d) and m not in shortcuts]
         wanted = next((m for m in reversed(convolutions) if sides.get(m, 1) > 1), None)
     if wanted is None:
@@ -197,7 +197,7 @@ def _blocks(module: nn.Module, name: str, kinds: Counter[type]) -> Named:
     if _is_block(module, kinds) and not any(_is_block(m, kinds) for m in module.modules() if m is not module):
         return [(name, module)]
     children = ((f"{name}.{child}" if name else child, m) for child, m in module.named_children())
-    return [unit for child, m in children for unit in _blocks(m, child, kinds)]
+    return [block for child, m in children for block in _blocks(m, child, kinds)]
 
 
 def _is_block(module: nn.Module, kinds: Counter[type]) -> bool:
