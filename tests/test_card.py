@@ -1,4 +1,4 @@
-"""Cards: what is known is told, in the Hub's formats; what is not known is not there; an oracle cannot pass as more."""
+"""Cards: what is known is told, in the Hub's formats; what is not known is not there; real data is never hidden."""
 
 import shutil
 from dataclasses import replace
@@ -43,7 +43,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     student.save_pretrained(folder)
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "pictures").mkdir()
-    for name in ("curves.png", "pictures/dream.png"):
+    for name in ("curves.png", "pictures/images.png"):
         (folder / name).write_bytes(b"\x89PNG")
     return folder, student
 
@@ -90,7 +90,7 @@ def test_the_text_shows_how_to_load_what_was_measured_and_what_was_done(saved: t
     assert "the weights are those of seed 2" in text
     size = (saved[0] / "model.safetensors").stat().st_size
     assert f"{size:,} bytes (base model: 400,000 bytes, {400_000 / size:.1f} times" in text
-    assert "![curves.png](curves.png)" in text and "(pictures/dream.png)" in text
+    assert "![curves.png](curves.png)" in text and "(pictures/images.png)" in text
     assert "weights: 2-bit half per channel" in text and "left alone" in text
 
 

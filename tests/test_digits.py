@@ -28,7 +28,7 @@ def brief(tmp_path_factory: pytest.TempPathFactory) -> digits.Digits:
     return digits.prepare(tmp_path_factory.mktemp("cache"), quiet, BRIEF)
 
 
-def test_teachers_fit_the_frame_and_the_images(brief: digits.Digits) -> None:
+def test_teachers_fit_the_spec_and_the_images(brief: digits.Digits) -> None:
     for teacher in (brief.resnet, brief.vit):
         assert spec_of(teacher) == digits.SPEC and not teacher.training
         assert teacher(pixel_values=brief.test[0][:2]).logits.shape == (2, 10)

@@ -76,11 +76,11 @@ def difference(computed: np.ndarray, wanted: Tensor) -> np.ndarray:
     return error / float(wanted.abs().max())
 
 
-def tapped(folder: Path, wanted: list[str], pixels: Tensor) -> dict[str, np.ndarray]:
+def captured(folder: Path, wanted: list[str], pixels: Tensor) -> dict[str, np.ndarray]:
     proto = onnx.load(str(folder / "model.onnx"), load_external_data=False)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    onnx.save(proto, str(folder / "tapped.onnx"))
-    return dict(zip(wanted, run(folder / "tapped.onnx", pixels, wanted), strict=True))
+    onnx.save(proto, str(folder / "captured.onnx"))
+    return dict(zip(wanted, run(folder / "captured.onnx", pixels, wanted), strict=True))
 
 
 def check_convolutions(folder: Path, model: Any, pixels: Tensor) -> dict[str, int]:
@@ -90,7 +90,7 @@ def check_convolutions(folder: Path, model: Any, pixels: Tensor) -> dict[str, in
     assert set(places) == set(layers)
     graph = onnx.load(str(folder / "model.onnx")).graph
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    values = tapped(
+    values = captured(
         folder,
         sorted({place[end] for place in places.values() for end in ("input", "output")} - {"pixel_values"}),
         pixels,

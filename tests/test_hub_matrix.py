@@ -37,10 +37,10 @@ def text(family: str, config: QuantConfig, auto: Any) -> Family:
     return lambda: test_hub.student_of(family, config), test_hub.TEACHERS[family], TEXT, auto
 
 
-def vision(family: str, protocol: Callable[..., QuantConfig], bits: str) -> Family:
+def vision(family: str, preset: Callable[..., QuantConfig], bits: str) -> Family:
     make, size = test_vision_hub.FAMILIES[family]
     batch = {"pixel_values": images(3, size, seed=9)}
-    return lambda: test_vision_hub.student_of(family, protocol, bits), make, batch, IMAGE
+    return lambda: test_vision_hub.student_of(family, preset, bits), make, batch, IMAGE
 
 
 FAMILIES: dict[str, Family] = {

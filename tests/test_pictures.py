@@ -27,7 +27,7 @@ def test_an_album_is_three_pictures_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(tmp_path.glob("new/*")) == sorted(drawn) and all(len(shape(p)) == 3 for p in drawn)
 
 
-def test_what_is_drawn_depends_on_what_was_dreamt(tmp_path: Path) -> None:
+def test_what_is_drawn_depends_on_what_was_synthesized(tmp_path: Path) -> None:
     first, other = images(), images()
     drawn = [grid(x, tmp_path / f"{i}.png").read_bytes() for i, x in enumerate((first, first.clone(), other))]
     assert drawn[0] == drawn[1] != drawn[2]

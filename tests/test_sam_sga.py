@@ -111,7 +111,7 @@ def test_a_teacher_in_half_precision_has_a_student_in_full(make, dtype: torch.dt
     assert torch.equal(load(tmp_path)(**held).logits, student(**held).logits)
 
 
-def test_static_ranges_and_compensated_rounding_share_few_batches() -> None:
+def test_static_ranges_and_gptq_share_few_batches() -> None:
     static = QuantConfig(Grid(4), Grid(8, symmetric=False, per="tensor"))
     student = gptq_student(bert(), static, iter(batches(2)))
     assert torch.isfinite(student(**batches(1, seed=7)[0]).logits).all()

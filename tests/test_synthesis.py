@@ -49,7 +49,7 @@ def synthesizer(source: Source, objective: Objective, lr: float = 0.1, **options
     return Synthesizer(source, objective, torch.optim.SGD(source.parameters(), lr), linear(2.0), **options)
 
 
-def test_dream_steps_down_the_gradient_and_gives_the_last_batch() -> None:
+def test_synthesis_steps_down_the_gradient_and_gives_the_last_batch() -> None:
     source = Point()
     losses: list[float] = []
     batch = synthesize(source, Length(), torch.optim.SGD(source.parameters(), 0.1), 2, linear(2.0), losses=losses)

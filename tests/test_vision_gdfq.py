@@ -100,7 +100,7 @@ def test_fit_sets_ranges_from_the_last_batches_then_freezes_them(tmp_path: Path)
         alternate(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, calibration=0)
 
 
-def test_no_range_listens_while_the_player_looks_at_the_student() -> None:
+def test_no_range_listens_while_the_synthesizer_looks_at_the_student() -> None:
     """Else batches would count twice, and the game of the calibration would be one against floats."""
     heard: list[bool] = []
 

@@ -68,7 +68,7 @@ def test_only_a_plain_module_is_wrapped_and_only_once() -> None:
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_units_hold_every_layer_once_in_order(name: str, teachers: dict[str, nn.Module]) -> None:
+def test_blocks_hold_every_layer_once_in_order(name: str, teachers: dict[str, nn.Module]) -> None:
     model = teachers[name]
     named = blocks(model)
     assert all(model.get_submodule(where) is block for where, block in named)
@@ -81,7 +81,7 @@ def test_units_hold_every_layer_once_in_order(name: str, teachers: dict[str, nn.
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_units_are_executed_in_their_order(name: str, teachers: dict[str, nn.Module]) -> None:
+def test_blocks_are_executed_in_their_order(name: str, teachers: dict[str, nn.Module]) -> None:
     model, seen = teachers[name], []
     handles = [u.register_forward_hook(lambda m, *_: seen.append(m)) for _, u in blocks(model)]
     with torch.no_grad():
@@ -184,7 +184,7 @@ def test_norms_are_all_found_or_their_absence_is_explained(teachers: dict[str, n
             batch_norms(teachers[name])
 
 
-def test_frames_come_from_configurations(teachers: dict[str, nn.Module]) -> None:
+def test_specs_come_from_configurations(teachers: dict[str, nn.Module]) -> None:
     assert spec_of(teachers["vit"]) == ImageSpec(4, 16)
     assert spec_of(teachers["resnet"], 32) == ImageSpec(4, 32)
     with pytest.raises(ValueError, match="names no image size; give size"):

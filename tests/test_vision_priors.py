@@ -27,7 +27,7 @@ from zsaq.vision.models import classifier, head
 TEACHER = classifier(cnn()).eval().requires_grad_(False)
 NORMS = [m for m in TEACHER.modules() if isinstance(m, nn.BatchNorm2d)]
 STORED = [(kept.mean, kept.variance) for kept in map(stored, NORMS)]
-TAP = inputs_of_norms()
+CAPTURE = inputs_of_norms()
 LABELS = torch.arange(6) % CLASSES
 
 
@@ -40,7 +40,7 @@ def ask(objective, pixels: Tensor | None = None, **options) -> Tensor:
 
 
 def seen(pixels: Tensor) -> list[Tensor]:
-    return [x for _, x in run_model(TEACHER, {"pixel_values": pixels}, (TAP,)).seen[TAP]]
+    return [x for _, x in run_model(TEACHER, {"pixel_values": pixels}, (CAPTURE,)).seen[CAPTURE]]
 
 
 class Fixed(nn.Module):

@@ -62,7 +62,7 @@ RECIPES = {"resnet": Recipe(epochs=12, lr=3e-3, decay=0.05), "vit": Recipe(epoch
 class Digits:
     """Teachers in eval mode on the CPU; images [N, 3, 32, 32] float32 in normalised space, labels [N] int64.
 
-    `train` is for oracles alone, which are not zero-shot. `folder` holds resnet/, vit/ and test.parquet.
+    `train`: real data, for upper bounds alone, which are not zero-shot. `folder` holds resnet/, vit/ and test.parquet.
     """
 
     resnet: ResNetForImageClassification

@@ -27,7 +27,7 @@ from zsaq.train.logging import say
 class Embedded:
     """`test`: rows {"sentence": str, "label": index into `names`}. Models are in eval mode, on the CPU.
 
-    `unlabeled`: the sentences that the teacher was trained on; for the oracle alone, which is not zero-shot.
+    `unlabeled`: the sentences that the teacher was trained on, for upper bounds alone, which are not zero-shot.
     """
 
     teacher: BertForSequenceClassification

@@ -24,8 +24,8 @@ def by_channel(x: Tensor) -> Tensor:
 
 @final
 class ChannelAttention(Objective):
-    """Sum over the tapped modules of the mean (a_Q - a_P)^2, a = the energies mean(x^2) of the channels, normalised to
-    length 1 for each sample (Li et al. 2023, HAST, arXiv 2303.13826, eq. 9).
+    """Sum over the captured modules of the mean (a_Q - a_P)^2, a = the energies mean(x^2) of the channels, normalised
+    to length 1 for each sample (Li et al. 2023, HAST, arXiv 2303.13826, eq. 9).
 
     `where` finds modules that answer [B, C, H, W] or tokens [B, N, C]: `zsaq.vision.models.feature_places(teacher)`.
     """

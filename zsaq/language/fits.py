@@ -71,8 +71,8 @@ def layer_wise(source: BatchSource) -> Fit:
     return fit
 
 
-def compensated(source: BatchSource) -> Fit:
-    """Compensated rounding; no step is taken."""
+def gptq_rounded(source: BatchSource) -> Fit:
+    """GPTQ's rounding; no step is taken."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         return gptq_student(job.start, config, islice(source(job, seed), budget["gptq_batches"]), loop)
@@ -80,8 +80,8 @@ def compensated(source: BatchSource) -> Fit:
     return fit
 
 
-def compensated_qat(source: BatchSource) -> Fit:
-    """Plain steps from compensated rounding."""
+def gptq_qat(source: BatchSource) -> Fit:
+    """Plain steps from GPTQ's rounding."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         batches = source(job, seed)

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 from zsaq.language.fits import (
     Fit,
     adversarial,
-    compensated,
-    compensated_qat,
     distilled,
+    gptq_qat,
+    gptq_rounded,
     layer_wise,
     rounded,
     rounded_minmax,
@@ -35,7 +35,7 @@ STEPS: Final = {"steps": (200, 2_000, 20_000)}
 BATCHES: Final = {"gptq_batches": (50, 128, 384)}
 FEW_BATCHES: Final = {"gptq_batches": (16, 128, 384)}  # before steps are taken
 PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
-SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from compensated rounding on: a rate that does not undo it
+SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from GPTQ's rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}
 RHO: Final = {"rho": 0.16}
 SGA: Final = {
@@ -74,11 +74,11 @@ ROWS: Final = (
     row("rtn", "round-to-nearest, ranges of the least squared error", rounded, NOTHING, cost="seconds", needs=ANY),
     row("random-qat", "distillation on random tokens", distilled(TextJob.noise), NOISE,
         cost=STEP, budgets=STEPS, settings=PLAIN),
-    row("gptq-random", "compensated rounding on random tokens", compensated(TextJob.noise), NOISE, GPTQ,
+    row("gptq-random", "GPTQ's rounding on random tokens", gptq_rounded(TextJob.noise), NOISE, GPTQ,
         cost=PASSES, budgets=BATCHES),
-    row("gptq", "compensated rounding on sampled text", compensated(TextJob.text), TEXT, GPTQ,
+    row("gptq", "GPTQ's rounding on sampled text", gptq_rounded(TextJob.text), TEXT, GPTQ,
         cost=f"{PASSES}, and writing", budgets=BATCHES),
-    row("gptq-qat", "compensated rounding, then plain steps, on sampled text", compensated_qat(TextJob.text), TEXT,
+    row("gptq-qat", "GPTQ's rounding, then plain steps, on sampled text", gptq_qat(TextJob.text), TEXT,
         f"{GPTQ}; {QAT}", cost="gptq's and llm-qat's", budgets=FEW_BATCHES | STEPS, settings=SLOW),
     row("lkd-random", "layer-wise distillation on random tokens", layer_wise(TextJob.noise), NOISE, LKD,
         cost="as random-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
@@ -98,9 +98,9 @@ ROWS: Final = (
     row("distill", "distillation on batches of your own", distilled(TextJob.given_batches), OWN,
         cost=STEP, needs="a classifier or causal language model, and batches",
         budgets=STEPS, settings=PLAIN),
-    row("gptq-real", "gptq's upper bound", compensated(TextJob.real_text), REAL, GPTQ, cost="as gptq",
+    row("gptq-real", "gptq's upper bound", gptq_rounded(TextJob.real_text), REAL, GPTQ, cost="as gptq",
         budgets=BATCHES),
-    row("gptq-qat-real", "gptq-qat's upper bound", compensated_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
+    row("gptq-qat-real", "gptq-qat's upper bound", gptq_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
         cost="as gptq-qat", budgets=FEW_BATCHES | STEPS, settings=SLOW),
     row("distill-real", "the upper bound: layer-wise, then plain steps, on real text",
         distilled(TextJob.real_text, warm=True), REAL, cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),
@@ -143,7 +143,7 @@ def auto(kind: TaskKind | None, config: QuantConfig) -> str:
       113.94).
     - 2 bits: `llm-qat`. GPT-2 115.91 (`gptq` 116.73, ZSAQ 115.85 in twice the time), OPT 97.41 (97.97, 97.45), MiniLM
       86.23 % and KL .088 (84.66, .160 without a step; ZSAQ 86.43, .101).
-    - What a method cannot do: static ranges of inputs are read off text, so `gptq` at 8 bits too; compensated rounding
+    - What a method cannot do: static ranges of inputs are read off text, so `gptq` at 8 bits too; GPTQ's rounding
       cannot keep min-max ranges, so `llm-qat`.
 
     All at W?A8 and in budgets of minutes (README.md, recipes/LOG.md); 5 to 7 bits and weights alone were not measured

@@ -105,7 +105,7 @@ def warm_start(
 def gptq_student(
     teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch], loop: Loop | None = None
 ) -> PreTrainedModel:
-    """A student to train whose rounding was compensated on `batches`, block by block (`zsaq.gptq`).
+    """A student to train whose weights GPTQ rounded on `batches`, block by block (`zsaq.gptq`).
 
     Static ranges of inputs are those of the first `CALIBRATION` of the same batches.
     """
