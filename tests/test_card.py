@@ -118,10 +118,10 @@ def test_evaluation_files_name_the_hubs_benchmark_only_where_it_was_used() -> No
     assert eval_files(replace(CARD, data=Data("a folder of mine", split="validation"))) == {}
 
 
-def test_an_oracle_never_carries_the_statement(saved: tuple[Path, Any]) -> None:
-    with pytest.raises(ValueError, match="oracle"):
-        Card(BASE, "genie-oracle", True, (0,))
-    card = written(Card(BASE, "oracle", False, (0,)), saved)
+def test_what_saw_real_data_never_carries_the_statement(saved: tuple[Path, Any]) -> None:
+    with pytest.raises(ValueError, match="sees real data"):
+        Card(BASE, "genie-real", True, (0,))
+    card = written(Card(BASE, "genie-real", False, (0,)), saved)
     assert WITH_DATA in card.text and NO_DATA not in card.text
     metadata = card.data.to_dict()
     assert metadata["zsaq"]["zero_shot"] is False and metadata["zsaq"]["real_data"] == "used"
@@ -149,7 +149,7 @@ def test_a_name_of_another_cannot_break_the_page(saved: tuple[Path, Any]) -> Non
         ({"seeds": (0, 0, 1)}, "seeds"),
         ({"seeds": (0, 1)}, "3 values of accuracy"),
         ({"data": None}, "scores need data"),
-        ({"zero_shot": True, "method": "rtn-oracle"}, "oracle"),
+        ({"zero_shot": True, "method": "rtn-real"}, "sees real data"),
     ],
 )
 def test_a_card_that_cannot_be_is_refused(change: dict[str, Any], complaint: str) -> None:
@@ -209,8 +209,8 @@ def test_a_run_that_does_not_tell_enough_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not say what was quantized: give base=base_of"):
         Card.of(results(tmp_path / "no base", base=None))
     assert Card.of(tmp_path / "no base", base=BASE).base == BASE
-    with pytest.raises(ValueError, match="oracle"):
-        Card.of(results(tmp_path / "oracle", method="oracle", rows=(Row("oracle"),)))
+    with pytest.raises(ValueError, match="sees real data"):
+        Card.of(results(tmp_path / "real", method="gptq-real", rows=(Row("gptq-real"),)))
     for text in ('{"format_version": 1}', "[]", '{"rows": [{"name": "zsaq", "scores": {"accuracy": NaN}}]}'):
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(ValueError, match=r"results\.json cannot be read"):
