@@ -9,8 +9,10 @@ from reference import levels, nearest
 from toys import batches, bert
 from zsaq import MSEOptimal, QuantConfig, Quantizer, gptq, load, quantize_model, reconstruct
 from zsaq.deploy.integers import Integers
+from zsaq.language.sam_sga import grid_step
 from zsaq.quant.codes import dequantize, round_to_grid
 from zsaq.quant.grid import CODEBOOKS, Grid
+from zsaq.quant.layers import quant_layers
 from zsaq.quant.packed import packed_layers
 from zsaq.quant.ranges import MinMax
 
@@ -102,6 +104,8 @@ def test_a_new_format_loses_less_than_integers_and_gptq_less_still(normal: Grid)
     with torch.no_grad():
         first, second = ((s(**batch[0]).logits - teacher(**batch[0]).logits).norm() for s in (student, nearer))
     assert second < first
+    scales = torch.stack([layer.weight_quantizer.codes(layer.rows())[1].mean() for _, layer in quant_layers(student)])
+    assert grid_step(student) == pytest.approx(float(scales.mean()) * 2 / 15)
 
 
 def test_a_new_format_is_for_weights(normal: Grid) -> None:

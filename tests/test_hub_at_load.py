@@ -6,11 +6,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 from toys import bert, gpt2, llama
+from vision_toys import images, resnet
 from zsaq import Grid, QuantConfig, coverage, load, quantize_model, save
-from zsaq.quant.adapter import ZsaqConfig
+from zsaq.quant.adapter import ZsaqConfig, ZsaqQuantizer
 from zsaq.quant.packed import packed_layers
 from zsaq.quant.plan import plan_of
 
@@ -57,6 +63,7 @@ def test_a_table_and_its_head_read_the_same_codes(tmp_path: Path) -> None:
     config = QuantConfig.parse("w4a8")
     config = QuantConfig(config.weight, config.input, config.embedding, rules=(("transformer.wte", config),))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "teacher", quantization_config=ZsaqConfig(config))
+    model.tie_weights()  # of parameters: none is left to tie
     assert plan_of(model).tied == {"lm_head": "transformer.wte"}
     assert torch.equal(logits(model), logits(quantize_model(teacher, config)))
     model.save_pretrained(tmp_path / "model")
@@ -81,6 +88,10 @@ def test_a_model_that_is_spread_is_refused(tmp_path: Path) -> None:
             tmp_path / "teacher", quantization_config=ZsaqConfig("w4a8"), device_map=spread,
             offload_folder=tmp_path / "offload",
         )  # fmt: skip
+    model: Any = llama()
+    model.hf_device_map = {"model": 0, "lm_head": 1}
+    with pytest.raises(ValueError, match=r"\['0', '1'\]"):
+        ZsaqQuantizer(ZsaqConfig("w4a8"), pre_quantized=False).round(model)
 
 
 @pytest.mark.parametrize(
@@ -123,3 +134,16 @@ def test_a_model_that_is_quantized_stays_what_it_is_and_says_so(tmp_path: Path) 
     with pytest.warns(UserWarning, match="The `quantization_config` from the model will be used"):
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path, quantization_config=ZsaqConfig("w8a8"))
     assert coverage(model) == coverage(student) and torch.equal(logits(model), logits(student))
+
+
+def test_an_image_classifier_is_rounded_too(tmp_path: Path) -> None:
+    teacher, pixels = resnet(), images(4, 32)
+    teacher.save_pretrained(tmp_path / "teacher")
+    options: dict[str, Any] = {"quantization_config": ZsaqConfig("w4a16")}
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "teacher", **options)
+    with torch.no_grad():
+        answer = model(pixels).logits
+        assert torch.equal(answer, quantize_model(teacher, "w4a16")(pixels).logits)
+        assert torch.equal(answer, load(save(model, tmp_path / "model"))(pixels).logits)
+    with pytest.raises(ValueError, match=r"resnet\.embedder\.\S+: this convolution's input per token"):
+        AutoModelForImageClassification.from_pretrained(tmp_path / "teacher", quantization_config=ZsaqConfig("w4a8"))

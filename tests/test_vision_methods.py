@@ -12,8 +12,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from vision_toys import CLASSES, cnn, convnext, deit, images, resnet, swin, vit
-from zsaq import Batch, EMAMinMax, Loop, coverage
+from zsaq import Batch, Loop, coverage
 from zsaq.method import Budget, Effort
+from zsaq.quant.ranges import static_ranges
 from zsaq.vision.choice import auto, check_needs, preset_for, suits
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.image_spec import ImageSpec
@@ -54,7 +55,7 @@ def student_of(name: str, job: ImageJob, preset: str | None = None) -> Any:
 
 
 def highest(student: nn.Module) -> list[float]:
-    return [float(m.hi) for m in student.modules() if isinstance(m, EMAMinMax)]
+    return [float(each.scale) for each in static_ranges(student)]
 
 
 @pytest.mark.parametrize("name", [pytest.param(m, marks=() if m in FAST else pytest.mark.slow) for m in METHODS])
@@ -198,7 +199,7 @@ def test_one_s_own_images_train_a_student(form: Any) -> None:
     config = preset_config("w4a4", "uniform", teacher)
     few: dict[str, Any] = {"steps": 3, "batch_size": 3, "calibration": 2, "loop": Loop(Accelerator(cpu=True))}
     student = on_batches(teacher, config, ImageSpec(CLASSES, 32), given, **few, lr=1e-3)
-    assert {int(m.updates) for m in student.modules() if isinstance(m, EMAMinMax)} == {2}
+    assert {each.observer.updates for each in static_ranges(student)} == {2}
     moved = [not torch.equal(p, q) for p, q in zip(student.parameters(), resnet().parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2
 
