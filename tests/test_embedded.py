@@ -22,7 +22,7 @@ def embedded():
 
 @pytest.fixture(scope="module")
 def corpus(embedded):
-    return embedded.embedded_corpus.read()
+    return embedded.embedded_corpus.read_corpus()
 
 
 def test_every_area_is_on_both_sides(corpus):
@@ -66,7 +66,7 @@ def test_sentences_leave_code_out(embedded):
 
 def test_a_library_without_sources_is_an_error(embedded, tmp_path):
     with pytest.raises(ValueError, match="too little prose"):
-        embedded.embedded_corpus.read(tmp_path)
+        embedded.embedded_corpus.read_corpus(tmp_path)
 
 
 def test_tokenizer_is_deterministic_and_comes_back(embedded, tmp_path):
