@@ -15,7 +15,7 @@ def share(items: Sequence[Item], accelerator: Accelerator | None) -> Sequence[It
     return items if accelerator is None else items[accelerator.process_index :: accelerator.num_processes]
 
 
-def collect(index: list[int], values: Tensor, total: int, accelerator: Accelerator | None) -> Tensor:
+def gather_rows(index: list[int], values: Tensor, total: int, accelerator: Accelerator | None) -> Tensor:
     """All processes' rows `values` (n, width) put at their places `index`: shape (total, width), on the CPU.
 
     One plain gather at the end and not gather_for_metrics: that one drops rows by the state of whichever prepared

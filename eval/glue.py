@@ -15,9 +15,9 @@ from rich.table import Table
 from transformers import AutoModelForSequenceClassification
 
 from zsaq.eval.metrics import METRICS
-from zsaq.eval.pretrained import load
-from zsaq.eval.scoring import compare, grade, predict
-from zsaq.eval.tasks import TASKS, Task, find, label_order, read_rows
+from zsaq.eval.pretrained import load_with_tokenizer
+from zsaq.eval.scoring import compare_to_teacher, grade, predict
+from zsaq.eval.tasks import TASKS, Task, find_task, label_order, read_rows
 from zsaq.train.trainer import processes
 
 AVERAGES = (
@@ -39,7 +39,7 @@ def select(names: Sequence[str]) -> list[Task]:
     chosen: dict[str, Task] = {}
     for name in names:
         entries = {"all": list(TASKS), "mnli": ["mnli", "mnli-mm"]}.get(name, [name])
-        chosen |= {entry: find(entry) for entry in entries}
+        chosen |= {entry: find_task(entry) for entry in entries}
     return list(chosen.values())
 
 
@@ -47,7 +47,7 @@ def evaluate_task(task: Task, args: argparse.Namespace, accelerator: Accelerator
     """One row of the table: metrics, and what a reader must know beside them."""
     rows = read_rows(task, args.split, args.data_dir)
     names = [name.replace("{task}", task.config) for name in (args.model, args.teacher) if name]
-    pairs = [load(name, AutoModelForSequenceClassification) for name in names]
+    pairs = [load_with_tokenizer(name, AutoModelForSequenceClassification) for name in names]
     configs = [model.config for model, _ in pairs]
     logits, notes = [], []
     for (model, tokenizer), known, who in zip(pairs, (configs, configs[::-1]), ("model", "teacher"), strict=False):
@@ -67,7 +67,7 @@ def evaluate_task(task: Task, args: argparse.Namespace, accelerator: Accelerator
         )
     result = grade(task, rows, logits[0])
     if args.teacher:
-        result |= compare(task, rows, logits[0], logits[1])
+        result |= compare_to_teacher(task, rows, logits[0], logits[1])
     return result | {"samples": len(rows), "labels": list(task.labels), "notes": notes}
 
 

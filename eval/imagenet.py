@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessorPil
 from transformers.image_processing_backends import PilBackend
 
-from zsaq.eval.gathering import collect
-from zsaq.eval.images import Picture, Source, class_order, read
+from zsaq.eval.gathering import gather_rows
+from zsaq.eval.images import ImageSource, Picture, class_order, open_pictures
 from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load_model
-from zsaq.train.pair import run
+from zsaq.train.pair import run_model
 from zsaq.train.trainer import processes
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,7 +80,7 @@ def score(
     for batch in batches:
         size = len(batch["labels"])
         device = next(model.parameters()).device
-        answers = [run(m, {"pixel_values": batch["pixel_values"].to(device)}).logits for m in models]
+        answers = [run_model(m, {"pixel_values": batch["pixel_values"].to(device)}).logits for m in models]
         rows = grade(answers[0], batch["labels"].to(device), *answers[1:])
         names = list(rows)
         tables.append(torch.stack(list(rows.values()), 1))
@@ -92,7 +92,7 @@ def score(
     if not counts.min():
         raise ValueError(f"the processes got {counts.tolist()} samples to score: give each at least one image")
     total = int(counts.sum())
-    means = collect(index, torch.cat(tables), total, accelerator).mean(0)
+    means = gather_rows(index, torch.cat(tables), total, accelerator).mean(0)
     return {**dict(zip(names, means.tolist(), strict=True)), "samples": total}
 
 
@@ -144,7 +144,7 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> dict[str, An
     names = [name for name in (args.model, args.teacher) if name]
     models = [load_model(name, AutoModelForImageClassification).to(accelerator.device) for name in names]  # pyright: ignore[reportArgumentType]
     processor = processor_of(names, args.size, args.resize, args.mean, args.std)
-    pictures = read(Source(args.data_dir, args.split, (args.image_column, args.label_column)))
+    pictures = open_pictures(ImageSource(args.data_dir, args.split, (args.image_column, args.label_column)))
     order, note = class_order(pictures.names, models[0].config)
     mode = "L" if models[0].config.to_dict().get("num_channels", 3) == 1 else "RGB"
 

@@ -37,7 +37,7 @@ class Picture:
 
 @final
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """Where labelled images come from.
 
     `data`: a folder with parquet files, else with a folder for each class; one parquet file; or the id of a data set
@@ -80,7 +80,7 @@ class Pictures:
             yield row if isinstance(row, Picture) else _picture(row, number, self.columns)
 
 
-def read(source: Source) -> Pictures:
+def open_pictures(source: ImageSource) -> Pictures:
     """Open a source; nothing is decoded. Raises ValueError if it holds no images or lacks a column."""
     path = Path(source.data).expanduser()
     files = source.parquet() if path.exists() else []

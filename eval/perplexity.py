@@ -22,9 +22,9 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.eval import metrics
-from zsaq.eval.gathering import collect, share
+from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import kl_divergence
-from zsaq.eval.pretrained import load
+from zsaq.eval.pretrained import load_with_tokenizer
 from zsaq.train.trainer import processes
 
 CONVENTION = "gptq"
@@ -88,7 +88,7 @@ def perplexity(
     for each, mode in zip(models, training, strict=True):
         each.train(mode)
 
-    means = collect(list(mine), torch.cat(sums), count, accelerator).double()
+    means = gather_rows(list(mine), torch.cat(sums), count, accelerator).double()
     if means.isnan().any():
         raise ValueError(f"{int(means.isnan().any(1).sum())} of {count} windows have nan losses: the model is broken")
     result = {"windows": count, "tokens": count * (window - 1), "nll": means[:, 0].mean().item()}
@@ -130,8 +130,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         if not file.is_file():
             raise ValueError(f"--text {file} is no file: give a UTF-8 text file")
     accelerator = processes()
-    model, tokenizer = load(args.model, AutoModelForCausalLM)
-    teacher = load(args.teacher, AutoModelForCausalLM)[0] if args.teacher else None
+    model, tokenizer = load_with_tokenizer(args.model, AutoModelForCausalLM)
+    teacher = load_with_tokenizer(args.teacher, AutoModelForCausalLM)[0] if args.teacher else None
     text = "\n\n".join(file.read_text(encoding="utf-8") for file in args.text)
     ids = tokenize(tokenizer, text, args.separator)
     window = args.window or min(2048, model.config.to_dict().get("max_position_embeddings", 2048))

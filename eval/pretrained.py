@@ -20,7 +20,7 @@ def load_model(name: str, auto: Any) -> PreTrainedModel:
     return model.eval()
 
 
-def load(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_with_tokenizer(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a folder or Hub id; raises `ValueError` like :func:`load_model`."""
     return load_model(name, auto), AutoTokenizer.from_pretrained(_path(name))
 

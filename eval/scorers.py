@@ -16,23 +16,23 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.eval import imagenet, perplexity, scoring
-from zsaq.eval.images import Source, class_order, read
-from zsaq.eval.tasks import Row, Task, find, read_rows
+from zsaq.eval.images import ImageSource, class_order, open_pictures
+from zsaq.eval.tasks import Example, Task, find_task, read_rows
 
 Score = Callable[[Any], dict[str, float]]
 
 
 def glue(
     task: str | Task, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, *,
-    rows: Sequence[Row] | None = None, data_dir: str | None = None, split: str = "validation", max_length: int = 128,
-    accelerator: Accelerator | None = None,
+    rows: Sequence[Example] | None = None, data_dir: str | None = None, split: str = "validation",
+    max_length: int = 128, accelerator: Accelerator | None = None,
 ) -> Score:  # fmt: skip
     """The task's metrics and, with a teacher, agreement and KL(teacher || student) in nats.
 
     `rows`, or those of `split` (or several: "validation+test") in `data_dir`, by default the Hub's. Raises ValueError
     as `zsaq.eval.scoring` does.
     """
-    task = find(task)
+    task = find_task(task)
     rows = read_rows(task, split, data_dir) if rows is None else rows
     options: dict[str, Any] = {"max_length": min(max_length, tokenizer.model_max_length), "accelerator": accelerator}
     answers = None if teacher is None else scoring.predict(teacher, tokenizer, task, rows, **options)
@@ -83,7 +83,7 @@ def images(
 
 
 def pictures(
-    source: Source, config: Any, processor: Any, teacher: nn.Module | None = None, *, limit: int | None = None,
+    source: ImageSource, config: Any, processor: Any, teacher: nn.Module | None = None, *, limit: int | None = None,
     batch_size: int = 64, threads: int = 4, accelerator: Accelerator | None = None,
 ) -> Score:  # fmt: skip
     """`images` of a folder, parquet files or the Hub, streamed anew for each student; each process takes its share.
@@ -98,7 +98,7 @@ def pictures(
         return processor(images=image.convert(mode), return_tensors="pt")["pixel_values"][0]
 
     def batches() -> Iterable[Mapping[str, Tensor]]:
-        found = read(source)
+        found = open_pictures(source)
         order, note = class_order(found.names, config)
         if note and share[0] == 0:
             print(note, file=sys.stderr)

@@ -7,9 +7,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zsaq.eval.gathering import collect, share
+from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import METRICS, accuracy, kl, pearson
-from zsaq.eval.tasks import Row, Task, find, label_order, targets
+from zsaq.eval.tasks import Example, Task, find_task, label_order, targets
 
 
 @torch.no_grad()
@@ -17,7 +17,7 @@ def predict(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     task: Task | str,
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     *,
     order: Sequence[int] | None = None,
     batch_size: int = 64,
@@ -33,7 +33,7 @@ def predict(
     `order` overrides the label order read from the model's config. Raises `ValueError` for rows or a config that do
     not fit the task, and for logits that are nan.
     """
-    task = find(task)
+    task = find_task(task)
     targets(task, rows)
     order = label_order(task, model.config)[0] if order is None else order
     if batch_size < 1:
@@ -58,7 +58,7 @@ def predict(
         logits.append(model(**tokenizer.pad(inputs, return_tensors="pt").to(model.device)).logits.float())
     model.train(training)
 
-    result = collect([i for batch in batches for i in batch], torch.cat(logits), len(rows), accelerator)
+    result = gather_rows([i for batch in batches for i in batch], torch.cat(logits), len(rows), accelerator)
     if result.isnan().any():
         raise ValueError(f"{task.name}: {int(result.isnan().any(1).sum())} of {len(rows)} rows have nan logits")
     return result[:, list(order)]
@@ -68,7 +68,7 @@ def score(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     task: Task | str,
-    rows: Sequence[Row],
+    rows: Sequence[Example],
     teacher: PreTrainedModel | Tensor | None = None,
     *,
     batch_size: int = 64,
@@ -82,7 +82,7 @@ def score(
     KL(teacher || student) in nats. Agreement is the share of equal arg max; for regression the Pearson correlation of
     the two predictions, and there is no "kl". Raises `ValueError` like :func:`predict`.
     """
-    task = find(task)
+    task = find_task(task)
     options = {"batch_size": batch_size, "max_length": max_length, "accelerator": accelerator}
     configs = [model.config] if teacher is None or isinstance(teacher, Tensor) else [model.config, teacher.config]
     logits = predict(model, tokenizer, task, rows, order=label_order(task, *configs)[0], **options)
@@ -92,17 +92,17 @@ def score(
     if not isinstance(teacher, Tensor):
         order, _ = label_order(task, *reversed(configs))
         teacher = predict(teacher, tokenizer, task, rows, order=order, **options)
-    return result | compare(task, rows, logits, teacher)
+    return result | compare_to_teacher(task, rows, logits, teacher)
 
 
-def grade(task: Task, rows: Sequence[Row], logits: Tensor) -> dict[str, float]:
+def grade(task: Task, rows: Sequence[Example], logits: Tensor) -> dict[str, float]:
     """The task's metrics of logits (n, labels) in GLUE's label order, and their mean as "score"."""
     truth, guess = targets(task, rows).numpy(), _decide(task, logits)
     values = {name: METRICS[name](guess, truth) for name in task.metrics}
     return values | {"score": sum(values.values()) / len(values)}
 
 
-def compare(task: Task, rows: Sequence[Row], logits: Tensor, teacher: Tensor) -> dict[str, float]:
+def compare_to_teacher(task: Task, rows: Sequence[Example], logits: Tensor, teacher: Tensor) -> dict[str, float]:
     """Agreement and KL of the student's logits to the teacher's, and the teacher's own metrics as "teacher_...".
 
     Raises `ValueError` for logits of different shapes.

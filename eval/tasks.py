@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 HUB = "nyu-mll/glue"
-Row = Mapping[str, Any]
+Example = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ TASKS = {
 SYNONYMS = {"neg": "negative", "pos": "positive"}
 
 
-def find(task: Task | str) -> Task:
+def find_task(task: Task | str) -> Task:
     """The task of that name ("mnli" is matched, "mnli-mm" mismatched); `ValueError` for an unknown one."""
     if isinstance(task, Task):
         return task
@@ -68,7 +68,7 @@ def find(task: Task | str) -> Task:
     return TASKS[task]
 
 
-def read_rows(task: Task | str, split: str = "validation", data_dir: str | Path | None = None) -> list[Row]:
+def read_rows(task: Task | str, split: str = "validation", data_dir: str | Path | None = None) -> list[Example]:
     """The rows of one split, or of several joined by "+" ("validation+test"), in order.
 
     Without `data_dir` they come from the Hub's nyu-mll/glue. With it, from `data_dir/<task>/<split>.*` or
@@ -77,8 +77,8 @@ def read_rows(task: Task | str, split: str = "validation", data_dir: str | Path 
 
     Raises `ValueError` for a missing file, wrong columns or labels (see :func:`targets`).
     """
-    task = find(task)
-    rows: list[Row] = []
+    task = find_task(task)
+    rows: list[Example] = []
     for name in split.split("+"):
         name = name if name == "train" else name + task.suffix
         if data_dir is None:
@@ -89,7 +89,7 @@ def read_rows(task: Task | str, split: str = "validation", data_dir: str | Path 
     return rows
 
 
-def _read_local(task: Task, split: str, data_dir: Path) -> Iterable[Row]:
+def _read_local(task: Task, split: str, data_dir: Path) -> Iterable[Example]:
     for folder in (data_dir / task.config, data_dir):
         files = [file for kind in ("parquet", "tsv", "jsonl") if (file := folder / f"{split}.{kind}").is_file()]
         files = files or [sorted(folder.glob(f"{split}-?????-of-?????.parquet"))]
@@ -111,7 +111,7 @@ def _read_local(task: Task, split: str, data_dir: Path) -> Iterable[Row]:
     )
 
 
-def targets(task: Task, rows: Sequence[Row]) -> Tensor:
+def targets(task: Task, rows: Sequence[Example]) -> Tensor:
     """The rows' labels, int64 class indices or float64 scores, shape (n,). Label names are accepted for indices.
 
     Raises `ValueError` for no rows, a missing column, a sentence that is no text or a label outside the range.

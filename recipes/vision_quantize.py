@@ -16,7 +16,7 @@ from examples import subjects
 import zsaq
 from zsaq import launch
 from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
-from zsaq.eval.images import Source
+from zsaq.eval.images import ImageSource
 
 DIGITS = ("digits-resnet", "digits-vit")
 
@@ -43,8 +43,8 @@ def main(argv: list[str] | None = None) -> None:
         else:
             processor = processor_of([args.teacher], args.size, args.resize, args.mean, args.std)
             columns = args.image_column, args.label_column
-            test = Source(args.data_dir, args.split, columns) if args.data_dir else None
-            real = Source(args.real, None, columns) if args.real else None
+            test = ImageSource(args.data_dir, args.split, columns) if args.data_dir else None
+            real = ImageSource(args.real, None, columns) if args.real else None
             subject = subjects.pictures(loop.accelerator, args.teacher, processor, test, real)
         launch.main(args, loop, subject, baselines=("rtn-noise",), recipe=__file__)
 

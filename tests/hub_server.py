@@ -77,8 +77,8 @@ class Hub:
 
 
 def commit_of(before: list[Commit], files: Files, message: str) -> Commit:
-    told = repr((before and before[-1].oid, sorted(files.items()), message))
-    return Commit(hashlib.sha1(told.encode()).hexdigest(), files, message)
+    content = repr((before and before[-1].oid, sorted(files.items()), message))
+    return Commit(hashlib.sha1(content.encode()).hexdigest(), files, message)
 
 
 def git_oid(content: bytes) -> str:
@@ -101,8 +101,8 @@ class Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(url.query)
         self.body = self.read_body()
         routes = [(re.fullmatch(pattern, url.path), run, kind) for m, pattern, run, kind in ROUTES if m == self.command]
-        found, run, kind = next((route for route in routes if route[0]), (None, None, ""))
-        if found is None or run is None:
+        match, run, kind = next((route for route in routes if route[0]), (None, None, ""))
+        if match is None or run is None:
             return self.answer(404, {"error": f"no route {self.command} {url.path}"})
         fault = self.hub.faults.get(kind)
         with self.hub.lock:
@@ -112,10 +112,10 @@ class Handler(BaseHTTPRequestHandler):
             if fault == "cut":
                 return self.cut()
             self.mute = fault == "lost"
-            told = {name: unquote(text) for name, text in found.groupdict().items() if text is not None}
+            names = {name: unquote(text) for name, text in match.groupdict().items() if text is not None}
             if kind not in ("resolve", "lfs", "verify", "info", "tree") and not self.known():
                 return self.answer(401, {"error": "Invalid username or password."})
-            run(self, **told)
+            run(self, **names)
 
     do_GET = do_POST = do_PUT = do_HEAD = handle_any
 
@@ -136,16 +136,16 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.close()
 
-    def answer(self, status: int, told: Any = None, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
+    def answer(self, status: int, facts: Any = None, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
         if self.__dict__.get("mute"):
             return self.cut()
-        if told is not None:
-            body = json.dumps(told).encode()
+        if facts is not None:
+            body = json.dumps(facts).encode()
         self.send_response(status)
         for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
             self.send_header(name, value)
-        if status == 404 and told and told.get("code"):
-            self.send_header("X-Error-Code", told["code"])
+        if status == 404 and facts and facts.get("code"):
+            self.send_header("X-Error-Code", facts["code"])
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
@@ -153,25 +153,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def find(self, repo: str, revision: str | None) -> tuple[Repository, Commit] | None:
         """The repository and the commit, or an answer that says what is missing, as the Hub does."""
-        found = self.hub.repositories.get(repo)
-        if found is None or (found.private and not self.known()):
+        repository = self.hub.repositories.get(repo)
+        if repository is None or (repository.private and not self.known()):
             return self.answer(404, {"error": "Repository not found", "code": "RepoNotFound"})
-        commit = found.at(revision or "main")
+        commit = repository.at(revision or "main")
         if commit is None:
             return self.answer(404, {"error": "Invalid rev id", "code": "RevisionNotFound"})
-        return found, commit
+        return repository, commit
 
     def on_whoami(self) -> None:
         self.answer(200, {"type": "user", "name": USER, "orgs": [], "auth": {"type": "access_token"}})
 
     def on_create(self) -> None:
-        told = json.loads(self.body)
-        owner, name = told.get("organization") or USER, told["name"]
+        request = json.loads(self.body)
+        owner, name = request.get("organization") or USER, request["name"]
         if owner != USER:
             return self.answer(403, {"error": f"no right to create under {owner}"})
         if f"{owner}/{name}" in self.hub.repositories:
             return self.answer(409, {"error": "You already created this model repo"})
-        self.hub.create(f"{owner}/{name}", told.get("visibility") == "private")
+        self.hub.create(f"{owner}/{name}", request.get("visibility") == "private")
         self.answer(200, {"url": f"{self.hub.url}/{owner}/{name}"})
 
     def on_validate(self) -> None:
@@ -180,23 +180,23 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200 if head else 400, {"errors": problems, "warnings": []})
 
     def on_info(self, repo: str, revision: str | None = None) -> None:
-        if found := self.find(repo, revision):
-            siblings = [{"rfilename": name} for name in found[1].files]
-            told = {"id": repo, "modelId": repo, "sha": found[1].oid, "private": found[0].private, "tags": []}
-            self.answer(200, told | {"siblings": siblings})
+        if target := self.find(repo, revision):
+            siblings = [{"rfilename": name} for name in target[1].files]
+            facts = {"id": repo, "modelId": repo, "sha": target[1].oid, "private": target[0].private, "tags": []}
+            self.answer(200, facts | {"siblings": siblings})
 
     def on_tree(self, repo: str, revision: str) -> None:
-        if found := self.find(repo, revision):
-            files = found[1].files.items()
+        if target := self.find(repo, revision):
+            files = target[1].files.items()
             self.answer(200, [{"type": "file", "path": n, "size": len(c), "oid": git_oid(c)} for n, c in files])
 
     def on_preupload(self, repo: str, revision: str) -> None:
-        if not (found := self.find(repo, revision)):
+        if not (target := self.find(repo, revision)):
             return
-        told, files = json.loads(self.body), []
-        hidden = told.get("gitIgnore", found[1].files.get(".gitignore", b"").decode()).split()
-        for file in told["files"]:
-            old = found[1].files.get(file["path"])
+        request, files = json.loads(self.body), []
+        hidden = request.get("gitIgnore", target[1].files.get(".gitignore", b"").decode()).split()
+        for file in request["files"]:
+            old = target[1].files.get(file["path"])
             sample = base64.b64decode(file["sample"])
             lfs = file["size"] >= LARGE or large(sample)
             oid = None if old is None else hashlib.sha256(old).hexdigest() if lfs else git_oid(old)
@@ -225,20 +225,20 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, {})
 
     def on_verify(self) -> None:
-        told = json.loads(self.body)
-        there = len(self.hub.objects.get(told["oid"], b"")) == told["size"]
+        request = json.loads(self.body)
+        there = len(self.hub.objects.get(request["oid"], b"")) == request["size"]
         self.answer(200 if there else 404, {})
 
     def on_commit(self, repo: str, revision: str) -> None:
-        if not (found := self.find(repo, revision)):
+        if not (target := self.find(repo, revision)):
             return
         if not repo.startswith(f"{USER}/") and "create_pr" not in self.query:
             return self.answer(403, {"error": "no right to write"})
         lines = [json.loads(line) for line in self.body.splitlines()]
         (header,) = [line["value"] for line in lines if line["key"] == "header"]
-        if header.get("parentCommit", found[1].oid) != found[1].oid:
+        if header.get("parentCommit", target[1].oid) != target[1].oid:
             return self.answer(412, {"error": "the branch has moved"})
-        files, deleted = dict(found[1].files), []
+        files, deleted = dict(target[1].files), []
         for key, value in ((line["key"], line["value"]) for line in lines):
             if key == "file":
                 files[value["path"]] = base64.b64decode(value["content"])
@@ -249,28 +249,28 @@ class Handler(BaseHTTPRequestHandler):
                 deleted.append(value["path"])
             elif key != "header":
                 return self.answer(400, {"error": f"{key} {value['path']} cannot be"})
-        branches, pull = found[0].branches, None
+        branches, pull = target[0].branches, None
         if "create_pr" in self.query:
             pull = f"refs/pr/{sum(name.startswith('refs/') for name in branches) + 1}"
             branches[pull] = list(branches[revision])
         branch = branches[pull or revision]
-        made = commit_of(branch, files, header["summary"])
-        made.deleted = deleted
-        branch.append(made)
+        commit = commit_of(branch, files, header["summary"])
+        commit.deleted = deleted
+        branch.append(commit)
         url = f"{self.hub.url}/{repo}"
         number = pull and f"{url}/discussions/{pull.rpartition('/')[2]}"
-        self.answer(200, {"commitUrl": f"{url}/commit/{made.oid}", "commitOid": made.oid, "pullRequestUrl": number})
+        self.answer(200, {"commitUrl": f"{url}/commit/{commit.oid}", "commitOid": commit.oid, "pullRequestUrl": number})
 
     def on_resolve(self, repo: str, revision: str, path: str) -> None:
-        if not (found := self.find(repo, revision)):
+        if not (target := self.find(repo, revision)):
             return
-        content = found[1].files.get(path)
+        content = target[1].files.get(path)
         if content is None:
             return self.answer(
-                404, {"error": "Entry not found", "code": "EntryNotFound"}, {"X-Repo-Commit": found[1].oid}
+                404, {"error": "Entry not found", "code": "EntryNotFound"}, {"X-Repo-Commit": target[1].oid}
             )
         etag = hashlib.sha256(content).hexdigest() if large(content) else git_oid(content)
-        headers = {"X-Repo-Commit": found[1].oid, "ETag": f'"{etag}"', "Content-Type": "application/octet-stream"}
+        headers = {"X-Repo-Commit": target[1].oid, "ETag": f'"{etag}"', "Content-Type": "application/octet-stream"}
         self.answer(200, None, headers, content)
 
 

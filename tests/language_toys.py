@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from zsaq import Loop, QuantConfig
-from zsaq.language.bridge import Kind, bridge_for
+from zsaq.language.bridge import BridgeKind, bridge_for
 from zsaq.language.job import TextJob
 from zsaq.language.layout import Layout
 from zsaq.language.methods import METHODS
@@ -137,7 +137,7 @@ def bert(tokenizer: PreTrainedTokenizerFast, labels: int = 3, seed: int = 2) -> 
 
 
 def text_generator(
-    kind: Kind = "auto", source=wordpiece, text_pair: bool = False, labels: int = 3, **options
+    kind: BridgeKind = "auto", source=wordpiece, text_pair: bool = False, labels: int = 3, **options
 ) -> tuple[TextGenerator, PreTrainedModel]:
     generator, tokenizer = source(), wordpiece()
     teacher = bert(tokenizer, labels)

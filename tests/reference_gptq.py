@@ -1,4 +1,4 @@
-"""Compensated rounding from the problem itself, without Cholesky factors: a least-squares problem for every column."""
+"""GPTQ from the problem itself, without Cholesky factors: a least-squares problem for every column."""
 
 import torch
 from torch import Tensor

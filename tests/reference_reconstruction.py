@@ -11,12 +11,12 @@ def soft_weight(
     weight: list[float], scale: float, zero: int, bits: list[float], high: int, base_scale: float
 ) -> list[float]:
     """Genie-M's weight of one row on an asymmetric grid, number by number; `base_scale` froze the integers."""
-    made = []
+    weights = []
     for w, v in zip(weight, bits, strict=True):
         soft = min(max(1.2 / (1 + math.exp(-v)) - 0.1, 0.0), 1.0)
         code = min(max(math.floor(w / base_scale + zero) + soft, 0), high)
-        made.append(scale * (code - zero))
-    return made
+        weights.append(scale * (code - zero))
+    return weights
 
 
 def search_power(row: list[float], high: int, power: float) -> tuple[float, int]:

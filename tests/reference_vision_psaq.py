@@ -23,15 +23,15 @@ def entropies(
         tables.append([cosine(a, b) for a in patches for b in patches])
     low, high = min(map(min, tables)), max(map(max, tables))
     at = [low + (high - low) * k / (nodes - 1) for k in range(nodes)]
-    found = []
+    entropies = []
     for table in tables:
         terms = []
         for node in at:
             kernels = [math.exp(-(((node - g) / bandwidth) ** 2) / 2) for g in table]
             density = sum(kernels) / len(table) / (bandwidth * math.sqrt(2 * math.pi)) + 1e-4
             terms.append(-density * math.log(density))
-        found.append(sum((terms[k] + terms[k + 1]) / 2 * (at[k + 1] - at[k]) for k in range(nodes - 1)))
-    return found
+        entropies.append(sum((terms[k] + terms[k + 1]) / 2 * (at[k + 1] - at[k]) for k in range(nodes - 1)))
+    return entropies
 
 
 def total_variation(images: list[list[list[list[float]]]]) -> float:

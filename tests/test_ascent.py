@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from language_toys import bert, bpe, opt, text_generator, wordpiece
 from zsaq.language.ascent import Ascent, distinct, entropy
-from zsaq.language.bridge import Kind, bridge_for
+from zsaq.language.bridge import BridgeKind, bridge_for
 from zsaq.language.layout import Layout
 from zsaq.language.text import Text
 from zsaq.language.text_generator import TextGenerator
@@ -17,7 +17,12 @@ from zsaq.train.pair import Batch
 
 
 def make_ascent(
-    kind: Kind = "auto", source=wordpiece, text_pair: bool = False, labels: int = 3, batch_size: int = 8, **options
+    kind: BridgeKind = "auto",
+    source=wordpiece,
+    text_pair: bool = False,
+    labels: int = 3,
+    batch_size: int = 8,
+    **options,
 ) -> tuple[Ascent, PreTrainedModel]:
     text, teacher = text_generator(kind, source, text_pair, labels, batch_size=batch_size)
     return Ascent(text, teacher, **{"top": 8, "lr": 1e-3, **options}), teacher

@@ -38,7 +38,7 @@ SHAPES = ((1, 2), (3, 7))
 
 
 @pytest.fixture(scope="module")
-def found(exported: Path) -> dict[str, Any]:
+def measured(exported: Path) -> dict[str, Any]:
     """With our own graph in place of the float one, which takes seconds to trace."""
     with pytest.MonkeyPatch.context() as patch:
         source = exported / "onnx"
@@ -52,35 +52,35 @@ def found(exported: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_all_runtimes_that_are_installed_run(exported: Path) -> None:
-    told = bench(exported, shapes=SHAPES, repeats=1)
-    sizes = {row["runtime"]: row["bytes"] for row in told["rows"]}
-    assert list(sizes) + list(told["left_out"]) == ALL or set(told["left_out"]) <= set(ABSENT)
+    measured = bench(exported, shapes=SHAPES, repeats=1)
+    sizes = {row["runtime"]: row["bytes"] for row in measured["rows"]}
+    assert list(sizes) + list(measured["left_out"]) == ALL or set(measured["left_out"]) <= set(ABSENT)
     assert sizes["onnxruntime dynamic int8"] < sizes["onnxruntime fp32"] < 1.2 * sizes[BASE]
 
 
-def test_every_runtime_has_a_row_or_a_reason(found: dict[str, Any]) -> None:
-    assert [row["runtime"] for row in found["rows"]] == [name for name in ALL if name not in ABSENT]
-    assert found["left_out"].keys() == ABSENT.keys()
+def test_every_runtime_has_a_row_or_a_reason(measured: dict[str, Any]) -> None:
+    assert [row["runtime"] for row in measured["rows"]] == [name for name in ALL if name not in ABSENT]
+    assert measured["left_out"].keys() == ABSENT.keys()
     for name, package in ABSENT.items():
-        assert "ModuleNotFoundError" in found["left_out"][name] and package in found["left_out"][name]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+        assert "ModuleNotFoundError" in measured["left_out"][name] and package in measured["left_out"][name]
+    assert json.loads(json.dumps(measured, allow_nan=False)) == measured
 
 
-def test_rows_have_times_and_ratios_of_these(found: dict[str, Any]) -> None:
-    base = found["rows"][0]
-    for row in found["rows"]:
+def test_rows_have_times_and_ratios_of_these(measured: dict[str, Any]) -> None:
+    base = measured["rows"][0]
+    for row in measured["rows"]:
         assert set(row["ms"]) == set(row["faster"]) == {"1x2", "3x7"}
         for shape, times in row["ms"].items():
             assert 0 < times["best"] <= times["median"] < math.inf
             assert row["faster"][shape] == base["ms"][shape]["best"] / times["best"]
         assert row["smaller"] == base["bytes"] / row["bytes"]
         assert type(row["memory"]) is int and row["memory"] >= 0
-    assert found["threads"] == 1 and found["repeats"] == 2 and "rough" in found["memory"]
+    assert measured["threads"] == 1 and measured["repeats"] == 2 and "rough" in measured["memory"]
     assert torch.get_num_threads() == 1
 
 
-def test_sizes_are_those_of_files(found: dict[str, Any], exported: Path) -> None:
-    sizes = {row["runtime"]: row["bytes"] for row in found["rows"]}
+def test_sizes_are_those_of_files(measured: dict[str, Any], exported: Path) -> None:
+    sizes = {row["runtime"]: row["bytes"] for row in measured["rows"]}
     assert sizes["zsaq torch"] == (exported / "model.safetensors").stat().st_size
     assert sizes[OURS] == sum((exported / "onnx" / name).stat().st_size for name in (MODEL, WEIGHTS))
     whole = sum(p.numel() for p in floats_of(load(exported)).parameters())
@@ -88,11 +88,11 @@ def test_sizes_are_those_of_files(found: dict[str, Any], exported: Path) -> None
         assert 0 < sizes[name] - width * whole < 100_000
 
 
-def test_slower_says_who_is_faster_than_our_export(found: dict[str, Any]) -> None:
-    best = {row["runtime"]: {shape: times["best"] for shape, times in row["ms"].items()} for row in found["rows"]}
+def test_slower_says_who_is_faster_than_our_export(measured: dict[str, Any]) -> None:
+    best = {row["runtime"]: {shape: times["best"] for shape, times in row["ms"].items()} for row in measured["rows"]}
     for shape in ("1x2", "3x7"):
         faster = [name for name in best if best[name][shape] < best[OURS][shape]]
-        assert found["slower"].get(shape, []) == faster
+        assert measured["slower"].get(shape, []) == faster
     rows = {n: {"ms": {s: {"best": t} for s, t in ms.items()}} for n, ms in {
         "a": {"1x2": 1.0, "1x16": 3.0}, OURS: {"1x2": 2.0, "1x16": 2.0}, "b": {"1x2": 1.5, "1x16": 2.0},
     }.items()}  # fmt: skip
@@ -104,10 +104,14 @@ def test_without_an_export_the_command_is_told(exported: Path, tmp_path: Path, m
     load(exported).save_pretrained(tmp_path)
     kept = (BASE, "zsaq torch", OURS)
     monkeypatch.setattr(page, "RUNTIMES", tuple(row for row in page.RUNTIMES if row.name in kept))
-    told = bench(tmp_path, repeats=1, write=True)
-    assert read_added(tmp_path / BENCH, fingerprint(tmp_path)) == told | {KEY: fingerprint(tmp_path)}
-    assert list(told["left_out"]) == [OURS] and "zsaq export" in told["left_out"][OURS] and told["slower"] == {}
-    assert list(told["rows"][0]["ms"]) == ["1x2", "1x16"]  # the model takes 24 tokens
+    measured = bench(tmp_path, repeats=1, write=True)
+    assert read_added(tmp_path / BENCH, fingerprint(tmp_path)) == measured | {KEY: fingerprint(tmp_path)}
+    assert (
+        list(measured["left_out"]) == [OURS]
+        and "zsaq export" in measured["left_out"][OURS]
+        and measured["slower"] == {}
+    )
+    assert list(measured["rows"][0]["ms"]) == ["1x2", "1x16"]  # the model takes 24 tokens
     shutil.copytree(exported / "onnx", tmp_path / "onnx")
     facts = (tmp_path / "onnx" / "export.json").read_text()
     (tmp_path / "onnx" / "export.json").write_text(facts.replace(fingerprint(exported), "0" * 64))

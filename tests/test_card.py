@@ -1,4 +1,4 @@
-"""Cards: what is known is told, in the Hub's formats; what is not known is not there; an oracle cannot pass as more."""
+"""Cards: what is known is told, in the Hub's formats; what is not known is not there; real data is never hidden."""
 
 import shutil
 from dataclasses import replace
@@ -13,7 +13,7 @@ from huggingface_hub.repocard_data import model_index_to_eval_results
 from toys import bert, gpt2
 from zsaq import Card, QuantConfig, quantize_model
 from zsaq.io.checksums import fingerprint
-from zsaq.report.card import Score, base_of
+from zsaq.report.card import MetricScore, base_of
 from zsaq.report.card_text import NO_DATA, WITH_DATA, eval_files, readme
 from zsaq.report.table import markdown
 from zsaq.run import Base, Data, Results, Row
@@ -22,9 +22,9 @@ W2 = QuantConfig.parse("w2a8")
 BASE = Base("someone/tiny", {"license": "mit"}, "someone/tiny", "a" * 40)
 DATA = Data("GLUE sst2", "nyu-mll/glue", "sst2", "validation")
 SCORES = (
-    Score("teacher", "accuracy", (0.92, 0.92, 0.92)),
-    Score("zsaq", "accuracy", (0.88, 0.90, 0.89)),
-    Score("zsaq", "agreement", (0.9, 0.9, 0.9)),
+    MetricScore("teacher", "accuracy", (0.92, 0.92, 0.92)),
+    MetricScore("zsaq", "accuracy", (0.88, 0.90, 0.89)),
+    MetricScore("zsaq", "agreement", (0.9, 0.9, 0.9)),
 )
 CARD = Card(BASE, "zsaq", True, (2, 0, 1), DATA, SCORES, {"steps": 200}, "recipes/one.py", "b" * 64, 400_000, "en")
 RESULTS = Results(
@@ -43,7 +43,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     student.save_pretrained(folder)
     (folder / "tokenizer_config.json").write_text("{}")
     (folder / "pictures").mkdir()
-    for name in ("curves.png", "pictures/dream.png"):
+    for name in ("curves.png", "pictures/images.png"):
         (folder / name).write_bytes(b"\x89PNG")
     return folder, student
 
@@ -53,12 +53,16 @@ def written(card: Card, saved: tuple[Path, Any]) -> ModelCard:
 
 
 def test_the_metadata_says_what_the_hub_reads(saved: tuple[Path, Any]) -> None:
-    told = written(CARD, saved).data.to_dict()
-    assert told["base_model"] == "someone/tiny" and told["base_model_relation"] == "quantized"
-    assert told["library_name"] == "zsaq" and told["pipeline_tag"] == "text-classification"
-    assert told["license"] == "mit" and told["language"] == "en" and told["metrics"] == ["accuracy", "agreement"]
-    assert {"zsaq", "2-bit", "data-free"} <= set(told["tags"]) and "transformers" not in told["tags"]
-    facts = told["zsaq"]
+    metadata = written(CARD, saved).data.to_dict()
+    assert metadata["base_model"] == "someone/tiny" and metadata["base_model_relation"] == "quantized"
+    assert metadata["library_name"] == "zsaq" and metadata["pipeline_tag"] == "text-classification"
+    assert (
+        metadata["license"] == "mit"
+        and metadata["language"] == "en"
+        and metadata["metrics"] == ["accuracy", "agreement"]
+    )
+    assert {"zsaq", "2-bit", "data-free"} <= set(metadata["tags"]) and "transformers" not in metadata["tags"]
+    facts = metadata["zsaq"]
     assert facts["zero_shot"] is True and facts["real_data"] == "none" and facts["seeds"] == [2, 0, 1]
     assert QuantConfig.from_dict(facts["quantization"]) == W2 and facts["base_revision"] == "a" * 40
 
@@ -86,17 +90,17 @@ def test_the_text_shows_how_to_load_what_was_measured_and_what_was_done(saved: t
     assert "the weights are those of seed 2" in text
     size = (saved[0] / "model.safetensors").stat().st_size
     assert f"{size:,} bytes (base model: 400,000 bytes, {400_000 / size:.1f} times" in text
-    assert "![curves.png](curves.png)" in text and "(pictures/dream.png)" in text
+    assert "![curves.png](curves.png)" in text and "(pictures/images.png)" in text
     assert "weights: 2-bit half per channel" in text and "left alone" in text
 
 
 def test_what_is_not_known_is_not_told(saved: tuple[Path, Any]) -> None:
     bare = Card(Base("my model", {"license": "mit"}), "zsaq", True, (0,))
     card = written(bare, saved)
-    told = card.data.to_dict()
+    metadata = card.data.to_dict()
     absent = {"base_model", "base_model_relation", "model-index", "language", "metrics", "datasets"}
-    assert not absent & set(told)
-    assert set(told["zsaq"]) == {"zero_shot", "real_data", "method", "quantization", "seeds"}
+    assert not absent & set(metadata)
+    assert set(metadata["zsaq"]) == {"zero_shot", "real_data", "method", "quantization", "seeds"}
     assert (
         "has not been evaluated" in card.text
         and "None" not in card.text
@@ -114,21 +118,21 @@ def test_evaluation_files_name_the_hubs_benchmark_only_where_it_was_used() -> No
     assert eval_files(replace(CARD, data=Data("a folder of mine", split="validation"))) == {}
 
 
-def test_an_oracle_never_carries_the_statement(saved: tuple[Path, Any]) -> None:
-    with pytest.raises(ValueError, match="oracle"):
-        Card(BASE, "genie-oracle", True, (0,))
-    card = written(Card(BASE, "oracle", False, (0,)), saved)
+def test_what_saw_real_data_never_carries_the_statement(saved: tuple[Path, Any]) -> None:
+    with pytest.raises(ValueError, match="sees real data"):
+        Card(BASE, "genie-real", True, (0,))
+    card = written(Card(BASE, "genie-real", False, (0,)), saved)
     assert WITH_DATA in card.text and NO_DATA not in card.text
-    told = card.data.to_dict()
-    assert told["zsaq"]["zero_shot"] is False and told["zsaq"]["real_data"] == "used"
-    assert not {"data-free", "zero-shot-quantization"} & set(told["tags"])
+    metadata = card.data.to_dict()
+    assert metadata["zsaq"]["zero_shot"] is False and metadata["zsaq"]["real_data"] == "used"
+    assert not {"data-free", "zero-shot-quantization"} & set(metadata["tags"])
 
 
 def test_a_causal_model_has_its_own_task(tmp_path: Path) -> None:
     student = quantize_model(gpt2(), QuantConfig.parse("w4a8"))
     student.save_pretrained(tmp_path)
-    told = written(replace(CARD, method="zsaq"), (tmp_path, student)).data.to_dict()
-    assert told["pipeline_tag"] == "text-generation" and "4-bit" in told["tags"]
+    metadata = written(replace(CARD, method="zsaq"), (tmp_path, student)).data.to_dict()
+    assert metadata["pipeline_tag"] == "text-generation" and "4-bit" in metadata["tags"]
 
 
 def test_a_name_of_another_cannot_break_the_page(saved: tuple[Path, Any]) -> None:
@@ -145,7 +149,7 @@ def test_a_name_of_another_cannot_break_the_page(saved: tuple[Path, Any]) -> Non
         ({"seeds": (0, 0, 1)}, "seeds"),
         ({"seeds": (0, 1)}, "3 values of accuracy"),
         ({"data": None}, "scores need data"),
-        ({"zero_shot": True, "method": "rtn-oracle"}, "oracle"),
+        ({"zero_shot": True, "method": "rtn-real"}, "sees real data"),
     ],
 )
 def test_a_card_that_cannot_be_is_refused(change: dict[str, Any], complaint: str) -> None:
@@ -156,7 +160,7 @@ def test_a_card_that_cannot_be_is_refused(change: dict[str, Any], complaint: str
 def test_values_must_be_finite_and_licences_known() -> None:
     for values in ((), (float("nan"),), (float("inf"),)):
         with pytest.raises(ValueError, match="finite"):
-            Score("zsaq", "accuracy", values)
+            MetricScore("zsaq", "accuracy", values)
     for terms in ({"license_name": "x"}, {"license": "mit", "extra": "x"}):
         with pytest.raises(ValueError, match="license of tiny"):
             Base("tiny", terms)
@@ -205,8 +209,8 @@ def test_a_run_that_does_not_tell_enough_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not say what was quantized: give base=base_of"):
         Card.of(results(tmp_path / "no base", base=None))
     assert Card.of(tmp_path / "no base", base=BASE).base == BASE
-    with pytest.raises(ValueError, match="oracle"):
-        Card.of(results(tmp_path / "oracle", method="oracle", rows=(Row("oracle"),)))
+    with pytest.raises(ValueError, match="sees real data"):
+        Card.of(results(tmp_path / "real", method="gptq-real", rows=(Row("gptq-real"),)))
     for text in ('{"format_version": 1}', "[]", '{"rows": [{"name": "zsaq", "scores": {"accuracy": NaN}}]}'):
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(ValueError, match=r"results\.json cannot be read"):

@@ -22,7 +22,7 @@ from hub_server import TOKEN
 from language_toys import bert, bpe, opt, wordpiece
 from vision_toys import resnet
 from zsaq import Card
-from zsaq.io.checksums import check
+from zsaq.io.checksums import check_manifest
 from zsaq.report.card import Base
 from zsaq_cli.deploying import flat
 
@@ -93,7 +93,7 @@ def test_quantize_saves_a_student_with_its_facts(folder: Path) -> None:
     results = json.loads((student / "results.json").read_text())
     assert results["zero_shot"] is True and results["base"]["license"] == {"license": "apache-2.0"}
     assert results["rows"][-1]["bytes"] == (student / "model.safetensors").stat().st_size
-    assert set(check(student)["files"]) >= {"results.json", "tokenizer.json", "model.safetensors"}
+    assert set(check_manifest(student)["files"]) >= {"results.json", "tokenizer.json", "model.safetensors"}
     assert zsaq.coverage(zsaq.load(student)) == results["coverage"]
 
 
@@ -159,7 +159,7 @@ def test_evaluate_scores_bounds_and_records(folder: Path) -> None:
     assert told(*given, "--at_least", "1.1", code=1)["holds"] is False
     assert told(*given, "--at_most", "-1", code=1)["holds"] is False
     told(*given, "--record")
-    check(folder / "student")
+    check_manifest(folder / "student")
     card = Card.of(folder / "student")
     assert {(s.model, s.metric) for s in card.scores} >= {("teacher", "accuracy"), ("rtn", "accuracy"), ("rtn", "kl")}
     page = told("report", folder / "student")
@@ -214,7 +214,7 @@ def test_export_and_bench_hand_over_what_was_asked_for(folder: Path, monkeypatch
     assert told("bench", student) == {**found, "n": 10}
     assert told("bench", student, "--shape", "1x2", "--repeats", "3") == {**found, "n": 3, "shapes": [[1, 2]]}
     assert "1.50 ms (2.0)" in run("bench", student, "--shape", "8", "--record").stdout
-    check(student)
+    check_manifest(student)
     assert json.loads((student / "bench.json").read_text()) == {**found, "n": 10, "shapes": [[8]]}
     for shape in ("", "0x1", "axb", "1x2x3", "-1x2"):
         assert told("bench", student, "--shape", shape, code=2)["error"]

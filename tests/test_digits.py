@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 from examples import cifar, digits
 
 from zsaq.eval.imagenet import score
-from zsaq.eval.images import Source, read
+from zsaq.eval.images import ImageSource, open_pictures
 from zsaq.vision.models import blocks, spec_of
 
 BRIEF = {"resnet": digits.Recipe(1, 3e-3, 0.05, 128), "vit": digits.Recipe(1, 3e-3, 0.05, 128)}
@@ -28,7 +28,7 @@ def brief(tmp_path_factory: pytest.TempPathFactory) -> digits.Digits:
     return digits.prepare(tmp_path_factory.mktemp("cache"), quiet, BRIEF)
 
 
-def test_teachers_fit_the_frame_and_the_images(brief: digits.Digits) -> None:
+def test_teachers_fit_the_spec_and_the_images(brief: digits.Digits) -> None:
     for teacher in (brief.resnet, brief.vit):
         assert spec_of(teacher) == digits.SPEC and not teacher.training
         assert teacher(pixel_values=brief.test[0][:2]).logits.shape == (2, 10)
@@ -43,7 +43,7 @@ def test_no_held_out_image_is_among_those_trained_on(brief: digits.Digits) -> No
 
 
 def test_the_saved_images_are_the_held_out_ones(brief: digits.Digits) -> None:
-    rows = list(read(Source(str(brief.folder / "test.parquet"))))
+    rows = list(open_pictures(ImageSource(str(brief.folder / "test.parquet"))))
     assert [row.label for row in rows] == brief.test[1].tolist()
     images = [row.image().convert("RGB") for row in rows[:20]]
     assert torch.equal(digits.PROCESSOR(images=images, return_tensors="pt")["pixel_values"], brief.test[0][:20])
@@ -69,29 +69,29 @@ def test_a_cached_default_is_not_trained_again(brief: digits.Digits, monkeypatch
 
 @pytest.mark.slow
 def test_the_teachers_are_good(tmp_path: Path) -> None:
-    made = digits.prepare(tmp_path, quiet)
-    for teacher in (made.resnet, made.vit):
-        assert score(teacher, [{"pixel_values": made.test[0], "labels": made.test[1]}])["top1"] > 0.95
+    data = digits.prepare(tmp_path, quiet)
+    for teacher in (data.resnet, data.vit):
+        assert score(teacher, [{"pixel_values": data.test[0], "labels": data.test[1]}])["top1"] > 0.95
 
 
 def test_a_cifar_resnet_is_read_with_the_depth_of_its_names(tmp_path: Path) -> None:
-    made = cifar.CifarResNet(2)
-    state = {k: v for k, v in made.state_dict().items() if not k.endswith("num_batches_tracked")}
+    net = cifar.CifarResNet(2)
+    state = {k: v for k, v in net.state_dict().items() if not k.endswith("num_batches_tracked")}
     save_file(state, tmp_path / "net.safetensors")
-    read_back = cifar.load(tmp_path / "net.safetensors")
+    read_back = cifar.load_resnet(tmp_path / "net.safetensors")
     images = torch.randn(2, 3, 32, 32)
-    assert not read_back.training and torch.equal(read_back(images), made.eval()(images))
+    assert not read_back.training and torch.equal(read_back(images), net.eval()(images))
     assert len([u for _, u in blocks(read_back) if isinstance(u, cifar.BasicBlock)]) == 6
     relus = [m for m in read_back.modules() if isinstance(m, nn.ReLU)]
     assert len(relus) == 13, "one for each place"
     save_file({k: v for k, v in state.items() if k != "bn1.weight"}, tmp_path / "less.safetensors")
     with pytest.raises(ValueError, match=r"lacks \['bn1.weight'\]"):
-        cifar.load(tmp_path / "less.safetensors")
+        cifar.load_resnet(tmp_path / "less.safetensors")
     save_file({"weight": images}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match=r"holds \['weight'\]"):
-        cifar.load(tmp_path / "other.safetensors")
+        cifar.load_resnet(tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="is no file"):
-        cifar.load(tmp_path / "none.safetensors")
+        cifar.load_resnet(tmp_path / "none.safetensors")
 
 
 def test_a_shortcut_without_weights_skips_pixels_and_adds_zero_channels() -> None:

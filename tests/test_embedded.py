@@ -49,8 +49,8 @@ def test_comments_are_those_of_the_tokenizer(embedded, module):
     source = Path(sysconfig.get_paths()["stdlib"], module).read_text("utf8")
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     alone = [t.string for t in tokens if t.type == tokenize.COMMENT and t.line.lstrip().startswith("#")]
-    found = [line for run in embedded.embedded_corpus.comments(source) for line in run.split("\n")]
-    assert found == [text.lstrip("#! ") for text in alone]
+    comments = [line for run in embedded.embedded_corpus.comments(source) for line in run.split("\n")]
+    assert comments == [text.lstrip("#! ") for text in alone]
 
 
 def test_comments_joins_lines_and_looks_through_strings(embedded):
@@ -60,8 +60,8 @@ def test_comments_joins_lines_and_looks_through_strings(embedded):
 
 def test_sentences_leave_code_out(embedded):
     text = "Return the sum of all numbers given.  It is zero\nif there are none of them.\n\n>>> total([1])\n1\n\nShort."
-    found = list(embedded.embedded_corpus.sentences(text))
-    assert found == ["Return the sum of all numbers given.", "It is zero if there are none of them."]
+    sentences = list(embedded.embedded_corpus.sentences(text))
+    assert sentences == ["Return the sum of all numbers given.", "It is zero if there are none of them."]
 
 
 def test_a_library_without_sources_is_an_error(embedded, tmp_path):
@@ -86,12 +86,12 @@ def test_prepare_trains_once(embedded, tmp_path, monkeypatch):
     row = {"sentence": "A thread waits for a lock.", "label": 1}
     rows = [row, {"sentence": "Files are opened by their names.", "label": 0}]
     tiny = embedded.embedded_corpus.Corpus(["files", "threads"], rows, rows, ["We wait here because of a lock."])
-    monkeypatch.setattr(embedded.embedded_corpus, "read", lambda: tiny)
+    monkeypatch.setattr(embedded.embedded_corpus, "read_corpus", lambda: tiny)
     recipe = training.Recipe(width=32, layers=1, init=0.1, epochs=2, lr=1e-3, size=2)
     monkeypatch.setattr(training, "TEACHER", recipe)
     monkeypatch.setattr(training, "GENERATOR", recipe)
     state = torch.get_rng_state()
-    made = embedded.prepare(tmp_path, lines.append)
+    default = embedded.prepare(tmp_path, lines.append)
     assert any("teacher: step" in line for line in lines)
     assert torch.equal(torch.get_rng_state(), state)
     assert len(list(tmp_path.iterdir())) == 1
@@ -99,7 +99,7 @@ def test_prepare_trains_once(embedded, tmp_path, monkeypatch):
     again = embedded.prepare(tmp_path, lines.append)
     assert (again.test, again.unlabeled, again.names) == (rows, [r["sentence"] for r in rows], tiny.names)
     assert not again.teacher.training and again.teacher.config.id2label == {0: "files", 1: "threads"}
-    for old, new in ((made.teacher, again.teacher), (made.generator, again.generator)):
+    for old, new in ((default.teacher, again.teacher), (default.generator, again.generator)):
         assert all(torch.equal(a, new.state_dict()[name]) for name, a in old.state_dict().items())
-    out = made.generator.generate(torch.tensor([[made.tokenizer.bos_token_id]]), max_new_tokens=4)
+    out = default.generator.generate(torch.tensor([[default.tokenizer.bos_token_id]]), max_new_tokens=4)
     assert out.shape[1] <= 5

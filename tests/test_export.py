@@ -14,7 +14,7 @@ from zsaq.deploy.onnx.write import MODEL, WEIGHTS
 from zsaq.deploy.parity import machine
 from zsaq.deploy.runtimes import RUNTIMES, Runtime, export, formats
 from zsaq.io.added import EXPORT, check_added, read_added, read_export
-from zsaq.io.checksums import MANIFEST, check, fingerprint
+from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint
 from zsaq.io.loading import load
 
 __all__ = ["copied", "exported"]
@@ -42,7 +42,7 @@ def writes(monkeypatch: pytest.MonkeyPatch, write: Any) -> None:
 
 
 def test_an_export_is_no_part_of_the_model_and_names_it(exported: Path) -> None:
-    assert set(check(exported)["files"]) == {"config.json", "model.safetensors"}
+    assert set(check_manifest(exported)["files"]) == {"config.json", "model.safetensors"}
     assert {path.name for path in (exported / "onnx").iterdir()} >= {MODEL, WEIGHTS, EXPORT}
     facts = read_export(exported / "onnx")
     assert facts == read_added(exported / "onnx" / EXPORT, fingerprint(exported)) and "layers" in facts

@@ -126,9 +126,9 @@ def test_logits_agree(make: Callable[[], Any], config: QuantConfig, inputs: dict
     options.log_severity_level, options.intra_op_num_threads = 3, 1
     session = onnxruntime.InferenceSession(str(tmp_path / "onnx/model.onnx"), options)
     given = {name: inputs[name] for name in facts["inputs"]}
-    (found,) = session.run(None, {name: value.numpy() for name, value in given.items()})
+    (logits,) = session.run(None, {name: value.numpy() for name, value in given.items()})
     wanted, decided = answer(model, given)
     seen = given["attention_mask"][..., None].bool() if wanted.ndim == 3 else torch.ones(1, dtype=torch.bool)
-    error = (torch.from_numpy(np.abs(found - wanted.numpy())) * seen).flatten(1).amax(1)
+    error = (torch.from_numpy(np.abs(logits - wanted.numpy())) * seen).flatten(1).amax(1)
     assert decided.any()
     assert float(error[decided].max() / wanted.abs().max()) < 1e-5

@@ -70,34 +70,34 @@ def run(model: Path, pixels: Tensor, outputs: list[str] | None = None) -> list[n
     return onnxruntime.InferenceSession(str(model), options).run(outputs, {"pixel_values": pixels.numpy()})
 
 
-def difference(found: np.ndarray, wanted: Tensor) -> np.ndarray:
+def difference(computed: np.ndarray, wanted: Tensor) -> np.ndarray:
     """For each image the largest difference, relative to the largest value of all."""
-    error = np.abs(found - wanted.numpy()).reshape(len(found), -1).max(1)
+    error = np.abs(computed - wanted.numpy()).reshape(len(computed), -1).max(1)
     return error / float(wanted.abs().max())
 
 
-def tapped(folder: Path, wanted: list[str], pixels: Tensor) -> dict[str, np.ndarray]:
+def captured(folder: Path, wanted: list[str], pixels: Tensor) -> dict[str, np.ndarray]:
     proto = onnx.load(str(folder / "model.onnx"), load_external_data=False)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted)
-    onnx.save(proto, str(folder / "tapped.onnx"))
-    return dict(zip(wanted, run(folder / "tapped.onnx", pixels, wanted), strict=True))
+    onnx.save(proto, str(folder / "captured.onnx"))
+    return dict(zip(wanted, run(folder / "captured.onnx", pixels, wanted), strict=True))
 
 
 def check_convolutions(folder: Path, model: Any, pixels: Tensor) -> dict[str, int]:
     """Each convolution with its norm, in float64 on its inputs in the graph; how often each kernel is used."""
-    told = json.loads((folder / "export.json").read_text())["convolutions"]
+    places = json.loads((folder / "export.json").read_text())["convolutions"]
     layers = {name: layer for name, layer in packed_layers(model) if isinstance(layer, PackedConv2d)}
-    assert set(told) == set(layers)
+    assert set(places) == set(layers)
     graph = onnx.load(str(folder / "model.onnx")).graph
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
-    values = tapped(
+    values = captured(
         folder,
-        sorted({place[end] for place in told.values() for end in ("input", "output")} - {"pixel_values"}),
+        sorted({place[end] for place in places.values() for end in ("input", "output")} - {"pixel_values"}),
         pixels,
     )
     values["pixel_values"] = pixels.numpy()
     kinds: dict[str, int] = {}
-    for name, place in told.items():
+    for name, place in places.items():
         layer, kernel = layers[name], place["kernel"]
         kinds[kernel] = kinds.get(kernel, 0) + 1
         node = next(n for n in graph.node if n.op_type == kernel and n.output[0] == place["output"])

@@ -204,8 +204,8 @@ def test_local_files_of_every_kind(tmp_path: Path, kind: str, folder: str) -> No
     content = [row | {"sentence": 'a "good film'} for row in rows("sst2")]
     write(tmp_path / folder / f"validation.{kind}", content[:4])
     write(tmp_path / folder / f"test.{kind}", content[4:])
-    found = read_rows("sst2", "validation+test", tmp_path)
-    assert [(row["sentence"], int(row["label"])) for row in found] == [(r["sentence"], r["label"]) for r in content]
+    loaded = read_rows("sst2", "validation+test", tmp_path)
+    assert [(row["sentence"], int(row["label"])) for row in loaded] == [(r["sentence"], r["label"]) for r in content]
 
 
 def test_local_shards_label_names_and_mnlis_two_splits(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from zsaq.quant.codes import groups
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.ranges import search
 from zsaq.train.gptq import COLUMNS, gptq_columns
-from zsaq.train.pair import run
+from zsaq.train.pair import run_model
 
 CONFIG = QuantConfig.parse("w2a8")
 
@@ -87,7 +87,7 @@ def test_a_student_comes_nearer_to_its_teacher(make) -> None:
 
 def miss(student: nn.Module, teacher: nn.Module, texts: list[dict[str, Tensor]]) -> float:
     with torch.no_grad():
-        return sum(float((run(student, b).logits - run(teacher, b).logits).square().mean()) for b in texts)
+        return sum(float((run_model(student, b).logits - run_model(teacher, b).logits).square().mean()) for b in texts)
 
 
 def test_a_layer_hears_what_those_before_it_leave() -> None:

@@ -53,7 +53,7 @@ LONGEST = 300
 
 def modules() -> dict[str, Path]:
     """Dotted name -> file, of everything but the two links into zsaq/."""
-    found = {}
+    paths = {}
     for top in ("zsaq", "vision", "eval", "zsaq_cli", "recipes", "tests"):
         for path in sorted((ROOT / top).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
@@ -61,8 +61,8 @@ def modules() -> dict[str, Path]:
                 continue
             name = ".".join(parts if parts[-1] != "__init__" else parts[:-1])
             base = next((dotted for dotted, folder in FOLDERS.items() if folder == parts[0]), None)
-            found[name if base is None else base + name.removeprefix(parts[0])] = path
-    return found
+            paths[name if base is None else base + name.removeprefix(parts[0])] = path
+    return paths
 
 
 MODULES = modules()
@@ -115,7 +115,7 @@ def violations(source: str, module: str) -> list[str]:
     """What `source`, standing as `module`, does against the house; empty if all is well."""
     room = room_of(module)
     allowed = ROOMS.get(room or "", [])
-    found = []
+    breaches = []
     for node in ast.walk(ast.parse(source)):
         complaints = list(unsafe(node))
         for name in imported(node, module):
@@ -126,8 +126,8 @@ def violations(source: str, module: str) -> list[str]:
                 complaints.append(f"imports {third}")
             if target not in (None, room) and not within(target or "", allowed):
                 complaints.append(f"imports {name}")
-        found += [f"{module}, line {getattr(node, 'lineno', '?')}: {complaint}" for complaint in complaints]
-    return found
+        breaches += [f"{module}, line {getattr(node, 'lineno', '?')}: {complaint}" for complaint in complaints]
+    return breaches
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -37,10 +37,10 @@ def text(family: str, config: QuantConfig, auto: Any) -> Family:
     return lambda: test_hub.student_of(family, config), test_hub.TEACHERS[family], TEXT, auto
 
 
-def vision(family: str, protocol: Callable[..., QuantConfig], bits: str) -> Family:
+def vision(family: str, preset: Callable[..., QuantConfig], bits: str) -> Family:
     make, size = test_vision_hub.FAMILIES[family]
     batch = {"pixel_values": images(3, size, seed=9)}
-    return lambda: test_vision_hub.student_of(family, protocol, bits), make, batch, IMAGE
+    return lambda: test_vision_hub.student_of(family, preset, bits), make, batch, IMAGE
 
 
 FAMILIES: dict[str, Family] = {
@@ -120,8 +120,8 @@ def test_the_matrix(family: str, way: str, tmp_path: Path) -> None:
     if dtype != torch.float32:
         wanted = logits(stated(student, family, dtype, tmp_path / "floats"), family, dtype)
     for loaded in (auto.from_pretrained(tmp_path / "saved", **options), load(tmp_path / "saved", **options)):
-        found = logits(loaded, family, dtype)
-        assert loaded.dtype == found.dtype == dtype and torch.equal(found, wanted)
+        computed = logits(loaded, family, dtype)
+        assert loaded.dtype == computed.dtype == dtype and torch.equal(computed, wanted)
         assert coverage(loaded) == coverage(student)
         assert all(layer.scale.dtype == torch.float32 for _, layer in packed_layers(loaded) if layer.table is None)
 

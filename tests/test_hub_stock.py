@@ -53,15 +53,15 @@ for read in ways[sys.argv[2]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stranger_gets_an_error_and_not_random_weights(family: str, tmp_path: Path) -> None:
     STUDENTS[family]().save_pretrained(tmp_path)
-    told = subprocess.run(
+    stderr = subprocess.run(
         [sys.executable, "-I", "-c", STRANGER, str(tmp_path), family],
         capture_output=True,
         text=True,
         env={**os.environ, "TRANSFORMERS_VERBOSITY": "warning", "HF_HUB_OFFLINE": "1"},
         timeout=300,
     ).stderr
-    reports = told.split("BEGIN\n")[1:]
-    assert len(reports) == (5 if family == "bert" else 4), told[-2000:]
+    reports = stderr.split("BEGIN\n")[1:]
+    assert len(reports) == (5 if family == "bert" else 4), stderr[-2000:]
     for report in reports:
         assert "LOADED" not in report, report
         assert NOTE in report and "MISMATCH" in report and "RuntimeError" in report, report

@@ -18,7 +18,7 @@ import vision_toys as toys
 from zsaq import QuantConfig, quantize_model
 from zsaq.eval import imagenet
 from zsaq.eval.imagenet import batches, grade, processor_of, score
-from zsaq.eval.images import Picture, Source, class_order, read
+from zsaq.eval.images import ImageSource, Picture, class_order, open_pictures
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,11 +59,11 @@ LABELS = [0, 3, 2, 1, 1, 2, 3, 0, 0, 2]
 
 
 def test_parquet_and_folders_give_the_same_images(tmp_path: Path) -> None:
-    rows = list(read(Source(parquet(tmp_path / "val.parquet", LABELS))))
+    rows = list(open_pictures(ImageSource(parquet(tmp_path / "val.parquet", LABELS))))
     assert [row.label for row in rows] == LABELS
     pixels = [row.image().tobytes() for row in rows]
     assert pixels == [picture(i).tobytes() for i in range(len(LABELS))]
-    opened = read(Source(folder(tmp_path / "images" / "val", LABELS, list("abcd"))))
+    opened = open_pictures(ImageSource(folder(tmp_path / "images" / "val", LABELS, list("abcd"))))
     assert opened.names == tuple("abcd")
     assert sorted((row.label, row.image().tobytes()) for row in opened) == sorted(zip(LABELS, pixels, strict=True))
     assert list(opened) == list(opened), "it can be read twice"
@@ -72,30 +72,30 @@ def test_parquet_and_folders_give_the_same_images(tmp_path: Path) -> None:
 def test_splits_and_columns_are_found_by_name(tmp_path: Path) -> None:
     parquet(tmp_path / "train-00000-of-00001.parquet", [1])
     parquet(tmp_path / "validation-00000-of-00001.parquet", [2, 3])
-    assert [row.label for row in read(Source(str(tmp_path), "validation"))] == [2, 3]
+    assert [row.label for row in open_pictures(ImageSource(str(tmp_path), "validation"))] == [2, 3]
     folder(tmp_path / "images" / "val", [0, 1], ["x", "y"])
-    assert len(list(read(Source(str(tmp_path / "images"), "val")))) == 2
+    assert len(list(open_pictures(ImageSource(str(tmp_path / "images"), "val")))) == 2
     with pytest.raises(ValueError, match=r"holds \['train', 'validation'\]: name one"):
-        read(Source(str(tmp_path)))
+        open_pictures(ImageSource(str(tmp_path)))
     with pytest.raises(ValueError, match=r"lacks \['fine'\]: name them"):
-        read(Source(str(tmp_path), "train", ("image", "fine")))
+        open_pictures(ImageSource(str(tmp_path), "train", ("image", "fine")))
 
 
 def test_what_holds_no_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not exist"):
-        read(Source(str(tmp_path / "nothing")))
+        open_pictures(ImageSource(str(tmp_path / "nothing")))
     with pytest.raises(ValueError, match="neither a folder for each class nor parquet"):
-        read(Source(str(tmp_path)))
+        open_pictures(ImageSource(str(tmp_path)))
     (tmp_path / "cat").mkdir()
     with pytest.raises(ValueError, match="hold no images"):
-        read(Source(str(tmp_path)))
+        open_pictures(ImageSource(str(tmp_path)))
     with pytest.raises(ValueError, match="no readable image"):
         Picture(b"text", 0).image()
     features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
     row = {"image": [{"bytes": encoded(picture(0)), "path": None}], "label": ["cat"]}
     datasets.Dataset.from_dict(row, features).to_parquet(tmp_path / "text.parquet")
     with pytest.raises(ValueError, match="row 0 has label 'cat'"):
-        list(read(Source(str(tmp_path / "text.parquet"))))
+        list(open_pictures(ImageSource(str(tmp_path / "text.parquet"))))
 
 
 def test_names_of_labels_find_their_outputs() -> None:
@@ -164,7 +164,7 @@ def test_a_score_is_the_mean_over_samples_whatever_the_batches() -> None:
 
 @pytest.mark.parametrize(("of", "threads"), [(1, 1), (3, 1), (2, 4)])
 def test_shares_hold_every_picture_once_in_order(tmp_path: Path, of: int, threads: int) -> None:
-    pictures, rows = read(Source(parquet(tmp_path / "p.parquet", LABELS))), []
+    pictures, rows = open_pictures(ImageSource(parquet(tmp_path / "p.parquet", LABELS))), []
     whole = torch.stack([torch.tensor(picture(i).getpixel((9, 9))) for i in range(len(LABELS))])
     for place in range(of):
         stream = batches(pictures, lambda x: torch.tensor(x.getpixel((9, 9))), [3, 2, 1, 0], 2, (place, of), threads)
@@ -175,8 +175,8 @@ def test_shares_hold_every_picture_once_in_order(tmp_path: Path, of: int, thread
 
 
 def test_flags_make_a_processor_that_resizes_and_cuts_the_middle() -> None:
-    made = processor_of([], 16, 20, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    pixels = made(images=[picture(0, size=(40, 60))], return_tensors="pt")["pixel_values"][0]
+    processor = processor_of([], 16, 20, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    pixels = processor(images=[picture(0, size=(40, 60))], return_tensors="pt")["pixel_values"][0]
     middle = picture(0, size=(40, 60)).resize((20, 30), Image.Resampling.BILINEAR).crop((2, 7, 18, 23))
     values = torch.frombuffer(bytearray(middle.tobytes()), dtype=torch.uint8).view(16, 16, 3).permute(2, 0, 1)
     assert torch.allclose(pixels, (values / 255 - 0.5) / 0.25, atol=1e-5)

@@ -18,9 +18,9 @@ from zsaq.language.models import (
     block_list,
     longest,
     printable,
-    spelled,
     task_kind,
     token_table,
+    token_texts,
 )
 
 
@@ -81,7 +81,7 @@ def test_printable_tokens_show_and_specials_do_not() -> None:
     tokens = tokenizer.convert_ids_to_tokens(printable(tokenizer).tolist())
     assert set(tokens) == {t for t in tokenizer.get_vocab() if not t.startswith("[")}
     tokenizer = bpe()
-    texts = spelled(tokenizer)
+    texts = token_texts(tokenizer)
     assert texts[tokenizer.get_vocab()["Ġfilm"]] == " film"
     assert texts[tokenizer.get_vocab()["Ċ"]] == "\n"
     seen = set(tokenizer.convert_ids_to_tokens(printable(tokenizer).tolist()))

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from language_toys import PROSE, bert, bpe, opt, wordpiece
-from zsaq.language.layout import Layout, fitted
+from zsaq.language.layout import Layout, shortened
 from zsaq.language.models import printable, token_table
 from zsaq.language.sources import random_tokens, texts
 from zsaq.language.text import Text, encode, similar
@@ -56,8 +56,8 @@ def test_what_is_too_long_is_cut_like_the_tokenizer_cuts(text_pair: bool) -> Non
 
 
 def test_cutting_takes_from_the_longest() -> None:
-    assert fitted([10, 3], 9) == [6, 3] and fitted([3, 10], 4) == [2, 2] and fitted([2, 2], 9) == [2, 2]
-    assert sum(fitted([7, 7], 5)) == 5
+    assert shortened([10, 3], 9) == [6, 3] and shortened([3, 10], 4) == [2, 2] and shortened([2, 2], 9) == [2, 2]
+    assert sum(shortened([7, 7], 5)) == 5
 
 
 @pytest.mark.parametrize("name", ["bert", "no segments", "opt"])
@@ -129,11 +129,11 @@ def test_given_texts_come_in_turns() -> None:
 
 def test_rows_of_similar_length_share_a_batch() -> None:
     lengths = torch.randint(1, 40, (70,), generator=torch.Generator().manual_seed(0))
-    found = list(similar(lengths, 16, torch.Generator().manual_seed(1)))
-    assert len(found) == 4 and len(torch.cat(found).unique()) == 64
-    spans = sorted((int(lengths[index].min()), int(lengths[index].max())) for index in found)
+    parts = list(similar(lengths, 16, torch.Generator().manual_seed(1)))
+    assert len(parts) == 4 and len(torch.cat(parts).unique()) == 64
+    spans = sorted((int(lengths[index].min()), int(lengths[index].max())) for index in parts)
     assert all(first[1] <= second[0] for first, second in pairwise(spans))
-    assert [b.tolist() for b in found] != [b.tolist() for b in sorted(found, key=lambda b: int(lengths[b].min()))]
+    assert [b.tolist() for b in parts] != [b.tolist() for b in sorted(parts, key=lambda b: int(lengths[b].min()))]
 
 
 def test_pairs_that_are_given_and_pairs_that_are_made() -> None:
@@ -143,8 +143,8 @@ def test_pairs_that_are_given_and_pairs_that_are_made() -> None:
     expected = tokenizer(STRINGS, OTHERS)["input_ids"]
     rows = Text(batch["input_ids"], batch["attention_mask"].bool()).lists()
     assert sorted(rows) == sorted(expected)
-    made = next(texts(PROSE, tokenizer, layout, 3))
-    assert (made["input_ids"] == 4).sum(1).tolist() == [2, 2, 2]
+    pairs = next(texts(PROSE, tokenizer, layout, 3))
+    assert (pairs["input_ids"] == 4).sum(1).tolist() == [2, 2, 2]
     with pytest.raises(ValueError, match="text_pair=True"):
         next(texts([("a", "b")], tokenizer, Layout.of(tokenizer, 32), 1))
     with pytest.raises(ValueError, match="no texts"):

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import zsaq.io.atomic
 from test_hub import CONFIGS, TEACHERS, bits, student_of
-from zsaq.io.checksums import MANIFEST, check, fingerprint, identity, mismatch, write_checksums
+from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint, identity, mismatch, write_checksums
 from zsaq.io.loading import load
 from zsaq.io.saving import save
 
@@ -46,7 +46,7 @@ def names(folder: Path) -> list[str]:
 
 def test_a_saved_folder_is_whole_and_loads(folder: Path) -> None:
     assert names(folder) == ["config.json", "model.safetensors", "tokenizer.json", MANIFEST]
-    manifest = check(folder)
+    manifest = check_manifest(folder)
     assert list(manifest["files"]) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert manifest["zsaq"] == zsaq.__version__ and manifest["torch"].startswith(torch.__version__.split("+")[0])
     before = (folder / MANIFEST).read_bytes()
@@ -65,7 +65,7 @@ def test_what_no_loader_reads_may_come_and_change(folder: Path, name: str) -> No
     (folder / name).parent.mkdir(exist_ok=True)
     for text in ("first", "second"):
         (folder / name).write_text(text)
-        check(folder)
+        check_manifest(folder)
 
 
 def flip(folder: Path, name: str = "model.safetensors") -> None:
@@ -111,7 +111,7 @@ def test_any_change_is_refused_by_the_name_of_the_file(
     folder: Path, spoil: Callable[[Path], Any], message: str
 ) -> None:
     spoil(folder)
-    for read in (check, load):
+    for read in (check_manifest, load):
         with pytest.raises(ValueError, match=message):
             read(folder)
 
@@ -154,7 +154,7 @@ def test_hostile_manifests_are_refused(folder: Path, spoil: Callable[[Json], Any
     manifest = json.loads((folder / MANIFEST).read_text())
     spoil(manifest)
     (folder / MANIFEST).write_text(json.dumps(manifest))
-    for read in (check, load):
+    for read in (check_manifest, load):
         with pytest.raises(ValueError, match=message):
             read(folder)
 
@@ -192,7 +192,7 @@ def test_a_snapshot_of_the_cache_may_link_into_its_blobs(saved: Path, tmp_path: 
 
 def test_a_fingerprint_is_of_config_and_weights_as_they_lie_there(folder: Path) -> None:
     model = fingerprint(folder)
-    assert model == identity(check(folder)["files"]) and len(model) == 64
+    assert model == identity(check_manifest(folder)["files"]) and len(model) == 64
     (folder / "tokenizer.json").write_text("another")
     assert fingerprint(folder) == model
     for spoil in (flip, lambda f: flip(f, "config.json"), lambda f: (f / "b.safetensors").write_bytes(b"")):
@@ -205,8 +205,8 @@ def test_what_belongs_to_another_model_is_told() -> None:
     assert mismatch("ab" * 32, "ab" * 32) is None
     assert "does not say which model" in str(mismatch(None, "ab" * 32))
     for other in ("cd" * 32, 7, ["x"] * 1000):
-        told = str(mismatch(other, "ab" * 32))
-        assert "belongs to another model" in told and "remove it, or make it again" in told and len(told) < 120
+        message = str(mismatch(other, "ab" * 32))
+        assert "belongs to another model" in message and "remove it, or make it again" in message and len(message) < 120
 
 
 def test_save_replaces_its_own_folder_whole(tmp_path: Path) -> None:

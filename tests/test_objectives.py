@@ -7,7 +7,7 @@ from reference import kl, logit_l1, logit_mse, relative_error
 from toys import batches, bert, gpt2
 from zsaq import KL, HiddenStates, LayerWise, LogitL1, LogitMSE, Pair, QuantConfig, quantize_model
 
-TAPPED = {"bert": BertLayer, "gpt2": GPT2Block}
+BLOCKS = {"bert": BertLayer, "gpt2": GPT2Block}
 
 
 def couple(kind: str = "bert"):
@@ -41,7 +41,7 @@ def test_logits() -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "gpt2"])
 def test_hidden_states(kind: str) -> None:
-    models, objective = couple(kind), HiddenStates(TAPPED[kind])
+    models, objective = couple(kind), HiddenStates(BLOCKS[kind])
     pair = pair_of(models, objective)
     base = pair.batch
     # The last of transformers' hidden states of GPT-2 is normed once more; blocks are compared, so leave it out.

@@ -10,7 +10,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from zsaq.vision.pictures import _mosaic, _stretched, album, curves, grid, radial_power, spectrum
+from zsaq.vision.pictures import _mosaic, _stretched, album, curve_panels, grid, radial_power, spectrum
 
 
 def images(n: int = 5, channels: int = 3) -> Tensor:
@@ -27,7 +27,7 @@ def test_an_album_is_three_pictures_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(tmp_path.glob("new/*")) == sorted(drawn) and all(len(shape(p)) == 3 for p in drawn)
 
 
-def test_what_is_drawn_depends_on_what_was_dreamt(tmp_path: Path) -> None:
+def test_what_is_drawn_depends_on_what_was_synthesized(tmp_path: Path) -> None:
     first, other = images(), images()
     drawn = [grid(x, tmp_path / f"{i}.png").read_bytes() for i, x in enumerate((first, first.clone(), other))]
     assert drawn[0] == drawn[1] != drawn[2]
@@ -65,9 +65,9 @@ def test_a_wave_has_its_power_at_its_frequency() -> None:
 
 def test_curves_leave_gaps_where_nothing_was_told(tmp_path: Path) -> None:
     lines = [{"step": 1, "loss": 2.0, "lr": 1.0}, {"step": 2, "loss": None}, {"step": 3, "loss": math.nan, "kl": 1.0}]
-    assert curves(lines, tmp_path / "c.png").exists()
+    assert curve_panels(lines, tmp_path / "c.png").exists()
     with pytest.raises(ValueError, match="hold no losses"):
-        curves([{"step": 1, "lr": 0.1}], tmp_path / "d.png")
+        curve_panels([{"step": 1, "lr": 0.1}], tmp_path / "d.png")
     assert not (tmp_path / "d.png").exists()
 
 

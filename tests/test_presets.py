@@ -124,7 +124,7 @@ def test_psaq_rounds_weights_and_inputs_of_every_layer(make, size: int) -> None:
 
 
 @pytest.mark.parametrize("preset", [uniform, brecq, psaq])
-def test_a_protocol_is_plain_data_and_other_texts_are_refused(preset) -> None:
+def test_a_preset_is_plain_data_and_other_texts_are_refused(preset) -> None:
     teacher = resnet()
     config = preset("W4A4", teacher)
     assert QuantConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

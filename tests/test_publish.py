@@ -24,7 +24,7 @@ from zsaq.io.added import write_added
 from zsaq.io.checksums import MANIFEST
 from zsaq.io.saving import save
 from zsaq.quant.adapter import packed_state
-from zsaq.report.card import Score
+from zsaq.report.card import MetricScore
 from zsaq.report.hub import ready
 from zsaq.run import Base, Data, Results, Row
 
@@ -34,7 +34,7 @@ ID = "tester/tiny-w2a8"
 CARD = Card(
     Base("tiny", {"license": "apache-2.0"}, id="someone/tiny", revision="0" * 40),
     "zsaq", True, (0, 1), Data("GLUE sst2", "nyu-mll/glue", "sst2", "validation"),
-    (Score("teacher", "accuracy", (0.9, 0.9)), Score("zsaq", "accuracy", (0.8, 0.9))), base_bytes=400_000,
+    (MetricScore("teacher", "accuracy", (0.9, 0.9)), MetricScore("zsaq", "accuracy", (0.8, 0.9))), base_bytes=400_000,
 )  # fmt: skip
 RESULTS = Results("someone/tiny", "zsaq", QuantConfig.parse("w2a8"), 0, True, "random tokens", (Row("zsaq"),))
 LOADER = """
@@ -51,8 +51,8 @@ assert zsaq.load(sys.argv[1]).zsaq.results.student.bytes > 0
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with turned(monkeypatch) as made:
-        yield made
+    with turned(monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -32,12 +32,12 @@ def test_a_student_is_a_copy_with_names_identity_and_types_kept() -> None:
 @pytest.mark.parametrize("make", [bert, gpt2, opt, llama])
 def test_heads_norms_and_position_tables_stay_in_floats(make) -> None:
     student = quantize_model(make(), QuantConfig.parse("w2a8"))
-    told = coverage(student)
+    states = coverage(student)
     owners = {n for n, m in student.named_modules() if n and any(True for _ in m.parameters(recurse=False))}
-    assert owners <= set(told)
-    outside = [n for n in told if not n.startswith(f"{student.base_model_prefix}.")]
-    assert outside and all("head stays in floats" in told[n] for n in outside)
-    assert all("left alone" in told[n] for n in told if "norm" in n.lower() or "ln_" in n or "position" in n)
+    assert owners <= set(states)
+    outside = [n for n in states if not n.startswith(f"{student.base_model_prefix}.")]
+    assert outside and all("head stays in floats" in states[n] for n in outside)
+    assert all("left alone" in states[n] for n in states if "norm" in n.lower() or "ln_" in n or "position" in n)
     inside = [m for m in student.base_model.modules() if type(m) in (nn.Linear, Conv1D)]
     assert not inside
     with torch.no_grad():
@@ -65,10 +65,10 @@ def test_a_rule_for_the_tied_head_alone_says_what_to_write() -> None:
 
 def test_rules_leave_alone_change_and_name_heads() -> None:
     rules = (("*.layer.0.*", None), ("*.intermediate.dense", QuantConfig.parse("w8a16")), ("classifier", W4))
-    told = coverage(quantize_model(bert(), ruled(*rules)))
-    assert told["bert.encoder.layer.0.output.dense"] == "left alone: left alone by a rule"
-    assert told["bert.encoder.layer.1.intermediate.dense"] == "weights 8-bit per channel, inputs float"
-    assert told["classifier"].startswith("weights 4-bit per channel, inputs 8-bit per token")
+    states = coverage(quantize_model(bert(), ruled(*rules)))
+    assert states["bert.encoder.layer.0.output.dense"] == "left alone: left alone by a rule"
+    assert states["bert.encoder.layer.1.intermediate.dense"] == "weights 8-bit per channel, inputs float"
+    assert states["classifier"].startswith("weights 4-bit per channel, inputs 8-bit per token")
 
 
 @pytest.mark.parametrize(

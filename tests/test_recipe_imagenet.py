@@ -56,29 +56,29 @@ def state() -> State:
     config = MobileNetV2Config(num_labels=7, tf_padding=False)  # pyright: ignore[reportCallIssue]
     net = MobileNetV2ForImageClassification(config)
     names = {place: name for name, place in imagenet.places().items()}
-    made = {
+    weights = {
         f"{names[stem]}.{leaf}": value
         for name, value in net.state_dict().items()
         for stem, _, leaf in [name.rpartition(".")]
     }
-    for name, value in made.items():
+    for name, value in weights.items():
         if name.endswith("running_var"):
             value.uniform_(0.2, 0.4)
         elif name.endswith(("running_mean", "bias")):
             value.normal_(0, 0.1)
         elif value.ndim == 4:
             torch.nn.init.kaiming_normal_(value)
-    return made
+    return weights
 
 
 def test_the_loaded_net_is_the_plain_one(state: State, tmp_path: Path) -> None:
     save_file(state, tmp_path / "net.safetensors")
-    net = imagenet.load(tmp_path / "net.safetensors")
+    net = imagenet.load_mobilenet(tmp_path / "net.safetensors")
     x = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        found, wanted = net(pixel_values=x).logits, plain(state, x)
+        logits, wanted = net(pixel_values=x).logits, plain(state, x)
     assert not net.training and wanted.std() > 1e-2
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -97,9 +97,9 @@ def test_another_state_dict_is_refused(
     changed = {name: value for name, value in (state | change).items() if value is not None}
     save_file(changed, tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match=message):
-        imagenet.load(tmp_path / "net.safetensors")
+        imagenet.load_mobilenet(tmp_path / "net.safetensors")
     with pytest.raises(ValueError, match="is no file"):
-        imagenet.load(tmp_path / "none.safetensors")
+        imagenet.load_mobilenet(tmp_path / "none.safetensors")
 
 
 def test_a_job_streams_whole_pictures(state: State, tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from zsaq.quant.codes import groups
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.ranges import MinMax, Static, search
 from zsaq.train.calls import collect
-from zsaq.train.pair import run
-from zsaq.train.reconstruction import paced, reconstruct
+from zsaq.train.pair import run_model
+from zsaq.train.reconstruction import reconstruct, scaled_rate
 from zsaq.train.rounding import FACTORS, LearnedStep, SoftActivation, SoftWeight
 from zsaq.train.trainer import calibrate
 from zsaq.vision.models import blocks, classifier
@@ -38,7 +38,7 @@ def error(student: nn.Module, teacher: nn.Module, name: str) -> float:
     for model in (student, teacher):
         handle = model.get_submodule(name).register_forward_hook(lambda m, a, out: seen.append(out))
         with torch.no_grad():
-            run(model, batches(8)[0])
+            run_model(model, batches(8)[0])
         handle.remove()
     return float((seen[0] - seen[1]).square().mean())
 
@@ -173,8 +173,8 @@ def test_units_are_collected_with_their_whole_calls() -> None:
 
 
 def test_a_published_rate_is_paced_by_the_steps() -> None:
-    rates = [paced(1e-3, steps) for steps in (0, 40, 2_000, 4_000, 20_000, 40_000)]
-    assert rates == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3, 1e-3, 5e-4]) and paced(1e-3, 20_000) == 1e-3
+    rates = [scaled_rate(1e-3, steps) for steps in (0, 40, 2_000, 4_000, 20_000, 40_000)]
+    assert rates == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3, 1e-3, 5e-4]) and scaled_rate(1e-3, 20_000) == 1e-3
 
 
 def test_a_student_is_better_than_nearest_and_ordinary() -> None:
@@ -196,7 +196,7 @@ def test_the_packed_student_answers_alike(tmp_path: Path) -> None:
     reconstruct(student, teacher, batches(size=32), blocks(student), steps=3, batch_size=8, loop=loop)
     student.save_pretrained(tmp_path)
     with torch.no_grad():
-        answers = [run(model, batches(8, 32)[0]).logits for model in (student, load(tmp_path))]
+        answers = [run_model(model, batches(8, 32)[0]).logits for model in (student, load(tmp_path))]
     assert torch.equal(*answers)
     assert (tmp_path / "log" / "reconstruct.jsonl").read_text().count('"error"') >= len(blocks(teacher))
 
@@ -209,7 +209,7 @@ def test_transformer_blocks_are_units_too() -> None:
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(), strict=True))
     assert all(isinstance(q.input_quantizer.ranges, Static) for _, q in quant_layers(student) if q.input_quantizer)
     with torch.no_grad():
-        assert run(student, batches()[0]).logits.isfinite().all()
+        assert run_model(student, batches()[0]).logits.isfinite().all()
 
 
 def test_fixed_quantizers_stay_as_they_are() -> None:

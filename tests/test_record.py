@@ -12,7 +12,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
 from test_hub import CONFIGS, student_of
-from zsaq.io.checksums import check, fingerprint
+from zsaq.io.checksums import check_manifest, fingerprint
 from zsaq.io.loading import load
 from zsaq.io.record import Record, read_results
 from zsaq.io.saving import equal, save
@@ -48,7 +48,7 @@ def test_save_writes_results_and_what_was_logged(folder: Path) -> None:
         *("config.json", "model.safetensors", "zsaq_manifest.json", "results.json"),
         *("distill.jsonl", "curves.png", "pictures/first.png"),
     }
-    assert set(check(folder)["files"]) == {"config.json", "model.safetensors"}
+    assert set(check_manifest(folder)["files"]) == {"config.json", "model.safetensors"}
     size = (folder / "model.safetensors").stat().st_size
     assert RESULTS.student.bytes is None and Results.read(folder).student == Row("gptq", size, 2.5, {"accuracy": 0.8})
 

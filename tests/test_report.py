@@ -12,7 +12,7 @@ import pytest
 from language_toys import bert, wordpiece
 from zsaq import QuantConfig, quantize_model
 from zsaq.io.added import BENCH, EXPORT, PARITY, write_added
-from zsaq.io.checksums import MANIFEST, check, fingerprint
+from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint
 from zsaq.io.loading import load
 from zsaq.io.saving import save
 from zsaq.report.folder import report
@@ -102,7 +102,7 @@ def test_a_bare_folder_says_what_is_missing_and_what_makes_it(folder: Path) -> N
         assert name in read.text and command in read.text
     assert "4-bit per channel" in read.text and "every file is what the manifest says" in read.text
     assert "bert.encoder.layer.0.attention.self.query" in read.text
-    check(folder)
+    check_manifest(folder)
     load(folder)  # a page beside it changes nothing
 
 

@@ -9,7 +9,7 @@ from transformers import BitsAndBytesConfig
 from toys import batches, bert, gpt2
 from zsaq import KL, Batch, Grid, HiddenStates, Loop, QuantConfig, load, repeat
 from zsaq.language.sam_sga import divergence as objective
-from zsaq.language.sam_sga import gptq_student, grid_step, pull, sam_sga, stepper, student_of, warm_start
+from zsaq.language.sam_sga import gptq_student, grid_step, pull, sam_sga, student_of, student_optimizer, warm_start
 from zsaq.quant.layers import QuantLinear, quant_layers
 from zsaq.quant.ranges import MinMax
 from zsaq.train.optim import Clip
@@ -72,7 +72,7 @@ def test_a_part_that_is_switched_off_is_not_there() -> None:
     sam_sga(teacher, W2, text(), ascent, steps=6, warm=0, ratio=(2, 0))
     assert ascent.climbs == 0
     student = student_of(teacher, W2)
-    assert isinstance(stepper(student, 0.01), Clip) and isinstance(stepper(student, 0.01, 0.1), SAM)
+    assert isinstance(student_optimizer(student, 0.01), Clip) and isinstance(student_optimizer(student, 0.01, 0.1), SAM)
     assert [type(part) for _, part in objective(teacher, 0.0).parts] == [KL]
     assert [type(part) for _, part in objective(teacher, 0.5).parts] == [KL, HiddenStates]
 
@@ -111,7 +111,7 @@ def test_a_teacher_in_half_precision_has_a_student_in_full(make, dtype: torch.dt
     assert torch.equal(load(tmp_path)(**held).logits, student(**held).logits)
 
 
-def test_static_ranges_and_compensated_rounding_share_few_batches() -> None:
+def test_static_ranges_and_gptq_share_few_batches() -> None:
     static = QuantConfig(Grid(4), Grid(8, symmetric=False, per="tensor"))
     student = gptq_student(bert(), static, iter(batches(2)))
     assert torch.isfinite(student(**batches(1, seed=7)[0]).logits).all()
@@ -139,6 +139,6 @@ def test_rates_count_in_grid_steps(bits: str) -> None:
     levels = layer.dequantized()[0].unique()
     gaps = levels.diff()
     assert gaps.min() <= 2 * grid_step(student) and grid_step(student) <= 4 * gaps.min()
-    sam = stepper(student, 0.01, 0.5)
+    sam = student_optimizer(student, 0.01, 0.5)
     assert isinstance(sam, SAM) and sam.rho == pytest.approx(0.5 * grid_step(student))
     assert sam.param_groups[0]["lr"] == pytest.approx(0.01 * grid_step(student))

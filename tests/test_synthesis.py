@@ -49,7 +49,7 @@ def synthesizer(source: Source, objective: Objective, lr: float = 0.1, **options
     return Synthesizer(source, objective, torch.optim.SGD(source.parameters(), lr), linear(2.0), **options)
 
 
-def test_dream_steps_down_the_gradient_and_gives_the_last_batch() -> None:
+def test_synthesis_steps_down_the_gradient_and_gives_the_last_batch() -> None:
     source = Point()
     losses: list[float] = []
     batch = synthesize(source, Length(), torch.optim.SGD(source.parameters(), 0.1), 2, linear(2.0), losses=losses)
@@ -108,9 +108,9 @@ def test_a_loss_that_is_not_finite_leaves_the_source_alone() -> None:
 
 
 def test_parts_of_a_run_share_no_seed_with_those_of_another() -> None:
-    seeds = {synthesis.stream(seed, index) for seed in range(-2, 20) for index in range(20)}
+    seeds = {synthesis.seed_of(seed, index) for seed in range(-2, 20) for index in range(20)}
     assert len(seeds) == 22 * 20 and all(0 <= seed < 2**48 for seed in seeds)
-    assert synthesis.stream(0, 1) != synthesis.stream(1, 0) and synthesis.stream(3, 4) == synthesis.stream(3, 4)
+    assert synthesis.seed_of(0, 1) != synthesis.seed_of(1, 0) and synthesis.seed_of(3, 4) == synthesis.seed_of(3, 4)
 
 
 def test_what_cannot_learn_is_refused() -> None:
@@ -134,9 +134,9 @@ def test_processes_average_their_gradients(monkeypatch: pytest.MonkeyPatch) -> N
 
     alone, together = Point(), Point()
     next(synthesizer(alone, Length()))
-    assert synthesis.process() == 0
+    assert synthesis.process_index() == 0
     monkeypatch.setattr(synthesis, "dist", Twin)
     stream = synthesizer(together, Length())
     next(stream)
     torch.testing.assert_close(together.x, alone.x)
-    assert stream.losses == pytest.approx([6 * 36]) and synthesis.process() == 1
+    assert stream.losses == pytest.approx([6 * 36]) and synthesis.process_index() == 1

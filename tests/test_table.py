@@ -11,7 +11,7 @@ from rich.console import Console
 
 from zsaq.report.curves import Curve, draw_curves, read_curves
 from zsaq.report.sections import Bars, Section, tree_of
-from zsaq.report.table import Table, spelled
+from zsaq.report.table import Table, one_line
 
 ROWS = [{"method": "rtn", "accuracy": 0.5, "bytes": 1024}, {"method": "a|b <i>", "accuracy": None, "note": [1, 2]}]
 
@@ -54,11 +54,11 @@ def test_the_terminal_shows_markup_as_it_is() -> None:
 
 
 def test_any_json_is_spelled_in_a_line() -> None:
-    assert spelled({"a": True, "b": None, "c": [], "d": 1e-9}) == "a yes, c none, d 1e-09"
+    assert one_line({"a": True, "b": None, "c": [], "d": 1e-9}) == "a yes, c none, d 1e-09"
     deep: list = []
     for _ in range(50):
         deep = [deep, 1]
-    assert "..." in spelled(deep) and "300 digits" in spelled(10**400) and spelled(float("inf")) == "inf"
+    assert "..." in one_line(deep) and "300 digits" in one_line(10**400) and one_line(float("inf")) == "inf"
 
 
 def test_a_tree_has_tables_for_lists_of_objects() -> None:

@@ -30,7 +30,7 @@ from zsaq.deploy.onnx.write import MODEL, WEIGHTS
 from zsaq.deploy.parity import batches_of, verify
 from zsaq.deploy.runtimes import export
 from zsaq.io.added import EXPORT, KEY, PARITY
-from zsaq.io.checksums import MANIFEST, check, fingerprint
+from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint
 from zsaq.io.inputs import random_inputs
 from zsaq.io.loading import load
 from zsaq.io.saving import save
@@ -45,19 +45,24 @@ LOADED, OURS, IN_BLOCKS = "zsaq torch", "zsaq onnx", "zsaq onnx, in blocks"
 
 
 def test_a_good_folder_agrees_in_every_layer_and_loads_again(copied: Path) -> None:
-    told = verify(copied)
+    report = verify(copied)
     names = {name for name, _ in packed_layers(load(copied))}
-    assert told["agrees"] and len(names) == 14
+    assert report["agrees"] and len(names) == 14
     for part in (LOADED, OURS, IN_BLOCKS):
-        assert set(told[part]["layers"]) == names and set(told[part]["between"]) == {*names, "logits"}
-        assert max(*told[part]["layers"].values(), *told[part]["between"].values()) <= TOLERANCE
-        assert told[part]["layers_not_seen_alone"] == told[part]["layers_never_called"] == told[part]["disagree"] == []
-        assert told[part]["end_to_end"]["codes"] > 0
-    assert told[OURS]["worst"]["between"]["relative"] > 0 == told[LOADED]["worst"]["between"]["relative"]
-    assert told[LOADED]["bit_equal_when_loaded_again"] is True
+        assert set(report[part]["layers"]) == names and set(report[part]["between"]) == {*names, "logits"}
+        assert max(*report[part]["layers"].values(), *report[part]["between"].values()) <= TOLERANCE
+        assert (
+            report[part]["layers_not_seen_alone"]
+            == report[part]["layers_never_called"]
+            == report[part]["disagree"]
+            == []
+        )
+        assert report[part]["end_to_end"]["codes"] > 0
+    assert report[OURS]["worst"]["between"]["relative"] > 0 == report[LOADED]["worst"]["between"]["relative"]
+    assert report[LOADED]["bit_equal_when_loaded_again"] is True
     written = json.loads((copied / PARITY).read_text())
-    assert written.pop(KEY) == fingerprint(copied) and written == told
-    assert PARITY not in check(copied)["files"]
+    assert written.pop(KEY) == fingerprint(copied) and written == report
+    assert PARITY not in check_manifest(copied)["files"]
     assert not [p for p in copied.rglob(".*") if p.is_file()]
     load(copied)
 
@@ -71,15 +76,15 @@ def test_it_can_be_run_again_without_writing(copied: Path) -> None:
 
 def graph_of(folder: Path) -> dict[str, Any]:
     model = load(folder, dtype=torch.float32)
-    told = verify_onnx(model, folder, batches_of(model, 0))
-    assert not told["agrees"]
-    return told
+    report = verify_onnx(model, folder, batches_of(model, 0))
+    assert not report["agrees"]
+    return report
 
 
 def test_damaged_codes_are_named(copied: Path) -> None:
     damage(copied, f"model.{LAYER}.stored", 100)
-    told = graph_of(copied)
-    assert told["disagree"] == [LAYER] and told["worst"]["alone"]["at"] == LAYER
+    report = graph_of(copied)
+    assert report["disagree"] == [LAYER] and report["worst"]["alone"]["at"] == LAYER
 
 
 def test_damage_in_a_row_of_the_table_that_no_input_reaches_is_named(copied: Path) -> None:
@@ -100,23 +105,23 @@ def test_a_changed_scale_is_named(copied: Path) -> None:
 
 def test_a_changed_float_part_is_found_between_layers(copied: Path) -> None:
     change(copied, "bert.encoder.layer.0.output.LayerNorm.weight", lambda weight: weight * np.float32(1.001))
-    told = graph_of(copied)
-    assert "bert.encoder.layer.1.attention.self.query" in told["disagree"]
-    assert max(told["layers"].values()) <= TOLERANCE < told["worst"]["between"]["relative"]
+    report = graph_of(copied)
+    assert "bert.encoder.layer.1.attention.self.query" in report["disagree"]
+    assert max(report["layers"].values()) <= TOLERANCE < report["worst"]["between"]["relative"]
 
 
 def test_a_scale_that_is_no_number_disagrees_in_valid_json(copied: Path) -> None:
     change(copied, f"{LAYER}.weight_scale", lambda scale: scale * np.float32("nan"))
-    told = verify(copied)
-    assert not told["agrees"] and told[LOADED]["agrees"] and LAYER in told[OURS]["disagree"]
+    report = verify(copied)
+    assert not report["agrees"] and report[LOADED]["agrees"] and LAYER in report[OURS]["disagree"]
     written = json.loads((copied / PARITY).read_text(), parse_constant=pytest.fail)
-    assert written == told | {KEY: written[KEY]}
+    assert written == report | {KEY: written[KEY]}
 
 
 def test_a_graph_that_does_not_open_disagrees(copied: Path) -> None:
     (copied / "onnx" / WEIGHTS).write_bytes(b"")
-    told = verify(copied, write=False)
-    assert not told["agrees"] and "does not run" in told[OURS]["error"]
+    report = verify(copied, write=False)
+    assert not report["agrees"] and "does not run" in report[OURS]["error"]
     (copied / "onnx" / MODEL).unlink()
     assert "does not run" in verify(copied, write=False)[OURS]["error"]
 
@@ -133,8 +138,8 @@ def test_another_rule_in_the_loaded_model_is_named(exported: Path, monkeypatch: 
         assert isinstance(quantizer, Quantizer)
         quantizer.ranges = Stretched()
     monkeypatch.setattr(checks, "load", lambda *_, **__: again)
-    told = verify_loaded(model, exported, batches_of(model, 0))
-    assert not told["agrees"] and told["disagree"] == [LAYER]
+    report = verify_loaded(model, exported, batches_of(model, 0))
+    assert not report["agrees"] and report["disagree"] == [LAYER]
 
 
 def test_a_second_load_that_differs_is_told(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,15 +147,15 @@ def test_a_second_load_that_differs_is_told(exported: Path, monkeypatch: pytest.
     with torch.no_grad():
         again.get_submodule("classifier").get_parameter("bias").add_(1e-6)
     monkeypatch.setattr(checks, "load", lambda *_, **__: again)
-    told = verify_loaded(model, exported, batches_of(model, 0))
-    assert not told["agrees"] and not told["bit_equal_when_loaded_again"] and told["disagree"] == []
+    report = verify_loaded(model, exported, batches_of(model, 0))
+    assert not report["agrees"] and not report["bit_equal_when_loaded_again"] and report["disagree"] == []
 
 
 def test_a_layer_that_is_not_seen_does_not_pass_in_silence(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = compare.packed_layers
     monkeypatch.setattr("zsaq.deploy.onnx.captures.AFTER", {"GatherBlockQuantized": ()})
-    told = graph_of(exported)
-    assert len(told["layers_not_seen_alone"]) == len(list(names(load(exported)))) - 1
+    report = graph_of(exported)
+    assert len(report["layers_not_seen_alone"]) == len(list(names(load(exported)))) - 1
     monkeypatch.setattr("zsaq.deploy.onnx.captures.AFTER", {})
     assert graph_of(exported)["layers"] == {}
 
@@ -236,8 +241,8 @@ def test_other_students_agree(name: str, config: QuantConfig, twin: bool, tmp_pa
     save(student, tmp_path / "student")
     for to in ("onnx", "compressed-tensors") if twin else ("onnx",):
         export(tmp_path / "student", to)  # type: ignore[arg-type]
-    told = verify(tmp_path / "student")
-    assert told["agrees"] and ("compressed-tensors" in told) == twin
+    report = verify(tmp_path / "student")
+    assert report["agrees"] and ("compressed-tensors" in report) == twin
     assert (tmp_path / "student" / MANIFEST).is_file() and load(tmp_path / "student")
 
 
@@ -249,8 +254,8 @@ def test_a_student_without_exports_agrees_with_its_rule(name: str, tmp_path: Pat
     student = quantize_model(OTHERS[name]().eval().bfloat16(), config)
     assert isinstance(student, PreTrainedModel)
     student.save_pretrained(tmp_path)
-    told, loaded = verify(tmp_path), load(tmp_path)
-    assert told["agrees"] and set(told[LOADED]["layers"]) == {name for name, _ in packed_layers(loaded)}
+    report, loaded = verify(tmp_path), load(tmp_path)
+    assert report["agrees"] and set(report[LOADED]["layers"]) == {name for name, _ in packed_layers(loaded)}
     assert loaded.dtype == torch.bfloat16 and not (tmp_path / MANIFEST).exists()
 
 
@@ -260,8 +265,8 @@ def test_a_student_without_exports_agrees_with_its_rule(name: str, tmp_path: Pat
 def test_facts_that_tell_nothing_disagree(copied: Path, facts: str) -> None:
     known = f'{{"{KEY}": "{fingerprint(copied)}", ' if facts.startswith('{"') else ""
     (copied / "onnx" / EXPORT).write_text(known + facts.removeprefix("{") if known else facts)
-    told = verify(copied, write=False)
-    assert not told["agrees"] and "error" in told[IN_BLOCKS]
+    report = verify(copied, write=False)
+    assert not report["agrees"] and "error" in report[IN_BLOCKS]
 
 
 def test_an_export_of_another_student_disagrees_and_says_so(copied: Path) -> None:
@@ -271,9 +276,9 @@ def test_an_export_of_another_student_disagrees_and_says_so(copied: Path) -> Non
         student.get_submodule("classifier").get_parameter("bias").add_(1)
     (copied / MANIFEST).unlink()
     student.save_pretrained(copied)
-    told = verify(copied, write=False)
-    assert told[LOADED]["agrees"] and not told["agrees"]
+    report = verify(copied, write=False)
+    assert report[LOADED]["agrees"] and not report["agrees"]
     for name in (OURS, IN_BLOCKS):
-        assert "export.json belongs to another model" in told[name]["error"]
+        assert "export.json belongs to another model" in report[name]["error"]
     with pytest.raises(ValueError, match=r"export\.json belongs to another model"):
         OnnxModel(copied)

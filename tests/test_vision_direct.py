@@ -11,7 +11,7 @@ from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import KL, Loop, Pair, QuantConfig, quantize_model
 from zsaq.quant.ranges import static_ranges
 from zsaq.train.objectives import CE, AtWorstInput
-from zsaq.train.pair import Batch, run
+from zsaq.train.pair import Batch, run_model
 from zsaq.train.trainer import calibrate
 from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
@@ -25,7 +25,7 @@ from zsaq.vision.papers.intraq import intraq, intraq_images
 from zsaq.vision.papers.plf import FeatureMSE, plf, plf_images
 from zsaq.vision.papers.synq import synq, synq_images, synq_objective
 from zsaq.vision.presets import psaq, uniform
-from zsaq.vision.sources.crops import parts
+from zsaq.vision.sources.crops import minibatches
 from zsaq.vision.sources.optimised import optimised_images
 from zsaq.vision.spectrum import low_pass
 
@@ -41,7 +41,7 @@ MAKERS = {
 
 def logits(model: nn.Module, x: Tensor | None = None) -> Tensor:
     with torch.no_grad():
-        return run(model, {"pixel_values": images(4) if x is None else x}).logits
+        return run_model(model, {"pixel_values": images(4) if x is None else x}).logits
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -59,15 +59,15 @@ def test_images_are_made_in_batches_and_repeat(name: str) -> None:
 def test_optimised_images_please_their_objective(tmp_path: Path) -> None:
     teacher = classifier(cnn())
     objective = BatchNormStats(teacher) + TeacherCE()
-    told = []
+    batches = []
     batch = optimised_images(
-        teacher, objective, SPEC, images=8, batch_size=8, steps=25, lr=0.1, crops=0.5, finished=told.append,
+        teacher, objective, SPEC, images=8, batch_size=8, steps=25, lr=0.1, crops=0.5, finished=batches.append,
         folder=tmp_path,
     )  # fmt: skip
     noise = {**batch, "pixel_values": torch.randn(8, 3, 16, 16)}
     after, start = (objective(Pair(teacher, teacher, b, objective.captures)).item() for b in (batch, noise))
     assert after < 0.5 * start
-    assert len(told) == 1 and torch.equal(told[0]["pixel_values"], batch["pixel_values"])
+    assert len(batches) == 1 and torch.equal(batches[0]["pixel_values"], batch["pixel_values"])
     assert {p.name for p in tmp_path.iterdir()} == {"images.png", "spectrum.png", "losses.png"}
 
 
@@ -76,11 +76,11 @@ def test_a_rate_falls_after_the_patience(monkeypatch: pytest.MonkeyPatch) -> Non
     rates: list[float] = []
     step = torch.optim.Adam.step
 
-    def told(self: torch.optim.Adam, *rest: Any) -> Any:
+    def recorded(self: torch.optim.Adam, *rest: Any) -> Any:
         rates.append(self.param_groups[0]["lr"])
         return step(self, *rest)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", told)
+    monkeypatch.setattr(torch.optim.Adam, "step", recorded)
     teacher = classifier(cnn())
     optimised_images(teacher, TeacherCE(), SPEC, images=2, batch_size=2, steps=9, lr=1e-12, least=1e-15, patience=3)
     assert rates == pytest.approx([1e-12] * 5 + [1e-13] * 4)
@@ -170,7 +170,7 @@ def test_batches_and_seeds_start_from_noise_of_their_own() -> None:
 
 
 def test_parts_are_all_images_once() -> None:
-    pieces = list(parts(BATCH, 3))
+    pieces = list(minibatches(BATCH, 3))
     assert [len(part["labels"]) for part in pieces] == [3, 3, 2]
     assert torch.equal(torch.cat([part["pixel_values"] for part in pieces]), BATCH["pixel_values"])
 

@@ -193,8 +193,8 @@ def test_labels_are_given_or_the_teachers() -> None:
     teacher, _, x = couple("cnn")
     given = {"pixel_values": x, "labels": torch.zeros(5, dtype=torch.int64)}
     assert labelled(teacher, given) is given
-    made = labelled(teacher, {"pixel_values": x})["labels"]
-    assert torch.equal(made, run(cnn(), x).argmax(-1)) and len(made.unique()) > 1
+    labels = labelled(teacher, {"pixel_values": x})["labels"]
+    assert torch.equal(labels, run(cnn(), x).argmax(-1)) and len(labels.unique()) > 1
 
 
 def test_policies_refuse() -> None:

@@ -12,7 +12,7 @@ from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import KL, Loop, Objective, QuantConfig, calibrate
 from zsaq.quant.model import quantize_model
 from zsaq.quant.ranges import static_ranges
-from zsaq.train.pair import Pair, run
+from zsaq.train.pair import Pair, run_model
 from zsaq.train.synthesis import Synthesizer
 from zsaq.vision.alternation import alternate
 from zsaq.vision.image_spec import ImageSpec
@@ -20,7 +20,7 @@ from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.arc import CIFAR10, arc
 from zsaq.vision.papers.dsg import dsg_images, slack
-from zsaq.vision.papers.gdfq import answers, gdfq, paced, sgd, synthesizer_of
+from zsaq.vision.papers.gdfq import answer_loss, gdfq, paced_adam, sgd, synthesizer_of
 from zsaq.vision.papers.qimera import qimera
 from zsaq.vision.papers.zeroq import zeroq_images
 from zsaq.vision.presets import uniform
@@ -32,7 +32,7 @@ SHORT: dict[str, Any] = {"steps": 2, "warmup": 1, "calibration": 2, "batch_size"
 
 def logits(model: nn.Module) -> torch.Tensor:
     with torch.no_grad():
-        return run(model, {"pixel_values": images(4)}).logits
+        return run_model(model, {"pixel_values": images(4)}).logits
 
 
 def quiet(tmp_path: Path) -> Loop:
@@ -81,7 +81,7 @@ def test_fit_sets_ranges_from_the_last_batches_then_freezes_them(tmp_path: Path)
         student,
         teacher,
         synthesizer,
-        answers(SPEC),
+        answer_loss(SPEC),
         sgd(student, 1e-4),
         3,
         warmup=2,
@@ -100,7 +100,7 @@ def test_fit_sets_ranges_from_the_last_batches_then_freezes_them(tmp_path: Path)
         alternate(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, calibration=0)
 
 
-def test_no_range_listens_while_the_player_looks_at_the_student() -> None:
+def test_no_range_listens_while_the_synthesizer_looks_at_the_student() -> None:
     """Else batches would count twice, and the game of the calibration would be one against floats."""
     heard: list[bool] = []
 
@@ -120,7 +120,7 @@ def test_no_range_listens_while_the_player_looks_at_the_student() -> None:
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0, [10, 20, 30]), (25, [25, 25, 30]), (8, [10, 20, 30])])
 def test_the_generators_rate_falls_by_quarters_but_not_in_the_warm_up(warmup: int, steps: list[int]) -> None:
-    adam, schedule = paced(Conditional(SMALL, 4), 40, 1e-2, warmup)
+    adam, schedule = paced_adam(Conditional(SMALL, 4), 40, 1e-2, warmup)
     rates = []
     for _ in range(40):
         rates.append(adam.param_groups[0]["lr"])
@@ -130,7 +130,7 @@ def test_the_generators_rate_falls_by_quarters_but_not_in_the_warm_up(warmup: in
 
 
 def test_the_divergence_has_the_lineage_s_scale() -> None:
-    assert [round(weight * CLASSES) for weight, _ in answers(SPEC).parts] == [CLASSES, 1]
+    assert [round(weight * CLASSES) for weight, _ in answer_loss(SPEC).parts] == [CLASSES, 1]
 
 
 @pytest.mark.parametrize("make", [zeroq_images, dsg_images])

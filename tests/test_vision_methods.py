@@ -15,7 +15,7 @@ from vision_toys import CLASSES, cnn, convnext, deit, images, resnet, swin, vit
 from zsaq import Batch, Loop, coverage
 from zsaq.method import Budget, Effort
 from zsaq.quant.ranges import static_ranges
-from zsaq.vision.choice import auto, check, preset_for, suits
+from zsaq.vision.choice import auto, check_needs, preset_for, suits
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import MAKERS, images_of
@@ -26,7 +26,7 @@ from zsaq.vision.papers.genie import genie, genie_images
 from zsaq.vision.papers.intraq import intraq_images
 from zsaq.vision.papers.psaq import psaq_learned
 from zsaq.vision.papers.sadag import sadag
-from zsaq.vision.presets import config_of
+from zsaq.vision.presets import preset_config
 from zsaq.vision.published import TABLE, published
 from zsaq.vision.rows import NEEDS, fitted, settings_of
 
@@ -49,7 +49,7 @@ def toy(kind: str, real: Callable[[], Tensor] | None = forbidden) -> ImageJob:
 
 def student_of(name: str, job: ImageJob, preset: str | None = None) -> Any:
     method = METHODS[name]
-    config = config_of("w4a4", preset or preset_for(method, job.teacher), job.teacher, job.spec)
+    config = preset_config("w4a4", preset or preset_for(method, job.teacher), job.teacher, job.spec)
     budget = Budget.of(method, "light", {count: FEW[count] for count in method.budgets})
     return method.fit(job, config, budget, 0, Loop(Accelerator(cpu=True)))
 
@@ -139,7 +139,7 @@ def test_settings_are_a_fit_s_own_and_what_is_given_wins(monkeypatch: pytest.Mon
     for options, given, expected in cases:
         method = fitted("toy", fit, "noise", "nothing", **row, **options)
         job: Any = toy("resnet")
-        config = config_of("w4a4", "brecq", job.teacher)
+        config = preset_config("w4a4", "brecq", job.teacher)
         method.fit(job, config, Budget.of(method, "default", given), 0, Loop(Accelerator(cpu=True)))
         assert seen == expected
     fixed: Any = {"soft": None}
@@ -196,7 +196,7 @@ def whole(batches: list[Batch]) -> Batch:
 @pytest.mark.parametrize("form", [list, iter, whole])
 def test_one_s_own_images_train_a_student(form: Any) -> None:
     teacher, given = resnet(), form(BATCHES)
-    config = config_of("w4a4", "uniform", teacher)
+    config = preset_config("w4a4", "uniform", teacher)
     few: dict[str, Any] = {"steps": 3, "batch_size": 3, "calibration": 2, "loop": Loop(Accelerator(cpu=True))}
     student = on_batches(teacher, config, ImageSpec(CLASSES, 32), given, **few, lr=1e-3)
     assert {each.observer.updates for each in static_ranges(student)} == {2}
@@ -206,7 +206,7 @@ def test_one_s_own_images_train_a_student(form: Any) -> None:
 
 def test_one_s_own_images_run_out_are_empty_or_of_another_size() -> None:
     teacher, spec = resnet(), ImageSpec(CLASSES, 32)
-    config = config_of("w4a4", "uniform", teacher)
+    config = preset_config("w4a4", "uniform", teacher)
     wrong: list[tuple[Any, str]] = [
         (iter(BATCHES), "ran out"), ([], "saw nothing"), ([images(3, 32)], "a batch is Tensor"),
         ([{"pixel_values": images(3, 16)}], r"give mappings with pixel_values \[B, 3, 32, 32\]"),
@@ -238,13 +238,13 @@ def test_what_suits_a_teacher() -> None:
     for name in METHODS:
         if name not in transformer:
             with pytest.raises(ValueError, match=f"ViTFor.* does not suit {name}, which needs BatchNorm.*psaq-learned"):
-                check(METHODS[name], vit())
+                check_needs(METHODS[name], vit())
         else:
-            check(METHODS[name], vit())
+            check_needs(METHODS[name], vit())
     headless = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert {"intraq", "qimera", "sadag"} & set(suits(headless)) == set() and "genie" in suits(headless)
     with pytest.raises(ValueError, match="Sequential does not suit intraq, which needs BatchNorm and a linear head"):
-        check(METHODS["intraq"], headless)
+        check_needs(METHODS["intraq"], headless)
 
 
 @pytest.mark.parametrize(
@@ -265,6 +265,6 @@ def test_each_row_has_a_preset_of_its_own() -> None:
     }  # fmt: skip
     assert preset_for(METHODS["distill"], teacher) == "uniform" and preset_for(METHODS["distill"], vit()) == "psaq"
     for preset in ("brecq", "psaq", "uniform"):
-        assert config_of("w4a4", preset, teacher).weight is not None
+        assert preset_config("w4a4", preset, teacher).weight is not None
     with pytest.raises(ValueError, match="preset is 'gdfq'; give brecq, psaq or uniform"):
-        config_of("w4a4", "gdfq", teacher)
+        preset_config("w4a4", "gdfq", teacher)

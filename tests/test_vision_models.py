@@ -36,7 +36,7 @@ TOYS: dict[str, Callable[[], Any]] = {
     "swin": toys.swin,
 }
 SIZE = {"vit": 16, "deit": 16}
-UNITS = {  # layers before the feature_places, feature_places, layers between them, layers behind them
+LAYERS = {  # layers before the blocks, blocks, layers between them, layers behind them
     "cnn": (1, 2, 0, 1), "resnet": (1, 2, 0, 1), "bottleneck": (1, 2, 0, 1), "regnet": (1, 2, 0, 1),
     "mobilenet": (3, 16, 0, 2), "convnext": (1, 2, 1, 1), "vit": (1, 2, 0, 1), "deit": (1, 2, 0, 1),
     "swin": (1, 4, 1, 1),
@@ -68,27 +68,27 @@ def test_only_a_plain_module_is_wrapped_and_only_once() -> None:
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_units_hold_every_layer_once_in_order(name: str, teachers: dict[str, nn.Module]) -> None:
+def test_blocks_hold_every_layer_once_in_order(name: str, teachers: dict[str, nn.Module]) -> None:
     model = teachers[name]
-    units = blocks(model)
-    assert all(model.get_submodule(where) is unit for where, unit in units)
-    held = [m for _, unit in units for m in unit.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    named = blocks(model)
+    assert all(model.get_submodule(where) is block for where, block in named)
+    held = [m for _, block in named for m in block.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert held == [m for _, m in layers(model)]
-    single = [isinstance(unit, nn.Conv2d | nn.Linear) for _, unit in units]
-    before, residual, between, behind = UNITS[name]
+    single = [isinstance(block, nn.Conv2d | nn.Linear) for _, block in named]
+    before, residual, between, behind = LAYERS[name]
     assert single[:before] == [True] * before and not single[before] and single[-behind:] == [True] * behind
     assert single.count(False) == residual and single.count(True) == before + between + behind
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_units_are_executed_in_their_order(name: str, teachers: dict[str, nn.Module]) -> None:
+def test_blocks_are_executed_in_their_order(name: str, teachers: dict[str, nn.Module]) -> None:
     model, seen = teachers[name], []
     handles = [u.register_forward_hook(lambda m, *_: seen.append(m)) for _, u in blocks(model)]
     with torch.no_grad():
         model(**pixels(name))
     for handle in handles:
         handle.remove()
-    assert seen == [unit for _, unit in blocks(model)]
+    assert seen == [block for _, block in blocks(model)]
 
 
 @pytest.mark.parametrize("name", TOYS)
@@ -106,8 +106,8 @@ def test_a_student_is_read_like_its_teacher(name: str, teachers: dict[str, nn.Mo
 def test_the_branch_ends_before_the_shortcut_is_added(teachers: dict[str, nn.Module]) -> None:
     for name in ("cnn", "resnet", "bottleneck", "regnet", "mobilenet"):
         model, where = teachers[name], feature_places(teachers[name])
-        for (_, unit), at in zip([u for u in blocks(model) if len(list(u[1].children()))], where.names, strict=True):
-            capture = Capture("teacher", lambda n, m, unit=unit: m is unit)
+        for (_, block), at in zip([u for u in blocks(model) if len(list(u[1].children()))], where.names, strict=True):
+            capture = Capture("teacher", lambda n, m, block=block: m is block)
             branch = Capture("teacher", lambda n, m, at=at: n == at)
             seen = Pair(model, model, pixels(name), (capture, branch)).teacher.seen
             assert isinstance(model.get_submodule(at), nn.BatchNorm2d)
@@ -184,7 +184,7 @@ def test_norms_are_all_found_or_their_absence_is_explained(teachers: dict[str, n
             batch_norms(teachers[name])
 
 
-def test_frames_come_from_configurations(teachers: dict[str, nn.Module]) -> None:
+def test_specs_come_from_configurations(teachers: dict[str, nn.Module]) -> None:
     assert spec_of(teachers["vit"]) == ImageSpec(4, 16)
     assert spec_of(teachers["resnet"], 32) == ImageSpec(4, 32)
     with pytest.raises(ValueError, match="names no image size; give size"):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import reference_vision_priors as reference
 from vision_toys import CLASSES, cnn, images, vit
-from zsaq.train.pair import Pair, run
+from zsaq.train.pair import Pair, run_model
 from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin
 from zsaq.vision.losses.priors import (
     BatchNormStats,
@@ -18,7 +18,7 @@ from zsaq.vision.losses.priors import (
     TeacherCE,
     inputs_of_norms,
     layered,
-    measure,
+    moments_of,
     stored,
 )
 from zsaq.vision.losses.smoothness import ImageNorm, ImageStats, TextureEnergy, TotalVariation
@@ -27,7 +27,7 @@ from zsaq.vision.models import classifier, head
 TEACHER = classifier(cnn()).eval().requires_grad_(False)
 NORMS = [m for m in TEACHER.modules() if isinstance(m, nn.BatchNorm2d)]
 STORED = [(kept.mean, kept.variance) for kept in map(stored, NORMS)]
-TAP = inputs_of_norms()
+CAPTURE = inputs_of_norms()
 LABELS = torch.arange(6) % CLASSES
 
 
@@ -40,7 +40,7 @@ def ask(objective, pixels: Tensor | None = None, **options) -> Tensor:
 
 
 def seen(pixels: Tensor) -> list[Tensor]:
-    return [x for _, x in run(TEACHER, {"pixel_values": pixels}, (TAP,)).seen[TAP]]
+    return [x for _, x in run_model(TEACHER, {"pixel_values": pixels}, (CAPTURE,)).seen[CAPTURE]]
 
 
 class Fixed(nn.Module):
@@ -77,18 +77,18 @@ def test_weights_choose_layers_and_targets_replace_what_is_stored() -> None:
     assert weights == [0.2] * switch + [1.1] * (depth - switch) and 0 < switch < depth
     got = ask(BatchNormStats(TEACHER, weights=weights))
     assert float(got) == pytest.approx(sum(w * e for w, e in zip(weights, each, strict=True)) / depth, rel=1e-4)
-    own = measure(TEACHER, [{"pixel_values": images(6)}])
+    own = moments_of(TEACHER, [{"pixel_values": images(6)}])
     assert float(ask(BatchNormStats(TEACHER, targets=own))) == pytest.approx(0, abs=1e-9)
 
 
 def test_measured_statistics_of_batches_are_those_of_all_their_images() -> None:
     pixels = images(8)
-    parts = measure(TEACHER, [{"pixel_values": pixels[:4]}, {"pixel_values": pixels[4:]}])
-    for whole, part in zip(measure(TEACHER, [{"pixel_values": pixels}]), parts, strict=True):
+    parts = moments_of(TEACHER, [{"pixel_values": pixels[:4]}, {"pixel_values": pixels[4:]}])
+    for whole, part in zip(moments_of(TEACHER, [{"pixel_values": pixels}]), parts, strict=True):
         torch.testing.assert_close(whole.mean, part.mean)
         torch.testing.assert_close(whole.variance, part.variance)
     with pytest.raises(ValueError, match="no batch to measure"):
-        measure(TEACHER, [])
+        moments_of(TEACHER, [])
 
 
 def test_gradients_of_the_statistics_reach_the_images() -> None:
@@ -117,7 +117,7 @@ def test_statistics_refuse_what_cannot_be() -> None:
 
 
 def test_cross_entropies_agree_with_the_reference() -> None:
-    logits = run(TEACHER, {"pixel_values": images(6)}).logits
+    logits = run_model(TEACHER, {"pixel_values": images(6)}).logits
     for focus in (0.0, 0.5, 2.0):
         assert float(ask(TeacherCE(focus))) == pytest.approx(reference.focal_ce(logits, LABELS, focus), rel=1e-4)
     soft = torch.rand(6, CLASSES).softmax(1)
@@ -138,7 +138,7 @@ def test_a_sample_beyond_doubt_has_a_finite_slope() -> None:
 
 
 def test_soft_inception_asks_for_certainty_in_about_half_of_the_batches() -> None:
-    chance = run(TEACHER, {"pixel_values": images(6)}).logits.softmax(1).gather(1, LABELS[:, None])
+    chance = run_model(TEACHER, {"pixel_values": images(6)}).logits.softmax(1).gather(1, LABELS[:, None])
     sure = float((chance - 1).square().mean())
     assert float(ask(SoftInception(1.0))) == pytest.approx(sure, rel=1e-5)
     objective = SoftInception(0.2, seed=1)
@@ -156,7 +156,8 @@ def test_margins_keep_images_near_their_class_but_not_on_it() -> None:
     objective.remember(TEACHER, batch)
     capture = objective.captures[0]
     old, new = (
-        run(TEACHER, {"pixel_values": p}, (capture,)).seen[capture][0][1] for p in (batch["pixel_values"], images(6))
+        run_model(TEACHER, {"pixel_values": p}, (capture,)).seen[capture][0][1]
+        for p in (batch["pixel_values"], images(6))
     )
     wanted = []
     for feature, label in zip(new, LABELS.tolist(), strict=True):
@@ -172,7 +173,7 @@ def test_margins_keep_images_near_their_class_but_not_on_it() -> None:
 
 def test_disagreement_agrees_with_the_reference_and_flows_through_both_models() -> None:
     student = Fixed(torch.randn(6, CLASSES, generator=torch.Generator().manual_seed(1)))
-    logits, other = run(TEACHER, {"pixel_values": images(6)}).logits, student.logits.detach()
+    logits, other = run_model(TEACHER, {"pixel_values": images(6)}).logits, student.logits.detach()
     got = ask(EntropyMargin(0.3, 0.8), student=student).detach()
     assert float(got) == pytest.approx(reference.entropy_margin(logits, other, 0.3, 0.8), rel=1e-4) and float(got) > 0
     for objective, both in ((DisagreementCE(), logits - other), (AgreementCE(), logits + other)):

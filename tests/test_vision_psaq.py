@@ -12,7 +12,7 @@ from vision_toys import deit, images, swin, vit
 from zsaq import Pair, calibrate, coverage, quantize_model
 from zsaq.quant.layers import QuantConv2d
 from zsaq.quant.ranges import Static
-from zsaq.train.pair import Capture, run
+from zsaq.train.pair import Capture, run_model
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.patches import PatchSimilarityEntropy, differential_entropy, patches_of, similarities
 from zsaq.vision.models import attentions, spec_of
@@ -34,9 +34,9 @@ SPEC = ImageSpec(classes=4, size=16)
 
 def seen(teacher, pixels: Tensor) -> list[tuple[int, Tensor]]:
     """Numbers of heads and contexts of the teacher's attentions."""
-    found = attentions(teacher)
-    capture = Capture("teacher", lambda _, module: module in found, "input")
-    return [(found[m], value) for m, value in run(teacher, {"pixel_values": pixels}, (capture,)).seen[capture]]
+    counts = attentions(teacher)
+    capture = Capture("teacher", lambda _, module: module in counts, "input")
+    return [(counts[m], value) for m, value in run_model(teacher, {"pixel_values": pixels}, (capture,)).seen[capture]]
 
 
 @pytest.mark.parametrize(("make", "size", "special"), [(vit, 16, 1), (deit, 16, 2), (swin, 32, 0)])
@@ -190,8 +190,8 @@ def test_a_psaq_student_has_the_extremes_of_its_images() -> None:
     lo, hi = ranges.observer.bounds()
     assert float(lo) == pytest.approx(float(batch["pixel_values"].min()), rel=1e-5)
     assert float(hi) == pytest.approx(float(batch["pixel_values"].max()), rel=1e-5)
-    told = coverage(student)
-    assert sum(text.startswith("weights 8-bit") for text in told.values()) == 2 * 6 + 2
+    states = coverage(student)
+    assert sum(text.startswith("weights 8-bit") for text in states.values()) == 2 * 6 + 2
     with torch.no_grad():
         answer, right = (m(pixel_values=batch["pixel_values"]).logits for m in (student, teacher))
     assert (answer - right).abs().max() < 0.25 * right.std()

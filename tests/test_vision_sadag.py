@@ -42,7 +42,7 @@ def by_autograd(teacher: nn.Module, student: nn.Module, layer: At, pixels: Tenso
     own, theirs = student.get_submodule(layer.names[0]), teacher.get_submodule(layer.names[0])
     assert isinstance(own, QuantLayer)
     weight = own.dequantized().view_as(own.weight)
-    found = []
+    gradients = []
     for x in pixels.split(1):
         seen: list[Any] = []
         handles = [
@@ -53,8 +53,8 @@ def by_autograd(teacher: nn.Module, student: nn.Module, layer: At, pixels: Tenso
         teacher(pixel_values=x)
         for handle in handles:
             handle.remove()
-        found.append(gradient(own, weight, seen[0], seen[1]))
-    return cosines(found, found)
+        gradients.append(gradient(own, weight, seen[0], seen[1]))
+    return cosines(gradients, gradients)
 
 
 def test_outer_products_are_the_gradients_of_the_head() -> None:

@@ -7,11 +7,11 @@ import torch
 
 from vision_toys import CLASSES, cnn, images
 from zsaq import Loop
-from zsaq.train.pair import Batch, run
+from zsaq.train.pair import Batch, run_model
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.losses.priors import measure
+from zsaq.vision.losses.priors import moments_of
 from zsaq.vision.models import classifier
-from zsaq.vision.papers.texq import centres, mixed, texq
+from zsaq.vision.papers.texq import centres, mixup, texq
 from zsaq.vision.presets import uniform
 
 SPEC = ImageSpec(CLASSES, 16)
@@ -22,13 +22,13 @@ BATCH: Batch = {"pixel_values": images(8), "labels": torch.arange(8) % CLASSES}
 def test_centres_are_statistics_of_an_image_for_each_class() -> None:
     teacher = classifier(cnn())
     targets = centres(teacher, SPEC, steps=3, texture=1.0)
-    noise = measure(teacher, [{"pixel_values": torch.randn(CLASSES, 3, 16, 16)}])
+    noise = moments_of(teacher, [{"pixel_values": torch.randn(CLASSES, 3, 16, 16)}])
     assert [m.mean.shape for m in targets] == [m.mean.shape for m in noise]
     assert any(not torch.allclose(a.mean, b.mean) for a, b in zip(targets, noise, strict=True))
 
 
 def test_mixed_images_are_between_two_of_their_batch_and_have_no_label() -> None:
-    (batch,) = mixed(iter([BATCH]), seed=3)
+    (batch,) = mixup(iter([BATCH]), seed=3)
     assert set(batch) == {"pixel_values"}
     x, y = BATCH["pixel_values"], batch["pixel_values"]
     shares = []
@@ -52,6 +52,6 @@ def test_texq_runs_and_repeats(tmp_path: Path) -> None:
     again = texq(teacher, config, SPEC, **options, loop=Loop())
     batch = {"pixel_values": images(4)}
     with torch.no_grad():
-        answers, known = (run(model, batch).logits for model in (student, again))
+        answers, known = (run_model(model, batch).logits for model in (student, again))
     torch.testing.assert_close(answers, known)
     assert answers.isfinite().all()

@@ -65,11 +65,11 @@ def mlp() -> nn.Sequential:
 
 def batches(n: int, size: int = 8, length: int = 10, seed: int = 0, pad: bool = False) -> list[dict[str, torch.Tensor]]:
     rng = torch.Generator().manual_seed(seed)
-    made = []
+    inputs = []
     for _ in range(n):
         mask = torch.ones(size, length, dtype=torch.int64)
         if pad:
             mask[: size // 2, length // 2 :] = 0
         ids = torch.randint(2, VOCABULARY, (size, length), generator=rng)
-        made.append({"input_ids": ids, "attention_mask": mask})
-    return made
+        inputs.append({"input_ids": ids, "attention_mask": mask})
+    return inputs

@@ -41,7 +41,7 @@ class Block(nn.Module):
 
 
 class Cnn(nn.Module):
-    """A plain residual net: stem, two feature_places, pooling, `linear`. Answers a Tensor [B, CLASSES] to a Tensor."""
+    """A plain residual net: stem, two residual blocks, pooling, `linear`. Answers a Tensor [B, CLASSES] to a Tensor."""
 
     def __init__(self, classes: int = CLASSES) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ def suits(teacher: nn.Module) -> list[str]:
     return [name for name, method in METHODS.items() if NEEDS[method.needs](teacher)]
 
 
-def check(method: Method, teacher: nn.Module) -> None:
+def check_needs(method: Method, teacher: nn.Module) -> None:
     """Raises ValueError for a teacher that lacks what the method needs, with the methods that do suit it."""
     if not NEEDS[method.needs](teacher):
         raise ValueError(
@@ -24,11 +24,11 @@ def check(method: Method, teacher: nn.Module) -> None:
 
 
 def find(name: str, teacher: nn.Module) -> Method:
-    """The row of that name. Raises ValueError for a name that is not in the table, and as `check` does."""
+    """The row of that name. Raises ValueError for a name that is not in the table, and as `check_needs` does."""
     if name not in METHODS:
         kind = name_of(classifier(teacher))
         raise ValueError(f"method is {name!r}; for {kind} give one of {', '.join(suits(teacher))}")
-    check(METHODS[name], teacher)
+    check_needs(METHODS[name], teacher)
     return METHODS[name]
 
 

@@ -15,7 +15,7 @@ from zsaq.train.trainer import Loop, calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import sgd
-from zsaq.vision.sources.crops import parts, views
+from zsaq.vision.sources.crops import minibatches, views
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -32,7 +32,7 @@ def fine_tune(
     generator's images for that and throw it away. Raises ValueError as `zsaq.calibrate` and `zsaq.distill` do.
     """
     loop = loop or Loop()
-    calibrate(student, parts(images, batch_size) if ranges is None else ranges, loop.accelerator)
+    calibrate(student, minibatches(images, batch_size) if ranges is None else ranges, loop.accelerator)
     batches = views(images, batch_size, seed) if batches is None else batches
     return distill(student, teacher, batches, objective, sgd(student, lr), steps, loop)
 
@@ -54,7 +54,7 @@ def on_batches(
         batch = shown(images, spec)
         return fine_tune(
             student, teacher, batch, KL(20.0), steps=steps, lr=lr, batch_size=batch_size, seed=seed, loop=loop,
-            ranges=islice(parts(batch, batch_size), calibration),
+            ranges=islice(minibatches(batch, batch_size), calibration),
         )  # fmt: skip
     stream = (shown(batch, spec) for batch in again(images))
     first = list(islice(stream, calibration))

@@ -33,7 +33,7 @@ from zsaq.vision.papers.sadag import sadag
 from zsaq.vision.papers.synq import genie_synq, synq
 from zsaq.vision.papers.texq import texq
 from zsaq.vision.published import published
-from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, Counts, fitted, normalisation, rounded, zeroq_ranges
+from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, Counts, fitted, mean_and_deviation, rounded, zeroq_ranges
 
 NOISE: Counts = {"images": (128, 128, 128)}
 ZEROQ: Counts = {"images": (64, 64, 64), "image_steps": (200, 500, 500)}
@@ -97,7 +97,7 @@ blockwise = partial(
 )  # fmt: skip
 learned = partial(
     blockwise, method=psaq_learned, budgets=PSAQ | BLOCKS | {"steps": (200, 1000, 1000)}, needs=ATTENTION,
-    preset="psaq", paper="psaq", extra=normalisation,
+    preset="psaq", paper="psaq", extra=mean_and_deviation,
 )  # fmt: skip
 sharpened = partial(
     blockwise, method=sadag, images="sources", budgets=GENIE | SHARPER | BLOCKS, needs=HEADED, paper="sadag",

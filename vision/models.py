@@ -1,5 +1,4 @@
-"""What must be known of an architecture: its feature_places, norms, attention contexts, last feature map, head and
-spec.
+"""What must be known of an architecture: its blocks, norms, attention contexts, last feature map, head and spec.
 
 The only file of `zsaq.vision` that knows architectures. Modules are found by type (transformers' classes) or by
 structure (any other `nn.Module`), never by name, so a student, which is a swapped copy, is found alike. Lists stand in
@@ -23,7 +22,7 @@ from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer
 
 from zsaq.vision.image_spec import ImageSpec
 
-BLOCKS = (
+BLOCK_TYPES = (
     ResNetBasicLayer, ResNetBottleNeckLayer, RegNetXLayer, RegNetYLayer, MobileNetV2InvertedResidual, ConvNextLayer,
     ViTLayer, DeiTLayer, SwinLayer,
 )  # fmt: skip
@@ -102,8 +101,7 @@ def layers(model: nn.Module) -> Named:
 
 
 def blocks(model: nn.Module) -> Named:
-    """What is reconstructed at once, each layer in one block: residual feature_places, and layers that stand outside of
-    them.
+    """What is reconstructed at once, each layer in one block: residual blocks, and layers that stand outside of them.
 
     Blocks are transformers' block types. An addition cannot be seen from outside, so elsewhere a block is a module
     that is no mere container, whose type stands in the model at least twice, and that holds at least two
@@ -119,10 +117,10 @@ def feature_places(model: nn.Module) -> At:
     """Where features are compared (He et al. style: HAST's channel attention looks here).
 
     For each residual block with BatchNorm the output of its last, before the shortcut is added, a BatchNorm of the
-    shortcut excepted; other blocks' own outputs. In a net without feature_places, its BatchNorms. Raises ValueError
+    shortcut excepted; other blocks' own outputs. In a net without residual blocks, its BatchNorms. Raises ValueError
     without any of them.
     """
-    places = [_branch_end(name, unit) for name, unit in blocks(model) if not isinstance(unit, nn.Conv2d | nn.Linear)]
+    places = [_branch_end(name, block) for name, block in blocks(model) if not isinstance(block, nn.Conv2d | nn.Linear)]
     places = places or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if not places:
         raise ValueError(f"{name_of(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
@@ -147,7 +145,7 @@ def attentions(model: nn.Module) -> dict[nn.Module, int]:
 
 def head(model: nn.Module) -> nn.Linear:
     """The layer that answers the logits. Raises ValueError unless it is one linear layer."""
-    layers = heads(model)
+    layers = linear_heads(model)
     if not has_head(model):
         raise ValueError(f"{name_of(model)} has {len(layers)} linear heads; give a classifier that ends in one")
     return layers[-1]
@@ -155,11 +153,11 @@ def head(model: nn.Module) -> nn.Linear:
 
 def has_head(model: nn.Module) -> bool:
     """Whether a linear layer answers the logits: the only one outside a transformers base model."""
-    layers = heads(model)
+    layers = linear_heads(model)
     return len(layers) == 1 if isinstance(model, PreTrainedModel) else bool(layers)
 
 
-def heads(model: nn.Module) -> list[nn.Linear]:
+def linear_heads(model: nn.Module) -> list[nn.Linear]:
     """Linear layers outside a transformers base model; all of a plain module."""
     inner = set(model.base_model.modules()) if isinstance(model, PreTrainedModel) else set()
     return [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inner]
@@ -180,7 +178,7 @@ def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
     wanted = next((m.layernorm for _, m in modules if isinstance(m, SwinModel)), wanted)
     if wanted is None:
         sides = _sides(model, spec)
-        shortcuts = {m for _, unit in last for s in _shortcuts(unit) for m in s.modules()}
+        shortcuts = {m for _, block in last for s in _shortcuts(block) for m in s.modules()}
         convolutions = [m for _, m in modules if isinstance(m, nn.Conv2d) and m not in shortcuts]
         wanted = next((m for m in reversed(convolutions) if sides.get(m, 1) > 1), None)
     if wanted is None:
@@ -194,18 +192,18 @@ def name_of(model: nn.Module) -> str:
 
 
 def _blocks(module: nn.Module, name: str, kinds: Counter[type]) -> Named:
-    if isinstance(module, (*BLOCKS, nn.Conv2d, nn.Linear)):
+    if isinstance(module, (*BLOCK_TYPES, nn.Conv2d, nn.Linear)):
         return [(name, module)]
     if _is_block(module, kinds) and not any(_is_block(m, kinds) for m in module.modules() if m is not module):
         return [(name, module)]
     children = ((f"{name}.{child}" if name else child, m) for child, m in module.named_children())
-    return [unit for child, m in children for unit in _blocks(m, child, kinds)]
+    return [block for child, m in children for block in _blocks(m, child, kinds)]
 
 
 def _is_block(module: nn.Module, kinds: Counter[type]) -> bool:
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv2d)]
     repeated = kinds[type(module)] > 1 and not isinstance(module, CONTAINERS)
-    return isinstance(module, BLOCKS) or (
+    return isinstance(module, BLOCK_TYPES) or (
         repeated and len(convolutions) > 1 and any(max(m.kernel_size) > 1 for m in convolutions)
     )
 

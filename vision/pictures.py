@@ -78,7 +78,7 @@ def spectrum(pixels: Batch | Tensor, path: Path, *, filtered: Batch | Tensor | N
     return _write(figure, path)
 
 
-def curves(lines: Sequence[Mapping[str, float | None]], path: Path) -> Path:
+def curve_panels(lines: Sequence[Mapping[str, float | None]], path: Path) -> Path:
     """A panel for every number that a stage tells at its steps; a log's JSON lines fit as they are.
 
     Without a "step" a line stands at its place, from 1; None and values that are not finite leave a gap. Returns
@@ -107,12 +107,12 @@ def album(
 ) -> list[Path]:
     """What a synthesis writes into `folder`: images.png, spectrum.png and losses.png (the loss of every step).
 
-    Returns the paths. Raises ValueError as `grid` and `curves` do.
+    Returns the paths. Raises ValueError as `grid` and `curve_panels` do.
     """
     return [
         grid(images, folder / "images.png", filtered=filtered),
         spectrum(images, folder / "spectrum.png", filtered=filtered),
-        curves([{"loss": loss} for loss in losses], folder / "losses.png"),
+        curve_panels([{"loss": loss} for loss in losses], folder / "losses.png"),
     ]
 
 

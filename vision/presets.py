@@ -15,10 +15,10 @@ from torch import nn
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.layers import ACTIVATIONS, SWAPS
 from zsaq.quant.plan import heads
-from zsaq.train.pair import Capture, run
+from zsaq.train.pair import Capture, run_model
 from zsaq.vision.image_spec import ImageSpec
 
-ANY = ImageSpec(classes=1, size=224)  # a convolutional net takes any size
+ANY_SPEC = ImageSpec(classes=1, size=224)  # a convolutional net takes any size
 
 
 def uniform(text: str, model: nn.Module) -> QuantConfig:
@@ -37,7 +37,7 @@ def uniform(text: str, model: nn.Module) -> QuantConfig:
     return replace(plain, rules=tuple((name, plain) for name in of_heads(model, SWAPS | ACTIVATIONS)))
 
 
-def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY) -> QuantConfig:
+def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfig:
     """The preset of BRECQ and Genie (Li et al. 2021, arXiv 2102.05426): inputs of layers, 8 bits at both ends.
 
     Asymmetric weights with searched scales per output channel and asymmetric inputs; 8 bits for the weights of the
@@ -51,7 +51,7 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY) -> QuantConfig:
     parameter = next(model.parameters())
     pixels = torch.zeros(1, spec.channels, spec.size, spec.size, dtype=parameter.dtype, device=parameter.device)
     with torch.no_grad():
-        seen = run(model, {"pixel_values": pixels}, (capture,)).seen[capture]
+        seen = run_model(model, {"pixel_values": pixels}, (capture,)).seen[capture]
     names = {module: name for name, module in model.named_modules()}
     first, last = names[seen[0][0]], names[seen[-1][0]]
     second = [names[module] for module, tensor in seen if len(seen) > 1 and tensor is seen[1][1]]
@@ -77,7 +77,7 @@ def psaq(text: str, model: nn.Module) -> QuantConfig:
     return replace(plain, rules=tuple((name, plain) for name in of_heads(model)))
 
 
-def config_of(text: str, preset: str, model: nn.Module, spec: ImageSpec = ANY) -> QuantConfig:
+def preset_config(text: str, preset: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfig:
     """The configuration that a preset gives for a text as "w4a4". Raises ValueError for a preset that does not exist,
     and as the presets do."""
     match preset:

@@ -19,7 +19,7 @@ from zsaq.vision.job import ImageJob
 from zsaq.vision.models import has_attentions, has_batch_norms, has_head
 from zsaq.vision.papers.synq import filtered
 from zsaq.vision.published import PAPERS, TABLE, published
-from zsaq.vision.sources.crops import parts
+from zsaq.vision.sources.crops import minibatches
 
 Counts = dict[str, tuple[int, int, int]]
 Extra = Callable[[ImageJob, Budget, int], dict[str, Any]]
@@ -49,7 +49,7 @@ def rounded(
 
     def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
         batch: Any = learned_from(job, images, config, budget, seed, loop)
-        return calibrate(quantize_model(job.teacher, config), parts(batch, 64), loop.accelerator)
+        return calibrate(quantize_model(job.teacher, config), minibatches(batch, 64), loop.accelerator)
 
     return Method(
         name, idea, fit, inputs_of(images), PAPERS[paper], needs, "a forward pass, beside the images", budgets,
@@ -127,9 +127,9 @@ def zeroq_ranges(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
     clean zero-shot choice.
     """
     batch: Any = images_of(job, "zeroq", seed, images=min(budget["images"], 128), steps=budget["image_steps"])
-    return {"ranges": parts(batch, 64)}
+    return {"ranges": minibatches(batch, 64)}
 
 
-def normalisation(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
+def mean_and_deviation(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
     """What is black and white to the teacher."""
     return {"mean": job.mean, "deviation": job.deviation}

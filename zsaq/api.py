@@ -112,7 +112,7 @@ class Subject:
             return QuantConfig.parse(config), None
         assert row is not None or preset is not None
         preset = preset or choice.preset_for(row, self.job.teacher)  # type: ignore[arg-type]
-        return presets.config_of(config, preset, self.job.teacher, self.job.spec), preset
+        return presets.preset_config(config, preset, self.job.teacher, self.job.spec), preset
 
     def widen(self) -> None:
         """A language model in half precision becomes float32 before it is trained against; one that was given as an

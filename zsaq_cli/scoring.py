@@ -99,14 +99,14 @@ def scorer(
 
     from zsaq.eval import scorers
     from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
-    from zsaq.eval.images import Source
-    from zsaq.eval.tasks import HUB, find, read_rows
+    from zsaq.eval.images import ImageSource
+    from zsaq.eval.tasks import HUB, find_task, read_rows
 
     if [task, text, images].count(None) != 2:
         raise ValueError("give one of --task, --text and --images: a score is of one kind of data")
     first = f", first {limit}" if limit else ""
     if task is not None:
-        spec, part = find(task), split or "validation"
+        spec, part = find_task(task), split or "validation"
         rows = read_rows(spec, part, data_dir)[:limit]
         data: dict[str, Any] = {"name": f"GLUE {task}", "split": part + (f"{first} rows" if limit else "")}
         if data_dir is None and limit is None:
@@ -120,7 +120,7 @@ def scorer(
     assert images is not None
     processor = processor_of([model], size, None, MEAN, DEVIATION)
     score = scorers.pictures(
-        Source(images, split), reader.config, processor, teacher, limit=limit, batch_size=batch_size
+        ImageSource(images, split), reader.config, processor, teacher, limit=limit, batch_size=batch_size
     )
     return score, {"name": Path(images).name, "split": split}
 

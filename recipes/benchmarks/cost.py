@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from zsaq import Batch, Loop, Pair, QuantConfig, distill
 from zsaq.language.ascent import Ascent
-from zsaq.language.sam_sga import divergence, stepper, student_of
+from zsaq.language.sam_sga import divergence, student_of, student_optimizer
 from zsaq.language.text_generator import TextGenerator
 from zsaq.language.writing import load_generator
 
@@ -88,7 +88,7 @@ def main() -> None:
         loop = Loop(schedule="constant", warmup=0.0, every=10**9)
         for name, rho in (("step", 0.16), ("plain step", 0.0)):
             begun: list[float] = []
-            distill(student, teacher, repeated(batch, begun), objective, stepper(student, 1e-4, rho), 4, loop)
+            distill(student, teacher, repeated(batch, begun), objective, student_optimizer(student, 1e-4, rho), 4, loop)
             seconds[name] += [later - now for now, later in pairwise(begun[1:])]
         pair = Pair(teacher, student, batch, objective.captures)
         seconds["teacher"].append(timed(lambda: pair.teacher))

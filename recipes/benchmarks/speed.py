@@ -44,18 +44,18 @@ def resnet_18(bits: str) -> PreTrainedModel:
     return calibrate(quantize_model(teacher, uniform(bits, teacher)), [{"pixel_values": noise}])
 
 
-SHAPES = {"bert-base": bert_base, "resnet-18": resnet_18}
+BUILDERS = {"bert-base": bert_base, "resnet-18": resnet_18}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=list(SHAPES))
+    parser.add_argument("shape", choices=list(BUILDERS))
     parser.add_argument("--bits", required=True)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--output_dir", required=True)
     args = parser.parse_args()
     torch.manual_seed(0)
-    folder = save(SHAPES[args.shape](args.bits), args.output_dir)
+    folder = save(BUILDERS[args.shape](args.bits), args.output_dir)
     export(folder, "onnx")
     measured = bench(folder, repeats=args.repeats, write=True)
     for row in measured["rows"]:

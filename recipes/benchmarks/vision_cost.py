@@ -19,7 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from recipes.examples.cifar import SPEC, load
+from recipes.examples.cifar import SPEC, load_resnet
 from zsaq import KL, Batch, Objective, Pair, Wrapper, calibrate, quantize_model
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import Sum
@@ -68,7 +68,7 @@ def stepper(
     return step
 
 
-def compare(kinds: dict[str, Callable[[], object]], steps: int, device: torch.device) -> dict[str, float]:
+def compare_speed(kinds: dict[str, Callable[[], object]], steps: int, device: torch.device) -> dict[str, float]:
     """Seconds of either, and the second's over the first's; the first round warms up and is left out."""
     seconds: dict[str, list[Clock]] = {name: [] for name in kinds}
     for _ in range(steps + 1):
@@ -92,7 +92,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(args.seed)
-    teacher = classifier(load(args.teacher)).to(device).requires_grad_(False)
+    teacher = classifier(load_resnet(args.teacher)).to(device).requires_grad_(False)
     noise = torch.randn(args.batch_size, SPEC.channels, SPEC.size, SPEC.size, device=device)
     images = labelled(teacher, {"pixel_values": noise})
     start = calibrate(quantize_model(teacher, presets.uniform(args.bits, teacher)), [images])
@@ -102,11 +102,11 @@ def main() -> None:
         return stepper(teacher, copy.deepcopy(start), lambda: filtered(next(stream), cutoff), objective, inundated)
 
     kinds = {"plain": kind(KL(20.0), None), "inundated": kind(KL(20.0), None, True)}
-    metrics: dict[str, object] = dict(compare(kinds, args.steps, device))
+    metrics: dict[str, object] = dict(compare_speed(kinds, args.steps, device))
     clear = filtered(images, 0.25)
     of_synq = synq_objective(teacher, clear, labels=0.5, difficulty=0.7, maps=50.0, attention=1000.0, epsilon=0.01)
     kinds = {"hast": kind(hast_objective(teacher, 1000.0, 0.01), None), "synq": kind(of_synq, 0.25)}
-    metrics |= compare(kinds, args.steps, device)
+    metrics |= compare_speed(kinds, args.steps, device)
     images_of = {
         "zeroq": partial(zeroq_images, images=args.batch_size),
         "hast": partial(hast_images, images=args.batch_size, crops=0.0),

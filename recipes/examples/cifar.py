@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsaq.eval.images import Source, read
+from zsaq.eval.images import ImageSource, open_pictures
 from zsaq.vision.image_spec import ImageSpec
 
 SPEC = ImageSpec(classes=10, size=32)
@@ -55,7 +55,7 @@ class CifarResNet(nn.Module):
         return self.linear(self.pool(self.layer3(self.layer2(self.layer1(x)))).flatten(1))
 
 
-def load(path: str | Path) -> CifarResNet:
+def load_resnet(path: str | Path) -> CifarResNet:
     """The ResNet of a state dict, in eval mode; its depth is read from the names. Raises ValueError if they differ."""
     if not Path(path).is_file():
         raise ValueError(f"{path} is no file; give a state dict in safetensors")
@@ -83,5 +83,5 @@ def normalised(image: Image.Image) -> Tensor:
 
 def test_images(path: str | Path) -> tuple[Tensor, Tensor]:
     """All images [N, 3, 32, 32] float32 in normalised space and labels [N] int64 of a parquet file."""
-    rows = [(normalised(row.image()), int(row.label)) for row in read(Source(str(path)))]
+    rows = [(normalised(row.image()), int(row.label)) for row in open_pictures(ImageSource(str(path)))]
     return torch.stack([image for image, _ in rows]), torch.tensor([label for _, label in rows])

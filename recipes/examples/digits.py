@@ -62,7 +62,7 @@ RECIPES = {"resnet": Recipe(epochs=12, lr=3e-3, decay=0.05), "vit": Recipe(epoch
 class Digits:
     """Teachers in eval mode on the CPU; images [N, 3, 32, 32] float32 in normalised space, labels [N] int64.
 
-    `train` is for oracles alone, which are not zero-shot. `folder` holds resnet/, vit/ and test.parquet.
+    `train`: real data, for upper bounds alone, which are not zero-shot. `folder` holds resnet/, vit/ and test.parquet.
     """
 
     resnet: ResNetForImageClassification
@@ -80,7 +80,7 @@ def prepare(cache: Path | None = None, log: Log = say, recipes: dict[str, Recipe
     """
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zsaq"
     folder = cache / f"digits-{fingerprint(recipes)}"
-    images, pixels, labels = pictures()
+    images, pixels, labels = read_scans()
     train, test = ((pixels[part], labels[part]) for part in (slice(None, -HELD_OUT), slice(-HELD_OUT, None)))
     if not folder.exists():
         cache.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def fingerprint(recipes: dict[str, Recipe]) -> str:
     return hashlib.sha256(b"\0".join([Path(__file__).read_bytes(), *(p.encode() for p in parts)])).hexdigest()[:12]
 
 
-def pictures() -> tuple[list[Image.Image], Tensor, Tensor]:
+def read_scans() -> tuple[list[Image.Image], Tensor, Tensor]:
     """The scans as 8 x 8 gray images, as the processor shows them, and their labels; in the data's order."""
     data: Any = load_digits()
     images = [Image.fromarray((scan * (255 / 16)).round().astype("uint8")) for scan in data.images]

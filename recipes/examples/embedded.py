@@ -27,7 +27,7 @@ from zsaq.train.logging import say
 class Embedded:
     """`test`: rows {"sentence": str, "label": index into `names`}. Models are in eval mode, on the CPU.
 
-    `unlabeled`: the sentences that the teacher was trained on; for the oracle alone, which is not zero-shot.
+    `unlabeled`: the sentences that the teacher was trained on, for upper bounds alone, which are not zero-shot.
     """
 
     teacher: BertForSequenceClassification
@@ -78,7 +78,7 @@ def fingerprint() -> str:
 def make(folder: Path, log: Log) -> None:
     """Train everything and write it into `folder`. The caller's random state is left as it was."""
     log("the embedded default is trained once, on the prose of this Python's standard library; about two minutes")
-    corpus = embedded_corpus.read()
+    corpus = embedded_corpus.read_corpus()
     train = [row["sentence"] for row in corpus.train]
     tokenizer = train_tokenizer(train)
     log(f"{len(train)} sentences to train on, {len(corpus.test)} to test; {len(corpus.comments)} for the generator")

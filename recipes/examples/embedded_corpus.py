@@ -106,7 +106,7 @@ def comments(source: str) -> list[str]:
     return runs
 
 
-def read(library: Path | None = None) -> Corpus:
+def read_corpus(library: Path | None = None) -> Corpus:
     """The corpus of this Python's standard library (or of the one in `library`); about 4 seconds.
 
     Raises `ValueError` if the library's sources are not there or an area has fewer than 100 sentences.

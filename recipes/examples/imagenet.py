@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import BitImageProcessorPil, MobileNetV2Config, MobileNetV2ForImageClassification
 
 from zsaq.eval.imagenet import DEVIATION, MEAN
-from zsaq.eval.images import Source, read
+from zsaq.eval.images import ImageSource, open_pictures
 from zsaq.vision.image_spec import ImageSpec
 
 SPEC = ImageSpec(classes=1000, size=224)
@@ -40,7 +40,7 @@ def places() -> dict[str, str]:
     return names | pair("18.0", "18.1", "conv_1x1") | {"classifier.1": "classifier"}
 
 
-def load(path: str | Path) -> MobileNetV2ForImageClassification:
+def load_mobilenet(path: str | Path) -> MobileNetV2ForImageClassification:
     """The net of a state dict, in eval mode, every tensor used once; the number of classes is the head's.
 
     Padding and BatchNorm's epsilon are torchvision's (even, 1e-5), not TensorFlow's. Raises ValueError if names or
@@ -75,7 +75,7 @@ def load(path: str | Path) -> MobileNetV2ForImageClassification:
 def stream(path: str | Path, limit: int | None = None, size: int = 50) -> Iterator[dict[str, Tensor]]:
     """The first `limit` images of a parquet file (None: all), `size` at a time: pixel_values [B, 3, 224, 224] float32
     in normalised space and labels [B] int64."""
-    rows = islice(read(Source(str(path))), limit)
+    rows = islice(open_pictures(ImageSource(str(path))), limit)
     while chunk := list(islice(rows, size)):
         shown = [row.image().convert("RGB") for row in chunk]
         pixels = PROCESSOR(images=shown, return_tensors="pt")["pixel_values"]

@@ -37,7 +37,7 @@ from zsaq.train.trainer import processes
 Ids = list[int]
 
 
-def read(paths: list[str]) -> list[str]:
+def read_documents(paths: list[str]) -> list[str]:
     """The documents of text files (one a line) and of parquet files (column `text`)."""
     documents: list[str] = []
     for path in paths:
@@ -147,7 +147,7 @@ def main() -> None:
 
     set_seed(args.seed)
     accelerator = processes()
-    documents = read(args.text)
+    documents = read_documents(args.text)
     if args.tokenizer.startswith("bpe:"):
         tokenizer = train_bpe(documents, int(args.tokenizer.removeprefix("bpe:")))
     else:

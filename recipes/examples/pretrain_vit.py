@@ -30,7 +30,7 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BORDER = 4
 
 
-def read(path: str, size: int) -> tuple[Tensor, Tensor]:
+def read_images(path: str, size: int) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, 3, size, size] and labels int64 [N] of a parquet file with columns `image` and `label`."""
     rows: Any = load_dataset("parquet", data_files=path, split="train")
     if missing := {"image", "label"} - set(rows.column_names):
@@ -110,7 +110,7 @@ def main() -> None:
 
     set_seed(args.seed)
     accelerator = processes()
-    images, labels = read(args.train, args.size)
+    images, labels = read_images(args.train, args.size)
     if len(images) < args.batch:
         raise ValueError(f"{args.train} holds {len(images)} images, fewer than --batch {args.batch}")
     classes = int(labels.max()) + 1
@@ -152,7 +152,7 @@ def main() -> None:
         record["processes"] = accelerator.num_processes
         bare = accelerator.unwrap_model(wrapped).float()
         if args.test:
-            record["top1"] = accuracy(bare, *read(args.test, args.size), accelerator.device)
+            record["top1"] = accuracy(bare, *read_images(args.test, args.size), accelerator.device)
             accelerator.print(f"top-1 on {args.test}: {record['top1']:.2f} %", flush=True)
         bare.save_pretrained(args.output_dir)
         ViTImageProcessor(

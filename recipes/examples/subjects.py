@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, AutoModelForImageClassification, 
 from examples import cifar, digits, embedded, imagenet
 from zsaq.eval import scorers
 from zsaq.eval.imagenet import batches
-from zsaq.eval.images import Source, class_order, read
+from zsaq.eval.images import ImageSource, class_order, open_pictures
 from zsaq.eval.perplexity import tokenize
-from zsaq.eval.pretrained import load, load_model
-from zsaq.eval.tasks import HUB, Task, find, read_rows
+from zsaq.eval.pretrained import load_model, load_with_tokenizer
+from zsaq.eval.tasks import HUB, Task, find_task, read_rows
 from zsaq.language.text import Text
 from zsaq.run import Data
 from zsaq.vision.models import classifier as wrapped
@@ -29,13 +29,14 @@ Subject = dict[str, Any]
 def python_docs(accelerator: Accelerator, generator: str | None = None) -> Subject:
     """The embedded default, no download: a BERT that tells parts of Python apart, and an OPT, its generator."""
     with accelerator.main_process_first():
-        made = embedded.prepare()
-    task = Task("python", ("sentence",), tuple(made.names), ("accuracy",), "python")
-    teacher = made.teacher.to(accelerator.device)
+        default = embedded.prepare()
+    task = Task("python", ("sentence",), tuple(default.names), ("accuracy",), "python")
+    teacher = default.teacher.to(accelerator.device)
     return {
-        "model": teacher, "tokenizer": made.tokenizer, "generator": generator or (made.generator, made.tokenizer),
-        "score": scorers.glue(task, teacher, made.tokenizer, rows=made.test, accelerator=accelerator),
-        "data": Data("CPython's documentation", split="test"), "real": lambda: made.unlabeled,
+        "model": teacher, "tokenizer": default.tokenizer,
+        "generator": generator or (default.generator, default.tokenizer),
+        "score": scorers.glue(task, teacher, default.tokenizer, rows=default.test, accelerator=accelerator),
+        "data": Data("CPython's documentation", split="test"), "real": lambda: default.unlabeled,
     }  # fmt: skip
 
 
@@ -43,8 +44,8 @@ def glue(
     accelerator: Accelerator, teacher: str, task: str, data_dir: str | None, split: str, generator: str | None
 ) -> Subject:
     """A BERT-type teacher of a GLUE task; folders and Hub ids alike."""
-    spec = find(task)
-    model, tokenizer = load(teacher, AutoModelForSequenceClassification)
+    spec = find_task(task)
+    model, tokenizer = load_with_tokenizer(teacher, AutoModelForSequenceClassification)
     model.to(accelerator.device)  # pyright: ignore[reportArgumentType]
 
     def real() -> list[str] | list[tuple[str, ...]]:
@@ -64,7 +65,7 @@ def causal(
     generator: str | None, real_text: str | None = None,
 ) -> Subject:  # fmt: skip
     """A causal teacher, measured by perplexity on `text`; its generator is itself unless another is named."""
-    model, tokenizer = load(teacher, AutoModelForCausalLM)
+    model, tokenizer = load_with_tokenizer(teacher, AutoModelForCausalLM)
     model.to(accelerator.device).float()  # pyright: ignore[reportArgumentType]
 
     def real() -> Text:
@@ -85,11 +86,11 @@ def causal(
 def scans(accelerator: Accelerator, which: str) -> Subject:
     """The embedded default of vision, which downloads nothing: "resnet" or "vit" on scans of handwritten digits."""
     with accelerator.main_process_first():
-        made = digits.prepare()
-    teacher = {"resnet": made.resnet, "vit": made.vit}[which]
+        data = digits.prepare()
+    teacher = {"resnet": data.resnet, "vit": data.vit}[which]
     return {
-        "model": teacher, "processor": digits.PROCESSOR, "real": lambda: made.train[0],
-        "score": scorers.images(split(*made.test), teacher),
+        "model": teacher, "processor": digits.PROCESSOR, "real": lambda: data.train[0],
+        "score": scorers.images(split(*data.test), teacher),
         "data": Data("scikit-learn's handwritten digits", split="test"),
     }  # fmt: skip
 
@@ -97,7 +98,7 @@ def scans(accelerator: Accelerator, which: str) -> Subject:
 def cifar10(weights: str, test: list[str], real: str | None = None) -> Subject:
     """A CIFAR ResNet (examples/cifar.py) on one or several parquet files of test images."""
     parts = [cifar.test_images(path) for path in test]
-    teacher = wrapped(cifar.load(weights))
+    teacher = wrapped(cifar.load_resnet(weights))
     images = split(torch.cat([pixels for pixels, _ in parts]), torch.cat([labels for _, labels in parts]))
     name = f"{Path(weights).stem} on {', '.join(Path(path).stem for path in test)}"
     return {
@@ -109,7 +110,7 @@ def cifar10(weights: str, test: list[str], real: str | None = None) -> Subject:
 def mobilenet(weights: str, test: list[str], real: str | None = None, limit: int | None = None) -> Subject:
     """A MobileNetV2 (examples/imagenet.py) on the first `limit` images of each of the parquet files, read as they are
     scored."""
-    teacher = imagenet.load(weights)
+    teacher = imagenet.load_mobilenet(weights)
 
     def images() -> Iterator[Mapping[str, Tensor]]:
         return (batch for path in test for batch in imagenet.stream(path, limit))
@@ -128,7 +129,11 @@ def mobilenet(weights: str, test: list[str], real: str | None = None, limit: int
 
 
 def pictures(
-    accelerator: Accelerator, teacher: str, processor: Any, test: Source | None = None, real: Source | None = None
+    accelerator: Accelerator,
+    teacher: str,
+    processor: Any,
+    test: ImageSource | None = None,
+    real: ImageSource | None = None,
 ) -> Subject:
     """A transformers classifier, folder or Hub id; `processor` gives size and normalisation of what it is shown."""
     model = load_model(teacher, AutoModelForImageClassification)
@@ -138,10 +143,10 @@ def pictures(
 
     def shown() -> Tensor:
         assert real is not None
-        found = read(real)
-        order, _ = class_order(found.names, model.config)
+        images = open_pictures(real)
+        order, _ = class_order(images.names, model.config)
         transform = lambda image: processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]  # noqa: E731
-        return torch.cat([batch["pixel_values"] for batch in batches(found, transform, order, 64, (0, 1), 4)])
+        return torch.cat([batch["pixel_values"] for batch in batches(images, transform, order, 64, (0, 1), 4)])
 
     return {
         "model": model, "processor": processor, "score": score, "real": shown if real else None,

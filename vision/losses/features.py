@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective, labels_of
-from zsaq.train.pair import Batch, Capture, Out, Pair, run
+from zsaq.train.pair import Batch, Capture, Out, Pair, run_model
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import At, last_feature_map
 
@@ -24,8 +24,8 @@ def by_channel(x: Tensor) -> Tensor:
 
 @final
 class ChannelAttention(Objective):
-    """Sum over the tapped modules of the mean (a_Q - a_P)^2, a = the energies mean(x^2) of the channels, normalised to
-    length 1 for each sample (Li et al. 2023, HAST, arXiv 2303.13826, eq. 9).
+    """Sum over the captured modules of the mean (a_Q - a_P)^2, a = the energies mean(x^2) of the channels, normalised
+    to length 1 for each sample (Li et al. 2023, HAST, arXiv 2303.13826, eq. 9).
 
     `where` finds modules that answer [B, C, H, W] or tokens [B, N, C]: `zsaq.vision.models.feature_places(teacher)`.
     """
@@ -101,7 +101,9 @@ def slopes(model: nn.Module, out: Out, capture: Capture, batch: Batch, target: T
     """
     if not out.seen[capture][-1][1].requires_grad:
         with torch.enable_grad():
-            out = run(model, {**batch, "pixel_values": batch["pixel_values"].detach().requires_grad_()}, (capture,))
+            out = run_model(
+                model, {**batch, "pixel_values": batch["pixel_values"].detach().requires_grad_()}, (capture,)
+            )
     x = out.seen[capture][-1][1]
     with torch.enable_grad():
         (slope,) = torch.autograd.grad((out.logits * target).sum(), x, retain_graph=True)
@@ -134,7 +136,7 @@ def closed_slopes(teacher: nn.Module, where: Where, pixels: Tensor) -> Closed | 
     device = next(teacher.parameters()).device
     batch = {"pixel_values": pixels[:4].detach().to(device).requires_grad_()}
     with torch.enable_grad():
-        out = run(teacher, batch, (capture, every))
+        out = run_model(teacher, batch, (capture, every))
     x = out.seen[capture][-1][1]
     by_position(x)
     values = [(m, v) for m, v in out.seen[every] if isinstance(v, Tensor)]

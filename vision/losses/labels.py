@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective, labels_of
-from zsaq.train.pair import Batch, Pair, run
+from zsaq.train.pair import Batch, Pair, run_model
 
 CHUNK = 256  # images at a time where nothing is trained
 
@@ -24,7 +24,8 @@ def labelled(teacher: nn.Module, images: Batch) -> Batch:
         return images
     device = next(teacher.parameters()).device
     answers = [
-        run(teacher, {"pixel_values": x.to(device)}).logits.argmax(-1) for x in images["pixel_values"].split(CHUNK)
+        run_model(teacher, {"pixel_values": x.to(device)}).logits.argmax(-1)
+        for x in images["pixel_values"].split(CHUNK)
     ]
     return {**images, "labels": torch.cat(answers).to(images["pixel_values"].device)}
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Capture, Pair
-from zsaq.train.synthesis import stream
+from zsaq.train.synthesis import seed_of
 from zsaq.vision.sources.pixels import Unrolled
 from zsaq.vision.sources.swing import Latents
 
@@ -83,7 +83,7 @@ class LayerGradient:
         if self.sketch is None or width <= self.sketch:
             return x
         if (side, width) not in self.projections:
-            rng = torch.Generator().manual_seed(stream(self.seed, side == "e"))
+            rng = torch.Generator().manual_seed(seed_of(self.seed, side == "e"))
             drawn = torch.randn(width, self.sketch, generator=rng) * self.sketch**-0.5
             self.projections[side, width] = drawn.to(x)
         return x @ self.projections[side, width]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective, labels_of
-from zsaq.train.pair import Batch, Capture, Pair, run
+from zsaq.train.pair import Batch, Capture, Pair, run_model
 from zsaq.vision.models import batch_norms
 
 Form = Literal["batch", "instance"]
@@ -54,8 +54,8 @@ class BatchNormStats(Objective):
 
     `spread`: what is compared beside the mean; by default the variance of a batch, the deviation of an instance.
     `weights`: one for each BatchNorm2d, in module order (`layered`). `targets`: other statistics than the stored ones,
-    such as those of calibration centres (`measure`). `slack`: for each layer what the gap of the mean and of the spread
-    may be for free, max(|gap| - slack, 0) (Zhang et al. 2021, DSG, arXiv 2103.01049). `enhance`: image i counts
+    such as those of calibration centres (`moments_of`). `slack`: for each layer what the gap of the mean and of the
+    spread may be for free, max(|gap| - slack, 0) (Zhang et al. 2021, DSG, arXiv 2103.01049). `enhance`: image i counts
     double at layer i modulo L, so that each image stresses a layer of its own (DSG); instances only.
 
     Raises ValueError if the teacher has no BatchNorm2d with statistics, or if a list has another length.
@@ -138,7 +138,7 @@ def layered(teacher: nn.Module, shallow: float, deep: float) -> list[float]:
 
 
 @torch.no_grad()
-def measure(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
+def moments_of(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
     """Statistics of synthetic `batches` at each BatchNorm2d, in module order, as targets of `BatchNormStats`.
 
     Mean of the batches' means; variance within plus between batches (law of total variance; equal batch sizes).
@@ -147,7 +147,7 @@ def measure(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
     capture, norms = inputs_of_norms(), batch_norms(teacher)
     measured: dict[nn.Module, list[Moments]] = {norm: [] for norm in norms}
     for batch in batches:
-        for norm, x in run(teacher, batch, (capture,)).seen[capture]:
+        for norm, x in run_model(teacher, batch, (capture,)).seen[capture]:
             if norm in measured:
                 measured[norm].append(moments(x))
     if not all(measured.values()):
@@ -223,7 +223,7 @@ class MarginDistance(Objective):
     @torch.no_grad()
     def remember(self, teacher: nn.Module, batch: Batch) -> None:
         """Take finished images into their classes' centres."""
-        seen = run(teacher, batch, self.captures).seen[self.captures[0]][0][1].flatten(1).float()
+        seen = run_model(teacher, batch, self.captures).seen[self.captures[0]][0][1].flatten(1).float()
         for feature, label in zip(seen, batch["labels"].tolist(), strict=True):
             total, count = self.centres.get(label, (torch.zeros_like(feature), 0))
             self.centres[label] = (total + feature, count + 1)

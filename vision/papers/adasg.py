@@ -21,7 +21,7 @@ from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin
 from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.models import classifier
-from zsaq.vision.papers.gdfq import paced, sgd
+from zsaq.vision.papers.gdfq import paced_adam, sgd
 from zsaq.vision.sources.generators import Conditional
 
 
@@ -52,7 +52,7 @@ def contend(
     student = quantize_model(teacher, config)
     source = Conditional(spec, batch_size, seed=seed)
     bounded = EntropyMargin(*margins) + disagree * DisagreementCE() + agree * AgreementCE()
-    adam, schedule = paced(source, warmup + calibration + steps, warmup=warmup)
+    adam, schedule = paced_adam(source, warmup + calibration + steps, warmup=warmup)
     synthesizer = Synthesizer(source, bounded + BatchNormStats(teacher), adam, teacher, student, scheduler=schedule)
     return alternate(
         student, teacher, synthesizer, EntropyOfDifference(temperature), sgd(student, lr), steps,

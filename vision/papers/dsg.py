@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zsaq.train.pair import Batch, run
+from zsaq.train.pair import Batch, run_model
 from zsaq.train.synthesis import synthesize
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
@@ -34,7 +34,7 @@ def slack(
     prior = BatchNormStats(teacher, "instance")
     gaps = [(0.0, 0.0)] * len(prior.place)
     batch = {"pixel_values": noise.to(next(teacher.parameters()).device)}
-    for norm, x in run(teacher, batch, prior.captures).seen[prior.captures[0]]:
+    for norm, x in run_model(teacher, batch, prior.captures).seen[prior.captures[0]]:
         if norm in prior.place:
             i = prior.place[norm]
             # Sorted by hand: torch.quantile refuses more than 2^24 numbers.

@@ -25,15 +25,15 @@ from zsaq.vision.sources.generators import Conditional
 
 
 def synthesizer_of(source: Source, teacher: nn.Module, steps: int, lr: float = 1e-3, *, warmup: int = 0) -> Synthesizer:
-    """A synthesizer on the teacher's CE and 0.1 BatchNorm statistics, by Adam; see `paced`.
+    """A synthesizer on the teacher's CE and 0.1 BatchNorm statistics, by Adam; see `paced_adam`.
 
     Qimera and ARC differ only in the source.
     """
-    adam, schedule = paced(source, steps, lr, warmup)
+    adam, schedule = paced_adam(source, steps, lr, warmup)
     return Synthesizer(source, TeacherCE() + 0.1 * BatchNormStats(teacher), adam, teacher, scheduler=schedule)
 
 
-def paced(source: Source, steps: int, lr: float = 1e-3, warmup: int = 0) -> tuple[Adam, MultiStepLR]:
+def paced_adam(source: Source, steps: int, lr: float = 1e-3, warmup: int = 0) -> tuple[Adam, MultiStepLR]:
     """The lineage's Adam, lr / 10 at 1/4, 1/2, 3/4 of `steps`, but not before the first `warmup` of them are over.
 
     The published warm-up ends before the first quarter. In a short run the student would otherwise be held to labels
@@ -43,7 +43,7 @@ def paced(source: Source, steps: int, lr: float = 1e-3, warmup: int = 0) -> tupl
     return adam, MultiStepLR(adam, [max(warmup, part * steps // 4) for part in (1, 2, 3)], 0.1)
 
 
-def answers(spec: ImageSpec) -> Sum:
+def answer_loss(spec: ImageSpec) -> Sum:
     """CE + T^2 KL / C at T = 20: the mean over classes too, as this lineage has it, where others sum over them."""
     return CE() + (1 / spec.classes) * KL(20.0)
 
@@ -61,7 +61,7 @@ def learn(
     student = quantize_model(teacher, config)
     synthesizer = synthesizer_of(source, teacher, warmup + calibration + steps, warmup=warmup)
     return alternate(
-        student, teacher, synthesizer, answers(spec), sgd(student, lr), steps,
+        student, teacher, synthesizer, answer_loss(spec), sgd(student, lr), steps,
         warmup=warmup, calibration=calibration, loop=loop, folder=folder,
     )  # fmt: skip
 

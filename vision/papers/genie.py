@@ -15,15 +15,15 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import Sum
 from zsaq.train.pair import Batch
-from zsaq.train.reconstruction import paced, reconstruct
-from zsaq.train.synthesis import Synthesizer, stream
+from zsaq.train.reconstruction import reconstruct, scaled_rate
+from zsaq.train.synthesis import Synthesizer, seed_of
 from zsaq.train.trainer import Loop, calibrate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.losses.smoothness import ImageStats
 from zsaq.vision.models import batch_norms, blocks, classifier
 from zsaq.vision.pictures import album
-from zsaq.vision.sources.crops import parts
+from zsaq.vision.sources.crops import minibatches
 from zsaq.vision.sources.swing import Latents, swing
 
 
@@ -37,7 +37,7 @@ def sources(images: int, group: int, spec: ImageSpec, seed: int = 0) -> list[Lat
     if images < 2 or group < 2 or images % group == 1:
         raise ValueError(f"images is {images}, group {group}; give numbers that leave no group of a single image")
     starts = range(0, images, group)
-    return [Latents(min(group, images - start), spec, seed=stream(seed, i)) for i, start in enumerate(starts)]
+    return [Latents(min(group, images - start), spec, seed=seed_of(seed, i)) for i, start in enumerate(starts)]
 
 
 def synthesizer_of(source: Latents, teacher: nn.Module) -> Synthesizer:
@@ -55,7 +55,7 @@ def train(groups: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, 
     finished, losses = [], []
     for i, source in enumerate(groups):
         synthesizer = synthesizer_of(source, teacher)
-        with swing(teacher, stream(seed, i)):
+        with swing(teacher, seed_of(seed, i)):
             for _ in range(steps - 1):
                 next(synthesizer)
             finished.append(next(synthesizer)["pixel_values"].cpu())
@@ -96,15 +96,16 @@ def genie(
     """Genie-M: a student of `teacher` whose rounding is learned on `images`, those of `genie_images` or any others.
 
     `steps` steps for each block. `config`: `zsaq.vision.presets.brecq("w4a4", teacher)` is its preset.
-    `lr_bits`: the learning rate of rounding, by default 1e-3 `paced`: as published at the published 20,000 steps, more
-    in fewer. That rule is ours, and its form was found on the test images of digits and of CIFAR-10. Scales and steps
-    keep their published rates: paced as well, students agreed no better with the teacher on other synthetic images.
+    `lr_bits`: the learning rate of rounding, by default the `scaled_rate` of 1e-3: as published at the published 20,000
+    steps, more in fewer. That rule is ours, and its form was found on the test images of digits and of CIFAR-10. Scales
+    and steps keep their published rates: scaled as well, students agreed no better with the teacher on other synthetic
+    images.
     Raises ValueError as `zsaq.reconstruct` does.
     """
     teacher, loop = classifier(teacher), loop or Loop()
-    student = calibrate(quantize_model(teacher, config), parts(images, 64), loop.accelerator)
+    student = calibrate(quantize_model(teacher, config), minibatches(images, 64), loop.accelerator)
     return reconstruct(
-        student, teacher, parts(images, 64), blocks(teacher),
-        steps=steps, batch_size=batch_size, lr_bits=paced(1e-3, steps) if lr_bits is None else lr_bits,
+        student, teacher, minibatches(images, 64), blocks(teacher),
+        steps=steps, batch_size=batch_size, lr_bits=scaled_rate(1e-3, steps) if lr_bits is None else lr_bits,
         seed=seed, loop=loop, stage=stage,
     )  # fmt: skip

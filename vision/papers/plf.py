@@ -28,7 +28,7 @@ from zsaq.vision.sources.optimised import optimised_images
 
 @final
 class FeatureMSE(Objective):
-    """Sum over the tapped modules of the mean squared difference of what they answer."""
+    """Sum over the captured modules of the mean squared difference of what they answer."""
 
     def __init__(self, where: Where) -> None:
         self.captures = (Capture("teacher", where), Capture("student", where))

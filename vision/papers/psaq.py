@@ -21,7 +21,7 @@ from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import Static
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.pair import Batch, Pair
-from zsaq.train.reconstruction import paced, reconstruct
+from zsaq.train.reconstruction import reconstruct, scaled_rate
 from zsaq.train.synthesis import Source, Synthesizer
 from zsaq.train.trainer import Loop, calibrate
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
@@ -30,7 +30,7 @@ from zsaq.vision.losses.priors import TeacherCE
 from zsaq.vision.losses.smoothness import TotalVariation
 from zsaq.vision.models import attentions, blocks
 from zsaq.vision.pictures import album
-from zsaq.vision.sources.crops import parts
+from zsaq.vision.sources.crops import minibatches
 from zsaq.vision.sources.pixels import Pixels, uniform_labels
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -144,14 +144,15 @@ def psaq_learned(
     layer's, so neither quantized nor named by `zsaq.coverage`; the paper rounds all but the probabilities.
 
     The range of the image itself is not learned: black and white are known, and images that were made hold less of
-    both than photos do, so that a range that fits them cuts photos off. Bits learn at Genie-M's rate, `paced`. Both
-    were chosen by the scores of one case, a ViT on handwritten digits at W4A4, which is therefore no clean zero-shot
-    result. Raises ValueError as `zsaq.reconstruct` does, and for a `mean` and `deviation` that do not fit the spec.
+    both than photos do, so that a range that fits them cuts photos off. Bits learn at Genie-M's rate (`scaled_rate`).
+    Both were chosen by the scores of one case, a ViT on handwritten digits at W4A4, which is therefore no clean
+    zero-shot result. Raises ValueError as `zsaq.reconstruct` does, and for a `mean` and `deviation` that do not fit the
+    spec.
     """
     loop = loop or Loop()
     black, white = valid(spec, mean, deviation)
     layers = blocks(teacher)
-    student = calibrate(quantize_model(teacher, config), parts(images, 64), loop.accelerator)
+    student = calibrate(quantize_model(teacher, config), minibatches(images, 64), loop.accelerator)
     first = student.get_submodule(layers[0][0])
     shown = first.input_quantizer if isinstance(first, QuantConv2d) else None
     known: list[Quantizer] = []
@@ -159,6 +160,6 @@ def psaq_learned(
         ranges.hold(black.min().view(1, 1), white.max().view(1, 1))
         known.append(shown)
     return reconstruct(
-        student, teacher, parts(images, 64), layers,
-        steps=steps, batch_size=batch_size, lr_bits=paced(1e-3, steps), fixed=known, seed=seed, loop=loop,
+        student, teacher, minibatches(images, 64), layers,
+        steps=steps, batch_size=batch_size, lr_bits=scaled_rate(1e-3, steps), fixed=known, seed=seed, loop=loop,
     )  # fmt: skip

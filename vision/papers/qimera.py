@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from zsaq.quant.config import QuantConfig
 from zsaq.train.pair import Batch
-from zsaq.train.synthesis import Source, process, stream
+from zsaq.train.synthesis import Source, process_index, seed_of
 from zsaq.train.trainer import Loop
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier, head
 from zsaq.vision.papers.gdfq import learn
-from zsaq.vision.sources.generators import Decoder, mixed, seeded
+from zsaq.vision.sources.generators import Decoder, embedded_labels, seeded
 
 
 @final
@@ -47,7 +47,7 @@ class Superposed(Source):
         with seeded(seed):
             self.mapping = nn.Linear(embedding.shape[1], 100)
             self.decoder = Decoder(spec, 100, by_label=spec.size > 64)
-        self.rng = torch.Generator().manual_seed(stream(seed, process()))
+        self.rng = torch.Generator().manual_seed(seed_of(seed, process_index()))
 
     def forward(self) -> Batch:
         device, width = self.embedding.device, self.embedding.shape[1]
@@ -55,7 +55,7 @@ class Superposed(Source):
         classes = torch.randint(self.spec.classes, (self.batch_size, mix), generator=self.rng).to(device)
         weights = torch.randn(self.batch_size, mix, generator=self.rng).softmax(1).to(device)
         noise = torch.randn(self.batch_size, mix, width, generator=self.rng).to(device)
-        parts = F.layer_norm(mixed(self.embedding, classes) + noise, (width,))
+        parts = F.layer_norm(embedded_labels(self.embedding, classes) + noise, (width,))
         latent = self.mapping((weights[:, :, None] * parts).sum(1))
         labels = torch.zeros(self.batch_size, self.spec.classes, device=device).scatter_add_(1, classes, weights)
         return {"pixel_values": self.decoder(latent, labels), "labels": labels}

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from zsaq.quant.config import QuantConfig
 from zsaq.train.pair import Batch, Pair
-from zsaq.train.synthesis import Synthesizer, stream
+from zsaq.train.synthesis import Synthesizer, seed_of
 from zsaq.train.trainer import Loop
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.matching import Diversity, GradientMatching, LayerGradient
@@ -69,7 +69,7 @@ def sharpen(
     for i, source in enumerate(groups):
         source.to(device)
         reach = radius * math.sqrt(source.latents.shape[1] / 256)
-        neighbours = GradientMatching(source, layer, reach, released=released, seed=stream(seed, i))
+        neighbours = GradientMatching(source, layer, reach, released=released, seed=seed_of(seed, i))
         objective = diversity * diverse + matching * neighbours
         if has_batch_norms(teacher):
             objective = prior(teacher) + objective

@@ -17,15 +17,15 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import KL
 from zsaq.train.pair import Batch
-from zsaq.train.synthesis import Synthesizer, process, stream
+from zsaq.train.synthesis import Synthesizer, process_index, seed_of
 from zsaq.train.trainer import Loop, calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.losses.priors import BatchNormStats, Moments, TeacherCE, layered, measure
+from zsaq.vision.losses.priors import BatchNormStats, Moments, TeacherCE, layered, moments_of
 from zsaq.vision.losses.smoothness import TextureEnergy
 from zsaq.vision.models import classifier
-from zsaq.vision.papers.gdfq import paced, sgd
+from zsaq.vision.papers.gdfq import paced_adam, sgd
 from zsaq.vision.pictures import album
-from zsaq.vision.sources.crops import parts
+from zsaq.vision.sources.crops import minibatches
 from zsaq.vision.sources.generators import Conditional
 from zsaq.vision.sources.optimised import optimised_images
 
@@ -48,12 +48,12 @@ def centres(
         teacher, objective, spec, images=spec.classes, batch_size=batch_size, steps=steps, lr=lr, least=lr,
         labels=torch.arange(spec.classes), seed=seed, folder=folder, stage="centres",
     )  # fmt: skip
-    return measure(teacher, parts(images, batch_size))
+    return moments_of(teacher, minibatches(images, batch_size))
 
 
-def mixed(batches: Iterator[Batch], seed: int = 0) -> Iterator[Batch]:
+def mixup(batches: Iterator[Batch], seed: int = 0) -> Iterator[Batch]:
     """Each image mixed with another of its batch, in one random proportion a batch. Labels are not mixed: they go."""
-    rng = torch.Generator().manual_seed(stream(seed, process()))
+    rng = torch.Generator().manual_seed(seed_of(seed, process_index()))
     for batch in batches:
         pixels = batch["pixel_values"]
         share = float(torch.rand((), generator=rng))
@@ -80,12 +80,12 @@ def texq(
     )
     objective = TeacherCE() + BatchNormStats(teacher, weights=layered(teacher, 0.2, 1.1))
     objective += centred * BatchNormStats(teacher, weights=layered(teacher, 0.0, 1.0), targets=targets)
-    adam, schedule = paced(source, warmup + calibration + steps, warmup=warmup)
+    adam, schedule = paced_adam(source, warmup + calibration + steps, warmup=warmup)
     synthesizer = Synthesizer(source, objective, adam, teacher, scheduler=schedule, stage="texq")
     for _ in range(warmup):
         next(synthesizer)
     student = calibrate(quantize_model(teacher, config), islice(synthesizer, calibration), loop.accelerator)
-    distill(student, teacher, mixed(synthesizer, seed), 20 * KL(20.0), sgd(student, lr), steps, loop)
+    distill(student, teacher, mixup(synthesizer, seed), 20 * KL(20.0), sgd(student, lr), steps, loop)
     if folder is not None:
         album(next(synthesizer), folder, synthesizer.losses)
     return student

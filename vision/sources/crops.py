@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from zsaq.train.pair import Batch
-from zsaq.train.synthesis import process, stream
+from zsaq.train.synthesis import process_index, seed_of
 
 TRIES = 10  # draws of a box before the whole image is taken, as in the usual per-image crop
 
@@ -74,7 +74,9 @@ def views(
     n = len(batch["pixel_values"])
     if n < 1 or batch_size < 1:
         raise ValueError(f"there are {n} images, and batch_size is {batch_size}; give at least one of each")
-    return _views(batch, batch_size, torch.Generator().manual_seed(stream(seed, process())), scale if crops else None)
+    return _views(
+        batch, batch_size, torch.Generator().manual_seed(seed_of(seed, process_index())), scale if crops else None
+    )
 
 
 def _views(batch: Batch, batch_size: int, rng: torch.Generator, scale: tuple[float, float] | None) -> Iterator[Batch]:
@@ -90,7 +92,7 @@ def _views(batch: Batch, batch_size: int, rng: torch.Generator, scale: tuple[flo
         yield part
 
 
-def parts(images: Batch, batch_size: int) -> Iterator[Batch]:
+def minibatches(images: Batch, batch_size: int) -> Iterator[Batch]:
     """`images` as they are, once, `batch_size` at a time."""
     for start in range(0, len(images["pixel_values"]), batch_size):
         yield {name: value[start : start + batch_size] for name, value in images.items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.pair import Batch
-from zsaq.train.synthesis import Source, process, stream
+from zsaq.train.synthesis import Source, process_index, seed_of
 from zsaq.vision.image_spec import ImageSpec
 
 EPS = 0.8  # of the generators' norms. GDFQ meant it for the momentum; its results, and its successors', rest on it
@@ -30,7 +30,7 @@ def quarter(spec: ImageSpec) -> int:
     return spec.size // 4
 
 
-def mixed(table: Tensor, labels: Tensor) -> Tensor:
+def embedded_labels(table: Tensor, labels: Tensor) -> Tensor:
     """Rows [B, d] of a table [C, d]: those of int64 labels [B], or their means under soft labels float [B, C]."""
     return labels @ table if labels.is_floating_point() else table[labels]
 
@@ -49,7 +49,7 @@ class ConditionalNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(classes, channels))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        scale, shift = (mixed(table, labels)[:, :, None, None] for table in (self.scale, self.shift))
+        scale, shift = (embedded_labels(table, labels)[:, :, None, None] for table in (self.scale, self.shift))
         return self.norm(x) * scale + shift
 
 
@@ -107,7 +107,7 @@ class Conditional(Source):
         with seeded(seed):
             self.embedding = nn.Embedding(spec.classes, width) if small else None
             self.decoder = Decoder(spec, width, by_label=not small)
-        self.rng = torch.Generator().manual_seed(stream(seed, process()))
+        self.rng = torch.Generator().manual_seed(seed_of(seed, process_index()))
 
     def forward(self) -> Batch:
         device = self.decoder.linear.weight.device

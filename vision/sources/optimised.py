@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Batch
-from zsaq.train.synthesis import Synthesizer, stream
+from zsaq.train.synthesis import Synthesizer, seed_of
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.pixels import Cropped, Pixels, uniform_labels
@@ -43,9 +43,9 @@ def optimised_images(
     batches: list[Batch] = []
     losses: list[float] = []
     for turn, part in enumerate(labels.split(batch_size)):
-        pixels = Pixels(len(part), spec, part, seed=stream(seed, turn))
+        pixels = Pixels(len(part), spec, part, seed=seed_of(seed, turn))
         pixels.to(next(teacher.parameters()).device)
-        source = Cropped(pixels, scale, crops, stream(seed, turn)) if crops else pixels
+        source = Cropped(pixels, scale, crops, seed_of(seed, turn)) if crops else pixels
         adam = torch.optim.Adam([pixels.pixels], lr)
         plateau = ReduceLROnPlateau(adam, factor=0.1, patience=patience, min_lr=least)
         synthesizer = Synthesizer(

@@ -66,7 +66,7 @@ def bench(
             subject.twin.save_pretrained(subject.work / "floats")
             timed = [(runtime.name, partial(runtime.time, subject)) for runtime in RUNTIMES if runtime.time is not None]
             runs, rows, left_out = made_ready(timed, batches)
-            measure(runs, rows, batches, repeats)
+            time_runs(runs, rows, batches, repeats)
     finally:
         torch.set_num_threads(before)
     for row in rows.values():
@@ -112,7 +112,7 @@ def made_ready(
     return runs, rows, left_out
 
 
-def measure(runs: dict[str, Run], rows: dict[str, dict[str, Any]], batches: dict[str, Inputs], repeats: int) -> None:
+def time_runs(runs: dict[str, Run], rows: dict[str, dict[str, Any]], batches: dict[str, Inputs], repeats: int) -> None:
     """Times into the rows. All take turns in each round; the first round of each shape is not counted."""
     for shape, inputs in batches.items():
         times: dict[str, list[float]] = {name: [] for name in runs}

@@ -1,6 +1,6 @@
 """What each runtime is checked by: how it computes on given inputs, beside the student's plain rule.
 
-Each check takes the student, the folder that it was loaded from, and batches; it answers what `Comparison` comparison.
+Each check takes the student, the folder that it was loaded from, and batches; it answers the facts of `Differences`.
 """
 
 import copy
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.deploy.comparison import Comparison, difference, norms_of, plain, see
+from zsaq.deploy.comparison import Differences, apply_plainly, difference, norms_of, see
 from zsaq.deploy.onnx.blocks import block_of
 from zsaq.deploy.onnx.captures import Captures
 from zsaq.deploy.onnx.write import BLOCKS, MODEL
@@ -27,12 +27,12 @@ from zsaq.quant.ranges import MinMax
 def verify_loaded(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
     """The student that `zsaq.load` gives, and a second load against the first, bit for bit."""
     again = load(folder, dtype=torch.float32)
-    comparison, same = Comparison(model), True
+    differences, same = Differences(model), True
     for inputs in batches:
-        logits, seen = see(model, comparison.packed, inputs)
-        comparison.add(inputs, logits, seen)
+        logits, seen = see(model, differences.packed, inputs)
+        differences.add(inputs, logits, seen)
         same &= torch.equal(logits, see(again, (), inputs)[0])
-    facts = comparison.facts()
+    facts = differences.facts()
     return facts | {"agrees": facts["agrees"] and same, "bit_equal_when_loaded_again": same}
 
 
@@ -53,20 +53,20 @@ def verify_onnx(
     Raises ValueError for a graph that does not run or is of another student, OSError for one that is not there.
     """
     place = folder / "onnx"
-    comparison = Comparison(model, norms=norms_of(model, batches[0]))
-    others = {name: layer for name, layer in comparison.packed.items() if not isinstance(layer, PackedConv2d)}
+    differences = Differences(model, norms=norms_of(model, batches[0]))
+    others = {name: layer for name, layer in differences.packed.items() if not isinstance(layer, PackedConv2d)}
     biased = {name: layer._parameters.get("bias") is not None for name, layer in others.items()}
     captures = Captures(place / graph, biased, plan_of(model).tied, read_layers(place)[0])
     for inputs in batches:
         deployed, logits, arrays = captures.run({name: value.numpy() for name, value in inputs.items()})
         seen = {name: [(torch.tensor(x), torch.tensor(y))] for name, (x, y) in arrays.items()}
-        comparison.add(inputs, torch.tensor(logits), seen, torch.tensor(deployed))
+        differences.add(inputs, torch.tensor(logits), seen, torch.tensor(deployed))
     for name in captures.places:
-        if isinstance(layer := comparison.packed[name], PackedEmbedding):
-            rows, _ = plain(layer, torch.arange(layer.num_embeddings))
+        if isinstance(layer := differences.packed[name], PackedEmbedding):
+            rows, _ = apply_plainly(layer, torch.arange(layer.num_embeddings))
             got = torch.tensor(captures.rows(name, len(rows)))
-            comparison.alone[name] = max(comparison.alone.get(name, 0.0), difference(got, rows))
-    return comparison.facts()
+            differences.alone[name] = max(differences.alone.get(name, 0.0), difference(got, rows))
+    return differences.facts()
 
 
 def verify_blocks(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
@@ -97,14 +97,14 @@ def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[s
     other = type(model).from_pretrained(place, **options).eval()
     quantizers = [layer.input_quantizer for _, layer in packed_layers(model)]
     stretched = any(q is not None and q.grid.symmetric and not q.ranges.static for q in quantizers)
-    comparison = Comparison(model, stretched)
+    differences = Differences(model, stretched)
     for inputs in batches:
-        comparison.add(inputs, *see(other, comparison.packed, inputs))
-    for name, layer in comparison.packed.items():
+        differences.add(inputs, *see(other, differences.packed, inputs))
+    for name, layer in differences.packed.items():
         if isinstance(layer, PackedEmbedding):
             got = other.get_submodule(name).get_parameter("weight").detach()
-            comparison.alone[name] = max(
-                comparison.alone.get(name, 0.0), difference(got, plain(layer, torch.arange(len(got)))[0])
+            differences.alone[name] = max(
+                differences.alone.get(name, 0.0), difference(got, apply_plainly(layer, torch.arange(len(got)))[0])
             )
     rule = "absmax / ((2^bits - 1) / 2) there, absmax / (2^(bits - 1) - 1) here" if stretched else "the same"
-    return comparison.facts() | {"scale_of_inputs": rule}
+    return differences.facts() | {"scale_of_inputs": rule}

@@ -49,7 +49,7 @@ def round_plainly(
     return tuple(v.expand_as(view).reshape(x.shape) for v in (codes, values, tie * scale.double()))  # type: ignore[return-value]
 
 
-def plain(layer: PackedLayer, x: Tensor, stretched: bool = False) -> tuple[Tensor, Tensor]:
+def apply_plainly(layer: PackedLayer, x: Tensor, stretched: bool = False) -> tuple[Tensor, Tensor]:
     """The layer's rule in float64, from its codes, and by how much rounding ties may move it."""
     owner = layer if layer.table is None else layer.table
     codes = unpack(owner.codes, owner.grid.bits, owner.shape).short() + owner.grid.low
@@ -122,7 +122,7 @@ def see(model: PreTrainedModel, names: Any, inputs: dict[str, Tensor]) -> tuple[
 
 
 @final
-class Comparison:
+class Differences:
     """The largest relative differences of one runtime from the student, over all inputs; all 0 at the start."""
 
     def __init__(self, model: PreTrainedModel, stretched: bool = False, norms: dict[str, str] | None = None) -> None:
@@ -160,7 +160,7 @@ class Comparison:
             there, out = waiting[name].pop(0)
             there = there.reshape(x.shape)
             self.between[name] = max(self.between.get(name, 0.0), self.brought(name, there, x))
-            rule, slack = plain(layer, there, self.stretched)
+            rule, slack = apply_plainly(layer, there, self.stretched)
             if name in self.norms:
                 folded[self.norms[name]] = (name, out, rule, slack)
                 return y

@@ -18,7 +18,7 @@ from zsaq.deploy.compressed.write import to_compressed
 from zsaq.deploy.onnx.write import BLOCKS, to_onnx
 from zsaq.io.added import EXPORT, write_added
 from zsaq.io.atomic import atomic_folder
-from zsaq.io.checksums import MANIFEST, check, fingerprint
+from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint
 
 Batches = list[dict[str, Tensor]]
 
@@ -52,7 +52,7 @@ RUNTIMES: Final = (
     Runtime("bitsandbytes nf4", needs=("bitsandbytes",), time=timing.nf4),
     Runtime("zsaq torch", check=checks.verify_loaded, time=timing.packed),
     Runtime(timing.OURS, "onnx", ONNX, to_onnx, checks.verify_onnx, timing.exported),
-    Runtime("zsaq onnx, in blocks", f"onnx/{BLOCKS}", ONNX, None, checks.verify_blocks, timing.blocks),
+    Runtime("zsaq onnx, in blocks", f"onnx/{BLOCKS}", ONNX, None, checks.verify_blocks, timing.blocks_onnx),
     Runtime(
         "compressed-tensors", "compressed-tensors", ("compressed-tensors",), to_compressed, checks.verify_compressed
     ),
@@ -82,7 +82,7 @@ def export(source: str | Path, to: str, target: str | Path | None = None) -> dic
     if os.path.lexists(place):
         raise ValueError(f"{place} exists; remove it or give another target")
     if (source / MANIFEST).is_file():
-        check(source)
+        check_manifest(source)
     write = formats()[to].write
     assert write is not None
     with atomic_folder(place) as partial:

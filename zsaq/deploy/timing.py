@@ -141,7 +141,7 @@ def exported(bench: Bench) -> Timed:
     return onnx_run(place / MODEL, bench.threads), size_of(place, MODEL, WEIGHTS)
 
 
-def blocks(bench: Bench) -> Timed:
+def blocks_onnx(bench: Bench) -> Timed:
     """Raises ValueError where the export has no second graph, or is of another student."""
     place = bench.folder / "onnx"
     if not (place / BLOCKS).is_file():

@@ -38,7 +38,7 @@ def write_checksums(folder: Path) -> Path:
     return write_text(folder / MANIFEST, json.dumps(data, indent=1) + "\n")
 
 
-def check(folder: str | Path) -> dict[str, Any]:
+def check_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of `folder`, whose files are what it says.
 
     Raises ValueError that names the first file which is missing, changed or foreign, or what is wrong with the
@@ -113,7 +113,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(data["files"], dict) or "config.json" not in data["files"]:
         raise ValueError(f"{wrong}: files must be an object and name config.json; {FETCH}")
     for name, known in data["files"].items():
-        if not plain(name):
+        if not is_plain_path(name):
             raise ValueError(f"{wrong}: {name!r:.200} is no plain relative path; {FETCH}")
         if (
             not isinstance(known, dict)
@@ -127,7 +127,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return data
 
 
-def plain(name: str) -> bool:
+def is_plain_path(name: str) -> bool:
     """Whether a name is a relative path that stays where it starts, the same on every system."""
     parts = name.split("/")
     return name.isprintable() and not set(name) & set('\\:*?"<>|') and not {"", ".", ".."} & set(parts)

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from zsaq.io.checksums import MANIFEST, check, identity, read_manifest
+from zsaq.io.checksums import MANIFEST, check_manifest, identity, read_manifest
 from zsaq.io.record import record_of
 from zsaq.quant.adapter import ZsaqConfig
 from zsaq.quant.guard import AGAIN
@@ -58,7 +58,7 @@ def auto_class_of(config: PreTrainedConfig) -> Any:
     )
 
 
-def config_of(source: str | Path, folder: str | Path, revision: str | None) -> PreTrainedConfig:
+def saved_config(source: str | Path, folder: str | Path, revision: str | None) -> PreTrainedConfig:
     """The config of what lies in `folder`. Raises ValueError for what zsaq has not saved, in the name of `source`."""
     none = f"{source} is no folder or Hub id of a saved student"
     try:
@@ -100,7 +100,7 @@ def load(
     """
     folder, fingerprint = verified(source, revision)
     revision = None if folder != source else revision
-    config = config_of(source, folder, revision)
+    config = saved_config(source, folder, revision)
     auto = auto_class_of(config) if auto_class is None else auto_class
     try:
         model, info = auto.from_pretrained(
@@ -148,14 +148,14 @@ def verified(source: str | Path, revision: str | None) -> tuple[str | Path, str 
             manifest = Path(hf_hub_download(str(source), MANIFEST, revision=revision))
             folder = manifest.parent
             for name in (*read_manifest(manifest)["files"], RESULTS):
-                with suppress(EntryNotFoundError):  # `check` names it
+                with suppress(EntryNotFoundError):  # `check_manifest` names it
                     hf_hub_download(str(source), name, revision=folder.name)
         except EntryNotFoundError:  # transformers fetches what it needs, and says what it misses
             return source, None
         except (OSError, HfHubHTTPError, HFValidationError) as error:
             raise ValueError(f"{source} is no folder or Hub id of a saved student ({error}); {AGAIN}") from error
     if os.path.lexists(folder / MANIFEST):
-        return folder, identity(check(folder)["files"])
+        return folder, identity(check_manifest(folder)["files"])
     if any((folder / name).exists() for name in ADAPTERS):
         raise ValueError(f"{folder} holds an adapter, which reads another model than the one saved here: take it away")
     return folder, None

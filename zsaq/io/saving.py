@@ -22,7 +22,7 @@ from zsaq.run import Results
 
 LOGGED: Final = {".jsonl", ".png"}  # what goes along of a run's files
 TOKENS: Final = 8
-NOISE: Final = 0.05  # of the largest answer: what roundings in another order may do, and no damaged layer does
+ROUNDING_NOISE: Final = 0.05  # of the largest answer: what roundings in another order may do, and no damaged layer does
 
 
 def save(
@@ -51,7 +51,7 @@ def save(
         for part in parts:
             part.save_pretrained(partial)
         write_checksums(partial)
-        compare(student, load(partial, type(student)), target)
+        check_read_back(student, load(partial, type(student)), target)
         if files is not None:
             copy_logged(files, partial)
         if results is not None:
@@ -82,12 +82,12 @@ def copy_logged(source: Path, target: Path) -> None:
         shutil.copyfile(path, place)
 
 
-def compare(student: PreTrainedModel, again: PreTrainedModel, target: Path) -> None:
+def check_read_back(student: PreTrainedModel, again: PreTrainedModel, target: Path) -> None:
     """Raises ValueError unless `again`, read from the disk, holds the student's tensors and gives its answers.
 
     Answers are equal bit for bit, except where sums run in another order: on other devices than the CPU, in 16 bits,
-    and in layers whose latent weights lie transposed (GPT-2's) or channels last. There they may be `NOISE` apart, since
-    a rounding near a tie may fall to the other side.
+    and in layers whose latent weights lie transposed (GPT-2's) or channels last. There they may be
+    `ROUNDING_NOISE` apart, since a rounding near a tie may fall to the other side.
     """
     wrote, read = packed_state(student), packed_state(again)
     same = {key for key in wrote.keys() & read.keys() if torch.equal(wrote[key], read[key])}
@@ -99,10 +99,10 @@ def compare(student: PreTrainedModel, again: PreTrainedModel, target: Path) -> N
     except ValueError as error:
         warnings.warn(f"the answers of what was saved were not compared: {error}", stacklevel=3)
         return
-    before, after = answers(student, inputs), answers(again.to(student.device), inputs)  # pyright: ignore[reportArgumentType]
+    before, after = outputs_of(student, inputs), outputs_of(again.to(student.device), inputs)  # pyright: ignore[reportArgumentType]
     reordered = any(layer.columns_first or not layer.weight.is_contiguous() for _, layer in quant_layers(student))
     exact = before.dtype == torch.float32 and before.device.type == "cpu" and not reordered
-    if not equal(before, after, 0.0 if exact else NOISE):
+    if not equal(before, after, 0.0 if exact else ROUNDING_NOISE):
         raise ValueError(
             f"the saved model answers otherwise than the student (by {float((before - after).abs().max()):.3g} of "
             f"{float(before.abs().max()):.3g}), though all tensors came back; nothing was written to {target}"
@@ -110,7 +110,7 @@ def compare(student: PreTrainedModel, again: PreTrainedModel, target: Path) -> N
 
 
 @torch.no_grad()
-def answers(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
+def outputs_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """Logits, or hidden states, in eval mode; the modes of all modules are afterwards as they were."""
     modes = {module: module.training for module in model.modules()}
     cast = {k: v.to(model.device, model.dtype if v.is_floating_point() else None) for k, v in inputs.items()}

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zsaq.language.models import printable, spelled, token_table
+from zsaq.language.models import printable, token_table, token_texts
 from zsaq.language.soft_text import SoftText
 from zsaq.language.text import Text, encode, unknown
 
-Kind = Literal["auto", "same", "vocabulary", "representation"]
+BridgeKind = Literal["auto", "same", "vocabulary", "representation"]
 
 
 class Bridge(nn.Module, ABC):
@@ -81,7 +81,7 @@ class VocabularyBridge(Bridge):
             known = {i: target[token] for token, i in generator.get_vocab().items() if token in target}
             rows = [[known.get(i, nothing)] for i in range(max(generator.get_vocab().values()) + 1)]
         else:
-            rows = teacher(spelled(generator), add_special_tokens=False)["input_ids"]
+            rows = teacher(token_texts(generator), add_special_tokens=False)["input_ids"]
             lost = sum(set(rows[i]) <= {nothing} for i in seen)
             if 2 * lost > len(seen):
                 raise ValueError(
@@ -149,7 +149,7 @@ def bridge_for(
     generator_tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
     teacher: PreTrainedModel,
-    kind: Kind = "auto",
+    kind: BridgeKind = "auto",
 ) -> Bridge:
     """The bridge between two vocabularies. "auto": `SameVocabulary` where they are identical, else `VocabularyBridge`.
 

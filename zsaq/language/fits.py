@@ -15,17 +15,19 @@ from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
 
 Fit = Callable[[TextJob, QuantConfig, Budget, int, Loop], PreTrainedModel]
-Source = Callable[[TextJob, int], Iterator[Batch]]
+BatchSource = Callable[[TextJob, int], Iterator[Batch]]
 
 
-def parts(config: QuantConfig) -> list[QuantConfig]:
+def with_rules(config: QuantConfig) -> list[QuantConfig]:
     """The configuration and those of its rules."""
     return [part for part in (config, *(rule for _, rule in config.rules)) if part is not None]
 
 
 def static(config: QuantConfig) -> bool:
     """Whether ranges of inputs have to be calibrated."""
-    return any(p.activation is not None or (p.input is not None and p.input.per == "tensor") for p in parts(config))
+    return any(
+        p.activation is not None or (p.input is not None and p.input.per == "tensor") for p in with_rules(config)
+    )
 
 
 def rounded(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
@@ -44,7 +46,7 @@ def warm_steps(budget: Budget) -> int:
     return budget["steps"] // 5 if budget["warm"] is None else budget["warm"]
 
 
-def distilled(source: Source, warm: bool = False) -> Fit:
+def distilled(source: BatchSource, warm: bool = False) -> Fit:
     """End-to-end distillation with plain steps; `warm`: after ZSAQ's warm start on the same source."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
@@ -58,7 +60,7 @@ def distilled(source: Source, warm: bool = False) -> Fit:
     return fit
 
 
-def layer_wise(source: Source) -> Fit:
+def layer_wise(source: BatchSource) -> Fit:
     """ZeroQuant's layer-wise distillation alone."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
@@ -69,8 +71,8 @@ def layer_wise(source: Source) -> Fit:
     return fit
 
 
-def compensated(source: Source) -> Fit:
-    """Compensated rounding; no step is taken."""
+def gptq_rounded(source: BatchSource) -> Fit:
+    """GPTQ's rounding; no step is taken."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         return gptq_student(job.start, config, islice(source(job, seed), budget["gptq_batches"]), loop)
@@ -78,8 +80,8 @@ def compensated(source: Source) -> Fit:
     return fit
 
 
-def compensated_qat(source: Source) -> Fit:
-    """Plain steps from compensated rounding."""
+def gptq_qat(source: BatchSource) -> Fit:
+    """Plain steps from GPTQ's rounding."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         batches = source(job, seed)

@@ -9,18 +9,18 @@ from accelerate import PartialState
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.language.ascent import Ascent
-from zsaq.language.bridge import Kind
+from zsaq.language.bridge import BridgeKind
 from zsaq.language.layout import Layout
-from zsaq.language.models import TaskKind, kind_of, longest, pretrained
+from zsaq.language.models import TaskKind, known_task_kind, longest, pretrained
 from zsaq.language.sources import over_and_over, random_tokens, texts
 from zsaq.language.text import Text
 from zsaq.language.text_generator import TextGenerator
 from zsaq.language.writing import load_generator, with_adapters
 from zsaq.train.pair import Batch
 
-GENERATOR = "facebook/opt-125m"  # writes for a classifier where no other is named
+DEFAULT_GENERATOR = "facebook/opt-125m"  # writes for a classifier where no other is named
 LONGEST = 128  # tokens of a synthetic row, special ones included, where nothing is shorter
-Rows = Text | list[str] | list[tuple[str, str]]
+RealRows = Text | list[str] | list[tuple[str, str]]
 
 
 @final
@@ -44,7 +44,7 @@ class TextJob:
     generator: str | tuple[PreTrainedModel, PreTrainedTokenizerBase]
     text_pair: bool = False
     given: Iterable[Batch] | None = None
-    real: Callable[[], Rows] | None = None
+    real: Callable[[], RealRows] | None = None
     style: Mapping[str, Any] = field(default_factory=dict)
     start: PreTrainedModel = field(init=False)
 
@@ -60,7 +60,7 @@ class TextJob:
         generator: str | tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
         text_pair: bool = False,
         batches: Iterable[Batch] | None = None,
-        real: Callable[[], Rows] | None = None,
+        real: Callable[[], RealRows] | None = None,
         max_length: int | None = None,
     ) -> Self:
         """A job for a float teacher. Rounding needs no more than that; `tokenizer`: the teacher's, for all that reads
@@ -71,7 +71,7 @@ class TextJob:
         no `generator` is named; for others GENERATOR writes. Raises ValueError for a teacher that is no model of
         transformers, a generator that is neither named nor a pair, and for rows that the teacher cannot read.
         """
-        causal = kind_of(pretrained(teacher)) == "causal"
+        causal = known_task_kind(pretrained(teacher)) == "causal"
         limit = longest(teacher)
         if max_length is not None and limit is not None and max_length > limit:
             raise ValueError(f"max_length is {max_length}; {type(teacher).__name__} reads at most {limit} tokens")
@@ -80,7 +80,7 @@ class TextJob:
         most = max(1, min(40, (tokens - 2) // (1 + text_pair)))
         length = (tokens - 2, tokens - 2) if causal else (min(4, most), most)
         if generator is None:
-            generator = (teacher, tokenizer) if causal and tokenizer is not None else GENERATOR
+            generator = (teacher, tokenizer) if causal and tokenizer is not None else DEFAULT_GENERATOR
         elif not isinstance(generator, str | tuple):
             raise ValueError(f"generator is a {type(generator).__name__}; give a path, an id or (model, tokenizer)")
         return cls(teacher, tokenizer, tokens, length, 16 if causal else 32, generator, text_pair, batches, real)
@@ -88,7 +88,7 @@ class TextJob:
     @property
     def kind(self) -> TaskKind | None:
         """What the teacher answers; None for other heads, which can be rounded alone."""
-        return kind_of(self.start)
+        return known_task_kind(self.start)
 
     @property
     def words(self) -> PreTrainedTokenizerBase:
@@ -122,7 +122,7 @@ class TextJob:
         model, tokenizer = load_generator(self.generator) if isinstance(self.generator, str) else self.generator
         return self._stream(model, tokenizer, ours, seed)
 
-    def ascent(self, seed: int, *, bridge: Kind = "auto", lora: bool = False, **options: Any) -> Ascent:
+    def ascent(self, seed: int, *, bridge: BridgeKind = "auto", lora: bool = False, **options: Any) -> Ascent:
         """A generator that can climb, with its stream `text`; `options` are those of `Ascent`. Raises ValueError as
         `text` does, and for LoRA without peft."""
         ours, reference = self.words, None
@@ -137,11 +137,11 @@ class TextJob:
 
     def _stream(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, seed: int,
-        kind: Kind = "auto",
+        kind: BridgeKind = "auto",
     ) -> TextGenerator:  # fmt: skip
         last = longest(model) or self.length[1] + 1
         length = tuple(min(n, last - 1) for n in self.length)
-        options = {"batch_size": self.batch_size, "length": length, "seed": own(seed), **self.style}
+        options = {"batch_size": self.batch_size, "length": length, "seed": process_seed(seed), **self.style}
         return TextGenerator.of(
             model, tokenizer, self.teacher, ours, kind=kind, max_length=self.max_length, text_pair=self.text_pair,
             **options,
@@ -149,7 +149,7 @@ class TextJob:
 
     def noise(self, seed: int) -> Iterator[Batch]:
         """Random tokens of the teacher."""
-        return random_tokens(self.words, self.layout, self.batch_size, length=self.length, seed=own(seed))
+        return random_tokens(self.words, self.layout, self.batch_size, length=self.length, seed=process_seed(seed))
 
     def given_batches(self, seed: int) -> Iterator[Batch]:
         """One's own batches, as they come. Raises ValueError if there are none."""
@@ -161,9 +161,9 @@ class TextJob:
         """Unlabelled real text, for upper bounds alone. Raises ValueError if there is none."""
         if self.real is None:
             raise ValueError("real text was asked for, and none was given; give real=..., or a method without data")
-        return texts(self.real(), self.words, self.layout, self.batch_size, seed=own(seed))
+        return texts(self.real(), self.words, self.layout, self.batch_size, seed=process_seed(seed))
 
 
-def own(seed: int) -> int:
+def process_seed(seed: int) -> int:
     """A seed of this process's own."""
     return seed + 1000 * PartialState().process_index

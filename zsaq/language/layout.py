@@ -105,7 +105,7 @@ class Layout:
         rows: list[list[int]] = []
         segments: list[list[int]] = []
         for lengths in zip(*(mask.sum(1).tolist() for mask in masks), strict=True):
-            kept = fitted(list(lengths), room)
+            kept = shortened(list(lengths), room)
             row, types = [], []
             for number, gap in enumerate(self.gaps):
                 if number:
@@ -123,7 +123,7 @@ class Layout:
         return index.ids.to(device), batch
 
 
-def fitted(lengths: list[int], room: int) -> list[int]:
+def shortened(lengths: list[int], room: int) -> list[int]:
     """Lengths cut to `room` tokens in all, from the longest first."""
     while (over := sum(lengths) - room) > 0:
         longest = lengths.index(max(lengths))

@@ -3,8 +3,9 @@
 A method is a row; `Method.fit(job, config, budget, seed, loop)` answers its student (see `zsaq.method.Method`,
 `zsaq.language.job.TextJob`). `steps` are the student's optimizer steps, `warm` those of them that are taken layer by
 layer (None: a fifth), `gptq_batches` what GPTQ rounds on. Rates and radii count in grid steps
-(`zsaq.language.sam_sga.stepper`). The light budgets are those of the tables in README.md and recipes/LOG.md; the best
-ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does not say).
+(`zsaq.language.sam_sga.student_optimizer`). The light budgets are those of the tables in README.md and
+recipes/LOG.md; the best ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does
+not say).
 """
 
 from collections.abc import Mapping
@@ -15,17 +16,17 @@ from transformers import PreTrainedModel
 from zsaq.language.fits import (
     Fit,
     adversarial,
-    compensated,
-    compensated_qat,
     distilled,
+    gptq_qat,
+    gptq_rounded,
     layer_wise,
-    parts,
     rounded,
     rounded_minmax,
     static,
+    with_rules,
 )
 from zsaq.language.job import TextJob
-from zsaq.language.models import TaskKind, kind_of
+from zsaq.language.models import TaskKind, known_task_kind
 from zsaq.method import Budget, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.train.trainer import Loop
@@ -34,9 +35,9 @@ STEPS: Final = {"steps": (200, 2_000, 20_000)}
 BATCHES: Final = {"gptq_batches": (50, 128, 384)}
 FEW_BATCHES: Final = {"gptq_batches": (16, 128, 384)}  # before steps are taken
 PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
-SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from compensated rounding on: a rate that does not undo it
+SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from GPTQ's rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}
-SAM: Final = {"rho": 0.16}
+RHO: Final = {"rho": 0.16}
 SGA: Final = {
     "ratio": (5, 1), "generator_lr": 1e-4, "fluency": 1.0, "diversity": 1.0, "bridge": "auto", "eight_bit": False,
     "lora": False,
@@ -73,11 +74,11 @@ ROWS: Final = (
     row("rtn", "round-to-nearest, ranges of the least squared error", rounded, NOTHING, cost="seconds", needs=ANY),
     row("random-qat", "distillation on random tokens", distilled(TextJob.noise), NOISE,
         cost=STEP, budgets=STEPS, settings=PLAIN),
-    row("gptq-random", "compensated rounding on random tokens", compensated(TextJob.noise), NOISE, GPTQ,
+    row("gptq-random", "GPTQ's rounding on random tokens", gptq_rounded(TextJob.noise), NOISE, GPTQ,
         cost=PASSES, budgets=BATCHES),
-    row("gptq", "compensated rounding on sampled text", compensated(TextJob.text), TEXT, GPTQ,
+    row("gptq", "GPTQ's rounding on sampled text", gptq_rounded(TextJob.text), TEXT, GPTQ,
         cost=f"{PASSES}, and writing", budgets=BATCHES),
-    row("gptq-qat", "compensated rounding, then plain steps, on sampled text", compensated_qat(TextJob.text), TEXT,
+    row("gptq-qat", "GPTQ's rounding, then plain steps, on sampled text", gptq_qat(TextJob.text), TEXT,
         f"{GPTQ}; {QAT}", cost="gptq's and llm-qat's", budgets=FEW_BATCHES | STEPS, settings=SLOW),
     row("lkd-random", "layer-wise distillation on random tokens", layer_wise(TextJob.noise), NOISE, LKD,
         cost="as random-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
@@ -90,16 +91,16 @@ ROWS: Final = (
     row("zsaq-no-sam", "zsaq with plain steps", adversarial(sam=False), TEXT, ZSAQ,
         cost="as llm-qat, and a generator's step for every five", budgets=STEPS, settings=WARM | PLAIN | SGA),
     row("zsaq-no-sga", "zsaq with a generator that never climbs", adversarial(sga=False), TEXT, ZSAQ,
-        cost="twice llm-qat's", budgets=STEPS, settings=WARM | PLAIN | SAM),
+        cost="twice llm-qat's", budgets=STEPS, settings=WARM | PLAIN | RHO),
     row("zsaq", "a generator climbs where student and teacher disagree, the student descends by SAM", adversarial(),
         TEXT, ZSAQ, cost="twice llm-qat's, and a generator's step for every five", budgets=STEPS,
-        settings=WARM | PLAIN | SAM | SGA),
+        settings=WARM | PLAIN | RHO | SGA),
     row("distill", "distillation on batches of your own", distilled(TextJob.given_batches), OWN,
         cost=STEP, needs="a classifier or causal language model, and batches",
         budgets=STEPS, settings=PLAIN),
-    row("gptq-real", "gptq's upper bound", compensated(TextJob.real_text), REAL, GPTQ, cost="as gptq",
+    row("gptq-real", "gptq's upper bound", gptq_rounded(TextJob.real_text), REAL, GPTQ, cost="as gptq",
         budgets=BATCHES),
-    row("gptq-qat-real", "gptq-qat's upper bound", compensated_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
+    row("gptq-qat-real", "gptq-qat's upper bound", gptq_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
         cost="as gptq-qat", budgets=FEW_BATCHES | STEPS, settings=SLOW),
     row("distill-real", "the upper bound: layer-wise, then plain steps, on real text",
         distilled(TextJob.real_text, warm=True), REAL, cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),
@@ -110,7 +111,9 @@ METHODS: Final = {method.name: method for method in ROWS}
 def suits(teacher: PreTrainedModel) -> list[str]:
     """The names of the methods that work on this teacher: all for a classifier, a regressor or a causal language model;
     rounding for every other head."""
-    return [name for name, method in METHODS.items() if method.inputs == NOTHING or kind_of(teacher) is not None]
+    return [
+        name for name, method in METHODS.items() if method.inputs == NOTHING or known_task_kind(teacher) is not None
+    ]
 
 
 def find(name: str, teacher: PreTrainedModel) -> Method:
@@ -140,16 +143,16 @@ def auto(kind: TaskKind | None, config: QuantConfig) -> str:
       113.94).
     - 2 bits: `llm-qat`. GPT-2 115.91 (`gptq` 116.73, ZSAQ 115.85 in twice the time), OPT 97.41 (97.97, 97.45), MiniLM
       86.23 % and KL .088 (84.66, .160 without a step; ZSAQ 86.43, .101).
-    - What a method cannot do: static ranges of inputs are read off text, so `gptq` at 8 bits too; compensated rounding
+    - What a method cannot do: static ranges of inputs are read off text, so `gptq` at 8 bits too; GPTQ's rounding
       cannot keep min-max ranges, so `llm-qat`.
 
     All at W?A8 and in budgets of minutes (README.md, recipes/LOG.md); 5 to 7 bits and weights alone were not measured
     and follow their neighbours.
     """
-    weights = [(part.weight.bits, part.ranges) for part in parts(config) if part.weight is not None]
+    weights = [(part.weight.bits, part.ranges) for part in with_rules(config) if part.weight is not None]
     fewest = min((bits for bits, _ in weights), default=16)
     if kind is None or (fewest >= 8 and not static(config)):
         return "rtn"
     if fewest == 2 or any(ranges == "minmax" for _, ranges in weights):
         return "llm-qat"
-    return "gptq" if fewest >= 8 or all(part.input is None for part in parts(config)) else "gptq-qat"
+    return "gptq" if fewest >= 8 or all(part.input is None for part in with_rules(config)) else "gptq-qat"

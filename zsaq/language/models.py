@@ -73,7 +73,7 @@ def task_kind(model: nn.Module) -> TaskKind:
     return "regression" if single else "classification"
 
 
-def kind_of(model: nn.Module) -> TaskKind | None:
+def known_task_kind(model: nn.Module) -> TaskKind | None:
     """`task_kind`, and None for every other head."""
     try:
         return task_kind(model)
@@ -104,7 +104,7 @@ def anchor(tokenizer: PreTrainedTokenizerBase) -> int:
     raise ValueError("the vocabulary holds no token made of letters; is it a tokenizer of text?")
 
 
-def spelled(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def token_texts(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """What each id adds to a text behind a word: " the", "ing", "!"; "" for special, unused and missing ids.
 
     Bytes that are no character alone come out as U+FFFD.
@@ -122,7 +122,7 @@ def spelled(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def printable(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     """Ids [P] int64 that a reader can see: no special, unused or blank token, no part of a character."""
-    return torch.tensor([i for i, text in enumerate(spelled(tokenizer)) if text.strip() and "\ufffd" not in text])
+    return torch.tensor([i for i, text in enumerate(token_texts(tokenizer)) if text.strip() and "\ufffd" not in text])
 
 
 @final
@@ -142,7 +142,7 @@ class Vocabulary:
 
         Raises ValueError if a text has no begin, or if the tokenizer has ids that the model has no row for.
         """
-        rows, texts = output_layer(model).weight.shape[0], spelled(tokenizer)
+        rows, texts = output_layer(model).weight.shape[0], token_texts(tokenizer)
         if len(texts) > rows:
             raise ValueError(f"the tokenizer counts to {len(texts)}, the model has {rows} rows; they are no pair")
         begins = (model.config.bos_token_id, tokenizer.bos_token_id, tokenizer.cls_token_id, tokenizer.eos_token_id)

@@ -29,9 +29,9 @@ from zsaq.train.trainer import Adversary, Loop, calibrate, distill
 CALIBRATION = 16  # batches that fill static ranges of inputs
 
 
-def learned(config: QuantConfig) -> QuantConfig:
+def with_learned_ranges(config: QuantConfig) -> QuantConfig:
     """`config` with searched ranges of fewer than 8 bits learned from where the search ends, its rules' too."""
-    rules = tuple((glob, own and learned(own)) for glob, own in config.rules)
+    rules = tuple((glob, own and with_learned_ranges(own)) for glob, own in config.rules)
     low = config.weight is not None and config.weight.bits < 8 and config.ranges == "searched"
     return dataclasses.replace(config, rules=rules, ranges="learned" if low else config.ranges)
 
@@ -39,11 +39,11 @@ def learned(config: QuantConfig) -> QuantConfig:
 def student_of(
     teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch] = (), loop: Loop | None = None
 ) -> PreTrainedModel:
-    """A student to train, in float32: `learned` ranges; the token table is rounded once and kept.
+    """A student to train, in float32: ranges `with_learned_ranges`; the token table is rounded once and kept.
 
     Static ranges of inputs, if the config has any, are those of the first `CALIBRATION` of `batches`.
     """
-    student = quantize_model(teacher, learned(config)).float()
+    student = quantize_model(teacher, with_learned_ranges(config)).float()
     token_table(student).weight.requires_grad_(False)
     return calibrate(student, islice(batches, CALIBRATION), loop and loop.accelerator)
 
@@ -69,7 +69,7 @@ def grid_step(student: PreTrainedModel) -> float:
     return float(torch.stack(steps).mean())
 
 
-def stepper(student: PreTrainedModel, lr: float, rho: float = 0.0) -> Wrapper:
+def student_optimizer(student: PreTrainedModel, lr: float, rho: float = 0.0) -> Wrapper:
     """AdamW without decay on the clipped gradient; SAM around it where rho is positive.
 
     `lr` and `rho` count in grid steps: Adam moves every weight by about `lr` of the mean distance between two levels at
@@ -96,7 +96,7 @@ def warm_start(
         for p in frozen:
             p.requires_grad_(False)
         objective = LayerWise(type(block_list(teacher)[0]))
-        distill(student, teacher, batches, objective, stepper(student, lr), steps, loop, stage="warm-start")
+        distill(student, teacher, batches, objective, student_optimizer(student, lr), steps, loop, stage="warm-start")
         for p in frozen:
             p.requires_grad_(True)
     return student
@@ -105,7 +105,7 @@ def warm_start(
 def gptq_student(
     teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch], loop: Loop | None = None
 ) -> PreTrainedModel:
-    """A student to train whose rounding was compensated on `batches`, block by block (`zsaq.gptq`).
+    """A student to train whose weights GPTQ rounded on `batches`, block by block (`zsaq.gptq`).
 
     Static ranges of inputs are those of the first `CALIBRATION` of the same batches.
     """
@@ -121,7 +121,7 @@ def pull(
 ) -> PreTrainedModel:  # fmt: skip
     """End-to-end distillation on any batches: random tokens, sampled text (LLM-QAT), real ones, or ZSAQ's."""
     return distill(
-        student, teacher, batches, divergence(teacher, hidden), stepper(student, lr, rho), steps, loop,
+        student, teacher, batches, divergence(teacher, hidden), student_optimizer(student, lr, rho), steps, loop,
         adversary=adversary, ratio=ratio,
     )  # fmt: skip
 
@@ -135,10 +135,10 @@ def sam_sga(
 
     `text` is the endless stream of batches, and `ascent`, which changes what it will give, climbs ratio[1] times after
     every ratio[0] student steps; None keeps the generator as it is. rho 0 takes plain steps; `lr` and `rho` count in
-    grid steps (see `stepper`). A teacher that is loaded in 8 or 4 bits (bitsandbytes) answers, but cannot be copied:
-    then `start` is the float model that becomes the student. Returns the student; its latent weights, scales, norms and
-    biases are trained, the token table is not. Raises ValueError as `distill` does, and for a `warm` that leaves no
-    step.
+    grid steps (see `student_optimizer`). A teacher that is loaded in 8 or 4 bits (bitsandbytes) answers, but cannot be
+    copied: then `start` is the float model that becomes the student. Returns the student; its latent weights, scales,
+    norms and biases are trained, the token table is not. Raises ValueError as `distill` does, and for a `warm` that
+    leaves no step.
     """
     if not 0 <= warm < steps:
         raise ValueError(f"warm is {warm} of {steps} steps; give 0 or more, and fewer than steps")

@@ -7,7 +7,7 @@ from typing import Any, Self, final
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zsaq.language.bridge import Bridge, Kind, bridge_for
+from zsaq.language.bridge import Bridge, BridgeKind, bridge_for
 from zsaq.language.layout import Layout
 from zsaq.language.models import Vocabulary
 from zsaq.language.text import Text, similar, text_pairs
@@ -74,7 +74,7 @@ class TextGenerator:
         teacher: PreTrainedModel,
         teacher_tokenizer: PreTrainedTokenizerBase,
         *,
-        kind: Kind = "auto",
+        kind: BridgeKind = "auto",
         max_length: int = 128,
         text_pair: bool = False,
         **options: Any,

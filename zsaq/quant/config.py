@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
-from zsaq.quant.grid import CODEBOOKS, Grid, bits_of
+from zsaq.quant.grid import CODEBOOKS, Grid, codebook_bits
 
 Ranges = Literal["minmax", "searched", "learned"]
 
@@ -91,8 +91,10 @@ class QuantConfig:
             raise ValueError(f"{text!r}: activations in floats have no blocks; write g{match[5]} for groups of weights")
         table = int(match[3] or (16 if weights == 16 else 8))
         levels = match[6] or ("half" if weights == 2 else "integer")
-        if levels != "integer" and weights != bits_of(levels):
-            raise ValueError(f"{text!r}: only {bits_of(levels)}-bit weights have {levels} levels; the form is {FORM}")
+        if levels != "integer" and weights != codebook_bits(levels):
+            raise ValueError(
+                f"{text!r}: only {codebook_bits(levels)}-bit weights have {levels} levels; the form is {FORM}"
+            )
         size = int(match[5]) if match[4] else "channel"
         return cls(
             weight=None if weights == 16 else Grid(weights, per=size, levels=levels),

@@ -44,9 +44,9 @@ class Grid:
             return
         if not isinstance(self.levels, str) or self.levels not in CODEBOOKS:
             raise ValueError(f"levels is {self.levels!r}; give one of {('integer', *CODEBOOKS)}")
-        if not self.symmetric or self.bits != bits_of(self.levels):
+        if not self.symmetric or self.bits != codebook_bits(self.levels):
             raise ValueError(
-                f"levels {self.levels!r} are for symmetric {bits_of(self.levels)}-bit grids; this one has bits="
+                f"levels {self.levels!r} are for symmetric {codebook_bits(self.levels)}-bit grids; this one has bits="
                 f"{self.bits}, symmetric={self.symmetric}"
             )
 
@@ -92,6 +92,6 @@ class Grid:
         return (self.values[-1] - self.values[0]) / (self.high - self.low)
 
 
-def bits_of(levels: str) -> int:
+def codebook_bits(levels: str) -> int:
     """How many bits the codes of a named codebook have."""
     return (len(CODEBOOKS[levels]) - 1).bit_length()

@@ -19,7 +19,7 @@ from zsaq.quant.packed import packed_layers, quantized
 
 NOTE: Final = "!! This is a zsaq model: pip install zsaq, and import zsaq before from_pretrained !!"
 FLOATS: Final = ("F64", "F32", "F16", "BF16")
-NAMES: Final = {torch.uint8: "U8", torch.int64: "I64", torch.float32: "F32"}
+DTYPE_NAMES: Final = {torch.uint8: "U8", torch.int64: "I64", torch.float32: "F32"}
 AGAIN: Final = "save the student again with save_pretrained, or fetch the files again"
 DECOY: Final = ("U8", (1,))
 
@@ -68,7 +68,7 @@ def check_header(model: nn.Module, header: Header) -> None:
     for name, layer in quantized(model):
         buffers = {f"{name}.{key}": value for key, value in layer.named_buffers()}
         for key, value in buffers.items():
-            wanted = NAMES[value.dtype], tuple(value.shape)
+            wanted = DTYPE_NAMES[value.dtype], tuple(value.shape)
             if key not in header:
                 raise ValueError(f"{name}: the tensor {key} is missing; {AGAIN}")
             if header[key] != wanted:

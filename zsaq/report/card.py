@@ -61,7 +61,7 @@ def digest(folder: Path) -> str | None:
 
 @final
 @dataclass(frozen=True)
-class Score:
+class MetricScore:
     """One metric of one model (`model` "teacher" is the base), with a value for each seed. Raises ValueError for none,
     and for values that are not finite."""
 
@@ -94,7 +94,7 @@ class Card:
     `method`: also the name of the student's scores; `seeds`: the first is that of the weights; `budget`, `versions`,
     `inputs`, `knowledge`: as in `Results`; `recipe`: a path or link, `recipe_sha256`: of its text; `base_bytes`: of the
     base model's weights as saved; `limits`: beside those that hold for every student. Raises ValueError for what cannot
-    be, above all an oracle that calls itself zero-shot.
+    be, above all a method on real data (its name ends in "-real") that calls itself zero-shot.
     """
 
     base: Base
@@ -102,7 +102,7 @@ class Card:
     zero_shot: bool
     seeds: tuple[int, ...]
     data: Data | None = None
-    scores: tuple[Score, ...] = ()
+    scores: tuple[MetricScore, ...] = ()
     budget: Mapping[str, Any] = field(default_factory=dict)
     recipe: str | None = None
     recipe_sha256: str | None = None
@@ -115,8 +115,8 @@ class Card:
     knowledge: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.zero_shot and "oracle" in self.method:
-            raise ValueError(f"{self.method} is an oracle, which sees real data: it cannot be zero_shot")
+        if self.zero_shot and self.method.endswith("-real"):
+            raise ValueError(f"{self.method} sees real data: it cannot be zero_shot")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}; give those of the run, the weights' own first, each once")
         if self.scores and self.data is None:
@@ -153,7 +153,7 @@ class Card:
             first.zero_shot,
             tuple(run.seed for run in runs),
             first.data,
-            tuple(Score(*key, tuple(scores)) for key, scores in values.items()),
+            tuple(MetricScore(*key, tuple(scores)) for key, scores in values.items()),
             first.budget,
             first.recipe,
             first.recipe_sha256,

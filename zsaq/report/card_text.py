@@ -11,11 +11,11 @@ from torch import nn
 
 from zsaq.quant.model import coverage, describe
 from zsaq.quant.plan import plan_of
-from zsaq.report.card import Card, Score
+from zsaq.report.card import Card, MetricScore
 from zsaq.report.table import Table, markdown
 
 LIBRARY: Final = "zsaq"  # not "transformers": the Hub's snippet for that would not import zsaq
-TASKS: Final = {  # how a transformers class is called at its end -> the Hub's pipeline_tag
+PIPELINE_TAGS: Final = {  # how a transformers class is called at its end -> the Hub's pipeline_tag
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
     "ForQuestionAnswering": "question-answering",
@@ -44,7 +44,7 @@ LIMITS: Final = (
 
 def pipeline_tag(model: nn.Module) -> str | None:
     """The Hub's task of a transformers model, None where its class does not tell one."""
-    return next((tag for end, tag in TASKS.items() if type(model).__name__.endswith(end)), None)
+    return next((tag for end, tag in PIPELINE_TAGS.items() if type(model).__name__.endswith(end)), None)
 
 
 def metadata(card: Card, repo_id: str, model: nn.Module) -> ModelCardData:
@@ -69,7 +69,7 @@ def metadata(card: Card, repo_id: str, model: nn.Module) -> ModelCardData:
             metric_value=score.mean,
             metric_args={"seeds": list(card.seeds)} | ({} if score.spread is None else {"std": score.spread}),
         )
-        for score in own(card)
+        for score in student_scores(card)
         if card.data is not None
     ]
     return ModelCardData(
@@ -79,14 +79,14 @@ def metadata(card: Card, repo_id: str, model: nn.Module) -> ModelCardData:
         tags=[LIBRARY, "quantization", *bits, *(["data-free", "zero-shot-quantization"] if card.zero_shot else [])],
         pipeline_tag=tag,
         language=card.language,
-        metrics=[score.metric for score in own(card)] or None,
+        metrics=[score.metric for score in student_scores(card)] or None,
         model_name=repo_id.rpartition("/")[2],
         eval_results=results or None,
         **extra,
     )
 
 
-def own(card: Card) -> list[Score]:
+def student_scores(card: Card) -> list[MetricScore]:
     """The student's scores, in the order of the run."""
     return [score for score in card.scores if score.model == card.method]
 
@@ -189,7 +189,7 @@ def readme(card: Card, repo_id: str, folder: Path, model: nn.Module) -> str:
 
 def eval_files(card: Card) -> dict[str, str]:
     """Path -> text of what goes to .eval_results: the first metric, if it was taken on a task of a Hub data set."""
-    scores, data = own(card), card.data
+    scores, data = student_scores(card), card.data
     if not scores or data is None or data.id is None or data.task is None:
         return {}
     score = scores[0]

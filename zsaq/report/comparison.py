@@ -89,7 +89,7 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """The table with mean ± deviation in a cell, four digits."""
-        shown = [{key: spelled(row, key) for key in row if not key.endswith(" sd")} for row in self.rows()]
+        shown = [{key: cell(row, key) for key in row if not key.endswith(" sd")} for row in self.rows()]
         return Table(shown).to_markdown()
 
     def to_csv(self, path: str | Path) -> Path:
@@ -134,7 +134,7 @@ class Comparison:
         return Path(path)
 
 
-def spelled(row: Mapping[str, Any], name: str) -> str:
+def cell(row: Mapping[str, Any], name: str) -> str:
     """A cell: mean ± deviation."""
     value = row[name]
     text = f"{value:.4f}" if isinstance(value, float) else str(value)

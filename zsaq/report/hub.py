@@ -22,16 +22,16 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import PreTrainedModel
 
 from zsaq.io.added import check_added
-from zsaq.io.checksums import MANIFEST, check
+from zsaq.io.checksums import MANIFEST, check_manifest
 from zsaq.io.loading import load
 from zsaq.io.saving import save
 from zsaq.report.card import Card
 from zsaq.report.card_text import eval_files, readme
 from zsaq.run import Results
 
-TEXT: Final = {".json", ".jsonl", ".txt", ".md", ".yaml", ".csv", ".html", ".svg", ".jinja"}
+TEXT_SUFFIXES: Final = {".json", ".jsonl", ".txt", ".md", ".yaml", ".csv", ".html", ".svg", ".jinja"}
 BINARY: Final = {".safetensors", ".png", ".model", ".onnx", ".data"}
-OURS: Final = ".eval_results"  # written anew from the card
+EVAL_FOLDER: Final = ".eval_results"  # written anew from the card
 THEIRS: Final = ".gitattributes"  # the Hub's own
 SECRET_NAME: Final = re.compile(
     r"(^|[._-])(secrets?|credentials?|passwords?|tokens?|(api|private)[_-]?keys?)[._-]", re.I
@@ -51,7 +51,7 @@ def contents(folder: Path) -> list[str]:
     names, refused = [], []
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if PurePosixPath(name).parts[0] in (OURS, THEIRS):
+        if PurePosixPath(name).parts[0] in (EVAL_FOLDER, THEIRS):
             continue
         if path.is_symlink():
             refused.append(f"{name} is a link")
@@ -68,11 +68,11 @@ def _unfit(path: Path, name: str) -> str | None:
     suffix = path.suffix.lower()
     if any(part.startswith(".") for part in PurePosixPath(name).parts):
         return "is hidden"
-    if not path.is_file() or suffix not in TEXT | BINARY:
-        return f"is none of {', '.join(sorted(TEXT | BINARY))}"
+    if not path.is_file() or suffix not in TEXT_SUFFIXES | BINARY:
+        return f"is none of {', '.join(sorted(TEXT_SUFFIXES | BINARY))}"
     if path.name not in TOKENIZERS and SECRET_NAME.search(path.name):
         return "is called like a secret"
-    if suffix in TEXT:
+    if suffix in TEXT_SUFFIXES:
         try:
             if SECRET_TEXT.search(path.read_text(encoding="utf-8")):
                 return "holds what looks like an access token or a private key"
@@ -158,8 +158,8 @@ def push_to_hub(
             if parts or results is not None or files is not None:
                 raise ValueError(f"{source} is a folder, which holds its own: save parts, results and files with it")
             contents(Path(source))
-            check(source)
-            shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns(OURS, THEIRS))
+            check_manifest(source)
+            shutil.copytree(source, folder, symlinks=True, ignore=shutil.ignore_patterns(EVAL_FOLDER, THEIRS))
         model = load(folder)
         (folder / "README.md").write_text(readme(card, repo_id, folder, model), encoding="utf-8")
         extra = eval_files(card)
@@ -167,7 +167,7 @@ def push_to_hub(
             path = folder / name
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
-        check(folder)
+        check_manifest(folder)
         check_added(folder)
         with explained(repo_id):
             return _commit(api, folder, [*contents(folder), *extra], repo_id, private, revision, create_pr)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-from zsaq.io.checksums import MANIFEST, check
+from zsaq.io.checksums import MANIFEST, check_manifest
 from zsaq.quant.model import describe
 from zsaq.quant.plan import Plan
 from zsaq.report.curves import Curve, number, read_curves
-from zsaq.report.table import DEEP, Table, spelled
+from zsaq.report.table import DEEP, Table, one_line
 from zsaq.run import Results
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -150,7 +150,7 @@ def speed(bench: Mapping[str, Any] | str | None) -> Section:
     texts = ["Best of all rounds; in brackets how many times faster than torch in floats."]
     for name, head in (("slower", "Slower than others at"), ("left_out", "Left out")):
         if bench.get(name):
-            texts.append(f"{head}: {spelled(bench[name])}.")
+            texts.append(f"{head}: {one_line(bench[name])}.")
     details = [tree_of("all of the measurement", bench)]
     return Section("Speed", texts=texts, tables=[timings(bench)], details=details)
 
@@ -163,7 +163,7 @@ def timings(bench: Mapping[str, Any]) -> Table:
 
 def timing(row: Mapping[str, Any]) -> dict[str, str]:
     """One row, of JSON that nobody has checked."""
-    cells = {"runtime": spelled(row.get("runtime"))}
+    cells = {"runtime": one_line(row.get("runtime"))}
     for name, head in (("bytes", "on disk, MiB"), ("memory", "memory, MiB")):
         if (size := number(row.get(name))) is not None:
             cells[head] = f"{size / 2**20:.1f}"
@@ -209,7 +209,7 @@ def files(root: Path, exports: Mapping[str, Mapping[str, Any] | str]) -> Section
         texts.append("There is no manifest, so nobody can tell whether these files are as they were saved.")
         return Section("Files", texts=texts)
     try:
-        known = check(root)["files"]
+        known = check_manifest(root)["files"]
     except ValueError as error:
         return Section("Files", "refused", [*texts, str(error)])
     rows = [{"file": name, "bytes": fact["size"], "sha256": fact["sha256"]} for name, fact in known.items()]
@@ -225,7 +225,7 @@ def tree_of(title: str, value: Mapping[str, Any], depth: int = 0) -> Tree:
         elif isinstance(part, dict) and not simple(part) and depth < DEEP:
             parts.append(tree_of(name, part, depth + 1))
         else:
-            facts[name] = spelled(part)
+            facts[name] = one_line(part)
     return Tree(title, Table.of_facts(facts), parts, len(value) <= FEW)
 
 

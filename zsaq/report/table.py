@@ -40,7 +40,7 @@ class Table:
 
     def cells(self) -> list[list[str]]:
         """Texts by row and column."""
-        return [[spelled(row.get(column)) for column in self.columns] for row in self.rows]
+        return [[one_line(row.get(column)) for column in self.columns] for row in self.rows]
 
     def numeric(self) -> list[bool]:
         """By column, whether it holds nothing but numbers."""
@@ -91,7 +91,7 @@ def markdown(text: object) -> str:
     return re.sub(r"([|`*_<>\[\]\\])", r"\\\1", " ".join(str(text).split()))
 
 
-def spelled(value: Any, depth: int = 0) -> str:
+def one_line(value: Any, depth: int = 0) -> str:
     """Any JSON in one line."""
     if value is None:
         return NONE
@@ -108,5 +108,5 @@ def spelled(value: Any, depth: int = 0) -> str:
     if depth > DEEP:
         return "..."
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {spelled(part, depth + 1)}" for key, part in value.items() if part is not None)
-    return ", ".join(spelled(part, depth + 1) for part in value)
+        return ", ".join(f"{key} {one_line(part, depth + 1)}" for key, part in value.items() if part is not None)
+    return ", ".join(one_line(part, depth + 1) for part in value)

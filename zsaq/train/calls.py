@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsaq.train.pair import Batch, run
+from zsaq.train.pair import Batch, run_model
 
 
 class Reached(Exception):
@@ -16,7 +16,7 @@ class Reached(Exception):
 
 
 @dataclass(frozen=True)
-class Rows:
+class SampleRows:
     """A tensor of a call with a row for each sample, over all samples."""
 
     all: Tensor
@@ -80,7 +80,7 @@ def call_of(model: nn.Module, block: nn.Module, batch: Batch, answers: bool) -> 
     # A cache of keys in the call would grow whenever it is repeated.
     plain: Any = {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
     try:
-        run(model, {**batch, **plain})
+        run_model(model, {**batch, **plain})
     except Reached:
         pass
     finally:
@@ -101,7 +101,7 @@ def _stack(values: Sequence[Any], sizes: Sequence[int]) -> Any:
     """One structure for those of all chunks: tensors with a row for each sample as Rows, else the first chunk's."""
     head = values[0]
     if isinstance(head, Tensor) and all(v.ndim and len(v) == n for v, n in zip(values, sizes, strict=True)):
-        return Rows(torch.cat([v.cpu() for v in values]))
+        return SampleRows(torch.cat([v.cpu() for v in values]))
     if isinstance(head, dict):
         return {key: _stack([v[key] for v in values], sizes) for key in head}
     if isinstance(head, tuple | list):
@@ -111,7 +111,7 @@ def _stack(values: Sequence[Any], sizes: Sequence[int]) -> Any:
 
 def _rows(value: Any, rows: Tensor, device: torch.device) -> Any:
     """The structure for a mini-batch of these rows."""
-    if isinstance(value, Rows):
+    if isinstance(value, SampleRows):
         return value.all[rows.to(value.all.device)].to(device)
     if isinstance(value, dict):
         return {key: _rows(v, rows, device) for key, v in value.items()}

@@ -1,4 +1,4 @@
-"""Compensated rounding, without a step of training: column by column, the error of what was rounded moves into the
+"""GPTQ's rounding, without a step of training: column by column, the error of what was rounded moves into the
 columns that were not yet, as far as the layer's inputs tell that it cancels there.
 
 GPTQ (Frantar et al. 2022, arXiv 2210.17323), on whatever batches are given: a generator's text, random tokens.
@@ -149,7 +149,7 @@ def _grid_of(layer: QuantLayer) -> tuple[Tensor, Tensor, Grid]:
 
 
 def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
-    """The quantized layers of a block by their names in it, all of them fit to be compensated."""
+    """The quantized layers of a block by their names in it, all of them fit for GPTQ."""
     try:
         layers = dict(quant_layers(student.get_submodule(name)))
     except AttributeError:
@@ -159,7 +159,7 @@ def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
     for each, layer in layers.items():
         where = f"{name}.{each}"
         if not isinstance(layer, QuantLinear | QuantConv1D):
-            raise ValueError(f"{where} is a {type(layer).__name__}; rounding is compensated in Linear and Conv1D only")
+            raise ValueError(f"{where} is a {type(layer).__name__}; GPTQ rounds Linear and Conv1D only")
         if not layer.weight_quantizer.ranges.kept:
             raise ValueError(
                 f"{where} takes its weight's range anew from what it holds; quantize it with ranges='searched', or "

@@ -18,7 +18,7 @@ from zsaq.quant.layers import quant_layers
 from zsaq.quant.quantizer import Quantizer
 from zsaq.train.optim import Closure, Wrapper
 
-WARM = 128  # AIT's cap of its warm-up
+WARMUP_CAP = 128  # AIT's cap of its warm-up
 TOGETHER = {"cpu": 2**17}  # numbers in one call: what stays in a processor's cache,
 ELSEWHERE = 2**25  # or fits in a device's memory, where calls cost more than numbers
 
@@ -149,7 +149,7 @@ class GradientInundation(Wrapper):
         base: torch.optim.Optimizer | Wrapper,
         codes: list[WeightCodes],
         share: float = 1e-3,
-        cap: int = WARM,
+        cap: int = WARMUP_CAP,
         warmup: int = 0,
     ) -> None:
         super().__init__(base)
@@ -211,7 +211,7 @@ class GradientInundation(Wrapper):
 
         lr = group["lr"]
         need = self.sizes * (self.share * (lr / group["initial_lr"] if "initial_lr" in group else 1.0))
-        cap = min(self.cap, WARM) if count < self.warmup else self.cap
+        cap = min(self.cap, WARMUP_CAP) if count < self.warmup else self.cap
         kappa = stretch(changed, need, cap.bit_length() - 1)
         share = changed(kappa[None]).sum() / self.sizes.sum()
         for bucket in self.buckets:

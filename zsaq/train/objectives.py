@@ -113,7 +113,7 @@ def _captures(where: type | Callable[[str, nn.Module], bool]) -> tuple[Capture, 
 
 @final
 class HiddenStates(Objective):
-    """Sum over the tapped blocks of ||h_P - h_Q||^2 / ||h_P||^2, mean over rows; a row's norms are over [L, d] where
+    """Sum over the captured blocks of ||h_P - h_Q||^2 / ||h_P||^2, mean over rows; a row's norms are over [L, d] where
     there is no padding.
 
     Divided by the teacher's own size, so that one weight serves every depth and model; Zhang et al. 2020

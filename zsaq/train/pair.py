@@ -38,7 +38,7 @@ class Out:
     seen: Mapping[Capture, list[tuple[nn.Module, Tensor]]]
 
 
-def run(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()) -> Out:
+def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()) -> Out:
     """One forward pass with captures; floats go in as the model's own dtype.
 
     Raises ValueError if a capture finds no module or the answer has no logits.
@@ -97,11 +97,11 @@ class Pair:
     def teacher(self) -> Out:
         wanted = torch.is_grad_enabled() and any(v.requires_grad for v in self.batch.values())
         with torch.set_grad_enabled(wanted):
-            return run(self.models[0], self.batch, tuple(t for t in self.captures if t.model == "teacher"))
+            return run_model(self.models[0], self.batch, tuple(t for t in self.captures if t.model == "teacher"))
 
     @cached_property
     def student(self) -> Out:
-        return run(self.models[1], self.batch, tuple(t for t in self.captures if t.model == "student"))
+        return run_model(self.models[1], self.batch, tuple(t for t in self.captures if t.model == "student"))
 
     def again(self) -> "Pair":
         """The student anew, the teacher's answer kept: SAM's second pass."""

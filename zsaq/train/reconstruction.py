@@ -18,7 +18,7 @@ from zsaq.quant.layers import quant_layers
 from zsaq.train.calls import Calls, collect
 from zsaq.train.logging import StepLog
 from zsaq.train.pair import Batch
-from zsaq.train.rounding import Softened, mixed
+from zsaq.train.rounding import Softened, qdrop
 from zsaq.train.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -28,7 +28,7 @@ FIRST = 32  # samples that the first activation steps are searched on
 WARMUP = 0.2  # share of the steps before bits are pushed to decide
 
 
-def paced(rate: float, steps: int) -> float:
+def scaled_rate(rate: float, steps: int) -> float:
     """A learning rate published for 20,000 steps a block, for `steps`: rate * min(10, 20,000 / steps).
 
     Adam moves by about its rate in a step, whatever the gradient, so in fewer steps bits get less far: few then change
@@ -146,7 +146,7 @@ def _learn(
         rows = torch.randperm(len(calls.x), generator=draw)[: recipe.batch_size].to(calls.x.device)
         x, y, seen = (t[rows].to(device) for t in (calls.x, calls.y, calls.seen))
         with torch.enable_grad():
-            miss = (calls.run(block, rows, mixed(seen, x, recipe.drop, rng)).float() - y).square()
+            miss = (calls.run(block, rows, qdrop(seen, x, recipe.drop, rng)).float() - y).square()
             error = miss.sum(1 if miss.ndim == 4 else -1).mean()
             undecided = torch.zeros((), device=device)
             if step > WARMUP * steps and soft.weights:

@@ -111,7 +111,7 @@ class SoftActivation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.quantizer is None:
             self.quantizer = Quantizer(self.before.grid, LearnedStep(x, self.before.grid))
-        return mixed(self.quantizer(x), x, self.drop, self.rng)
+        return qdrop(self.quantizer(x), x, self.drop, self.rng)
 
     @torch.no_grad()
     def harden(self) -> Quantizer:
@@ -123,7 +123,7 @@ class SoftActivation(nn.Module):
         return self.before
 
 
-def mixed(x: Tensor, other: Tensor, share: float, rng: torch.Generator) -> Tensor:
+def qdrop(x: Tensor, other: Tensor, share: float, rng: torch.Generator) -> Tensor:
     """`x`, with `other`'s value in each entry with probability `share`."""
     if not share:
         return x

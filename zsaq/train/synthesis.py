@@ -144,11 +144,11 @@ def synthesize(
     return batch
 
 
-def stream(seed: int, index: int) -> int:
+def seed_of(seed: int, index: int) -> int:
     """A seed of 48 bits for part `index` of a run with `seed`: seed + index would give run 1 what run 0 had before."""
     return int.from_bytes(hashlib.sha256(f"{seed}, {index}".encode()).digest()[:6])
 
 
-def process() -> int:
+def process_index() -> int:
     """The number of this process, for random streams that should differ between processes; 0 when alone."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -22,7 +22,7 @@ from zsaq.quant.ranges import static_ranges
 from zsaq.train.logging import StepLog
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.optim import NotFinite, Wrapper
-from zsaq.train.pair import Batch, Pair, run
+from zsaq.train.pair import Batch, Pair, run_model
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -109,7 +109,7 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
     try:
         with torch.no_grad():
             for batch in batches:
-                run(student, {k: v.to(device) for k, v in batch.items()})
+                run_model(student, {k: v.to(device) for k, v in batch.items()})
     finally:
         for each in ranges:
             each.observing = None

@@ -46,7 +46,7 @@ from zsaq.quant.layers import quant_activations
 from zsaq.quant.packed import PackedEmbedding, PackedLinear, packed_layers
 from zsaq.quant.plan import plan_of
 
-ONNX: Final = "export it to ONNX instead: zsaq export DIR --to onnx"
+ONNX_INSTEAD: Final = "export it to ONNX instead: zsaq export DIR --to onnx"
 COPIED: Final = (
     *("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json"),
     *("preprocessor_config.json", "processor_config.json", "chat_template*", "generation_config.json"),
@@ -64,7 +64,7 @@ def store_layers(model: Any) -> dict[str, Stored]:
         shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
         raise ValueError(
             "compressed-tensors in stock transformers quantizes nn.Linear only and leaves everything else in floats "
-            f"without a word; this student also quantizes {shown}; {ONNX}"
+            f"without a word; this student also quantizes {shown}; {ONNX_INSTEAD}"
         )
     sequences, layers = sequence_layers(model), {}
     for name, layer in packed_layers(model):
@@ -73,9 +73,9 @@ def store_layers(model: Any) -> dict[str, Stored]:
         try:
             layers[name] = store(layer, name in sequences)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}; {ONNX}") from None
+            raise ValueError(f"{name}: {error}; {ONNX_INSTEAD}") from None
     if not layers:
-        raise ValueError(f"only token tables are quantized, and the stock loader reads none packed; {ONNX}")
+        raise ValueError(f"only token tables are quantized, and the stock loader reads none packed; {ONNX_INSTEAD}")
     return layers
 
 
@@ -123,7 +123,7 @@ def quantization_config(model: nn.Module, layers: dict[str, Stored]) -> dict[str
     }
 
 
-def check(folder: Path, model: Any, layers: dict[str, Stored]) -> None:
+def check_written(folder: Path, model: Any, layers: dict[str, Stored]) -> None:
     """Load `folder` as stock transformers does and compare. Raises ValueError unless all of it comes back."""
     from compressed_tensors.compressors import decompress_module
 
@@ -131,11 +131,11 @@ def check(folder: Path, model: Any, layers: dict[str, Stored]) -> None:
         folder, dtype=model.dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     if wrong := {what: sorted(map(str, names)) for what, names in info.items() if names}:
-        raise ValueError(f"stock transformers does not load the export whole: {wrong}; {ONNX}")
+        raise ValueError(f"stock transformers does not load the export whole: {wrong}; {ONNX_INSTEAD}")
     state, modules = stock.state_dict(), dict(stock.named_modules())
     packed = {key.removesuffix(".weight_scale") for key in state if key.endswith(".weight_scale")}
     if lost := packed ^ set(layers):
-        raise ValueError(f"stock transformers takes {sorted(lost)} for what they are not; {ONNX}")
+        raise ValueError(f"stock transformers takes {sorted(lost)} for what they are not; {ONNX_INSTEAD}")
     for name, layer in packed_layers(model):
         if name in layers:
             for key, value in layers[name].tensors.items():
@@ -185,7 +185,7 @@ def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
         for file in {file for pattern in COPIED for file in source.glob(pattern) if file.is_file()}:
             shutil.copyfile(file, folder / file.name)
-        check(folder, model, layers)
+        check_written(folder, model, layers)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     bits = [layer.scheme["weights"]["num_bits"] for layer in layers.values()]
     changed = dict.fromkeys(change for layer in layers.values() for change in layer.changed)

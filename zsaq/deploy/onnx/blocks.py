@@ -22,7 +22,7 @@ def block_of(columns: int, groups: int, wanted: int | None = None) -> int:
     )
 
 
-def fits(columns: int, groups: int) -> bool:
+def fits_kernels(columns: int, groups: int) -> bool:
     """Whether the kernels have a block for weights of that shape."""
     return any(columns // groups % block == 0 for block in SIZES)
 
@@ -32,4 +32,4 @@ def has_blocks(layer: PackedLayer) -> bool:
     grid = None if layer.input_quantizer is None else layer.input_quantizer.grid
     owner = layer if layer.table is None else layer.table
     kernel = grid is not None and grid.bits == 8 and grid.symmetric and grid.per == "token" and owner.grid.symmetric
-    return kernel and fits(layer.shape[1], owner.scale.flatten(1).shape[1])
+    return kernel and fits_kernels(layer.shape[1], owner.scale.flatten(1).shape[1])

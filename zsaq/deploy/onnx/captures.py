@@ -17,7 +17,7 @@ AFTER: Final[dict[str, tuple[str, ...]]] = {
     "MatMul": (),
 }
 WIDENING: Final = ("Cast", "Gather", "Reshape", "Transpose", "Slice", "Sub", "Mul")  # between stored bytes and kernels
-NEAR: Final = 6  # so many nodes back from codes to the floats that they come from
+REACH: Final = 6  # so many nodes back from codes to the floats that they come from
 
 
 @final
@@ -62,16 +62,16 @@ class Captures:
         self.deployed: Final = Session(file)
         wanted = {name for place in self.places.values() for name in (place.input, place.output)}
         wanted -= {value.name for value in (*self.proto.graph.output, *self.proto.graph.input)}
-        tapped = onnx.ModelProto.FromString(self.proto.SerializeToString())
-        tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted))
-        self.tapped: Final = Session(file, tapped)
-        self.outputs: Final = [value.name for value in tapped.graph.output]
+        captured = onnx.ModelProto.FromString(self.proto.SerializeToString())
+        captured.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted))
+        self.captured: Final = Session(file, captured)
+        self.outputs: Final = [value.name for value in captured.graph.output]
 
     def run(
         self, inputs: dict[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
         """Logits as deployed, logits with captures, and each place's values: what went in, what came out."""
-        watched = dict(zip(self.outputs, self.tapped.run(inputs), strict=True))
+        watched = dict(zip(self.outputs, self.captured.run(inputs), strict=True))
         values = inputs | watched
         seen = {layer: place.read(values) for layer, place in self.places.items()}
         return self.deployed.run(inputs)[0], watched[self.outputs[0]], seen
@@ -163,7 +163,7 @@ def _kernels(name: str, readers: dict[str, list[Any]]) -> list[Any]:
 
 def _back(name: str, kind: str, makers: dict[str, Any]) -> Any:
     """The node of a kind that `name` comes from along first inputs; None if there is none near."""
-    for _ in range(NEAR):
+    for _ in range(REACH):
         node = makers.get(name)
         if node is None or node.op_type == kind:
             return node

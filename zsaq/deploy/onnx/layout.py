@@ -13,7 +13,7 @@ ELEMENTWISE: Final = ("QuantizeLinear", "Clip", "Cast", "Mul", "Sub", "Add", "Di
 
 @final
 @dataclass(frozen=True)
-class Rows:
+class PixelRows:
     """A tensor [b, height * width, channels] in place of one [b, channels, height, width]."""
 
     name: str
@@ -23,17 +23,17 @@ class Rows:
 
 
 @final
-class Layout:
+class ChannelsLast:
     """Which tensors stand with channels last, by their names as images; what is read as one becomes one."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.rows, self.both = graph, dict[str, Rows](), set[str]()
+        self.graph, self.rows, self.both = graph, dict[str, PixelRows](), set[str]()
 
     def to_rows(self, name: str, channels: int, size: Sequence[int]) -> None:
         if name not in self.rows:
             put, shape = self.graph.put, self.graph.constant([0, size[0] * size[1], channels], np.int64)
             rows = put("Reshape", [put("Transpose", [name], perm=[0, 2, 3, 1]), shape])
-            self.rows[name] = Rows(rows, channels, *size)
+            self.rows[name] = PixelRows(rows, channels, *size)
             self.both.add(name)
 
     def images(self, *names: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from zsaq.deploy.onnx.convolution import DOMAIN
 from zsaq.deploy.onnx.graph import Graph, attributes_of
-from zsaq.deploy.onnx.layout import Layout, Rows
+from zsaq.deploy.onnx.layout import ChannelsLast, PixelRows
 
 NARROW: Final = 16  # fewer channels: copying patches takes longer than a float convolution
 FLOAT, INT8, INT32 = 1, 3, 6  # ONNX's numbers of the types
@@ -95,7 +95,7 @@ class Lowering:
         weight = put("Transpose", [weight], perm=[2, 3, 1, 0])
         return put("Reshape", [weight, const([self.columns, self.rows], np.int64)]), zero
 
-    def lower(self, layout: Layout) -> dict[str, str]:
+    def lower(self, layout: ChannelsLast) -> dict[str, str]:
         """Write the kernel; its kind, and the names of the tensors at its ends."""
         before = self.graph.maker.get(self.input)
         if before is None or before.op_type != "DequantizeLinear" or self.scale.shape[1] > 1 or not integral(self.node):
@@ -108,7 +108,7 @@ class Lowering:
         layout.rows[self.output] = out
         return {"kernel": "MatMulIntegerToFloat", "input": layout.rows[codes].name, "output": out.name}
 
-    def in_integers(self, codes: str, scale: str, zero: str) -> Rows:
+    def in_integers(self, codes: str, scale: str, zero: str) -> PixelRows:
         put, const = self.graph.put, self.graph.constant
         (kh, kw), (sh, sw), (dh, dw), (h, w) = self.kernel, self.strides, self.dilations, self.size
         top, left, bottom, right = self.pads
@@ -129,7 +129,7 @@ class Lowering:
         weight, middle = self.operand()
         scales, bias = const(self.scale[:, 0], np.float32), const(self.bias, np.float32)
         y = put("MatMulIntegerToFloat", [x, weight, scale, scales, zero, middle, bias], domain="com.microsoft")
-        return Rows(y, self.rows, oh, ow)
+        return PixelRows(y, self.rows, oh, ow)
 
     def in_floats(self) -> None:
         put, const, groups = self.graph.put, self.graph.constant, self.scale.shape[1]
@@ -198,7 +198,7 @@ def lower(proto: Any) -> dict[str, dict[str, str]]:
     """Replace the convolutions of a traced graph; for each its kernel and the tensors at its ends, by layer."""
     pool_first(proto)
     graph, kernels, norms = Graph(proto), {}, set()
-    layout = Layout(graph)
+    layout = ChannelsLast(graph)
     for node in proto.graph.node:
         if node.domain == DOMAIN:
             step = Lowering(graph, node)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.onnx.ops import symbolic
 
 from zsaq.deploy.integers import Integers
-from zsaq.deploy.onnx.blocks import block_of, fits
+from zsaq.deploy.onnx.blocks import block_of, fits_kernels
 from zsaq.quant.config import Grid
 from zsaq.quant.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear
 from zsaq.quant.quantizer import Quantizer
@@ -188,7 +188,7 @@ def to_operators(layer: PackedLayer, blocks: bool = False) -> None:
         raise ValueError(f"{type(layer).__name__} has no operator yet")
     if quantizer is not None:
         check_inputs(quantizer.grid)
-    if quantizer is None and (integers.zero is not None or not fits(layer.shape[1], integers.groups())):
+    if quantizer is None and (integers.zero is not None or not fits_kernels(layer.shape[1], integers.groups())):
         zero = torch.zeros(1, 1) if integers.zero is None else integers.zero.float()
         become(layer, FloatLinear, integers).operands(
             integers.table(torch.int8 if integers.zero is None else torch.uint8),

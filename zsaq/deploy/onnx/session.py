@@ -42,7 +42,7 @@ class Session:
     def __init__(self, file: Path, proto: Any = None, threads: int = 0) -> None:
         import onnxruntime
 
-        options = quiet(onnxruntime, threads)
+        options = session_options(onnxruntime, threads)
         if proto is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(file.parent))
         self.file: Final = file
@@ -57,7 +57,7 @@ class Session:
             return list(self.session.run(None, {name: inputs[name] for name in self.names}))
 
 
-def quiet(onnxruntime: Any, threads: int = 0) -> Any:
+def session_options(onnxruntime: Any, threads: int = 0) -> Any:
     """Session options: no messages beside exceptions; 0 threads lets the runtime choose."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level, options.intra_op_num_threads = 4, threads
