@@ -189,3 +189,11 @@ def test_a_group_of_zeros_stays_zeros_in_half_precision() -> None:
         for symmetric in (True, False):
             x = torch.zeros(2, 4, dtype=dtype)
             assert torch.equal(Quantizer(Grid(8, symmetric=symmetric, per="token"), MinMax())(x), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_row_of_zeros_keeps_a_scale_when_the_student_is_cast(dtype: torch.dtype) -> None:
+    table = torch.zeros(3, 8)
+    table[1] = 1.0
+    scale, _ = MSEOptimal(table, Grid(4)).to(dtype)(table, Grid(4))
+    assert scale.dtype == dtype and (scale > 0).all()

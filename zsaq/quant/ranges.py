@@ -228,7 +228,7 @@ class MSEOptimal(Range):
         )
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
-        return self.scale.clamp_min(TINY), grid.zero if grid.symmetric else self.zero
+        return floored(self.scale), grid.zero if grid.symmetric else self.zero
 
     def trained(self) -> nn.Parameter | None:
         return self.scale if isinstance(self.scale, nn.Parameter) else None
