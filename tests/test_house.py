@@ -18,7 +18,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.language": ["zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.vision": ["zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.eval": ["zsaq.train", "zsaq.quant"],  # knows models and data, no method
-    "zsaq.student": ["zsaq.report", "zsaq.io", "zsaq.run"],
+    "zsaq.student": ["zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run"],
     # The one file that sees language and vision.
     "zsaq.api": [*(f"zsaq.{room}" for room in "student language vision report io train run method quant".split())],
     "zsaq.comparing": ["zsaq.api", "zsaq.report", "zsaq.train", "zsaq.method", "zsaq.quant"],
@@ -41,9 +41,9 @@ THIRD_PARTIES = {  # who may import them
             "zsaq.deploy",
             "zsaq.language",
         ),
-        *("zsaq.vision.models", "zsaq.eval", "zsaq_cli", "recipes", "tests"),
+        *("zsaq.student", "zsaq.vision.models", "zsaq.eval", "zsaq_cli", "recipes", "tests"),
     ],
-    "accelerate": ["zsaq.train", "zsaq.language", "zsaq.eval", "zsaq_cli", "recipes", "tests"],
+    "accelerate": ["zsaq.api", "zsaq.train", "zsaq.language", "zsaq.eval", "zsaq_cli", "recipes", "tests"],
     **{pickler: [] for pickler in ("pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")},
 }
 FOLDERS = {"zsaq.vision": "vision", "zsaq.eval": "eval"}  # where they are imported from -> where they stand

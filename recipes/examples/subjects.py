@@ -29,13 +29,13 @@ Subject = dict[str, Any]
 def python_docs(accelerator: Accelerator, generator: str | None = None) -> Subject:
     """The embedded default, no download: a BERT that tells parts of Python apart, and an OPT, its generator."""
     with accelerator.main_process_first():
-        made = embedded.prepare()
-    task = Task("python", ("sentence",), tuple(made.names), ("accuracy",), "python")
-    teacher = made.teacher.to(accelerator.device)
+        teachers = embedded.prepare()
+    task = Task("python", ("sentence",), tuple(teachers.names), ("accuracy",), "python")
+    teacher = teachers.teacher.to(accelerator.device)
     return {
-        "model": teacher, "tokenizer": made.tokenizer, "generator": generator or (made.generator, made.tokenizer),
-        "score": scorers.glue(task, teacher, made.tokenizer, rows=made.test, accelerator=accelerator),
-        "data": Data("CPython's documentation", split="test"), "real": lambda: made.unlabeled,
+        "model": teacher, "tokenizer": teachers.tokenizer, "generator": generator or (teachers.generator, teachers.tokenizer),
+        "score": scorers.glue(task, teacher, teachers.tokenizer, rows=teachers.test, accelerator=accelerator),
+        "data": Data("CPython's documentation", split="test"), "real": lambda: teachers.unlabeled,
     }  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def glue(
 
     hub = {} if data_dir else {"id": HUB, "task": spec.config}
     return {
-        "model": model.float(), "tokenizer": tokenizer, "generator": generator, "text_pair": len(spec.columns) == 2,
+        "model": teacher, "tokenizer": tokenizer, "generator": generator, "text_pair": len(spec.columns) == 2,
         "score": scorers.glue(spec, model, tokenizer, data_dir=data_dir, split=split, accelerator=accelerator),
         "data": Data(f"GLUE {task}", split=split, **hub), "real": real,
     }  # fmt: skip
@@ -77,7 +77,7 @@ def causal(
 
     options = {"window": window, "max_windows": max_windows, "separator": separator, "accelerator": accelerator}
     return {
-        "model": model, "tokenizer": tokenizer, "generator": generator, "data": Data(Path(text).name),
+        "model": teacher, "tokenizer": tokenizer, "generator": generator, "data": Data(Path(text).name),
         "score": scorers.text(text, model, tokenizer, **options), "real": real if real_text else None,
     }  # fmt: skip
 
@@ -85,11 +85,11 @@ def causal(
 def scans(accelerator: Accelerator, which: str) -> Subject:
     """The embedded default of vision, which downloads nothing: "resnet" or "vit" on scans of handwritten digits."""
     with accelerator.main_process_first():
-        made = digits.prepare()
-    teacher = {"resnet": made.resnet, "vit": made.vit}[which]
+        teachers = digits.prepare()
+    teacher = {"resnet": teachers.resnet, "vit": teachers.vit}[which]
     return {
-        "model": teacher, "processor": digits.PROCESSOR, "real": lambda: made.train[0],
-        "score": scorers.images(split(*made.test), teacher),
+        "model": teacher, "processor": digits.PROCESSOR, "real": lambda: teachers.train[0],
+        "score": scorers.images(split(*teachers.test), teacher),
         "data": Data("scikit-learn's handwritten digits", split="test"),
     }  # fmt: skip
 
@@ -138,13 +138,13 @@ def pictures(
 
     def shown() -> Tensor:
         assert real is not None
-        found = read(real)
-        order, _ = class_order(found.names, model.config)
+        dataset = read(real)
+        order, _ = class_order(dataset.names, model.config)
         transform = lambda image: processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]  # noqa: E731
-        return torch.cat([batch["pixel_values"] for batch in batches(found, transform, order, 64, (0, 1), 4)])
+        return torch.cat([batch["pixel_values"] for batch in batches(dataset, transform, order, 64, (0, 1), 4)])
 
     return {
-        "model": model, "processor": processor, "score": score, "real": shown if real else None,
+        "model": teacher, "processor": processor, "score": score, "real": shown if real else None,
         "data": Data(name.name, hub, split=test.split) if test and name else None,
     }  # fmt: skip
 
