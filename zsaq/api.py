@@ -92,6 +92,8 @@ class Subject:
             raise ValueError(f"{', '.join(given)} is not for {architecture} (of kind {kind}): leave it off")
         if teacher_bits not in (None, *get_args(TeacherBits)):
             raise ValueError(f"teacher_bits is {teacher_bits!r}; give 8 or 4, or leave it off for a teacher in floats")
+        if batches is not None and not isinstance(batches, Iterable):
+            raise ValueError(f"batches is {batches!r}; give an iterable of dicts of tensors")
         if kind == "image":
             reader = processor if processor is not None or not named else processor_of(source)
             if not isinstance(spec, ImageSpec):
@@ -142,7 +144,10 @@ class Subject:
         job = self.job
         if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
             if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
-                job.teacher = job.start = (job.start if self.named else copy.deepcopy(job.start)).float()
+                wide = (job.start if self.named else copy.deepcopy(job.start)).float()
+                if job.generator[0] is job.start:
+                    job.generator = (wide, job.generator[1])
+                job.teacher = job.start = wide
             if self.teacher_bits is not None:
                 if self.source.startswith("a "):
                     raise ValueError("teacher_bits loads the teacher anew, and this one has no path: give a path or id")

@@ -198,7 +198,7 @@ def table(args: argparse.Namespace, loop: Loop, subject: Mapping[str, Any]) -> N
 def show(student: Any, title: str) -> None:
     """The rows of the student's results on stdout: scores, bytes, seconds."""
     rows = [
-        {"name": row.name, **row.scores, "bytes": row.bytes, "seconds": row.seconds}
+        {"name": row.name, **row.scores, "bytes": row.bytes, "seconds": f"{row.seconds:.1f}"}
         for row in student.zsaq.results.rows
     ]
     Console(file=sys.stdout).print(Table(rows).to_terminal(title))

@@ -31,9 +31,9 @@ def python_docs(accelerator: Accelerator, generator: str | None = None) -> Subje
     with accelerator.main_process_first():
         teachers = embedded.prepare()
     task = Task("python", ("sentence",), tuple(teachers.names), ("accuracy",), "python")
-    teacher = teachers.teacher.to(accelerator.device)
+    teacher, writer = teachers.teacher.to(accelerator.device), (teachers.generator, teachers.tokenizer)
     return {
-        "model": teacher, "tokenizer": teachers.tokenizer, "generator": generator or (teachers.generator, teachers.tokenizer),
+        "model": teacher, "tokenizer": teachers.tokenizer, "generator": generator or writer,
         "score": scorers.glue(task, teacher, teachers.tokenizer, rows=teachers.test, accelerator=accelerator),
         "data": Data("CPython's documentation", split="test"), "real": lambda: teachers.unlabeled,
     }  # fmt: skip

@@ -73,7 +73,7 @@ def compensated(source: Source) -> Fit:
     """Compensated rounding; no step is taken."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        return gptq_student(job.start, config, islice(source(job, seed), budget["batches"]), loop)
+        return gptq_student(job.start, config, islice(source(job, seed), budget["calibration"]), loop)
 
     return fit
 
@@ -83,7 +83,7 @@ def compensated_qat(source: Source) -> Fit:
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         batches = source(job, seed)
-        student = gptq_student(job.start, config, islice(batches, budget["batches"]), loop)
+        student = gptq_student(job.start, config, islice(batches, budget["calibration"]), loop)
         steps, lr, hidden = budget["steps"], budget["lr"], budget["hidden"]
         return pull(student, job.teacher, batches, steps=steps, lr=lr, hidden=hidden, loop=loop)
 
