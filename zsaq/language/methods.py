@@ -2,10 +2,9 @@
 
 A method is a row; `Method.fit(job, config, budget, seed, loop)` answers its student (see `zsaq.method.Method`,
 `zsaq.language.job.TextJob`). `steps` are the student's optimizer steps, `warm` those of them that are taken layer by
-layer (None: a fifth), `gptq_batches` what GPTQ rounds on. Rates and radii count in grid steps
-(`zsaq.language.sam_sga.student_optimizer`). The light budgets are those of the tables in README.md and
-recipes/LOG.md; the best ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does
-not say).
+layer (None: a fifth), `calibration` the batches that GPTQ rounds on. Rates and radii count in grid steps
+(`zsaq.language.sam_sga.stepper`). The light budgets are those of the tables in README.md and recipes/LOG.md; the best
+ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does not say).
 """
 
 from collections.abc import Mapping
@@ -32,8 +31,8 @@ from zsaq.quant.config import QuantConfig
 from zsaq.train.trainer import Loop
 
 STEPS: Final = {"steps": (200, 2_000, 20_000)}
-BATCHES: Final = {"gptq_batches": (50, 128, 384)}
-FEW_BATCHES: Final = {"gptq_batches": (16, 128, 384)}  # before steps are taken
+CALIBRATION: Final = {"calibration": (50, 128, 384)}
+LITTLE_CALIBRATION: Final = {"calibration": (16, 128, 384)}  # before steps are taken
 PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
 SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from GPTQ's rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}
@@ -74,12 +73,12 @@ ROWS: Final = (
     row("rtn", "round-to-nearest, ranges of the least squared error", rounded, NOTHING, cost="seconds", needs=ANY),
     row("random-qat", "distillation on random tokens", distilled(TextJob.noise), NOISE,
         cost=STEP, budgets=STEPS, settings=PLAIN),
-    row("gptq-random", "GPTQ's rounding on random tokens", gptq_rounded(TextJob.noise), NOISE, GPTQ,
-        cost=PASSES, budgets=BATCHES),
-    row("gptq", "GPTQ's rounding on sampled text", gptq_rounded(TextJob.text), TEXT, GPTQ,
-        cost=f"{PASSES}, and writing", budgets=BATCHES),
-    row("gptq-qat", "GPTQ's rounding, then plain steps, on sampled text", gptq_qat(TextJob.text), TEXT,
-        f"{GPTQ}; {QAT}", cost="gptq's and llm-qat's", budgets=FEW_BATCHES | STEPS, settings=SLOW),
+    row("gptq-random", "compensated rounding on random tokens", compensated(TextJob.noise), NOISE, GPTQ,
+        cost=PASSES, budgets=CALIBRATION),
+    row("gptq", "compensated rounding on sampled text", compensated(TextJob.text), TEXT, GPTQ,
+        cost=f"{PASSES}, and writing", budgets=CALIBRATION),
+    row("gptq-qat", "compensated rounding, then plain steps, on sampled text", compensated_qat(TextJob.text), TEXT,
+        f"{GPTQ}; {QAT}", cost="gptq's and llm-qat's", budgets=LITTLE_CALIBRATION | STEPS, settings=SLOW),
     row("lkd-random", "layer-wise distillation on random tokens", layer_wise(TextJob.noise), NOISE, LKD,
         cost="as random-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
     row("lkd", "layer-wise distillation on sampled text", layer_wise(TextJob.text), TEXT, LKD,
@@ -98,10 +97,10 @@ ROWS: Final = (
     row("distill", "distillation on batches of your own", distilled(TextJob.given_batches), OWN,
         cost=STEP, needs="a classifier or causal language model, and batches",
         budgets=STEPS, settings=PLAIN),
-    row("gptq-real", "gptq's upper bound", gptq_rounded(TextJob.real_text), REAL, GPTQ, cost="as gptq",
-        budgets=BATCHES),
-    row("gptq-qat-real", "gptq-qat's upper bound", gptq_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
-        cost="as gptq-qat", budgets=FEW_BATCHES | STEPS, settings=SLOW),
+    row("gptq-real", "gptq's upper bound", compensated(TextJob.real_text), REAL, GPTQ, cost="as gptq",
+        budgets=CALIBRATION),
+    row("gptq-qat-real", "gptq-qat's upper bound", compensated_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
+        cost="as gptq-qat", budgets=LITTLE_CALIBRATION | STEPS, settings=SLOW),
     row("distill-real", "the upper bound: layer-wise, then plain steps, on real text",
         distilled(TextJob.real_text, warm=True), REAL, cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),
 )  # fmt: skip
