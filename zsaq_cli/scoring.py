@@ -101,8 +101,8 @@ def scorer(
 
     from zsaq.eval import scorers
     from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
-    from zsaq.eval.images import Source
-    from zsaq.eval.tasks import HUB, find, read_rows
+    from zsaq.eval.images import ImageSource
+    from zsaq.eval.tasks import HUB, find_task, read_rows
     from zsaq.language.models import longest
 
     if [task, text, images].count(None) != 2:

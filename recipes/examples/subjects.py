@@ -142,7 +142,7 @@ def pictures(
 
     def shown() -> Tensor:
         assert real is not None
-        dataset = read(real)
+        dataset = open_pictures(real)
         order, _ = class_order(dataset.names, model.config)
         transform = lambda image: processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]  # noqa: E731
         return torch.cat([batch["pixel_values"] for batch in batches(dataset, transform, order, 64, (0, 1), 4)])

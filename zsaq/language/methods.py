@@ -3,8 +3,9 @@
 A method is a row; `Method.fit(job, config, budget, seed, loop)` answers its student (see `zsaq.method.Method`,
 `zsaq.language.job.TextJob`). `steps` are the student's optimizer steps, `warm` those of them that are taken layer by
 layer (None: a fifth), `calibration` the batches that GPTQ rounds on. Rates and radii count in grid steps
-(`zsaq.language.sam_sga.stepper`). The light budgets are those of the tables in README.md and recipes/LOG.md; the best
-ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does not say).
+(`zsaq.language.sam_sga.student_optimizer`). The light budgets are those of the tables in README.md and
+recipes/LOG.md; the best ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does
+not say).
 """
 
 from collections.abc import Mapping
@@ -73,11 +74,11 @@ ROWS: Final = (
     row("rtn", "round-to-nearest, ranges of the least squared error", rounded, NOTHING, cost="seconds", needs=ANY),
     row("random-qat", "distillation on random tokens", distilled(TextJob.noise), NOISE,
         cost=STEP, budgets=STEPS, settings=PLAIN),
-    row("gptq-random", "compensated rounding on random tokens", compensated(TextJob.noise), NOISE, GPTQ,
+    row("gptq-random", "GPTQ's rounding on random tokens", gptq_rounded(TextJob.noise), NOISE, GPTQ,
         cost=PASSES, budgets=CALIBRATION),
-    row("gptq", "compensated rounding on sampled text", compensated(TextJob.text), TEXT, GPTQ,
+    row("gptq", "GPTQ's rounding on sampled text", gptq_rounded(TextJob.text), TEXT, GPTQ,
         cost=f"{PASSES}, and writing", budgets=CALIBRATION),
-    row("gptq-qat", "compensated rounding, then plain steps, on sampled text", compensated_qat(TextJob.text), TEXT,
+    row("gptq-qat", "GPTQ's rounding, then plain steps, on sampled text", gptq_qat(TextJob.text), TEXT,
         f"{GPTQ}; {QAT}", cost="gptq's and llm-qat's", budgets=LITTLE_CALIBRATION | STEPS, settings=SLOW),
     row("lkd-random", "layer-wise distillation on random tokens", layer_wise(TextJob.noise), NOISE, LKD,
         cost="as random-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
@@ -97,9 +98,9 @@ ROWS: Final = (
     row("distill", "distillation on batches of your own", distilled(TextJob.given_batches), OWN,
         cost=STEP, needs="a classifier or causal language model, and batches",
         budgets=STEPS, settings=PLAIN),
-    row("gptq-real", "gptq's upper bound", compensated(TextJob.real_text), REAL, GPTQ, cost="as gptq",
+    row("gptq-real", "gptq's upper bound", gptq_rounded(TextJob.real_text), REAL, GPTQ, cost="as gptq",
         budgets=CALIBRATION),
-    row("gptq-qat-real", "gptq-qat's upper bound", compensated_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
+    row("gptq-qat-real", "gptq-qat's upper bound", gptq_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
         cost="as gptq-qat", budgets=LITTLE_CALIBRATION | STEPS, settings=SLOW),
     row("distill-real", "the upper bound: layer-wise, then plain steps, on real text",
         distilled(TextJob.real_text, warm=True), REAL, cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),

@@ -89,7 +89,7 @@ class Comparison:
 
     def table(self) -> Table:
         """With mean ± deviation in a cell, four digits."""
-        return Table([{key: spelled(row, key) for key in row if not key.endswith(" sd")} for row in self.rows()])
+        return Table([{key: cell(row, key) for key in row if not key.endswith(" sd")} for row in self.rows()])
 
     def to_markdown(self) -> str:
         return self.table().to_markdown()
