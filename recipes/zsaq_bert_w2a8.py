@@ -29,7 +29,9 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
             subject = subjects.glue(
                 loop.accelerator, args.teacher, args.task, args.data_dir, args.split, args.generator
             )
-        launch.main(args, loop, subject, baselines=("rtn-minmax", "rtn"), recipe=__file__)
+        launch.main(
+            args, loop, subject | {"teacher_bits": args.teacher_bits}, baselines=("rtn-minmax", "rtn"), recipe=__file__
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,9 @@ def main() -> None:
     with launch.session(args) as loop:
         limits = args.window, args.max_windows, args.separator
         subject = subjects.causal(loop.accelerator, args.teacher, args.text, *limits, args.generator)
-        launch.main(args, loop, subject, baselines=("rtn-minmax", "rtn"), recipe=__file__)
+        launch.main(
+            args, loop, subject | {"teacher_bits": args.teacher_bits}, baselines=("rtn-minmax", "rtn"), recipe=__file__
+        )
 
 
 if __name__ == "__main__":

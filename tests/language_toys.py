@@ -30,7 +30,7 @@ PROSE = [
     "it was badly played",
 ]
 REAL = ["the film is good", "the story was bad", "this actor plays well", "it was not very good"] * 4
-FEW = {"steps": 2, "warm": 1, "batches": 2, "ratio": (1, 1)}
+FEW = {"steps": 2, "warm": 1, "calibration": 2, "ratio": (1, 1)}
 W4 = QuantConfig.parse("w4a8")
 
 

@@ -96,12 +96,12 @@ def test_only_what_may_read_real_data_is_not_zero_shot() -> None:
 def test_every_row_is_whole() -> None:
     for name, method in METHODS.items():
         assert method.name == name and method.idea and method.inputs and method.needs and method.cost
-        assert set(method.budgets) <= {"steps", "gptq_batches"} and not set(method.budgets) & set(method.settings)
+        assert set(method.budgets) <= {"steps", "calibration"} and not set(method.budgets) & set(method.settings)
         assert all(list(counts) == sorted(counts) for counts in method.budgets.values())
 
 
 def test_options_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"gptq has no option steps; its options are gptq_batches=50"):
+    with pytest.raises(ValueError, match=r"gptq has no option steps; its options are calibration=50"):
         Budget.of(METHODS["gptq"], "light", {"steps": 3})
     with pytest.raises(ValueError, match="zsaq-no-sga has no option ratio"):
         Budget.of(METHODS["zsaq-no-sga"], "light", {"ratio": (5, 1)})

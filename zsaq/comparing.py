@@ -1,20 +1,24 @@
 """Several methods on one model, side by side: configurations x methods x seeds, resumable."""
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
 
-from zsaq.api import Score, Subject, numbers, run
-from zsaq.method import Budget, Effort, Method
+from zsaq.api import OWN, Subject, budget_of, run
+from zsaq.io.teacher import name_of as model_name
+from zsaq.io.teacher import unchanged
+from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.comparison import Comparison
+from zsaq.student import Score, numbers
 from zsaq.train.trainer import Loop
 
-SUBJECT: Final = ("tokenizer", "processor", "spec", "generator", "batches", "real", "text_pair")
+SUBJECT: Final = ("tokenizer", "processor", "spec", "generator", "batches", "real", "text_pair", "teacher_bits")
 
 
 def compare(
@@ -29,47 +33,71 @@ def compare(
     any option draws nothing at random and runs for one seed only. Synthetic images are made once for all methods and
     configurations that share them. In `folder` finished runs are kept (runs.jsonl) and not repeated: a comparison may
     be stopped and goes on, and several processes may share the work by configurations, methods or seeds; the numbers of
-    each run's steps lie in its `steps`. Raises ValueError as `zsaq.quantize` does, for an option that none of the
-    methods has, and for a folder that holds runs of another model, effort or options.
+    each run's steps lie in its `steps`. Raises ValueError as `zsaq.quantize` does, before anything is spent, for an
+    option that none of the methods has, and for a folder that holds runs of another model, effort or options.
     """
+    for name, several in {"configs": configs, "methods": methods}.items():
+        if isinstance(several, str) or not isinstance(several, Sequence) or not several:
+            raise ValueError(f"{name} is {several!r:.200}; give a list of at least one")
+    if not (seeds := list(seeds)):
+        raise ValueError("seeds is empty; give at least one")
+    generator = named(options.get("generator"))
     subject = Subject.of(model, **{name: options.pop(name) for name in SUBJECT if name in options})
-    loop, seeds = loop or Loop(), list(seeds)
-    cells = [(text_of(config), config, subject.choose(method, config)) for config in configs for method in methods]
-    known = {name for _, _, row in cells for name in row.options(effort)}
-    if unknown := sorted(options.keys() - known):
-        raise ValueError(
-            f"none of these methods has {', '.join(unknown)}; their options are {', '.join(sorted(known))}"
-        )
-    budgets = {row.name: Budget.of(row, effort, owned(row, effort, options)) for _, _, row in cells}
-    subject_and_budget = {"model": subject.name, "effort": effort, "options": spelled(options), "preset": preset}
-    done = Comparison.read(folder, subject_and_budget) if folder is not None else Comparison(())
-    main = loop.accelerator.is_main_process
-    loop.accelerator.wait_for_everyone()  # before the first writes
-    if score is not None and not any(each["method"] == "teacher" for each in done.runs):
-        teacher = {"config": "", "method": "teacher", "seed": seeds[0], "zero_shot": True, "seconds": 0.0}
-        done = done.add(teacher | numbers(score, subject.job.teacher), subject_and_budget, folder if main else None)
-    for seed in seeds:
-        for name, config, row in cells:
-            budget = budgets[row.name]
-            if done.holds(name, row.name, seed if budget.numbers else None):
-                continue
-            steps = None if folder is None else Path(folder) / "steps" / f"{name}-{row.name}-{seed}"
-            own = dataclasses.replace(loop, folder=steps)
-            student, seconds = run(subject, row, subject.config(row, config, preset)[0], budget, seed, own)
-            told = {"config": name, "method": row.name, "seed": seed, "zero_shot": row.zero_shot, "seconds": seconds}
-            done = done.add(told | numbers(score, student), subject_and_budget, folder if main else None)
+    loop, rows = loop or Loop(), [(config, subject.choose(method, config)) for config in configs for method in methods]
+    known = sorted({name for _, row in rows for name in row.options()})
+    if unknown := [name for name in sorted(options) if name not in known]:
+        listed = ", ".join(known) or "none"
+        raise ValueError(f"none of these methods has the option {', '.join(unknown)}; their options are {listed}")
+    with unchanged(*subject.untouched()):
+        cells = [
+            (
+                config_name(config),
+                row,
+                subject.config(row, config, preset)[0],
+                budget_of(row, effort, owned(row, options)),
+            )
+            for config, row in rows
+        ]
+        of = {
+            "model": subject.name, "generator": generator, "effort": effort, "options": spelled(options),
+            "preset": preset,
+        }  # fmt: skip
+        done = Comparison.read(folder, of) if folder is not None else Comparison(())
+        kept = folder if loop.accelerator.is_main_process else None
+        loop.accelerator.wait_for_everyone()  # before the first writes
+        subject.prepare((row for _, row in rows), loop)
+        if score is not None and not any(each["method"] == "teacher" for each in done.runs):
+            teacher = {"config": "", "method": "teacher", "seed": seeds[0], "zero_shot": True, "seconds": 0.0}
+            done = done.add(teacher | numbers(score, subject.model), of, kept)
+        for seed in seeds:
+            for name, row, config, budget in cells:
+                if done.holds(name, row.name, seed if budget.numbers or row.inputs == OWN else None):
+                    continue
+                steps = None if folder is None else Path(folder) / "steps" / f"{name}-{row.name}-{seed}"
+                student, seconds = run(subject, row, config, budget, seed, dataclasses.replace(loop, folder=steps))
+                facts = {"config": name, "method": row.name, "seed": seed, "zero_shot": row.zero_shot}
+                done = done.add(facts | {"seconds": seconds} | numbers(score, student), of, kept)
     return done
 
 
-def owned(row: Method, effort: Effort, options: dict[str, Any]) -> dict[str, Any]:
+def named(generator: Any) -> str | None:
+    """Of a generator that is given by a path or id: what it is called."""
+    return model_name(str(generator)) if isinstance(generator, str | Path) else None
+
+
+def owned(row: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the options that the method has."""
-    return {name: value for name, value in options.items() if name in row.options(effort)}
+    return {name: value for name, value in options.items() if name in row.options()}
 
 
-def text_of(config: str | QuantConfig) -> str:
-    """A configuration's name in tables."""
-    return config if isinstance(config, str) else json.dumps(config.to_dict(), sort_keys=True)
+def config_name(config: str | QuantConfig) -> str:
+    """A configuration's name in tables: its text, or the bits of weights and inputs and the start of a hash."""
+    if isinstance(config, str):
+        return config
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
+    weights, inputs = (16 if grid is None else grid.bits for grid in (config.weight, config.activation or config.input))
+    return f"w{weights}a{inputs}-{digest[:8]}"
 
 
-def spelled(options: dict[str, Any]) -> dict[str, str]:
+def spelled(options: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in sorted(options.items())}

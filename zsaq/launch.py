@@ -5,8 +5,8 @@ what is checked before anything is spent: options, the output folder, the right 
 """
 
 import argparse
+import dataclasses
 import hashlib
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
-from rich.table import Table
+from torch import nn
+from transformers import PreTrainedModel
 
 from zsaq.api import methods, quantize
 from zsaq.comparing import compare
 from zsaq.io.saving import check_target, save
 from zsaq.method import Effort
+from zsaq.report.card import base_of
 from zsaq.report.curves import draw_curves
 from zsaq.report.hub import ready
+from zsaq.report.table import Table
 from zsaq.student import noted
 from zsaq.train.logging import quiet, say
 from zsaq.train.optim import NotFinite
@@ -54,56 +57,61 @@ def options_of(words: Sequence[str]) -> dict[str, Any]:
     return {name[2:]: value_of(value) for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
-def parser(text: str | None, bits: str, name: str, method: str | None = None) -> argparse.ArgumentParser:
-    """The flags that every recipe has; with a `method` also a flag for each of its options, as at effort "light"."""
-    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.set_defaults(name=name, method=method, flags=[], preset=None)
-    made.add_argument("--bits", default=bits, help="see zsaq.QuantConfig.parse (default: %(default)s)")
-    made.add_argument("--effort", choices=get_args(Effort), default="light", help="what scales the budgets not given")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--mixed_precision", choices=["no", "bf16"], help="as accelerate's (default: its own)")
-    made.add_argument("--trackers", nargs="*", default=[], help="accelerate's trackers by name, such as tensorboard")
-    made.add_argument("--output_dir", default=f"outputs/{name}", help="(default: %(default)s)")
-    made.add_argument(
-        "--push_to_hub", metavar="ID", help="also publish the model, with a card, as user/name on the Hub"
+def blank(text: str | None) -> argparse.ArgumentParser:
+    """With the flags of every recipe. No flag may be shortened: it could be meant for the method."""
+    flags = argparse.ArgumentParser(
+        description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    made.add_argument("--license", help="the teacher's licence, where its own card tells none")
+    flags.set_defaults(own=[], preset=None, trackers=[], mixed_precision=None)
+    flags.add_argument("--effort", choices=get_args(Effort), default="light", help="what scales the budgets not given")
+    return flags
+
+
+def parser(text: str | None, bits: str, name: str, method: str | None = None) -> argparse.ArgumentParser:
+    """The flags of a recipe that makes one student; with a `method` also one for each of its options, at effort
+    "light"."""
+    flags = blank(text)
+    flags.set_defaults(name=name, method=method)
+    flags.add_argument("--bits", default=bits, help="see zsaq.QuantConfig.parse (default: %(default)s)")
+    flags.add_argument("--seed", type=int, default=0)
+    flags.add_argument("--mixed_precision", choices=["no", "bf16"], help="as accelerate's (default: its own)")
+    flags.add_argument("--trackers", nargs="*", default=[], help="accelerate's trackers by name, such as tensorboard")
+    flags.add_argument("--output_dir", default=f"outputs/{name}", help="(default: %(default)s)")
+    flags.add_argument("--push_to_hub", metavar="ID", help="also publish the model, with a card, as user/name")
+    flags.add_argument("--license", help="the teacher's licence, where its own card tells none")
     if method is None:
-        made.add_argument("--preset", help="what the bits mean; default: the method's own")
-        return made
-    made.add_argument("--generator", help="any causal LM, folder or Hub id (default: the recipe's own)")
+        flags.add_argument("--preset", help="what the bits mean; default: the method's own")
+        return flags
+    flags.add_argument("--generator", help="any causal LM, folder or Hub id (default: the recipe's own)")
+    flags.add_argument("--teacher_bits", type=int, choices=[8, 4], help="the teacher answers in few bits: bitsandbytes")
     for option, value in methods()["language"][method].options("light").items():
-        told = "none" if value is None else value
         if isinstance(value, bool):
-            made.add_argument(f"--{option}", action="store_true", default=None)
+            flags.add_argument(f"--{option}", action="store_true", default=None)
         else:
-            made.add_argument(f"--{option}", type=value_of, help=f"(default: {told})")
-        made.get_default("flags").append(option)
-    return made
+            flags.add_argument(f"--{option}", type=value_of, help=f"(default: {'none' if value is None else value})")
+        flags.get_default("own").append(option)
+    return flags
 
 
-def parse(made: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(flags: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The arguments; what was given of the method's options, by flag or not, as `args.options`."""
-    args, words = made.parse_known_args(argv)
+    args, words = flags.parse_known_args(argv)
     try:
         args.options = options_of(words)
     except ValueError as error:
-        made.error(str(error))
-    args.options |= {name: vars(args)[name] for name in args.flags if vars(args)[name] is not None}
+        flags.error(str(error))
+    args.options |= {name: vars(args)[name] for name in args.own if vars(args)[name] is not None}
     return args
 
 
 def table_parser(text: str | None, bits: str, names: list[str]) -> argparse.ArgumentParser:
-    """The flags that every comparison has."""
-    made = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.set_defaults(flags=[], trackers=[], mixed_precision=None)
-    made.add_argument("--bits", nargs="+", default=[bits])
-    made.add_argument("--methods", nargs="+", required=True, choices=names, metavar="METHOD", help=", ".join(names))
-    made.add_argument("--seeds", nargs="+", type=int, default=[0])
-    made.add_argument("--effort", choices=get_args(Effort), default="light", help="what scales the budgets not given")
-    made.add_argument("--preset", help="images: what the bits mean; default: each method's own")
-    made.add_argument("--output_dir", required=True)
-    return made
+    """The flags of a recipe that compares."""
+    flags = blank(text)
+    flags.add_argument("--bits", nargs="+", default=[bits])
+    flags.add_argument("--methods", nargs="+", required=True, choices=names, metavar="METHOD", help=", ".join(names))
+    flags.add_argument("--seeds", nargs="+", type=int, default=[0])
+    flags.add_argument("--output_dir", required=True)
+    return flags
 
 
 @contextmanager
@@ -149,26 +157,29 @@ def run(
     target, loop = check_target(output_dir), loop or Loop()
     if push_to_hub is not None:
         ready(push_to_hub)
-    steps, main = Path(tempfile.mkdtemp(prefix="zsaq-")), loop.accelerator.is_main_process
-    try:
-        logged = Loop(loop.accelerator, loop.accumulate, loop.schedule, loop.warmup, steps, loop.every)
-        student = quantize(model, config, loop=logged, license=license, **options)
-    except NotFinite as error:
-        if error.student is None or not main:
-            raise
-        last = target.with_name(f"{target.name}-last-good")
-        save(error.student, last)  # pyright: ignore[reportArgumentType]
-        raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
-    if recipe is not None:
-        noted(student, recipe=f"recipes/{recipe.name}", recipe_sha256=hashlib.sha256(recipe.read_bytes()).hexdigest())
-    if main:
-        if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
-            draw_curves(steps)
-        student.save_pretrained(target)
-        say(f"The model, results.json, curves and the steps' numbers are in {target}")
-        if push_to_hub is not None:
-            say(student.push_to_hub(push_to_hub, license=license))
-    shutil.rmtree(steps, ignore_errors=True)
+        if license is None and (isinstance(model, nn.Module) or not base_of(model).license):
+            raise ValueError("--push_to_hub needs --license: nothing tells under what terms the model stands")
+    main = loop.accelerator.is_main_process
+    with tempfile.TemporaryDirectory(prefix="zsaq-") as temporary:
+        steps = Path(temporary)
+        try:
+            student = quantize(model, config, loop=dataclasses.replace(loop, folder=steps), license=license, **options)
+        except NotFinite as error:
+            if not main or not isinstance(error.student, PreTrainedModel):
+                raise
+            last = save(error.student, target.with_name(f"{target.name}-last-good"))
+            raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
+        if recipe is not None:
+            digest = hashlib.sha256(recipe.read_bytes()).hexdigest()
+            noted(student, recipe=f"recipes/{recipe.name}", recipe_sha256=digest)
+        if main:
+            if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
+                draw_curves(steps)
+            student.save_pretrained(target)
+            say(f"The model, results.json, curves and the steps' numbers are in {target}")
+            if push_to_hub is not None:
+                say(student.push_to_hub(push_to_hub, license=license))
+        loop.accelerator.wait_for_everyone()
     return student
 
 
@@ -181,16 +192,13 @@ def table(args: argparse.Namespace, loop: Loop, subject: Mapping[str, Any]) -> N
     )  # fmt: skip
     if loop.accelerator.is_main_process:
         runs.write(args.output_dir)
-        print(runs.to_markdown())
+        Console(file=sys.stdout).print(runs.table().to_terminal(f"{args.output_dir}, also as table.md and table.csv"))
 
 
 def show(student: Any, title: str) -> None:
     """The rows of the student's results on stdout: scores, bytes, seconds."""
-    results = student.zsaq.results
-    shown = Table(title=title)
-    for column in ("name", *results.metrics, "bytes", "seconds"):
-        shown.add_column(column, justify="left" if column == "name" else "right")
-    for row in results.rows:
-        scores = (f"{row.scores[name]:.4f}" if name in row.scores else "-" for name in results.metrics)
-        shown.add_row(row.name, *scores, "-" if row.bytes is None else f"{row.bytes:,}", f"{row.seconds:.1f}")
-    Console(file=sys.stdout).print(shown)
+    rows = [
+        {"name": row.name, **row.scores, "bytes": row.bytes, "seconds": f"{row.seconds:.1f}"}
+        for row in student.zsaq.results.rows
+    ]
+    Console(file=sys.stdout).print(Table(rows).to_terminal(title))

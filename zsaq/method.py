@@ -1,5 +1,6 @@
 """A row of a table of methods, and the budget that a run of it takes."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, final, get_args
@@ -24,8 +25,8 @@ class Budget:
 
     @classmethod
     def of(cls, method: "Method", effort: Effort = "default", given: Mapping[str, Any] | None = None) -> "Budget":
-        """Raises ValueError for an effort or an option that does not exist, listing what there is, and for a count
-        below its least."""
+        """Raises ValueError for an effort or an option that does not exist, listing what there is, for a count below
+        its least, and for a setting of another type than its default."""
         if effort not in get_args(Effort):
             raise ValueError(f"effort is {effort!r}; give one of {', '.join(get_args(Effort))}")
         options = method.options(effort)
@@ -37,10 +38,30 @@ class Budget:
             least = 0 if name.startswith("warm") else 1
             if type(numbers[name]) is not int or numbers[name] < least:
                 raise ValueError(f"{name} is {numbers[name]!r}; give an integer of at least {least}")
+        for name, default in method.settings.items():
+            if default is not None and not alike(numbers[name], default):
+                raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(default)}, as the default {default!r}")
         return cls(effort, numbers)
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.numbers.items() if value is not None)
+
+
+def alike(value: Any, default: Any) -> bool:
+    """Whether a setting can stand where its default stands: a finite number for a float, as many for a tuple."""
+    if isinstance(default, tuple):
+        fitting = isinstance(value, tuple | list) and len(value) == len(default)
+        return fitting and all(map(alike, value, default))
+    if isinstance(default, float):
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is type(default)
+
+
+def kind_of(default: Any) -> str:
+    """What `alike` takes, in words."""
+    if isinstance(default, tuple):
+        return f"{len(default)} values with commas"
+    return {bool: "true or false", int: "an integer", float: "a finite number", str: "text"}[type(default)]
 
 
 @final

@@ -1,7 +1,9 @@
 """A student that knows where it comes from: it saves itself whole, publishes itself, and holds its results."""
 
 import dataclasses
+import math
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -14,6 +16,9 @@ from zsaq.io.saving import save, weight_bytes
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
 from zsaq.run import Results
+from zsaq.train.logging import say
+
+Score = Callable[[Any], Mapping[str, float] | float]
 
 
 def finish(student: nn.Module, record: Record) -> Any:
@@ -52,8 +57,8 @@ def push(
 ) -> str:  # fmt: skip
     """Publish the student with its card in one commit; returns its url. `license`: of the float model, if its card
     names none. Raises ValueError and ConnectionError as `zsaq.push_to_hub` does."""
-    known = vars(student)["zsaq"].results.base
-    base = dataclasses.replace(known, license={"license": license}) if license else None
+    results = vars(student)["zsaq"].results
+    base = dataclasses.replace(results.base, license={"license": license}) if license else None
     with tempfile.TemporaryDirectory(prefix="zsaq-") as temporary:
         folder = save(student, Path(temporary) / "model")
         card = Card.of(folder, base=base)
@@ -67,3 +72,14 @@ def saved_bytes(model: nn.Module) -> int:
     with tempfile.TemporaryDirectory(prefix="zsaq-") as folder:
         type(model).save_pretrained(model, folder)
         return weight_bytes(Path(folder))
+
+
+def numbers(score: Score | None, model: nn.Module) -> dict[str, float]:
+    """What a score answers, by name; a bare number is called "score". One that is not finite is told and left out:
+    a student shall not be lost for it."""
+    answer = {} if score is None else score(model)
+    answer = answer if isinstance(answer, Mapping) else {"score": answer}
+    for name, value in answer.items():
+        if not math.isfinite(value):
+            say(f"{name} is {float(value)}, which no table can hold: it is left out")
+    return {name: float(value) for name, value in answer.items() if math.isfinite(value)}

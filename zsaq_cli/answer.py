@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, NoReturn, final
@@ -11,7 +11,6 @@ from typing import Annotated, Any, Final, NoReturn, final
 import typer
 from rich.console import Console, RenderableType
 from rich.markup import escape
-from rich.table import Table
 
 FINE: Final = 0
 FAILED: Final = 1
@@ -21,7 +20,7 @@ UNREACHABLE: Final = 4
 BUG: Final = 70
 EXTRAS: Final = {  # what an optional package is imported as -> the extra that installs it
     "compressed_tensors": "export", "onnx": "export", "onnxruntime": "export", "onnxscript": "export",
-    "datasets": "eval", "evaluate": "eval", "pyarrow": "eval", "sklearn": "vision", "PIL": "vision",
+    "datasets": "eval", "pyarrow": "eval", "sklearn": "vision", "PIL": "vision",
     "matplotlib": "plot", "peft": "lora", "bitsandbytes": "bnb",
 }  # fmt: skip
 
@@ -60,6 +59,18 @@ def answer(as_json: bool, work: Callable[[], Outcome]) -> NoReturn:
     raise typer.Exit(outcome.code)
 
 
+def hushed(work: Callable[[], Outcome]) -> Callable[[], Outcome]:
+    """`work` without the loading bars and hints of others."""
+
+    def inside() -> Outcome:
+        from zsaq.train.logging import quiet
+
+        with quiet():
+            return work()
+
+    return inside
+
+
 def complain(as_json: bool, code: int, text: str) -> NoReturn:
     Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", highlight=False, soft_wrap=True)
     if as_json:
@@ -84,35 +95,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, str | int | None) else str(value)
-
-
-def facts_table(title: str, facts: Mapping[str, Any]) -> Table:
-    """Two columns, what and how much; text of others shows as it is."""
-    table = Table("what", "value", title=escape(title), title_justify="left", show_header=False)
-    for name, value in facts.items():
-        table.add_row(escape(str(name)), escape(spelled(value)))
-    return table
-
-
-def rows_table(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A column for each key of any row; numbers to the right."""
-    keys = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=escape(title), title_justify="left")
-    for key in keys:
-        numbers = all(isinstance(row.get(key, 0), int | float) for row in rows)
-        table.add_column(escape(str(key)), justify="right" if numbers else "left")
-    for row in rows:
-        table.add_row(*(escape(spelled(row[key])) if key in row else "-" for key in keys))
-    return table
-
-
-def spelled(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "-"}[value]
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e-3 or abs(value) >= 1e4 else f"{value:.4f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, list | tuple):
-        return ", ".join(map(spelled, value))
-    return ", ".join(f"{k} {spelled(v)}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)

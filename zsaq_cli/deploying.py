@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from zsaq_cli.answer import FAILED, FINE, Folder, Json, Outcome, answer, facts_table
+from zsaq_cli.answer import FAILED, FINE, Folder, Json, Outcome, answer, hushed
 
 MANY = 6
 
@@ -33,12 +34,13 @@ def export(
     def work() -> Outcome:
         source = local(folder)
         from zsaq.deploy.runtimes import export as write
+        from zsaq.report.table import Table
 
         facts = write(source, to, target)
         place = target or str(source / to)
-        return Outcome({"folder": place, **facts}, (facts_table(place, flat(facts)),))
+        return Outcome({"folder": place, **facts}, (Table.of_facts(flat(facts)).to_terminal(place),))
 
-    answer(as_json, work)
+    answer(as_json, hushed(work))
 
 
 def verify(folder: Folder, as_json: Json = False) -> None:
@@ -55,14 +57,15 @@ def verify(folder: Folder, as_json: Json = False) -> None:
     def work() -> Outcome:
         source = local(folder)
         from zsaq.deploy.parity import verify as compared
+        from zsaq.report.table import Table
 
         facts = compared(source)
         parts = {name: part for name, part in facts.items() if isinstance(part, dict) and "agrees" in part}
-        tables = [facts_table(name, flat(part)) for name, part in parts.items()]
-        verdict = f"{folder}: {'all agree' if facts['agrees'] else '[bold red]they do not agree[/]'}"
+        tables = [Table.of_facts(flat(part)).to_terminal(name) for name, part in parts.items()]
+        verdict = f"{escape(folder)}: {'all agree' if facts['agrees'] else '[bold red]they do not agree[/]'}"
         return Outcome(facts, (*tables, verdict), FINE if facts["agrees"] else FAILED)
 
-    answer(as_json, work)
+    answer(as_json, hushed(work))
 
 
 def bench(
@@ -89,6 +92,7 @@ def bench(
         source = local(folder)
         from zsaq.deploy.bench import bench as measure
         from zsaq.report.sections import timings
+        from zsaq.report.table import Table
 
         options: dict[str, Any] = {"shapes": tuple(map(parsed, shape))} if shape else {}
         facts = measure(source, repeats=repeats, write=record, **options)
@@ -96,9 +100,9 @@ def bench(
             name: facts[name] for name in ("threads", "processors", "repeats", "left_out", "slower") if name in facts
         }
         shown = timings(facts).to_terminal(f"{folder} on this machine")
-        return Outcome(facts, (shown, facts_table("told", few)))
+        return Outcome(facts, (shown, Table.of_facts(few).to_terminal("of the measurement")))
 
-    answer(as_json, work)
+    answer(as_json, hushed(work))
 
 
 def report(
@@ -117,12 +121,13 @@ def report(
     def work() -> Outcome:
         source = local(folder)
         from zsaq.report.folder import report as write
+        from zsaq.report.table import Table
 
         path, missing = write(source, Path(output) if output else None)
         facts = {"report": str(path), "bytes": path.stat().st_size, "missing": missing}
-        return Outcome(facts, (facts_table(folder, {k: v for k, v in facts.items() if v}),))
+        return Outcome(facts, (Table.of_facts(facts).to_terminal(folder),))
 
-    answer(as_json, work)
+    answer(as_json, hushed(work))
 
 
 def push(
@@ -156,6 +161,7 @@ def push(
         path = local(folder)
         from zsaq import Card, push_to_hub
         from zsaq.report.card import base_of
+        from zsaq.report.table import Table
 
         if license is not None and base is None:
             raise ValueError("--license is of the base model: give --base too")
@@ -167,9 +173,9 @@ def push(
             raise ValueError(f"{error}{hint}") from error
         url = push_to_hub(path, repo_id, card, private=private, revision=revision, create_pr=create_pr)
         facts = {"repo_id": repo_id, "url": url}
-        return Outcome(facts, (facts_table(folder, facts),))
+        return Outcome(facts, (Table.of_facts(facts).to_terminal(folder),))
 
-    answer(as_json, work)
+    answer(as_json, hushed(work))
 
 
 def local(folder: str) -> Path:

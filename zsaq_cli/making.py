@@ -1,11 +1,12 @@
 """`zsaq quantize`, `zsaq compare` and `zsaq methods`: thin over `zsaq.quantize`, `zsaq.compare` and `zsaq.methods`."""
 
+import re
 from collections import Counter
 from typing import Annotated, Any
 
 import typer
 
-from zsaq_cli.answer import Json, Outcome, answer, facts_table, rows_table
+from zsaq_cli.answer import Json, Outcome, answer, hushed
 
 Effort = Annotated[
     str, typer.Option("--effort", help="light (minutes), default (about an hour) or best (the paper's).")
@@ -19,6 +20,7 @@ Preset = Annotated[str | None, typer.Option("--preset", help="Images: what the b
 Size = Annotated[
     int | None, typer.Option("--size", min=1, help="Images: their side in pixels, if nothing in MODEL names it.")
 ]
+BY_MODEL = "by the model"  # a setting that depends on what is quantized
 OPEN: Any = {"allow_extra_args": True, "ignore_unknown_options": True}  # a method's own options
 
 
@@ -54,10 +56,11 @@ def quantize(
 
     def work() -> Outcome:
         from zsaq import launch
+        from zsaq.report.table import Table
 
         student = launch.run(
             model, bits, output_dir, method=method, effort=effort, seed=seed, license=license,
-            **subject(generator, text_pair, size), preset=preset, **launch.options_of(context.args),
+            **subject(model, generator, text_pair, size), preset=preset, **launch.options_of(context.args),
         )  # fmt: skip
         results = student.zsaq.results
         facts = {
@@ -69,13 +72,13 @@ def quantize(
         counts = Counter(results.coverage.values()).most_common()
         few = {key: value for key, value in facts.items() if key not in ("coverage", "config")}
         shown = (
-            rows_table("coverage", [{"modules": count, "how": how} for how, count in counts]),
-            facts_table("student", few),
+            Table([{"modules": count, "how": how} for how, count in counts]).to_terminal("coverage"),
+            Table.of_facts(few).to_terminal("student"),
             "Next: zsaq verify, zsaq evaluate, zsaq bench, zsaq report",
         )
         return Outcome(facts, shown)
 
-    answer(as_json, work)
+    answer(as_json, hushed(work))
 
 
 def compare(
@@ -122,15 +125,15 @@ def compare(
         teacher = load_teacher(model)
         score, _ = scorer(teacher, model, task, text, images, data_dir, split, size=size)
         table = zsaq.compare(
-            model, bits.split(","), methods.split(","), seeds=[int(seed) for seed in seeds.split(",")], score=score,
-            folder=output_dir, effort=effort, preset=preset,  # pyright: ignore[reportArgumentType] **subject(generator, text_pair, size),
-            **launch.options_of(context.args),
+            model, bits.split(","), methods.split(","), seeds=numbers(seeds), score=score, folder=output_dir,
+            effort=effort, preset=preset,  # pyright: ignore[reportArgumentType]
+            **subject(model, generator, text_pair, size), **launch.options_of(context.args),
         )  # fmt: skip
         table.write(output_dir)
-        rows = table.rows()
-        return Outcome({"folder": output_dir, "rows": rows}, (rows_table(model, rows),))
+        shown = table.table().to_terminal(f"{output_dir}, also as table.md and table.csv")
+        return Outcome({"folder": output_dir, "rows": table.rows()}, (shown,))
 
-    answer(as_json, work)
+    answer(as_json, hushed(work))
 
 
 def methods(
@@ -148,6 +151,7 @@ def methods(
 
     def work() -> Outcome:
         import zsaq
+        from zsaq.report.table import Table
 
         tables = zsaq.methods()
         rows = {
@@ -162,7 +166,7 @@ def methods(
             listed = "; ".join(f"{room}: {', '.join(table)}" for room, table in tables.items())
             raise ValueError(f"there is no method {name!r}; there are {listed}")
         facts: dict[str, Any] = dict(rows)
-        shown = [rows_table(room, listed) for room, listed in rows.items() if listed]
+        shown = [Table(listed).to_terminal(room) for room, listed in rows.items() if listed]
         if name is not None:
             for room, table in tables.items():
                 if name in table:
@@ -171,13 +175,27 @@ def methods(
                         {"option": key, **{effort: values[key] for effort, values in at.items()}} for key in at["light"]
                     ]
                     facts[f"{room} options"] = options
-                    shown.append(rows_table(f"options of {name}", options))
+                    shown.append(
+                        Table(
+                            [{k: BY_MODEL if v is None else v for k, v in row.items()} for row in options]
+                        ).to_terminal(f"options of {name}")
+                    )
         return Outcome(facts, tuple(shown))
 
-    answer(as_json, work)
+    answer(as_json, hushed(work))
 
 
-def subject(generator: str | None, text_pair: bool, size: int | None) -> dict[str, Any]:
-    """What was given of a model's surroundings, as `zsaq.quantize` takes it."""
+def subject(model: str, generator: str | None, text_pair: bool, size: int | None) -> dict[str, Any]:
+    """What was given of a model's surroundings, as `zsaq.quantize` takes it. Raises ValueError for a MODEL that is the
+    option of a method, which click takes for it."""
+    if model.startswith("-"):
+        raise ValueError(f"MODEL is {model!r}: give the model first, and the method's own options behind it")
     given = {"generator": generator, "text_pair": text_pair or None, "spec": size}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def numbers(text: str) -> list[int]:
+    """Of "0,1,2". Raises ValueError for anything else."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ValueError(f"--seeds is {text!r}; give numbers with commas, such as 0,1,2")
+    return [int(number) for number in text.split(",")]

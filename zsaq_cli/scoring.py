@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zsaq_cli.answer import FAILED, FINE, Json, Outcome, answer, facts_table
+from zsaq_cli.answer import FAILED, FINE, Json, Outcome, answer, hushed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,6 +49,8 @@ def evaluate(
     """
 
     def work() -> Outcome:
+        from zsaq.report.table import Table
+
         if data_dir is not None and task is None:
             raise ValueError("--data_dir goes with --task")
         if record and not (Path(model) / "results.json").is_file():
@@ -66,10 +68,10 @@ def evaluate(
         }  # fmt: skip
         if record:
             keep(Path(model), scores[model], scores.get(teacher or ""), data)
-        shown = {k: v for k, v in facts.items() if v is not None}
-        return Outcome({**facts, "score": first}, (facts_table("scores", shown),), FINE if holds else FAILED)
+        shown = Table.of_facts(facts).to_terminal("scores")
+        return Outcome({**facts, "score": first}, (shown,), FINE if holds else FAILED)
 
-    answer(as_json, work)
+    answer(as_json, hushed(work))
 
 
 def opened(source: str) -> "PreTrainedModel":
@@ -101,6 +103,7 @@ def scorer(
     from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
     from zsaq.eval.images import ImageSource
     from zsaq.eval.tasks import HUB, find_task, read_rows
+    from zsaq.language.models import longest
 
     if [task, text, images].count(None) != 2:
         raise ValueError("give one of --task, --text and --images: a score is of one kind of data")
@@ -114,7 +117,7 @@ def scorer(
         return scorers.glue(spec, teacher, AutoTokenizer.from_pretrained(model), rows=rows), data
     reader = student or teacher
     if text is not None:
-        window = window or min(2048, reader.config.max_position_embeddings)
+        window = window or min(2048, longest(reader) or 2048)
         tokenizer = AutoTokenizer.from_pretrained(model)
         return scorers.text(text, teacher, tokenizer, window=window, max_windows=limit), {"name": Path(text).name}
     assert images is not None

@@ -29,14 +29,13 @@ Subject = dict[str, Any]
 def python_docs(accelerator: Accelerator, generator: str | None = None) -> Subject:
     """The embedded default, no download: a BERT that tells parts of Python apart, and an OPT, its generator."""
     with accelerator.main_process_first():
-        default = embedded.prepare()
-    task = Task("python", ("sentence",), tuple(default.names), ("accuracy",), "python")
-    teacher = default.teacher.to(accelerator.device)
+        teachers = embedded.prepare()
+    task = Task("python", ("sentence",), tuple(teachers.names), ("accuracy",), "python")
+    teacher, writer = teachers.teacher.to(accelerator.device), (teachers.generator, teachers.tokenizer)
     return {
-        "model": teacher, "tokenizer": default.tokenizer,
-        "generator": generator or (default.generator, default.tokenizer),
-        "score": scorers.glue(task, teacher, default.tokenizer, rows=default.test, accelerator=accelerator),
-        "data": Data("CPython's documentation", split="test"), "real": lambda: default.unlabeled,
+        "model": teacher, "tokenizer": teachers.tokenizer, "generator": generator or writer,
+        "score": scorers.glue(task, teacher, teachers.tokenizer, rows=teachers.test, accelerator=accelerator),
+        "data": Data("CPython's documentation", split="test"), "real": lambda: teachers.unlabeled,
     }  # fmt: skip
 
 
@@ -54,7 +53,7 @@ def glue(
 
     hub = {} if data_dir else {"id": HUB, "task": spec.config}
     return {
-        "model": model.float(), "tokenizer": tokenizer, "generator": generator, "text_pair": len(spec.columns) == 2,
+        "model": teacher, "tokenizer": tokenizer, "generator": generator, "text_pair": len(spec.columns) == 2,
         "score": scorers.glue(spec, model, tokenizer, data_dir=data_dir, split=split, accelerator=accelerator),
         "data": Data(f"GLUE {task}", split=split, **hub), "real": real,
     }  # fmt: skip
@@ -78,7 +77,7 @@ def causal(
 
     options = {"window": window, "max_windows": max_windows, "separator": separator, "accelerator": accelerator}
     return {
-        "model": model, "tokenizer": tokenizer, "generator": generator, "data": Data(Path(text).name),
+        "model": teacher, "tokenizer": tokenizer, "generator": generator, "data": Data(Path(text).name),
         "score": scorers.text(text, model, tokenizer, **options), "real": real if real_text else None,
     }  # fmt: skip
 
@@ -86,11 +85,11 @@ def causal(
 def scans(accelerator: Accelerator, which: str) -> Subject:
     """The embedded default of vision, which downloads nothing: "resnet" or "vit" on scans of handwritten digits."""
     with accelerator.main_process_first():
-        data = digits.prepare()
-    teacher = {"resnet": data.resnet, "vit": data.vit}[which]
+        teachers = digits.prepare()
+    teacher = {"resnet": teachers.resnet, "vit": teachers.vit}[which]
     return {
-        "model": teacher, "processor": digits.PROCESSOR, "real": lambda: data.train[0],
-        "score": scorers.images(split(*data.test), teacher),
+        "model": teacher, "processor": digits.PROCESSOR, "real": lambda: teachers.train[0],
+        "score": scorers.images(split(*teachers.test), teacher),
         "data": Data("scikit-learn's handwritten digits", split="test"),
     }  # fmt: skip
 
@@ -143,13 +142,13 @@ def pictures(
 
     def shown() -> Tensor:
         assert real is not None
-        images = open_pictures(real)
-        order, _ = class_order(images.names, model.config)
+        dataset = open_pictures(real)
+        order, _ = class_order(dataset.names, model.config)
         transform = lambda image: processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]  # noqa: E731
-        return torch.cat([batch["pixel_values"] for batch in batches(images, transform, order, 64, (0, 1), 4)])
+        return torch.cat([batch["pixel_values"] for batch in batches(dataset, transform, order, 64, (0, 1), 4)])
 
     return {
-        "model": model, "processor": processor, "score": score, "real": shown if real else None,
+        "model": teacher, "processor": processor, "score": score, "real": shown if real else None,
         "data": Data(name.name, hub, split=test.split) if test and name else None,
     }  # fmt: skip
 

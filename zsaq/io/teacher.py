@@ -1,5 +1,8 @@
-"""A float model from a folder or the Hub, to be quantized; and what kind of model it is."""
+"""A float model from a folder or the Hub, to be quantized; what kind of model it is; and that it stays as it is."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -49,6 +52,35 @@ def load_teacher(source: str | Path) -> PreTrainedModel:
     if info["missing_keys"]:
         raise ValueError(f"{source} has no weights for {sorted(info['missing_keys'])[:8]}: give one with this head")
     return model.eval()
+
+
+def name_of(source: str) -> str:
+    """What a model is called where others read it: a Hub id as it is, of a folder, or what looks like one, the last
+    part alone."""
+    path = Path(source).expanduser()
+    known = not path.is_dir() and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source)
+    return source if known else path.resolve().name
+
+
+@contextmanager
+def unchanged(*models: nn.Module) -> Iterator[None]:
+    """Inside, the models are in eval mode; on the way out their modules' modes, what of them wants a gradient and their
+    device are as they were."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    wanted = [(parameter, parameter.requires_grad) for model in models for parameter in model.parameters()]
+    devices = [next((p.device for p in model.parameters()), None) for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in wanted:
+            parameter.requires_grad_(flag)
+        for model, device in zip(models, devices, strict=True):
+            if device is not None and next(model.parameters()).device != device:
+                model.to(device)
 
 
 def kind_of(model: nn.Module) -> Kind:

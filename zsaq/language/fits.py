@@ -75,7 +75,7 @@ def gptq_rounded(source: BatchSource) -> Fit:
     """GPTQ's rounding; no step is taken."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        return gptq_student(job.start, config, islice(source(job, seed), budget["gptq_batches"]), loop)
+        return gptq_student(job.start, config, islice(source(job, seed), budget["calibration"]), loop)
 
     return fit
 
@@ -85,7 +85,7 @@ def gptq_qat(source: BatchSource) -> Fit:
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         batches = source(job, seed)
-        student = gptq_student(job.start, config, islice(batches, budget["gptq_batches"]), loop)
+        student = gptq_student(job.start, config, islice(batches, budget["calibration"]), loop)
         steps, lr, hidden = budget["steps"], budget["lr"], budget["hidden"]
         return pull(student, job.teacher, batches, steps=steps, lr=lr, hidden=hidden, loop=loop)
 

@@ -2,7 +2,7 @@
 
 A method is a row; `Method.fit(job, config, budget, seed, loop)` answers its student (see `zsaq.method.Method`,
 `zsaq.language.job.TextJob`). `steps` are the student's optimizer steps, `warm` those of them that are taken layer by
-layer (None: a fifth), `gptq_batches` what GPTQ rounds on. Rates and radii count in grid steps
+layer (None: a fifth), `calibration` the batches that GPTQ rounds on. Rates and radii count in grid steps
 (`zsaq.language.sam_sga.student_optimizer`). The light budgets are those of the tables in README.md and
 recipes/LOG.md; the best ones read no less than their papers did (LLM-QAT 100,000 texts, GPTQ 262,144 tokens; ZSAQ does
 not say).
@@ -32,8 +32,8 @@ from zsaq.quant.config import QuantConfig
 from zsaq.train.trainer import Loop
 
 STEPS: Final = {"steps": (200, 2_000, 20_000)}
-BATCHES: Final = {"gptq_batches": (50, 128, 384)}
-FEW_BATCHES: Final = {"gptq_batches": (16, 128, 384)}  # before steps are taken
+BATCHES: Final = {"calibration": (50, 128, 384)}
+FEW_BATCHES: Final = {"calibration": (16, 128, 384)}  # before steps are taken
 PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
 SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from GPTQ's rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}

@@ -87,10 +87,12 @@ class Comparison:
             rows.append(row)
         return rows
 
+    def table(self) -> Table:
+        """With mean ± deviation in a cell, four digits."""
+        return Table([{key: cell(row, key) for key in row if not key.endswith(" sd")} for row in self.rows()])
+
     def to_markdown(self) -> str:
-        """The table with mean ± deviation in a cell, four digits."""
-        shown = [{key: cell(row, key) for key in row if not key.endswith(" sd")} for row in self.rows()]
-        return Table(shown).to_markdown()
+        return self.table().to_markdown()
 
     def to_csv(self, path: str | Path) -> Path:
         """The table with all digits, deviations in columns of their own."""

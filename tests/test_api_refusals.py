@@ -1,0 +1,122 @@
+"""What `zsaq.quantize` refuses before anything is spent, with what there is instead."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import BertConfig, BertModel
+
+import zsaq
+from language_toys import bert, bpe, opt, wordpiece
+from vision_toys import cnn, convnext, resnet, vit
+from zsaq import QuantConfig
+
+
+def text(**options: Any) -> Any:
+    return zsaq.quantize(bert(wordpiece()), **({"config": "w4a8", "tokenizer": wordpiece()} | options))
+
+
+def image(**options: Any) -> Any:
+    return zsaq.quantize(resnet(), **({"config": "w4a4", "spec": 16} | options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "method is 'magic'; for BertForSequenceClassification give one of rtn-minmax, rtn"),
+        ({"method": "genie"}, "method is 'genie'; for BertForSequenceClassification"),
+        ({"method": "zsaq", "stesp": 3}, "zsaq has no option stesp; its options are steps=2000, warm=None"),
+        ({"method": "rtn", "steps": 3}, "rtn has no option steps; its options are none"),
+        ({"method": "zsaq", "steps": 0}, "steps is 0; give an integer of at least 1"),
+        ({"method": "zsaq", "lr": "x"}, "lr is 'x'; give a finite number"),
+        ({"method": "zsaq", "ratio": 5}, "ratio is 5; give 2 values"),
+        ({"effort": "heroic"}, "effort is 'heroic'; give one of light, default, best"),
+        ({"method": lambda *_: None, "effort": "heroic"}, "effort is 'heroic'"),
+        ({"preset": "brecq"}, "preset is 'brecq': presets are for images"),
+        ({"config": "w9a8"}, "'w9a8' is no quantization"),
+        ({"config": 4}, "the configuration is 4; give a text"),
+        ({"processor": object(), "spec": 16}, "processor, spec is not for BertForSequenceClassification"),
+        ({"method": "distill"}, "none were given; give batches"),
+        ({"method": "gptq", "batches": 4}, "batches is 4; give an iterable of dicts of tensors"),
+        ({"method": "gptq-real"}, "none was given; give real"),
+        ({"method": "gptq", "tokenizer": None}, "needs its tokenizer, and none was given"),
+        ({"method": "gptq", "generator": 3}, "generator is a int; give a path, an id or"),
+        ({"teacher_bits": 5}, "teacher_bits is 5; give 8 or 4"),
+        ({"method": "llm-qat", "teacher_bits": 8}, "this one has no path: give a path or id"),
+        ({"baselines": ("magic",)}, "method is 'magic'"),
+    ],
+)
+def test_of_text(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        text(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "gptq"}, "method is 'gptq'; for ResNetForImageClassification give one of rtn-noise"),
+        ({"method": "psaq"}, "does not suit psaq, which needs ViT, DeiT or Swin; take one of rtn-noise"),
+        ({"method": "genie", "image_stesp": 3}, "genie has no option image_stesp; its options are images=256"),
+        ({"preset": "magic"}, "preset is 'magic'; give brecq, psaq or uniform"),
+        ({"preset": "brecq", "config": QuantConfig.parse("w8a8")}, "leave it off, or give text"),
+        ({"config": "w4a8g16"}, "is no text of a preset"),
+        ({"tokenizer": bpe(), "text_pair": True}, "tokenizer, text_pair is not for ResNetForImageClassification"),
+        ({"generator": "x", "teacher_bits": 8}, "generator, teacher_bits is not for ResNetForImageClassification"),
+        ({"method": "distill"}, "no images of your own: give batches"),
+        ({"method": "rtn-real"}, "there are no real images"),
+        ({"spec": None}, "names no image size; give size or ImageSpec"),
+    ],
+)
+def test_of_images(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        image(**options)
+
+
+def test_a_method_that_does_not_suit_the_model_is_refused_with_those_that_do() -> None:
+    config = BertConfig(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    headless = BertModel(config).eval()
+    with pytest.raises(ValueError, match=r"BertModel is neither; for it give one of rtn-minmax, rtn$"):
+        zsaq.quantize(headless, "w4a8", method="gptq")
+    assert zsaq.quantize(headless, "w4a8").zsaq.results.method == "rtn"
+    for teacher, method in ((vit(), "genie"), (convnext(), "zeroq")):
+        with pytest.raises(ValueError, match=f"does not suit {method}, which needs BatchNorm"):
+            zsaq.quantize(teacher, "w4a4", method=method)
+
+
+def test_a_teacher_in_few_bits_says_what_it_needs(tmp_path: Path) -> None:
+    for part in (opt(bpe()), bpe()):
+        part.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="needs bitsandbytes"):
+        zsaq.quantize(tmp_path, "w4a8", method="llm-qat", teacher_bits=8)
+    assert zsaq.quantize(tmp_path, "w8a8", teacher_bits=4).zsaq.results.method == "rtn", "nobody asks its teacher"
+
+
+@pytest.mark.parametrize("model", ["/nowhere", "../x", "tests"])
+def test_what_is_no_model(model: str) -> None:
+    with pytest.raises(ValueError, match=r"is no folder|cannot be quantized"):
+        zsaq.quantize(model, "w4a8")
+
+
+def test_an_id_offline_is_not_reached() -> None:
+    with pytest.raises((ConnectionError, ValueError), match="nobody/nothing"):
+        zsaq.quantize("nobody/nothing", "w4a8")
+
+
+def test_a_teacher_that_lacks_its_head_is_refused(tmp_path: Path) -> None:
+    model = bert(wordpiece())
+    model.bert.save_pretrained(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace('"BertModel"', '"BertForSequenceClassification"'))
+    with pytest.raises(ValueError, match=r"has no weights for \['classifier"):
+        zsaq.quantize(tmp_path, "w4a8")
+
+
+def test_a_student_is_no_teacher(tmp_path: Path) -> None:
+    zsaq.quantize(bert(wordpiece()), "w4a8", method="rtn").save_pretrained(tmp_path / "student")
+    with pytest.raises(ValueError, match="quantized already"):
+        zsaq.quantize(tmp_path / "student", "w4a8")
+
+
+def test_a_plain_module_is_no_text() -> None:
+    with pytest.raises(ValueError, match="tokenizer is not for Cnn"):
+        zsaq.quantize(cnn(), "w4a8", tokenizer=bpe())
