@@ -32,8 +32,8 @@ from zsaq.quant.config import QuantConfig
 from zsaq.train.trainer import Loop
 
 STEPS: Final = {"steps": (200, 2_000, 20_000)}
-CALIBRATION: Final = {"calibration": (50, 128, 384)}
-LITTLE_CALIBRATION: Final = {"calibration": (16, 128, 384)}  # before steps are taken
+BATCHES: Final = {"calibration": (50, 128, 384)}
+FEW_BATCHES: Final = {"calibration": (16, 128, 384)}  # before steps are taken
 PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
 SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from GPTQ's rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}
@@ -75,11 +75,11 @@ ROWS: Final = (
     row("random-qat", "distillation on random tokens", distilled(TextJob.noise), NOISE,
         cost=STEP, budgets=STEPS, settings=PLAIN),
     row("gptq-random", "GPTQ's rounding on random tokens", gptq_rounded(TextJob.noise), NOISE, GPTQ,
-        cost=PASSES, budgets=CALIBRATION),
+        cost=PASSES, budgets=BATCHES),
     row("gptq", "GPTQ's rounding on sampled text", gptq_rounded(TextJob.text), TEXT, GPTQ,
-        cost=f"{PASSES}, and writing", budgets=CALIBRATION),
+        cost=f"{PASSES}, and writing", budgets=BATCHES),
     row("gptq-qat", "GPTQ's rounding, then plain steps, on sampled text", gptq_qat(TextJob.text), TEXT,
-        f"{GPTQ}; {QAT}", cost="gptq's and llm-qat's", budgets=LITTLE_CALIBRATION | STEPS, settings=SLOW),
+        f"{GPTQ}; {QAT}", cost="gptq's and llm-qat's", budgets=FEW_BATCHES | STEPS, settings=SLOW),
     row("lkd-random", "layer-wise distillation on random tokens", layer_wise(TextJob.noise), NOISE, LKD,
         cost="as random-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
     row("lkd", "layer-wise distillation on sampled text", layer_wise(TextJob.text), TEXT, LKD,
@@ -99,9 +99,9 @@ ROWS: Final = (
         cost=STEP, needs="a classifier or causal language model, and batches",
         budgets=STEPS, settings=PLAIN),
     row("gptq-real", "gptq's upper bound", gptq_rounded(TextJob.real_text), REAL, GPTQ, cost="as gptq",
-        budgets=CALIBRATION),
+        budgets=BATCHES),
     row("gptq-qat-real", "gptq-qat's upper bound", gptq_qat(TextJob.real_text), REAL, f"{GPTQ}; {QAT}",
-        cost="as gptq-qat", budgets=LITTLE_CALIBRATION | STEPS, settings=SLOW),
+        cost="as gptq-qat", budgets=FEW_BATCHES | STEPS, settings=SLOW),
     row("distill-real", "the upper bound: layer-wise, then plain steps, on real text",
         distilled(TextJob.real_text, warm=True), REAL, cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),
 )  # fmt: skip
