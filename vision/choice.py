@@ -5,7 +5,7 @@ from torch import nn
 from zsaq.method import Method
 from zsaq.quant.layers import ACTIVATIONS
 from zsaq.vision.methods import METHODS
-from zsaq.vision.models import classifier, has_attentions, has_batch_norms, name_of
+from zsaq.vision.models import class_name, classifier, has_attentions, has_batch_norms
 from zsaq.vision.rows import NEEDS
 
 
@@ -18,7 +18,7 @@ def check_needs(method: Method, teacher: nn.Module) -> None:
     """Raises ValueError for a teacher that lacks what the method needs, with the methods that do suit it."""
     if not NEEDS[method.needs](teacher):
         raise ValueError(
-            f"{name_of(classifier(teacher))} does not suit {method.name}, which needs {method.needs}; take one of "
+            f"{class_name(classifier(teacher))} does not suit {method.name}, which needs {method.needs}; take one of "
             f"{', '.join(suits(teacher))}"
         )
 
@@ -26,7 +26,7 @@ def check_needs(method: Method, teacher: nn.Module) -> None:
 def find(name: str, teacher: nn.Module) -> Method:
     """The row of that name. Raises ValueError for a name that is not in the table, and as `check_needs` does."""
     if name not in METHODS:
-        kind = name_of(classifier(teacher))
+        kind = class_name(classifier(teacher))
         raise ValueError(f"method is {name!r}; for {kind} give one of {', '.join(suits(teacher))}")
     check_needs(METHODS[name], teacher)
     return METHODS[name]

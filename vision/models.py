@@ -67,11 +67,11 @@ def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
     ValueError for a plain module and for images that are not square.
     """
     if not isinstance(teacher, PreTrainedModel):
-        raise ValueError(f"{name_of(teacher)} has no configuration that tells its images; give ImageSpec(...)")
+        raise ValueError(f"{class_name(teacher)} has no configuration that tells its images; give ImageSpec(...)")
     config = teacher.config.to_dict()
     named = config.get("image_size") if size is None else size
     if named is None:
-        raise ValueError(f"the configuration of {name_of(teacher)} names no image size; give size or ImageSpec(...)")
+        raise ValueError(f"the configuration of {class_name(teacher)} names no image size; give size or ImageSpec(...)")
     sides = set(named) if isinstance(named, list | tuple) else {named}
     if len(sides) != 1:
         raise ValueError(f"image_size is {named}; only square images are made, give ImageSpec(...) of one size")
@@ -89,7 +89,7 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
     if not norms:
         raise ValueError(
-            f"{name_of(model)} has no BatchNorm with running statistics, which this method reads; take a ResNet, "
+            f"{class_name(model)} has no BatchNorm with running statistics, which this method reads; take a ResNet, "
             "RegNet, MobileNetV2 or another net with BatchNorm, or a method for transformers (PSAQ-ViT)"
         )
     return norms
@@ -109,7 +109,7 @@ def blocks(model: nn.Module) -> Named:
     """
     named = _blocks(model, "", Counter(type(m) for m in model.modules()))
     if not named:
-        raise ValueError(f"{name_of(model)} holds no convolution or linear layer; give a classifier of images")
+        raise ValueError(f"{class_name(model)} holds no convolution or linear layer; give a classifier of images")
     return named
 
 
@@ -123,7 +123,7 @@ def feature_places(model: nn.Module) -> At:
     places = [_branch_end(name, block) for name, block in blocks(model) if not isinstance(block, nn.Conv2d | nn.Linear)]
     places = places or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
     if not places:
-        raise ValueError(f"{name_of(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
+        raise ValueError(f"{class_name(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
     return At(tuple(places))
 
 
@@ -139,7 +139,7 @@ def attentions(model: nn.Module) -> dict[nn.Module, int]:
     """
     heads: dict[Any, Any] = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, ATTENTIONS)}
     if not heads:
-        raise ValueError(f"{name_of(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
+        raise ValueError(f"{class_name(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
     return heads
 
 
@@ -147,7 +147,7 @@ def head(model: nn.Module) -> nn.Linear:
     """The layer that answers the logits. Raises ValueError unless it is one linear layer."""
     layers = linear_heads(model)
     if not has_head(model):
-        raise ValueError(f"{name_of(model)} has {len(layers)} linear heads; give a classifier that ends in one")
+        raise ValueError(f"{class_name(model)} has {len(layers)} linear heads; give a classifier that ends in one")
     return layers[-1]
 
 
@@ -182,11 +182,13 @@ def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
         convolutions = [m for _, m in modules if isinstance(m, nn.Conv2d) and m not in shortcuts]
         wanted = next((m for m in reversed(convolutions) if sides.get(m, 1) > 1), None)
     if wanted is None:
-        raise ValueError(f"{name_of(model)} has no convolution with a map of more than one pixel; show larger images")
+        raise ValueError(
+            f"{class_name(model)} has no convolution with a map of more than one pixel; show larger images"
+        )
     return At(tuple(name for name, module in modules if module is wanted))
 
 
-def name_of(model: nn.Module) -> str:
+def class_name(model: nn.Module) -> str:
     """The class of a model, as messages tell it."""
     return type(model.module if isinstance(model, Classifier) else model).__name__
 
