@@ -1,6 +1,5 @@
 """`zsaq.quantize`: every kind of model by every way to give it, on toys; and what it answers truthfully."""
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -8,36 +7,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from transformers import BitImageProcessorPil, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import zsaq
 from language_toys import REAL, bert, bpe, opt, wordpiece
-from toys import spread
-from vision_toys import cnn, images, resnet, vit
-from zsaq import Grid, ImageSpec, QuantConfig
+from teachers import FEW_IMAGES, folder_of, llama, objects, processor
+from vision_toys import images, resnet, vit
+from zsaq import Grid, QuantConfig
+from zsaq.io.teacher import load_teacher
 from zsaq.quant.layers import QuantLayer
-from zsaq.run import Data
-
-SIDE = {"height": 16, "width": 16}
-FEW_IMAGES = {"images": 4, "image_steps": 2, "steps": 2, "batch_size": 4}
-
-
-def processor() -> BitImageProcessorPil:
-    return BitImageProcessorPil(size={"shortest_edge": 16}, crop_size=SIDE)
-
-
-def llama() -> Any:
-    config = LlamaConfig(
-        vocab_size=len(bpe()), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=32, pad_token_id=0, bos_token_id=1, eos_token_id=1,
-    )  # fmt: skip
-    return spread(LlamaForCausalLM(config))
-
-
-def folder_of(folder: Path, *parts: Any) -> Path:
-    for part in parts:
-        part.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -124,19 +101,11 @@ def test_ones_own_batches_are_called_zero_shot_only_if_one_says_so() -> None:
 def test_auto_follows_the_documented_rule(
     folders: Path, name: str, config: Any, method: str, few: dict[str, Any], given: str
 ) -> None:
-    model, reader = zsaq_objects(name)
+    model, reader = objects(name)
     key = "processor" if name == "resnet" else "tokenizer"
     options = {key: reader} if given == "object" else {}
     student = zsaq.quantize(model if given == "object" else folders / name, config, **options, **few)
     assert student.zsaq.results.method == method
-
-
-def zsaq_objects(name: str) -> tuple[PreTrainedModel, Any]:
-    if name == "resnet":
-        return resnet(), processor()
-    if name == "bert":
-        return bert(wordpiece()), wordpiece()
-    return {"llama": llama, "opt": lambda: opt(bpe())}[name](), bpe()
 
 
 def test_a_vision_transformer_by_auto() -> None:
@@ -147,7 +116,7 @@ def test_a_vision_transformer_by_auto() -> None:
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("name", ["opt", "resnet"])
 def test_the_teacher_stays_as_it_is(tmp_path: Path, name: str, training: bool) -> None:
-    teacher, reader = zsaq_objects(name)
+    teacher, reader = objects(name)
     teacher.train(training)
     next(teacher.parameters()).requires_grad_(False)
     buffers = {key: value.clone() for key, value in teacher.named_buffers()}
@@ -175,12 +144,12 @@ def test_a_generator_that_was_given_stays_as_it_is() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_teacher_in_half_precision_is_widened_for_learning_alone(tmp_path: Path, dtype: torch.dtype) -> None:
-    teacher = llama().to(dtype)
+    folder_of(tmp_path, llama().to(dtype), bpe())
+    teacher = load_teacher(tmp_path)
     before = state(teacher)
     student = zsaq.quantize(teacher, "w4a16", method="gptq", tokenizer=bpe(), calibration=1)
     assert same(before, state(teacher)) and student.dtype == torch.float32
     assert zsaq.quantize(teacher, "w4a16", method="rtn").dtype == dtype
-    folder_of(tmp_path, teacher, bpe())
     again = zsaq.quantize(tmp_path, "w4a16", method="gptq", calibration=1)
     assert all(torch.equal(a, b) for a, b in zip(student.parameters(), again.parameters(), strict=True))
 
@@ -194,76 +163,3 @@ def test_baselines_of_a_method_that_learns_are_made_from_the_same_numbers() -> N
         ("teacher", 1.0), ("rtn", 1.0), ("gptq", 1.0)
     ]  # fmt: skip
     assert student.zsaq.results.teacher.bytes < 2 * sum(p.numel() for p in llama().parameters()) * 1.2
-
-
-def test_a_callable_is_a_method() -> None:
-    def mine(job: Any, config: QuantConfig, budget: zsaq.Budget, seed: int, loop: zsaq.Loop) -> nn.Module:
-        assert (seed, budget["depth"], budget.effort) == (5, 3, "light")
-        return zsaq.quantize_model(job.teacher, config)
-
-    student = zsaq.quantize(bert(wordpiece()), "w4a8", method=mine, seed=5, depth=3, effort="light")
-    results = student.zsaq.results
-    assert (results.method, results.zero_shot, results.budget["depth"]) == ("mine", False, 3)
-    assert zsaq.quantize(bert(wordpiece()), "w4a8", method=mine, seed=5, depth=3, effort="light", zero_shot=True)
-    anonymous = zsaq.quantize(
-        bert(wordpiece()), "w4a8", method=lambda job, config, *_: zsaq.quantize_model(job.teacher, config)
-    )
-    assert anonymous.zsaq.results.method == "own"
-    with pytest.raises(ValueError, match="give preset='brecq', 'psaq' or 'uniform'"):
-        zsaq.quantize(resnet(), "w4a8", method=mine, spec=16)
-
-
-def test_no_option_of_a_method_is_called_as_an_argument() -> None:
-    """An option of that name would never arrive."""
-    arguments = {name for call in (zsaq.quantize, zsaq.compare) for name in inspect.signature(call).parameters}
-    for table in zsaq.methods().values():
-        for method in table.values():
-            assert not method.options().keys() & arguments, method.name
-
-
-def test_a_plain_module_needs_its_spec() -> None:
-    with pytest.raises(ValueError, match="give ImageSpec"):
-        zsaq.quantize(cnn(), "w8a8")
-    student = zsaq.quantize(cnn(), "w8a8", spec=ImageSpec(4, 16), images=4, image_steps=2, score=lambda model: 1)
-    assert student.zsaq.results.model == "a Cnn" and student.zsaq.results.student.scores == {"score": 1.0}
-    assert student(pixel_values=images(2)).shape == (2, 4)
-
-
-@pytest.mark.parametrize("answer", [{"accuracy": 0.5, "kl": 1}, 0.25, torch.tensor(0.25)])
-def test_scores_are_named_numbers_or_one(answer: Any) -> None:
-    student = zsaq.quantize(bert(wordpiece()), "w4a8", method="rtn", score=lambda _: answer, data=Data("toy"))
-    results = student.zsaq.results
-    assert results.student.scores == (answer if isinstance(answer, dict) else {"score": 0.25})
-    assert results.data == Data("toy") and [row.name for row in results.rows] == ["teacher", "rtn"]
-    assert results.teacher.bytes > 0 and results.student.bytes is None
-
-
-def test_a_score_that_is_not_finite_does_not_cost_the_student(capsys: pytest.CaptureFixture[str]) -> None:
-    student = zsaq.quantize(bert(wordpiece()), "w4a8", method="rtn", score=lambda _: {"kl": float("nan"), "f1": 1.0})
-    assert student.zsaq.results.student.scores == {"f1": 1.0} and "kl is nan" in capsys.readouterr().err
-
-
-def test_the_budget_is_told_before_it_is_spent(capsys: pytest.CaptureFixture[str]) -> None:
-    lines: list[str] = []
-
-    def spend(*_: Any) -> nn.Module:
-        lines.append(capsys.readouterr().err)
-        raise ValueError("spent")
-
-    with pytest.raises(ValueError, match="spent"):
-        zsaq.quantize(bert(wordpiece()), "w4a8", method=spend, steps=7)
-    assert lines == ["spend on a BertForSequenceClassification, effort default: steps 7\n"]
-
-
-def test_results_hold_no_path_of_this_machine(folders: Path, tmp_path: Path) -> None:
-    model = LlamaForCausalLM.from_pretrained(folders / "llama")
-    for given in (folders / "llama", model):
-        student = zsaq.quantize(given, "w4a16", method="rtn", license="mit")
-        student.save_pretrained(tmp_path / "out")
-        text = (tmp_path / "out" / "results.json").read_text()
-        assert str(folders) not in text and student.zsaq.results.model == "llama"
-        assert student.zsaq.results.base.name == "llama" and student.zsaq.results.base.license == {"license": "mit"}
-    model.config._name_or_path = model.name_or_path = "/home/somebody/gone/llama"
-    assert zsaq.quantize(model, "w4a16", method="rtn").zsaq.results.model == "llama"
-    model.name_or_path = "me/llama"
-    assert zsaq.quantize(model, "w4a16", method="rtn").zsaq.results.model == "me/llama"

@@ -22,11 +22,16 @@ from hub_server import TOKEN
 from language_toys import bert, bpe, opt, wordpiece
 from vision_toys import resnet
 from zsaq import Card
+<<<<<<< HEAD
 from zsaq.io.checksums import check_manifest
 from zsaq.report.card import Base
+=======
+from zsaq.io.checksums import check
+from zsaq.report.card import base_of
+>>>>>>> h6
 from zsaq_cli.deploying import flat
 
-COMMANDS = ["quantize", "evaluate", "export", "verify", "bench", "report", "push", "doctor"]
+COMMANDS = ["quantize", "compare", "methods", "evaluate", "export", "verify", "bench", "report", "push", "doctor"]
 GROUP: Any = get_command(zsaq_cli.app)
 ROOT = Path(__file__).parent.parent
 
@@ -97,23 +102,31 @@ def test_quantize_saves_a_student_with_its_facts(folder: Path) -> None:
     assert zsaq.coverage(zsaq.load(student)) == results["coverage"]
 
 
+def few(method: str, room: str) -> list[str]:
+    """A small budget, as the method's own options."""
+    small = {"steps": 2, "calibration": 2, "images": 4, "image_steps": 2}
+    budgets = zsaq.methods()[room][method].budgets
+    return [word for name, count in small.items() if name in budgets for word in (f"--{name}", str(count))]
+
+
 @pytest.mark.parametrize("method", ["gptq", "gptq-qat", "random-qat", "lkd", "llm-qat", "zsaq"])
 def test_methods_for_text(folder: Path, tmp_path: Path, method: str) -> None:
     facts = told(
         "quantize", folder / "bert", "--output_dir", tmp_path / "x", "--bits", "w2a8", "--method", method,
-        "--generator", folder / "opt", "--steps", "2", "--seed", "1",
+        "--generator", folder / "opt", "--seed", "1", "--effort", "light", *few(method, "language"),
     )  # fmt: skip
-    assert facts["kind"] == "text" and facts["method"] == method and facts["times_smaller"] > 1
+    assert facts["method"] == method and facts["zero_shot"] is True and facts["budget"]["effort"] == "light"
+    assert facts["bytes"] == (tmp_path / "x" / "model.safetensors").stat().st_size
     assert list((tmp_path / "x").glob("*.jsonl")) and zsaq.load(tmp_path / "x")
 
 
-@pytest.mark.parametrize(("method", "preset"), [("rtn", "uniform"), ("zeroq", "brecq"), ("genie", "brecq")])
+@pytest.mark.parametrize(("method", "preset"), [("rtn-noise", "uniform"), ("zeroq", "brecq"), ("genie", "brecq")])
 def test_methods_for_images(folder: Path, tmp_path: Path, method: str, preset: str) -> None:
     facts = told(
         "quantize", folder / "resnet", "--output_dir", tmp_path / "x", "--bits", "w4a4", "--method", method,
-        "--preset", preset, "--images", "4", "--image_steps", "2", "--steps", "2",
+        "--preset", preset, *few(method, "vision"),
     )  # fmt: skip
-    assert facts["kind"] == "image" and (tmp_path / "x" / "preprocessor_config.json").is_file()
+    assert facts["preset"] == preset and (tmp_path / "x" / "preprocessor_config.json").is_file()
     scores = told(
         "evaluate", tmp_path / "x", "--images", folder / "images", "--teacher", folder / "resnet", "--limit", "3"
     )
@@ -127,7 +140,14 @@ def test_methods_for_images(folder: Path, tmp_path: Path, method: str, preset: s
         (["--bits", "[red]w4"], "[red]w4"),
         (["--method", "magic"], "magic"),
         (["--method", "zsaq", "--generator", "/nowhere"], "/nowhere"),
-        (["--steps", "0"], "steps"),
+        (["--method", "llm-qat", "--steps", "0"], "steps is 0; give an integer of at least 1"),
+        (["--method", "llm-qat", "--lr", "x"], "lr is 'x'; give a finite number"),
+        (["--method", "llm-qat", "--stesp", "2"], "llm-qat has no option stesp; its options are steps=2000"),
+        (["--method", "llm-qat", "--steps"], "'--steps' are no options: give pairs such as --steps 200"),
+        (["--method", "genie"], "for BertForSequenceClassification give one of rtn-minmax"),
+        (["--preset", "brecq"], "presets are for images"),
+        (["--size", "16"], "spec is not for BertForSequenceClassification"),
+        (["--effort", "heroic"], "light, default, best"),
         (["--seed", "x"], "seed"),
     ],
 )
@@ -149,6 +169,52 @@ def test_a_folder_of_somebody_else_is_not_overwritten(folder: Path, tmp_path: Pa
     (tmp_path / "mine.txt").write_text("mine")
     assert "was not written by" in told("quantize", folder / "bert", "--output_dir", tmp_path, code=2)["error"]
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_the_model_comes_before_the_methods_options(folder: Path, tmp_path: Path) -> None:
+    result = run("quantize", "--steps", "2", folder / "bert", "--output_dir", tmp_path / "x")
+    assert result.exit_code == 2 and "give the model first" in result.stderr
+
+
+def test_compare_keeps_runs_and_shows_a_table(folder: Path, tmp_path: Path) -> None:
+    given = [
+        "compare", folder / "bert", "--methods", "rtn,gptq", "--bits", "w4a8,w2a8", "--seeds", "0,1", "--task", "sst2",
+        "--data_dir", folder, "--generator", folder / "opt", "--output_dir", tmp_path / "x", "--calibration", "1",
+    ]  # fmt: skip
+    rows = told(*given)["rows"]
+    assert [(row["config"], row["method"], row["seeds"]) for row in rows] == [
+        ("", "teacher", 1), ("w4a8", "rtn", 1), ("w4a8", "gptq", 2), ("w2a8", "rtn", 1), ("w2a8", "gptq", 2),
+    ]  # fmt: skip
+    assert {"accuracy", "agreement", "kl", "data seen"} <= set(rows[2])
+    before = (tmp_path / "x" / "runs.jsonl").read_text()
+    shown = run(*given)
+    assert shown.exit_code == 0 and "teacher" in shown.stdout and "0." in shown.stdout
+    assert (tmp_path / "x" / "runs.jsonl").read_text() == before
+    assert "gptq" in (tmp_path / "x" / "table.md").read_text()
+    assert "--seeds is 'x'" in told(*given, "--seeds", "x", code=2)["error"]
+    assert "give one of --task" in told(*given, "--text", "x", code=2)["error"]
+
+
+def test_methods_lists_the_tables_and_the_options_of_one() -> None:
+    facts = told("methods")
+    assert {room: [row["name"] for row in rows] for room, rows in facts.items()} == {
+        room: list(table) for room, table in zsaq.methods().items()
+    }
+    one = told("methods", "genie")
+    assert {row["option"] for row in one["vision options"]} == set(zsaq.methods()["vision"]["genie"].options())
+    assert "by the model" in run("methods", "zsaq").stdout
+    assert "there is no method 'magic'" in told("methods", "magic", code=2)["error"]
+
+
+def test_nothing_but_our_own_lines(folder: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = ["quantize", str(folder / "bert"), "--method", "rtn", "--output_dir", str(tmp_path / "x")]
+    done = subprocess.run([sys.executable, "-m", "zsaq_cli", *words], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "coverage" in done.stdout
+    assert done.stderr.splitlines() == [
+        "rtn on bert, effort default: nothing to spend",
+        f"The model, results.json, curves and the steps' numbers are in {tmp_path / 'x'}",
+    ]
 
 
 def test_evaluate_scores_bounds_and_records(folder: Path) -> None:
@@ -204,9 +270,9 @@ def test_an_unknown_runtime_is_refused(folder: Path) -> None:
 def test_export_and_bench_hand_over_what_was_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"runtime": "[x]", "bytes": 2**20, "ms": {"1x2": {"best": 1.5}}, "faster": {"1x2": 2.0}}
     found: dict[str, Any] = {"rows": [row, {"runtime": "other", "ms": 3}], "slower": {}}
-    library(monkeypatch, "zsaq.deploy.bench", bench=lambda path, repeats, **more: {**found, "n": repeats, **more})
+    library(monkeypatch, "zsaq.deploy.bench", bench=lambda path, **more: {**found, **more})
     monkeypatch.setattr(
-        "zsaq.deploy.export.export", lambda source, to, target: {"to": to, "target": target, "bytes": 5}
+        "zsaq.deploy.runtimes.export", lambda source, to, target: {"to": to, "target": target, "bytes": 5}
     )
     student = folder / "student"
     assert told("export", student, "--to", "onnx")["folder"] == str(student / "onnx")
@@ -237,7 +303,7 @@ def test_push_makes_the_card_and_tells_the_url(folder: Path, monkeypatch: pytest
     assert facts == {"repo_id": "me/x", "url": "https://hub/commit"}
     assert seen == [("me/x", "bert", {"private": True, "revision": None, "create_pr": False})]
     told("push", folder / "student", "me/x", "--base", folder / "opt", "--license", "mit")
-    assert seen[1][1] == "opt" and Base.of(folder / "opt", "mit").name == "opt"
+    assert seen[1][1] == "opt" and base_of(folder / "opt", "mit").name == "opt"
     assert "--base" in told("push", folder / "student", "me/x", "--license", "mit", code=2)["error"]
 
 

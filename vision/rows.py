@@ -5,7 +5,8 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from torch import nn
 
@@ -84,7 +85,10 @@ def fitted(
             folder=job.folder(name, seed), **options, **extra(job, budget, seed),
         )  # fmt: skip
 
-    return Method(name, idea, fit, inputs_of(images), PAPERS[paper], needs, cost, budgets, settings, zero_shot, preset)
+    return Method(
+        name, idea, fit, inputs_of(images), PAPERS[paper], needs, cost, budgets, settings, zero_shot, preset,
+        optional_of(method),
+    )  # fmt: skip
 
 
 def learned_from(job: ImageJob, images: str, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> Any:
@@ -111,6 +115,12 @@ def settings_of(method: Callable[..., Any], named: set[str]) -> dict[str, Any]:
         del settings["lr"]
         settings["speed"] = 1.0
     return settings
+
+
+def optional_of(method: Callable[..., Any]) -> frozenset[str]:
+    """The arguments of a fit that may be None: what None leaves out."""
+    parameters = inspect.signature(method).parameters.items()
+    return frozenset(name for name, parameter in parameters if NoneType in get_args(parameter.annotation))
 
 
 def inputs_of(images: str) -> str:

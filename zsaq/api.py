@@ -1,7 +1,6 @@
 """The top floor: quantize a model without data, and the tables of methods. The one file that sees language and vision.
 
-student = zsaq.quantize("path/or/id", "w4a8")
-student.save_pretrained("out")  # the model, its tokenizer or image processor, results.json
+zsaq.quantize("path/or/id", "w4a8").save_pretrained("out")  # the model, its tokenizer or processor, results.json
 """
 
 import copy
@@ -96,8 +95,7 @@ class Subject:
             raise ValueError(f"batches is {batches!r}; give an iterable of dicts of tensors")
         if kind == "image":
             reader = processor if processor is not None or not named else processor_of(source)
-            if not isinstance(spec, ImageSpec):
-                spec = spec_of(teacher, spec or (reader and shown_size(reader)))
+            spec = spec if isinstance(spec, ImageSpec) else spec_of(teacher, spec or (reader and shown_size(reader)))
             mean, deviation = normalisation(reader, spec.channels)
             job: TextJob | ImageJob = ImageJob(teacher, spec, mean, deviation, real=real, given=batches)
         else:
@@ -188,12 +186,11 @@ def quantize(
     `batches`: one's own inputs, for method "distill"; whether they are real is not known here, so the student
     is called zero-shot only if `zero_shot=True` says so. `real`: real data, for rows that end in "-real".
 
-    `score(student)` answers numbers by name (or one), which are reported and used for nothing; with it the results
-    have rows of the teacher and of `baselines`, other methods by name. `data` says what they were taken on. `license`:
-    of the model, if its card names none. `loop`: how the trainer runs, and where curves and pictures go.
+    `score(student)` answers numbers by name (or one), reported and used for nothing; with it the results have a row of
+    the teacher. `baselines`: other methods by name. `data`: what was scored on. `license`: of the model, if its card
+    names none. `loop`: how the trainer runs, and where curves and pictures go.
 
-    The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and holds
-    `student.zsaq.results`. Raises ValueError for a name, an option or a preset that does not exist and for a method
+    The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and has `zsaq.results`. Raises ValueError for a name, an option or a preset that does not exist and for a method
     that does not suit this model, with what there is; NotFinite, which holds the last good student, where training
     diverges.
     """
@@ -233,9 +230,10 @@ def quantize(
 
 def budget_of(row: Method, effort: Effort, options: Mapping[str, Any]) -> Budget:
     """What a run takes; a callable takes any option. Raises ValueError as `Budget.of` does."""
-    if row.inputs != OWN:
-        return Budget.of(row, effort, options)
-    return dataclasses.replace(Budget.of(row, effort), numbers=dict(options))
+    own = row.inputs == OWN
+    return (
+        dataclasses.replace(Budget.of(row, effort), numbers=dict(options)) if own else Budget.of(row, effort, options)
+    )
 
 
 def run(

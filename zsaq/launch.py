@@ -192,7 +192,12 @@ def table(args: argparse.Namespace, loop: Loop, subject: Mapping[str, Any]) -> N
     )  # fmt: skip
     if loop.accelerator.is_main_process:
         runs.write(args.output_dir)
-        Console(file=sys.stdout).print(runs.table().to_terminal(f"{args.output_dir}, also as table.md and table.csv"))
+        printed(runs.table().to_terminal(f"{args.output_dir}, also as table.md and table.csv"))
+
+
+def printed(table: Any) -> None:
+    """On stdout, not cut where that is no terminal."""
+    Console(file=sys.stdout, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def show(student: Any, title: str) -> None:
@@ -201,4 +206,4 @@ def show(student: Any, title: str) -> None:
         {"name": row.name, **row.scores, "bytes": row.bytes, "seconds": f"{row.seconds:.1f}"}
         for row in student.zsaq.results.rows
     ]
-    Console(file=sys.stdout).print(Table(rows).to_terminal(title))
+    printed(Table(rows).to_terminal(title))

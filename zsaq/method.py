@@ -39,7 +39,8 @@ class Budget:
             if type(numbers[name]) is not int or numbers[name] < least:
                 raise ValueError(f"{name} is {numbers[name]!r}; give an integer of at least {least}")
         for name, default in method.settings.items():
-            if default is not None and not alike(numbers[name], default):
+            off = numbers[name] is None and name in method.optional
+            if default is not None and not off and not alike(numbers[name], default):
                 raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(default)}, as the default {default!r}")
         return cls(effort, numbers)
 
@@ -71,8 +72,8 @@ class Method:
 
     `fit(job, config, budget, seed, loop)` answers the student; a job is what its room works on. `budgets`: counts at
     each effort (light: minutes; default: about an hour; best: the paper's); `settings`: everything else that may be
-    named; None stands for what depends on the job. `inputs`: in words, for results;
-    `zero_shot` is False where real data is read. `preset`: vision's, by default.
+    named; None stands for what depends on the job, and switches off those that are `optional`. `inputs`: in words, for
+    results; `zero_shot` is False where real data is read. `preset`: vision's, by default.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Method:
     settings: Mapping[str, Any] = field(default_factory=dict)
     zero_shot: bool = True
     preset: str | None = None
+    optional: frozenset[str] = frozenset()
 
     def options(self, effort: Effort = "default") -> dict[str, Any]:
         """Every option of the method, with its value at this effort."""

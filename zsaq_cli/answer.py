@@ -18,6 +18,7 @@ BAD_INPUT: Final = 2
 MISSING: Final = 3
 UNREACHABLE: Final = 4
 BUG: Final = 70
+WIDE: Final = 200  # columns where nobody's terminal sets them
 EXTRAS: Final = {  # what an optional package is imported as -> the extra that installs it
     "compressed_tensors": "export", "onnx": "export", "onnxruntime": "export", "onnxscript": "export",
     "datasets": "eval", "pyarrow": "eval", "sklearn": "vision", "PIL": "vision",
@@ -53,7 +54,7 @@ def answer(as_json: bool, work: Callable[[], Outcome]) -> NoReturn:
     if as_json:
         print(json.dumps(plain(outcome.facts)))
     else:
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else WIDE)
         for part in outcome.shown:
             console.print(part)
     raise typer.Exit(outcome.code)

@@ -76,7 +76,7 @@ class Table:
 
         table = RichTable(title=plain(title) or None, title_justify="left", show_header=self.head)
         for column, numeric in zip(self.columns, self.numeric() or [False] * len(self.columns), strict=True):
-            table.add_column(plain(column), justify="right" if numeric else "left")
+            table.add_column(plain(column), justify="right" if numeric else "left", overflow="fold")
         for row in self.cells():
             table.add_row(*map(plain, row))
         return table
