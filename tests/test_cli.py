@@ -22,13 +22,8 @@ from hub_server import TOKEN
 from language_toys import bert, bpe, opt, wordpiece
 from vision_toys import resnet
 from zsaq import Card
-<<<<<<< HEAD
 from zsaq.io.checksums import check_manifest
-from zsaq.report.card import Base
-=======
-from zsaq.io.checksums import check
 from zsaq.report.card import base_of
->>>>>>> h6
 from zsaq_cli.deploying import flat
 
 COMMANDS = ["quantize", "compare", "methods", "evaluate", "export", "verify", "bench", "report", "push", "doctor"]

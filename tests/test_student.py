@@ -14,7 +14,7 @@ from hub_client import turned
 from hub_server import TOKEN, Hub
 from language_toys import REAL, bert, bpe, opt, wordpiece
 from zsaq import Loop, launch
-from zsaq.io.checksums import check
+from zsaq.io.checksums import check_manifest
 from zsaq.report.card_text import NO_DATA, WITH_DATA
 from zsaq.run import Data
 from zsaq.student import noted
@@ -40,7 +40,7 @@ def test_a_student_saves_itself_whole(tmp_path: Path) -> None:
     student.save_pretrained(tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "results.json", "distill.jsonl"} <= names
-    check(tmp_path / "out")
+    check_manifest(tmp_path / "out")
     again = zsaq.load(tmp_path / "out")
     assert again.zsaq.results == student.zsaq.results and student.zsaq.results.fingerprint
     assert student.zsaq.results.student.bytes == (tmp_path / "out" / "model.safetensors").stat().st_size

@@ -123,7 +123,8 @@ def test_settings_are_a_fit_s_own_and_what_is_given_wins(monkeypatch: pytest.Mon
     seen: dict[str, Any] = {}
 
     def fit(teacher: nn.Module, config: Any, spec: Any, images: Any, *, steps: int, lr: float = 1.0,
-            soft: float | None = 2.0, sized: int = 3, seed: int = 0, loop: Any = None, folder: Any = None) -> nn.Module:  # fmt: skip
+            soft: float | None = 2.0, sized: int = 3, seed: int = 0, loop: Any = None,
+            folder: Any = None) -> nn.Module:  # fmt: skip
         seen.update(steps=steps, lr=lr, soft=soft, sized=sized)
         return teacher
 

@@ -144,7 +144,7 @@ class Subject:
             if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
                 wide = (job.start if self.named else copy.deepcopy(job.start)).float()
                 if job.generator[0] is job.start:
-                    job.generator = (wide, job.generator[1])
+                    job.generator = (wide, job.generator[1])  # type: ignore[assignment]
                 job.teacher = job.start = wide
             if self.teacher_bits is not None:
                 if self.source.startswith("a "):
@@ -190,9 +190,9 @@ def quantize(
     the teacher. `baselines`: other methods by name. `data`: what was scored on. `license`: of the model, if its card
     names none. `loop`: how the trainer runs, and where curves and pictures go.
 
-    The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and has `zsaq.results`. Raises ValueError for a name, an option or a preset that does not exist and for a method
-    that does not suit this model, with what there is; NotFinite, which holds the last good student, where training
-    diverges.
+    The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and has `zsaq.results`. Raises
+    ValueError for a name, an option or a preset that does not exist and for a method that does not suit this model,
+    with what there is; NotFinite, which holds the last good student, where training diverges.
     """
     began, loop = time.perf_counter(), loop or Loop()
     subject = Subject.of(
