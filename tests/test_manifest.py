@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import zsaq.io.atomic
+import zsaq.atomic
 from test_hub import CONFIGS, TEACHERS, bits, student_of
 from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint, identity, mismatch, write_checksums
 from zsaq.io.loading import load
@@ -286,7 +286,7 @@ def test_a_rename_that_fails_puts_the_folder_back(folder: Path, monkeypatch: pyt
             raise OSError("no")
         rename(source, target)
 
-    monkeypatch.setattr(zsaq.io.atomic.os, "rename", fail)
+    monkeypatch.setattr(zsaq.atomic.os, "rename", fail)
     with pytest.raises(OSError, match="no"):
         save(student_of("gpt2", CONFIGS["w2a8"]), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before and names(folder.parent) == ["copy"]

@@ -6,7 +6,6 @@ from its own smallest value to its largest, and colours cannot be compared betwe
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsaq.atomic import atomic_file
 from zsaq.train.pair import Batch
 
 NO_LOSSES = {"step", "seconds", "lr"}  # among the numbers of a log's line
@@ -157,12 +157,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _write(figure: Any, path: Path) -> Path:
-    """A PNG, whole or not at all: drawn beside its place, then moved there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        figure.savefig(draft, format="png", dpi=120)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    """A PNG, whole or not at all."""
+    with atomic_file(path) as partial:
+        figure.savefig(partial, format="png", dpi=120)
     return path

@@ -16,6 +16,7 @@ from typing import Any, Final, final
 
 from huggingface_hub.utils import validate_repo_id
 
+from zsaq.atomic import write_text
 from zsaq.form import AGAIN, checked
 from zsaq.quant.config import QuantConfig
 
@@ -156,9 +157,7 @@ class Results:
 
     def write(self, folder: str | Path) -> Path:
         """results.json in `folder`; its path."""
-        path = Path(folder) / RESULTS
-        path.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        return path
+        return write_text(Path(folder) / RESULTS, json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> "Results":

@@ -13,11 +13,11 @@ from typing import Any, Final, final
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from zsaq.atomic import atomic_folder
 from zsaq.deploy import checks, timing
 from zsaq.deploy.compressed.write import to_compressed
 from zsaq.deploy.onnx.write import BLOCKS, to_onnx
 from zsaq.io.added import EXPORT, write_added
-from zsaq.io.atomic import atomic_folder
 from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint
 
 Batches = list[dict[str, Tensor]]

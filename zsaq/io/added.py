@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from zsaq.io.atomic import write_text
+from zsaq.atomic import write_text
 from zsaq.io.checksums import fingerprint, mismatch
 from zsaq.io.record import read_results
 from zsaq.run import RESULTS

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from zsaq.io.atomic import write_text
+from zsaq.atomic import write_text
 
 MANIFEST: Final = "zsaq_manifest.json"
 MANIFEST_VERSION: Final = 1

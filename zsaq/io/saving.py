@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.io.atomic import atomic_folder
+from zsaq.atomic import atomic_folder
 from zsaq.io.checksums import MANIFEST, fingerprint, write_checksums
 from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import load

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, final
 
-from zsaq.io.atomic import write_text
+from zsaq.atomic import write_text
 from zsaq.report.table import Table
 
 RUNS = "runs.jsonl"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-from zsaq.io.atomic import atomic_file
+from zsaq.atomic import atomic_file
 
 LARGEST: Final = 2**24  # bytes of a file that is read
 HUGE: Final = 1e300  # beyond it integers have no float

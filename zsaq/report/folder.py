@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+from zsaq.atomic import write_text
 from zsaq.io.added import BENCH, EXPORT, MODELS, PARITY, read_added
-from zsaq.io.atomic import write_text
 from zsaq.io.checksums import MANIFEST, fingerprint
 from zsaq.io.record import read_results
 from zsaq.io.saving import weight_bytes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, final
 
-from zsaq.io.atomic import atomic_file
+from zsaq.atomic import atomic_file
 from zsaq.report.html import render
 
 if TYPE_CHECKING:

@@ -39,8 +39,8 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
+from zsaq.atomic import atomic_folder
 from zsaq.deploy.compressed.layout import Stored, store
-from zsaq.io.atomic import atomic_folder
 from zsaq.io.loading import auto_class_of, load
 from zsaq.quant.layers import quant_activations
 from zsaq.quant.packed import PackedEmbedding, PackedLinear, packed_layers
