@@ -51,10 +51,8 @@ def methods() -> dict[str, dict[str, Method]]:
 @final
 @dataclass(frozen=True)
 class Subject:
-    """What is quantized: the job that methods work on, and what reads the model's inputs, tokenizer or processor.
-
-    `source`: the path or id that it is known by; `named`: whether it was given by that.
-    """
+    """What is quantized: the job that methods work on, and what reads the model's inputs, tokenizer or processor;
+    `source`: the path or id that it is known by; `named`: whether it was given by that."""
 
     source: str
     kind: Kind
@@ -190,9 +188,9 @@ def quantize(
     the teacher. `baselines`: other methods by name. `data`: what was scored on. `license`: of the model, if its card
     names none. `loop`: how the trainer runs, and where curves and pictures go.
 
-    The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and has `zsaq.results`. Raises ValueError for a name, an option or a preset that does not exist and for a method
-    that does not suit this model, with what there is; NotFinite, which holds the last good student, where training
-    diverges.
+    The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and has `zsaq.results`. Raises
+    ValueError for a name, an option or a preset that does not exist and for a method that does not suit this model,
+    with what there is; NotFinite, which holds the last good student, where training diverges.
     """
     began, loop = time.perf_counter(), loop or Loop()
     subject = Subject.of(
