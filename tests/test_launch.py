@@ -84,7 +84,7 @@ def test_a_training_that_diverges_leaves_the_last_good_student(tmp_path: Path) -
         error.student = zsaq.quantize_model(job.teacher, config)
         raise error
 
-    with pytest.raises(ValueError, match="after its last good step is in .*out-last-good"):
+    with pytest.raises(ValueError, match=r"after its last good step is in .*out-last-good"):
         launch.run(bert(wordpiece()), "w4a8", tmp_path / "out", method=diverges)
     assert zsaq.load(tmp_path / "out-last-good") and not (tmp_path / "out").exists()
 
