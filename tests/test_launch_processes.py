@@ -35,6 +35,7 @@ def test_one_of_two_processes_writes_and_both_end(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert sorted(line for line in done.stdout.splitlines() if line.startswith("ended")) == ["ended 0", "ended 1"]
     assert done.stderr.count("llm-qat on a BertForSequenceClassification") == 1
-    results = zsaq.load(tmp_path / "out").zsaq.results
+    results = zsaq.Results.read(tmp_path / "out")
+    assert zsaq.load(tmp_path / "out")
     assert results.machine["processes"] == 2 and [row.name for row in results.rows] == ["teacher", "rtn", "llm-qat"]
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("job.py", "out")] == []

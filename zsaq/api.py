@@ -140,7 +140,7 @@ class Subject:
         job = self.job
         if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
             if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
-                wide = (job.start if self.named else copy.deepcopy(job.start)).float()
+                wide: Any = (job.start if self.named else copy.deepcopy(job.start)).float()
                 if job.generator[0] is job.start:
                     job.generator = (wide, job.generator[1])
                 job.teacher = job.start = wide
