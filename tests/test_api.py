@@ -104,7 +104,7 @@ def test_auto_follows_the_documented_rule(
     model, reader = objects(name)
     key = "processor" if name == "resnet" else "tokenizer"
     options: dict[str, Any] = {key: reader} if given == "object" else {}
-    student = zsaq.quantize(model if given == "object" else folders / name, config, **{**options, **few})
+    student = zsaq.quantize(model if given == "object" else folders / name, config, **(options | few))
     assert student.zsaq.results.method == method
 
 
