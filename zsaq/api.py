@@ -142,7 +142,7 @@ class Subject:
             if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
                 wide: Any = (job.start if self.named else copy.deepcopy(job.start)).float()
                 if job.generator[0] is job.start:
-                    job.generator = (wide, job.generator[1])
+                    job.generator = (wide, job.generator[1])  # pyright: ignore[reportAttributeAccessIssue]
                 job.teacher = job.start = wide
             if self.teacher_bits is not None:
                 if self.source.startswith("a "):
