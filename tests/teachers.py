@@ -10,7 +10,7 @@ from toys import spread
 from vision_toys import resnet
 
 SIDE = {"height": 16, "width": 16}
-FEW_IMAGES = {"images": 4, "image_steps": 2, "steps": 2, "batch_size": 4}
+FEW_IMAGES: dict[str, Any] = {"images": 4, "image_steps": 2, "steps": 2, "batch_size": 4}
 
 
 def processor() -> BitImageProcessorPil:

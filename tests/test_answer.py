@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import typer
+from transformers.utils import logging as transformers_logging
 
 import zsaq_cli
-from zsaq_cli.answer import Outcome, answer, facts_table, lacking, plain, rows_table, spelled
+from zsaq_cli.answer import Outcome, answer, hushed, lacking, plain
 
 
 def fail(error: BaseException) -> Any:
@@ -68,9 +69,11 @@ def test_a_mistake_of_ours_keeps_its_traceback(
     assert left.value.code == 70 and "RuntimeError: ours" in capsys.readouterr().err
 
 
-def test_what_people_see() -> None:
-    shown = [spelled(v) for v in (True, None, 0.5, 1e-7, 12345, [1, "a"], {"a": 1.0})]
-    assert shown == ["yes", "-", "0.5000", "1e-07", "12,345", "1, a", "a 1.0000"]
-    table = rows_table("[x]", [{"name": "a", "ms": 1.0}, {"name": "b"}])
-    assert [column.header for column in table.columns] == ["name", "ms"] and table.columns[1].justify == "right"
-    assert facts_table("t", {"a": 1}).row_count == 1
+def test_a_hushed_command_shows_no_bars_of_others() -> None:
+    def work() -> Outcome:
+        assert not transformers_logging.is_progress_bar_enabled()
+        return Outcome({}, ())
+
+    assert transformers_logging.is_progress_bar_enabled()
+    assert hushed(work)() == Outcome({}, ())
+    assert transformers_logging.is_progress_bar_enabled()

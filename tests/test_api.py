@@ -103,8 +103,8 @@ def test_auto_follows_the_documented_rule(
 ) -> None:
     model, reader = objects(name)
     key = "processor" if name == "resnet" else "tokenizer"
-    options = {key: reader} if given == "object" else {}
-    student = zsaq.quantize(model if given == "object" else folders / name, config, **options, **few)
+    options: dict[str, Any] = {key: reader} if given == "object" else {}
+    student = zsaq.quantize(model if given == "object" else folders / name, config, **(options | few))
     assert student.zsaq.results.method == method
 
 

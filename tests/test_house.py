@@ -49,7 +49,7 @@ THIRD_PARTIES = {  # who may import them
     **{pickler: [] for pickler in ("pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")},
 }
 FOLDERS = {"zsaq.vision": "vision", "zsaq.eval": "eval"}  # where they are imported from -> where they stand
-LONGEST = 250
+LONGEST, LONGEST_OF_TESTS = 250, 300
 
 
 def modules() -> dict[str, Path]:
@@ -135,7 +135,16 @@ def violations(source: str, module: str) -> list[str]:
 def test_the_house_stands(module: str) -> None:
     source = MODULES[module].read_text()
     assert violations(source, module) == []
-    assert source.count("\n") <= LONGEST, f"{module} is too long: split it"
+    longest = LONGEST_OF_TESTS if module.startswith("tests") else LONGEST
+    assert source.count("\n") <= longest, f"{module} is too long: split it"
+
+
+@pytest.mark.parametrize(
+    "module", [m for m in MODULES if m.count(".") == 1 and m.startswith("recipes.") and m not in PACKAGES]
+)
+def test_a_recipe_imports_nothing_but_zsaq(module: str) -> None:
+    names = {name for node in ast.walk(ast.parse(MODULES[module].read_text())) for name in imported(node, module)}
+    assert {name.split(".")[0] for name in names} <= {"zsaq", "recipes"}
 
 
 def test_every_module_of_the_package_stands_in_a_room() -> None:

@@ -41,7 +41,7 @@ def test_a_student_saves_itself_whole(tmp_path: Path) -> None:
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "results.json", "distill.jsonl"} <= names
     check_manifest(tmp_path / "out")
-    again = zsaq.load(tmp_path / "out")
+    again: Any = zsaq.load(tmp_path / "out")
     assert again.zsaq.results == student.zsaq.results and student.zsaq.results.fingerprint
     assert student.zsaq.results.student.bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [type(student).__name__]
@@ -53,8 +53,8 @@ def test_a_copy_saves_itself_and_not_the_original(tmp_path: Path) -> None:
     twin.classifier.bias.data.fill_(7.0)
     twin.save_pretrained(tmp_path / "twin")
     student.save_pretrained(tmp_path / "student")
-    biases = [zsaq.load(tmp_path / name).classifier.bias for name in ("twin", "student")]
-    assert (biases[0] == 7).all() and not (biases[1] == 7).any()
+    saved: Any = [zsaq.load(tmp_path / name) for name in ("twin", "student")]
+    assert [bool((model.classifier.bias == 7).all()) for model in saved] == [True, False]
 
 
 def test_options_of_transformers_go_to_transformers(tmp_path: Path) -> None:

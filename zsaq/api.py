@@ -51,10 +51,8 @@ def methods() -> dict[str, dict[str, Method]]:
 @final
 @dataclass(frozen=True)
 class Subject:
-    """What is quantized: the job that methods work on, and what reads the model's inputs, tokenizer or processor.
-
-    `source`: the path or id that it is known by; `named`: whether it was given by that.
-    """
+    """What is quantized: the job that methods work on, and what reads the model's inputs, tokenizer or processor;
+    `source`: the path or id that it is known by; `named`: whether it was given by that."""
 
     source: str
     kind: Kind
@@ -142,9 +140,9 @@ class Subject:
         job = self.job
         if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
             if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
-                wide = (job.start if self.named else copy.deepcopy(job.start)).float()
+                wide: Any = (job.start if self.named else copy.deepcopy(job.start)).float()
                 if job.generator[0] is job.start:
-                    job.generator = (wide, job.generator[1])  # type: ignore[assignment]
+                    job.generator = (wide, job.generator[1])  # pyright: ignore[reportAttributeAccessIssue]
                 job.teacher = job.start = wide
             if self.teacher_bits is not None:
                 if self.source.startswith("a "):
@@ -186,9 +184,9 @@ def quantize(
     `batches`: one's own inputs, for method "distill"; whether they are real is not known here, so the student
     is called zero-shot only if `zero_shot=True` says so. `real`: real data, for rows that end in "-real".
 
-    `score(student)` answers numbers by name (or one), reported and used for nothing; with it the results have a row of
-    the teacher. `baselines`: other methods by name. `data`: what was scored on. `license`: of the model, if its card
-    names none. `loop`: how the trainer runs, and where curves and pictures go.
+    `score(student)` answers numbers by name (or one), reported and used for nothing; of the teacher and `baselines`,
+    other methods by name, too. `data`: what was scored on. `license`: of the model, if its card names none. `loop`:
+    how the trainer runs, and where curves and pictures go.
 
     The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and has `zsaq.results`. Raises
     ValueError for a name, an option or a preset that does not exist and for a method that does not suit this model,
@@ -208,9 +206,9 @@ def quantize(
             (each, *subject.config(each, config, preset), budget_of(each, effort, options if each is row else {}))
             for each in (*others, row)
         ]
-        base, size = subject.base(license), saved_bytes(subject.model) if score else None
+        base, size = subject.base(license), saved_bytes(subject.model)
         subject.prepare((*others, row), loop)
-        rows = [Row("teacher", size, 0.0, numbers(score, subject.model))] if score else []
+        rows = [Row("teacher", size, 0.0, numbers(score, subject.model))]
         student, seconds = subject.model, 0.0
         for each, plan, _, budget in work:
             student, seconds = run(subject, each, plan, budget, seed, loop)

@@ -16,7 +16,7 @@ from zsaq.io.saving import save, weight_bytes
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
 from zsaq.run import Results
-from zsaq.train.logging import say
+from zsaq.train.logging import quiet, say
 
 Score = Callable[[Any], Mapping[str, float] | float]
 
@@ -69,7 +69,7 @@ def saved_bytes(model: nn.Module) -> int:
     """Bytes of the model's weights as saved."""
     if not isinstance(model, PreTrainedModel):
         return sum(tensor.nbytes for tensor in model.state_dict().values())
-    with tempfile.TemporaryDirectory(prefix="zsaq-") as folder:
+    with quiet(), tempfile.TemporaryDirectory(prefix="zsaq-") as folder:
         type(model).save_pretrained(model, folder)
         return weight_bytes(Path(folder))
 

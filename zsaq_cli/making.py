@@ -102,6 +102,7 @@ def compare(
     images: Annotated[str | None, typer.Option("--images", help="Score: class folders, parquet, or Hub id.")] = None,
     data_dir: Annotated[str | None, typer.Option("--data_dir", help="With --task: folder with the split.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Default: validation.")] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Score on so many rows, windows, images.")] = None,
     as_json: Json = False,
 ) -> None:
     """Compare methods on MODEL: a student for each of --bits, --methods and --seeds.
@@ -123,7 +124,7 @@ def compare(
         from zsaq_cli.scoring import scorer
 
         teacher = load_teacher(model)
-        score, _ = scorer(teacher, model, task, text, images, data_dir, split, size=size)
+        score, _ = scorer(teacher, model, task, text, images, data_dir, split, size=size, limit=limit)
         table = zsaq.compare(
             model, bits.split(","), methods.split(","), seeds=numbers(seeds), score=score, folder=output_dir,
             effort=effort, preset=preset,  # pyright: ignore[reportArgumentType]

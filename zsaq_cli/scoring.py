@@ -119,13 +119,16 @@ def scorer(
     if text is not None:
         window = window or min(2048, longest(reader) or 2048)
         tokenizer = AutoTokenizer.from_pretrained(model)
-        return scorers.text(text, teacher, tokenizer, window=window, max_windows=limit), {"name": Path(text).name}
+        score = scorers.text(text, teacher, tokenizer, window=window, max_windows=limit)
+        return score, {"name": Path(text).name} | (
+            {"split": f"first {limit} windows of {window} tokens"} if limit else {}
+        )
     assert images is not None
     processor = processor_of([model], size, None, MEAN, DEVIATION)
     score = scorers.pictures(
         ImageSource(images, split), reader.config, processor, teacher, limit=limit, batch_size=batch_size
     )
-    return score, {"name": Path(images).name, "split": split}
+    return score, {"name": Path(images).name, "split": f"{split or 'all'}{first} images" if limit else split}
 
 
 def keep(folder: Path, student: dict[str, float], teacher: dict[str, float] | None, data: dict[str, Any]) -> None:

@@ -38,20 +38,22 @@ def say(line: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, others say no more than they must: no bars of transformers and of the Hub, no hints of accelerate.
+    """Inside, others say no more than they must: no bars of transformers and of the Hub, no hints of accelerate and of
+    torch's exporter.
 
     transformers' own warnings stay: weights that a checkpoint lacks are worth a line. On the way out all is as it was.
     """
-    accelerate = logging.getLogger("accelerate")
-    level = accelerate.level
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("accelerate", "torch.onnx"))}
     bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
     with _unhindered():
         transformers_logging.disable_progress_bar()  # the Hub's too
-    accelerate.setLevel(logging.ERROR)
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        accelerate.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
         with _unhindered():
             if bars:
                 transformers_logging.enable_progress_bar()

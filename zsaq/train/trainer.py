@@ -25,6 +25,7 @@ from zsaq.train.optim import NotFinite, Wrapper
 from zsaq.train.pair import Batch, Pair, run_model
 
 Model = TypeVar("Model", bound=nn.Module)
+Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
 def processes(trackers: Sequence[str] = (), **options: Any) -> Accelerator:
@@ -41,9 +42,6 @@ def processes(trackers: Sequence[str] = (), **options: Any) -> Accelerator:
         )
     on_cpu = not torch.accelerator.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
     return Accelerator(cpu=on_cpu, log_with=list(trackers) or None, **options)
-
-
-Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
 
 
 class Adversary(Protocol):

@@ -1,0 +1,118 @@
+"""What recipes and the command line share: options as words, sessions, and what is refused before the first step."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import zsaq
+from language_toys import bert, bpe, opt, wordpiece
+from zsaq import launch
+from zsaq.train.optim import NotFinite
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3), ("-1", -1), ("1e-4", 1e-4), ("0.5", 0.5), ("true", True), ("False", False), ("none", None),
+        ("5,1", (5, 1)), ("0.1,0.8", (0.1, 0.8)), ("auto", "auto"), ("path/to", "path/to"),
+    ],
+)  # fmt: skip
+def test_the_value_of_a_word(text: str, value: Any) -> None:
+    answer = launch.value_of(text)
+    assert answer == value and type(answer) is type(value)
+
+
+def test_words_are_pairs() -> None:
+    assert launch.options_of(["--steps", "2", "--ratio", "5,1"]) == {"steps": 2, "ratio": (5, 1)}
+    assert launch.options_of([]) == {}
+    for words in (["--steps"], ["steps", "2"], ["--steps=2", "3"], ["--steps", "2", "x"]):
+        with pytest.raises(ValueError, match="give pairs such as --steps 200"):
+            launch.options_of(words)
+
+
+def test_a_recipe_has_a_flag_for_every_option_of_its_method() -> None:
+    flags = launch.parser("text", "w2a8", "toy", method="zsaq")
+    assert set(flags.get_default("own")) == set(zsaq.methods()["language"]["zsaq"].options())
+    args = launch.parse(flags, ["--steps", "9", "--lora", "--ratio", "3,1", "--teacher_bits", "8"])
+    assert args.options == {"steps": 9, "lora": True, "ratio": (3, 1)} and args.teacher_bits == 8
+    assert (args.bits, args.effort, args.output_dir, args.method) == ("w2a8", "light", "outputs/toy", "zsaq")
+    assert launch.parse(flags, []).options == {}
+
+
+def test_other_methods_options_pass_and_no_flag_may_be_shortened(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = launch.parser("text", "w2a4", "toy")
+    assert launch.parse(flags, ["--image_steps", "9", "--see", "1"]).options == {"image_steps": 9, "see": 1}
+    with pytest.raises(SystemExit) as left:
+        launch.parse(flags, ["--image_steps"])
+    assert left.value.code == 2 and "give pairs" in capsys.readouterr().err
+
+
+def arguments(**change: Any) -> argparse.Namespace:
+    return argparse.Namespace(**({"mixed_precision": None, "output_dir": "x", "trackers": [], "name": "toy"} | change))
+
+
+@pytest.mark.parametrize("error", [ValueError("too few bits"), OSError("disk is full"), ConnectionError("no Hub")])
+def test_a_session_tells_an_error_in_one_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left, launch.session(arguments()):
+        raise error
+    output = capsys.readouterr()
+    assert left.value.code == 2 and output.err == f"error: {error}\n" and output.out == ""
+
+
+def test_a_tracker_that_is_missing_is_an_error_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit), launch.session(arguments(trackers=["magic"])):
+        raise AssertionError("the session began")
+    assert "cannot be imported" in capsys.readouterr().err
+
+
+def never(*_: Any) -> Any:
+    raise AssertionError("a step was taken")
+
+
+def test_a_folder_of_something_else_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="was not written by"):
+        launch.run(bert(wordpiece()), "w4a8", tmp_path, method=never)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_training_that_diverges_leaves_the_last_good_student(tmp_path: Path) -> None:
+    def diverges(job: Any, config: Any, *_: Any) -> Any:
+        error = NotFinite("the loss is not finite")
+        error.student = zsaq.quantize_model(job.teacher, config)
+        raise error
+
+    with pytest.raises(ValueError, match=r"after its last good step is in .*out-last-good"):
+        launch.run(bert(wordpiece()), "w4a8", tmp_path / "out", method=diverges)
+    assert zsaq.load(tmp_path / "out-last-good") and not (tmp_path / "out").exists()
+
+
+def test_a_recipe_from_flags_to_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = launch.parser("text", "w4a8", "toy", method="llm-qat")
+    args = launch.parse(flags, ["--steps", "2", "--output_dir", str(tmp_path / "out"), "--license", "mit"])
+    subject = {
+        "model": bert(wordpiece()), "tokenizer": wordpiece(), "generator": (opt(bpe()), bpe()),
+        "score": lambda _: {"accuracy": 0.5},
+    }  # fmt: skip
+    with launch.session(args) as loop:
+        launch.main(args, loop, subject, baselines=("rtn", "llm-qat"), recipe=__file__)
+    output = capsys.readouterr()
+    results = zsaq.Results.read(tmp_path / "out")
+    assert [row.name for row in results.rows] == ["teacher", "rtn", "llm-qat"]
+    assert results.recipe == "recipes/test_launch.py" and len(results.recipe_sha256 or "") == 64
+    assert {"curves.png", "distill.jsonl"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    assert "toy, w4a8" in output.out and "llm-qat" in output.out and "distill" not in output.out
+    assert all("%|" not in line for line in output.err.splitlines()), "a loading bar of others"
+
+
+def test_a_table_from_flags_to_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = launch.table_parser("text", "w4a8", ["rtn", "gptq"])
+    args = launch.parse(flags, ["--methods", "rtn", "--output_dir", str(tmp_path / "x"), "--bits", "w4a8", "w2a8"])
+    subject = {"model": bert(wordpiece()), "tokenizer": wordpiece(), "score": lambda _: 0.123456, "data": None}
+    with launch.session(args) as loop:
+        launch.table(args, loop, subject)
+    shown = capsys.readouterr().out
+    assert shown.count("0.1235") == 3 and "teacher" in shown and "w2a8" in shown
+    assert (tmp_path / "x" / "table.csv").is_file() and (tmp_path / "x" / "table.png").is_file()
