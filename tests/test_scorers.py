@@ -11,8 +11,8 @@ import zsaq
 from language_toys import bert, bpe, opt, wordpiece
 from vision_toys import images, resnet
 from zsaq.eval import imagenet, perplexity, scorers, scoring
-from zsaq.eval.images import Source
-from zsaq.eval.tasks import find
+from zsaq.eval.images import ImageSource
+from zsaq.eval.tasks import find_task
 
 ROWS = [{"sentence": "the film is good", "label": 1}, {"sentence": "it is bad", "label": 0}] * 3
 
@@ -21,8 +21,8 @@ def test_a_task_beside_its_teacher_and_alone() -> None:
     tokenizer, teacher = wordpiece(), bert(wordpiece(), labels=2)
     student = zsaq.quantize_model(teacher, "w2a8")
     numbers = scorers.glue("sst2", teacher, tokenizer, rows=ROWS)(student)
-    answers = scoring.predict(teacher, tokenizer, find("sst2"), ROWS, max_length=32)
-    plain = scoring.score(student, tokenizer, find("sst2"), ROWS, answers, max_length=32)
+    answers = scoring.predict(teacher, tokenizer, find_task("sst2"), ROWS, max_length=32)
+    plain = scoring.score(student, tokenizer, find_task("sst2"), ROWS, answers, max_length=32)
     assert list(numbers) == ["accuracy", "agreement", "kl"]
     assert all(numbers[name] == plain[name] for name in numbers)
     assert list(scorers.glue("sst2", None, tokenizer, rows=ROWS)(student)) == ["accuracy"]
@@ -62,6 +62,6 @@ def test_pictures_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         Image.new("RGB", (20, 20), (60 * name, 9, 9)).save(tmp_path / str(name) / "one.png")
     processor = BitImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     teacher = resnet()
-    score = scorers.pictures(Source(str(tmp_path), None), teacher.config, processor, teacher, batch_size=2)
+    score = scorers.pictures(ImageSource(str(tmp_path), None), teacher.config, processor, teacher, batch_size=2)
     assert score(teacher)["agreement"] == 1 and score(teacher) == score(teacher)
     assert capsys.readouterr().out == ""

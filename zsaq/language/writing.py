@@ -10,9 +10,18 @@ from zsaq.language.text import Text
 
 
 def load_generator(path_or_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in float32 and eval mode, and its tokenizer."""
-    model = AutoModelForCausalLM.from_pretrained(path_or_id, dtype=torch.float32, trust_remote_code=False)
-    return model.eval(), AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
+    """A causal language model in float32 and eval mode, and its tokenizer.
+
+    Raises ValueError for a path or id that cannot be loaded here.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path_or_id, dtype=torch.float32, trust_remote_code=False)
+        return model.eval(), AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the generator {path_or_id} cannot be loaded ({str(error).splitlines()[0]}); give generator= (--generator) "
+            "the folder or id of another causal language model"
+        ) from error
 
 
 def with_adapters(model: PreTrainedModel) -> PreTrainedModel:

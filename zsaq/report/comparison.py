@@ -1,7 +1,7 @@
 """Runs side by side: methods x configurations x seeds, as mean and spread."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,10 +106,11 @@ class Comparison:
         if self.metrics and find_spec("matplotlib"):
             self.plot(folder / "table.png")
 
-    def plot(self, path: str | Path) -> Path:
-        """A PNG: the first metric against the configurations, a line for each method, whiskers of one deviation.
+    def plot(self, path: str | Path, metrics: Sequence[str] | None = None) -> Path:
+        """A PNG: a panel for each metric (by default all) against the configurations, a line for each method, whiskers
+        of one deviation, the teacher dashed.
 
-        Raises ValueError where matplotlib is missing or nothing was scored.
+        Raises ValueError where matplotlib is missing, nothing was scored, or a metric was not.
         """
         try:
             from matplotlib.figure import Figure
@@ -117,23 +118,33 @@ class Comparison:
             raise ValueError("a figure needs matplotlib: pip install 'zsaq[plot]', or take to_markdown()") from None
         if not self.metrics:
             raise ValueError("nothing was scored, so there is nothing to draw: give compare a score")
-        metric, groups = self.metrics[0], self.groups()
+        shown = self.metrics if metrics is None else list(metrics)
+        if unknown := [metric for metric in shown if metric not in self.metrics]:
+            raise ValueError(f"{', '.join(unknown)} was not scored; there are {', '.join(self.metrics)}")
+        width = 1.2 + 0.8 * len({run["config"] for run in self.runs})
+        figure = Figure(figsize=(width * len(shown) + 1.5, 4.2), layout="constrained")
+        axes = list(figure.subplots(1, len(shown), squeeze=False)[0])
+        for axis, metric in zip(axes, shown, strict=True):
+            self._draw(axis, metric)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+        figure.savefig(path, dpi=120)
+        return Path(path)
+
+    def _draw(self, axis: Any, metric: str) -> None:
+        """One metric's panel."""
+        groups = self.groups()
         configs = [config for config in dict.fromkeys(config for config, _ in groups) if config]
-        figure = Figure(figsize=(1.6 + 1.5 * len(configs), 4.2), layout="constrained")
-        axis = figure.subplots()
         for method in dict.fromkeys(method for config, method in groups if config):
-            points = [(c, [run[metric] for run in groups[c, method]]) for c in configs if (c, method) in groups]
-            at, values = [configs.index(c) for c, _ in points], [v for _, v in points]
-            spread = [stdev(v) if len(v) > 1 else 0.0 for v in values]
-            axis.errorbar(at, [fmean(v) for v in values], yerr=spread, marker="o", capsize=3, linewidth=1, label=method)
+            runs = {config: groups.get((config, method), []) for config in configs}
+            points = {config: [run[metric] for run in each if metric in run] for config, each in runs.items()}
+            drawn = {configs.index(config): values for config, values in points.items() if values}
+            means, spread = map(fmean, drawn.values()), [stdev(v) if len(v) > 1 else 0.0 for v in drawn.values()]
+            axis.errorbar(list(drawn), list(means), yerr=spread, marker="o", capsize=3, linewidth=1, label=method)
         for run in self.runs:
             if run["method"] == "teacher" and metric in run:
                 axis.axhline(run[metric], color="gray", linewidth=1, linestyle="--", label="teacher")
         axis.set_xticks(range(len(configs)), configs)
-        axis.set_ylabel(metric)
-        axis.legend(fontsize=7)
-        figure.savefig(path, dpi=120)
-        return Path(path)
+        axis.set_title(metric, fontsize=10)
 
 
 def cell(row: Mapping[str, Any], name: str) -> str:
