@@ -19,8 +19,8 @@ def load_generator(path_or_id: str) -> tuple[PreTrainedModel, PreTrainedTokenize
         return model.eval(), AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"the generator {path_or_id} cannot be loaded ({str(error).splitlines()[0]}); give generator= (--generator) "
-            "the folder or id of another causal language model"
+            f"the generator {path_or_id} cannot be loaded ({str(error).splitlines()[0]}); give generator= "
+            "(--generator) the folder or id of another causal language model"
         ) from error
 
 
