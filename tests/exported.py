@@ -17,6 +17,8 @@ from zsaq.quant.model import quantize_model
 
 VOCABULARY = 200
 LAYER = "bert.encoder.layer.1.intermediate.dense"
+# The parts of a report of parity.
+LOADED, OURS, IN_BLOCKS = "zsaq torch", "zsaq onnx", "zsaq onnx, in blocks"
 TABLE = "bert.embeddings.word_embeddings"
 
 

@@ -10,36 +10,17 @@ import json
 import re
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from http.server import ThreadingHTTPServer
+from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
-Files = dict[str, bytes]
+from hub_connection import Connection
+from hub_repositories import LARGE, Commit, Files, Repository, commit_of, git_oid, large
+
 Fault = Literal["500", "cut", "lost"]  # answer 500; close before doing it; do it and close before answering
 TOKEN, USER = "hf_of_the_tests", "tester"
 REPO, REVISION = r"(?P<repo>[^/]+/[^/]+)", r"(?P<revision>[^/]+)"
-LARGE = 10_000  # bytes from which a file goes through LFS; binary ones always do
-
-
-@dataclass
-class Commit:
-    oid: str
-    files: Files
-    message: str
-    deleted: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Repository:
-    private: bool
-    branches: dict[str, list[Commit]]
-
-    def at(self, revision: str) -> Commit | None:
-        if revision in self.branches:
-            return self.branches[revision][-1]
-        return next((c for commits in self.branches.values() for c in commits if c.oid == revision), None)
 
 
 class Hub:
@@ -76,25 +57,8 @@ class Hub:
         return self.repositories[name].branches[branch][1:]
 
 
-def commit_of(before: list[Commit], files: Files, message: str) -> Commit:
-    content = repr((before and before[-1].oid, sorted(files.items()), message))
-    return Commit(hashlib.sha1(content.encode()).hexdigest(), files, message)
-
-
-def git_oid(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-
-
-def large(content: bytes) -> bool:
-    return len(content) >= LARGE or b"\0" in content[:512]
-
-
-class Handler(BaseHTTPRequestHandler):
+class Handler(Connection):
     hub: Hub
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
 
     def handle_any(self) -> None:
         url = urlsplit(self.path)
@@ -119,37 +83,8 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_HEAD = handle_any
 
-    def read_body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
     def known(self) -> bool:
         return self.headers.get("Authorization") == f"Bearer {TOKEN}"
-
-    def cut(self) -> None:
-        self.close_connection = True
-        self.connection.close()
-
-    def answer(self, status: int, facts: Any = None, headers: dict[str, str] | None = None, body: bytes = b"") -> None:
-        if self.__dict__.get("mute"):
-            return self.cut()
-        if facts is not None:
-            body = json.dumps(facts).encode()
-        self.send_response(status)
-        for name, value in ({"Content-Type": "application/json"} | (headers or {})).items():
-            self.send_header(name, value)
-        if status == 404 and facts and facts.get("code"):
-            self.send_header("X-Error-Code", facts["code"])
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
 
     def find(self, repo: str, revision: str | None) -> tuple[Repository, Commit] | None:
         """The repository and the commit, or an answer that says what is missing, as the Hub does."""

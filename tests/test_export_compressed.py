@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from reference_compressed import StockInputs, pack_words
-from test_hub import IDS, TABLES, student_of
+from students import IDS, TABLES, student_of
 from zsaq.deploy.compressed import write as compressed
 from zsaq.deploy.compressed.layout import to_int32
 from zsaq.deploy.compressed.write import to_compressed

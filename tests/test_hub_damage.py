@@ -1,6 +1,7 @@
 """One table: what happened to a saved model and what the user sees (`pytest -v` prints it); then bytes flipped.
 
-`test_hub_refusals.py` and `test_vision_hub.py` hold every single tensor and key; here each kind of damage stands once.
+`test_hub_refusals.py` and `test_vision_hub_refusals.py` hold every single tensor and key; here each kind of damage
+stands once.
 """
 
 import json
@@ -19,21 +20,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import ViTConfig, ViTForImageClassification
 
-from test_hub import bits, student_of
+from students import bits, one_thread, student_of
 from zsaq import Grid, QuantConfig, quantize_model
 from zsaq.io.checksums import MANIFEST
 from zsaq.io.loading import load
 from zsaq.io.saving import save
 
+__all__ = ["one_thread"]
+
 LAYER = "bert.encoder.layer.1.output.dense"
 WEIGHTS = "model.safetensors"
 AGAIN = "save the student again with save_pretrained, or fetch the files again"
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting threads takes longer than reading these small files."""
-    monkeypatch.setenv("HF_DEACTIVATE_ASYNC_LOAD", "1")
 
 
 @pytest.fixture(scope="module")

@@ -19,36 +19,36 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForImageClassification, AutoModelForSequenceClassification
 
-import test_hub
-import test_vision_hub
+import students
+import vision_students
 from vision_toys import images
 from zsaq import Grid, QuantConfig, coverage, load
 from zsaq.quant.layers import QuantConv1D, quant_activations, quant_layers
 from zsaq.quant.packed import packed_layers
 from zsaq.vision.presets import psaq, uniform
 
-TEXT: dict[str, Any] = {"input_ids": test_hub.IDS}
+TEXT: dict[str, Any] = {"input_ids": students.IDS}
 TABLE = QuantConfig(Grid(4), Grid(8, per="token"), rules=(("transformer.wte", QuantConfig.parse("w3a8")),))
 CLASSIFY, CAUSAL, IMAGE = AutoModelForSequenceClassification, AutoModelForCausalLM, AutoModelForImageClassification
 Family = tuple[Callable[[], Any], Callable[[], Any], dict[str, Any], Any]  # student, float model, batch, Auto class
 
 
 def text(family: str, config: QuantConfig, auto: Any) -> Family:
-    return lambda: test_hub.student_of(family, config), test_hub.TEACHERS[family], TEXT, auto
+    return lambda: students.student_of(family, config), students.TEACHERS[family], TEXT, auto
 
 
 def vision(family: str, preset: Callable[..., QuantConfig], bits: str) -> Family:
-    make, size = test_vision_hub.FAMILIES[family]
+    make, size = vision_students.FAMILIES[family]
     batch = {"pixel_values": images(3, size, seed=9)}
-    return lambda: test_vision_hub.student_of(family, preset, bits), make, batch, IMAGE
+    return lambda: vision_students.student_of(family, preset, bits), make, batch, IMAGE
 
 
 FAMILIES: dict[str, Family] = {
-    "bert": text("bert", test_hub.CONFIGS["w2a8"], CLASSIFY),
-    "gpt2": text("gpt2", test_hub.CONFIGS["w4a8g16"], CAUSAL),
+    "bert": text("bert", students.CONFIGS["w2a8"], CLASSIFY),
+    "gpt2": text("gpt2", students.CONFIGS["w4a8g16"], CAUSAL),
     "gpt2-tied": text("gpt2", TABLE, CAUSAL),
-    "opt": text("opt", test_hub.CONFIGS["static"], CAUSAL),
-    "llama": text("llama", test_hub.CONFIGS["asymmetric"], CAUSAL),
+    "opt": text("opt", students.CONFIGS["static"], CAUSAL),
+    "llama": text("llama", students.CONFIGS["asymmetric"], CAUSAL),
     "resnet": vision("resnet", uniform, "w4a4"),
     "mobilenet": vision("mobilenet", uniform, "w8a8"),
     "vit": vision("vit", psaq, "w4a8"),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForMaskedLM, AutoModelForMultipleChoice, AutoModelForSequenceClassification
 
-from test_hub import bits, student_of
+from students import bits, student_of
 from zsaq.io.loading import load
 from zsaq.quant.config import Grid, QuantConfig
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from test_hub import CONFIGS, bits, student_of
+from students import CONFIGS, bits, student_of
 from vision_toys import resnet
 from zsaq import Grid, QuantConfig, load, quantize_model
 from zsaq.quant.guard import NOTE, decoys

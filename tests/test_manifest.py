@@ -1,4 +1,4 @@
-"""A saved folder holds what its manifest says, additions aside; `zsaq.save` writes it whole or not at all."""
+"""A saved folder holds what its manifest says, additions aside."""
 
 import json
 import os
@@ -9,39 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 import zsaq.atomic
-from test_hub import CONFIGS, TEACHERS, bits, student_of
+from saved_student import folder, names, saved
+from students import bits
 from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint, identity, mismatch, write_checksums
 from zsaq.io.loading import load
-from zsaq.io.saving import save
+
+__all__ = ["folder", "saved"]
 
 Json = dict[str, Any]
-
-
-class Vocabulary:
-    """Stands for a tokenizer."""
-
-    def __init__(self, text: str = "{}") -> None:
-        self.text = text
-
-    def save_pretrained(self, folder: Path) -> None:
-        (folder / "tokenizer.json").write_text(self.text)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(student_of("bert", CONFIGS["w2a8"]), tmp_path_factory.mktemp("saved") / "model", Vocabulary())
-
-
-@pytest.fixture
-def folder(saved: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(saved, tmp_path / "copy"))
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_saved_folder_is_whole_and_loads(folder: Path) -> None:
@@ -207,86 +184,3 @@ def test_what_belongs_to_another_model_is_told() -> None:
     for other in ("cd" * 32, 7, ["x"] * 1000):
         message = str(mismatch(other, "ab" * 32))
         assert "belongs to another model" in message and "remove it, or make it again" in message and len(message) < 120
-
-
-def test_save_replaces_its_own_folder_whole(tmp_path: Path) -> None:
-    first, second = student_of("bert", CONFIGS["w2a8"]), student_of("gpt2", CONFIGS["w8a8"])
-    target = save(first, tmp_path / "deep" / "model", Vocabulary())
-    for name in ("README.md", "results.json", "bench.json", "onnx/model.onnx"):
-        (target / name).parent.mkdir(exist_ok=True)
-        (target / name).write_text("of the first")
-    save(second, str(target))
-    assert names(target) == ["config.json", "generation_config.json", "model.safetensors", MANIFEST]
-    assert names(target.parent) == ["model"]
-    assert torch.equal(bits(load(target)), bits(second))
-    save(load(target), tmp_path / "again")
-    for name in names(target):
-        assert (target / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
-
-
-def test_save_refuses_what_it_has_not_written(tmp_path: Path) -> None:
-    student = student_of("bert", CONFIGS["w2a8"])
-    (tmp_path / "home").mkdir()
-    (tmp_path / "home" / "thesis.txt").write_text("dear")
-    (tmp_path / "file").write_text("dear")
-    for name in ("home", "file"):
-        with pytest.raises(ValueError, match=f"{name} exists and was not written by zsaq.save: give a new folder"):
-            save(student, tmp_path / name)
-    with pytest.raises(ValueError, match=r"not a quantized model: give it to zsaq\.quantize_model first"):
-        save(TEACHERS["bert"](), tmp_path / "float")
-    assert names(tmp_path) == ["file", "home"] and names(tmp_path / "home") == ["thesis.txt"]
-    (tmp_path / "empty").mkdir()
-    assert names(save(student, tmp_path / "empty")) == ["config.json", "model.safetensors", MANIFEST]
-
-
-class Broken:
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def save_pretrained(self, folder: Path) -> None:
-        (folder / "half").write_text("")
-        raise self.error
-
-
-class OtherActivation:
-    """Changes what the model computes, and none of its tensors."""
-
-    def save_pretrained(self, folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
-
-
-class Meddler:
-    """Changes the weights after they were written."""
-
-    def save_pretrained(self, folder: Path) -> None:
-        tensors = load_file(folder / "model.safetensors")
-        tensors["bert.pooler.dense.scale"] *= 2
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-
-
-MATCH = r"^$|disk full|scale'\] did not come back|answers otherwise than the student"
-
-
-@pytest.mark.parametrize(
-    "part", [Broken(KeyboardInterrupt()), Broken(OSError("disk full")), Meddler(), OtherActivation()]
-)
-def test_a_save_that_fails_leaves_the_folder_as_it_was(folder: Path, part: Any) -> None:
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    with pytest.raises((KeyboardInterrupt, OSError, ValueError), match=MATCH):
-        save(student_of("bert", CONFIGS["w2a8"]), folder, part)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before and names(folder.parent) == ["copy"]
-
-
-def test_a_rename_that_fails_puts_the_folder_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before, rename = {path.name: path.read_bytes() for path in folder.iterdir()}, os.rename
-
-    def fail(source: Path, target: Path) -> None:
-        if source.suffix == ".partial":
-            raise OSError("no")
-        rename(source, target)
-
-    monkeypatch.setattr(zsaq.atomic.os, "rename", fail)
-    with pytest.raises(OSError, match="no"):
-        save(student_of("gpt2", CONFIGS["w2a8"]), folder)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before and names(folder.parent) == ["copy"]

@@ -5,38 +5,28 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import HfApi, ModelCard
 
-from hub_client import turned
 from hub_server import TOKEN, Commit, Hub
 from language_toys import wordpiece
+from publishing import CARD, ID, RESULTS, folder, hub, push, state, student
 from toys import bert
-from zsaq import Card, QuantConfig, load, push_to_hub, quantize_model
-from zsaq.io.added import write_added
+from zsaq import QuantConfig, load, push_to_hub, quantize_model
 from zsaq.io.checksums import MANIFEST
 from zsaq.io.saving import save
 from zsaq.quant.adapter import packed_state
-from zsaq.report.card import MetricScore
-from zsaq.report.hub import ready
-from zsaq.run import Base, Data, Results, Row
+from zsaq.run import Results
+
+__all__ = ["folder", "hub", "student"]
 
 # huggingface_hub 2.4 sends a file as `data=`, which httpx2 calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-ID = "tester/tiny-w2a8"
-CARD = Card(
-    Base("tiny", {"license": "apache-2.0"}, id="someone/tiny", revision="0" * 40),
-    "zsaq", True, (0, 1), Data("GLUE sst2", "nyu-mll/glue", "sst2", "validation"),
-    (MetricScore("teacher", "accuracy", (0.9, 0.9)), MetricScore("zsaq", "accuracy", (0.8, 0.9))), base_bytes=400_000,
-)  # fmt: skip
-RESULTS = Results("someone/tiny", "zsaq", QuantConfig.parse("w2a8"), 0, True, "random tokens", (Row("zsaq"),))
 LOADER = """
 import sys, torch, zsaq
 from transformers import AutoModelForSequenceClassification as Auto, AutoTokenizer
@@ -50,39 +40,11 @@ assert zsaq.load(sys.argv[1]).zsaq.results.student.bytes > 0
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    with turned(monkeypatch) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def student() -> Any:
-    torch.manual_seed(0)
-    teacher = bert()
-    teacher.resize_token_embeddings(len(wordpiece()))
-    return quantize_model(teacher, QuantConfig.parse("w2a8"))
-
-
-@pytest.fixture
-def folder(student: Any, tmp_path: Path) -> Path:
-    save(student, tmp_path / "saved", wordpiece())
-    return tmp_path / "saved"
-
-
-@pytest.fixture
 def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where temporary folders are made."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     return tmp_path / "temporary"
-
-
-def state(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def push(source: Any, **options: Any) -> str:
-    return push_to_hub(source, ID, CARD, token=TOKEN, **options)
 
 
 def test_a_student_is_pushed_in_one_commit_and_loads_by_its_id(hub: Hub, student: Any, tmp_path: Path) -> None:
@@ -190,14 +152,6 @@ def test_a_second_version_replaces_the_first_and_its_stale_files(hub: Hub, stude
     assert "4-bit" in second.files["README.md"].decode() and b'"bits": 4' in second.files["config.json"]
 
 
-def test_a_repository_that_is_not_ours_is_left_alone(hub: Hub, folder: Path) -> None:
-    files = hub.create(ID).branches["main"][0].files
-    files |= {"pytorch_model.bin": b"theirs", "README.md": b"theirs"}
-    with pytest.raises(ValueError, match=r"pytorch_model\.bin.*not ours"):
-        push(folder)
-    assert hub.commits(ID) == []
-
-
 def test_a_pull_request_leaves_the_branch_as_it_is(hub: Hub, folder: Path) -> None:
     hub.create("another/model")
     with pytest.raises(ValueError, match="create_pr"):
@@ -214,69 +168,6 @@ def test_a_branch_is_pushed_to_and_must_be_there(hub: Hub, folder: Path) -> None
     branches["next"] = list(branches["main"])
     push(folder, revision="next")
     assert hub.commits(ID) == [] and len(hub.commits(ID, "next")) == 1
-
-
-def test_visibility_is_not_changed_in_silence(hub: Hub, folder: Path) -> None:
-    hub.create(ID)
-    with pytest.raises(ValueError, match="public already"):
-        push(folder, private=True)
-
-
-@pytest.mark.parametrize(
-    "name", ["", "tiny", "a/b/c", "../x/y", "tester/..", "tester/a b", "http://x/y", "t/-x", "é/x", "t/x.git", "t/x\n"]
-)
-def test_a_hostile_repository_id_is_refused_before_anything(hub: Hub, folder: Path, name: str) -> None:
-    with pytest.raises(ValueError, match="give 'user/name'"):
-        push_to_hub(folder, name, CARD, token=TOKEN)
-    assert hub.requests == []
-
-
-def test_errors_say_what_to_do(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="hf auth login` again"):
-        ready(ID, "hf_wrong")
-    monkeypatch.setattr(HfApi, "whoami", no_token)
-    with pytest.raises(ValueError, match="not logged in"):
-        ready(ID)
-    monkeypatch.undo()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):
-        ready(ID, TOKEN)
-
-
-def no_token(self: HfApi) -> None:
-    from huggingface_hub.errors import LocalTokenNotFoundError
-
-    raise LocalTokenNotFoundError("none")
-
-
-def test_no_right_to_the_namespace(hub: Hub, folder: Path) -> None:
-    with pytest.raises(ValueError, match="no right to write to google/model"):
-        push_to_hub(folder, "google/model", CARD, token=TOKEN)
-
-
-def test_a_folder_that_its_manifest_does_not_fit_is_not_published(hub: Hub, folder: Path) -> None:
-    (folder / "tokenizer.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"tokenizer\.json"):
-        push(folder)
-    assert ID not in hub.repositories
-
-
-def test_a_card_of_another_model_is_refused(hub: Hub, folder: Path) -> None:
-    with pytest.raises(ValueError, match="not of one run"):
-        push_to_hub(folder, ID, replace(CARD, config=QuantConfig.parse("w8a8")), token=TOKEN)
-    assert ID not in hub.repositories
-
-
-def test_what_belongs_to_another_model_is_not_published(hub: Hub, folder: Path) -> None:
-    for name in ("bench.json", "parity.json", "results.json", "onnx/export.json"):
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / "onnx/model.onnx").parent.mkdir(exist_ok=True)
-        (folder / "onnx/model.onnx").write_bytes(b"graph")
-        write_added(folder / name, {}, "0" * 64)
-        with pytest.raises(ValueError, match=r"belongs to another model|cannot be read"):
-            push(folder)
-        (folder / name).unlink()
-    assert ID not in hub.repositories
 
 
 def test_results_and_logs_travel_with_a_student(hub: Hub, student: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
-from test_hub import CONFIGS, student_of
+from students import CONFIGS, student_of
 from zsaq.io.checksums import check_manifest, fingerprint
 from zsaq.io.loading import load
 from zsaq.io.record import Record, read_results

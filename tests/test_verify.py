@@ -8,40 +8,25 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import (
-    GPT2Config,
-    GPT2LMHeadModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedModel,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-    ViTConfig,
-    ViTForImageClassification,
-)
 
-from exported import LAYER, TABLE, VOCABULARY, change, copied, damage, exported, tiny_bert
+from exported import IN_BLOCKS, LAYER, LOADED, OURS, TABLE, VOCABULARY, change, copied, damage, exported, tiny_bert
 from zsaq.deploy import checks
 from zsaq.deploy import comparison as compare
 from zsaq.deploy.checks import verify_loaded, verify_onnx
-from zsaq.deploy.comparison import TOLERANCE, difference, round_plainly
+from zsaq.deploy.comparison import TOLERANCE
 from zsaq.deploy.onnx.session import OnnxModel
 from zsaq.deploy.onnx.write import MODEL, WEIGHTS
 from zsaq.deploy.parity import batches_of, verify
-from zsaq.deploy.runtimes import export
 from zsaq.io.added import EXPORT, KEY, PARITY
 from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint
-from zsaq.io.inputs import random_inputs
 from zsaq.io.loading import load
-from zsaq.io.saving import save
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.quant.packed import packed_layers
 from zsaq.quant.quantizer import Quantizer
-from zsaq.quant.ranges import MinMax, Range, Static, input_range
+from zsaq.quant.ranges import Range
 
 __all__ = ["copied", "exported"]
-LOADED, OURS, IN_BLOCKS = "zsaq torch", "zsaq onnx", "zsaq onnx, in blocks"
 
 
 def test_a_good_folder_agrees_in_every_layer_and_loads_again(copied: Path) -> None:
@@ -158,105 +143,6 @@ def test_a_layer_that_is_not_seen_does_not_pass_in_silence(exported: Path, monke
     assert len(report["layers_not_seen_alone"]) == len(list(names(load(exported)))) - 1
     monkeypatch.setattr("zsaq.deploy.onnx.captures.AFTER", {})
     assert graph_of(exported)["layers"] == {}
-
-
-@pytest.mark.parametrize(
-    "grid",
-    [
-        Grid(8, per="token"), Grid(4, per=8), Grid(2, per="token"), Grid(2, per="token", levels="half"),
-        Grid(8, False, "token"), Grid(8, per="tensor"), Grid(8, False, "tensor"),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_the_plain_rule_is_the_quantizers(grid: Grid) -> None:
-    ranges = input_range(grid)
-    x = torch.randn(3, 5, 16)
-    if isinstance(ranges, Static):
-        ranges.hold(torch.tensor([[-1.3]]), torch.tensor([[1.9]]))
-    quantizer = Quantizer(grid, ranges)
-    codes, values, steps = round_plainly(x, quantizer)
-    assert torch.equal(codes, quantizer.codes(x)[0].float())
-    assert difference(quantizer(x), values) < 1e-6
-    assert steps.count_nonzero() == 0
-
-
-def test_only_what_lies_at_a_tie_may_go_either_way() -> None:
-    x = torch.tensor([[127.0, 2.5, 2.501, -3.5, 0.0]])
-    _, _, steps = round_plainly(x, Quantizer(Grid(8, per="token"), MinMax()))
-    assert steps.tolist() == [[0, 1, 0, 1, 0]]
-
-
-def test_what_is_not_finite_or_shaped_otherwise_is_far() -> None:
-    one = torch.ones(3)
-    assert difference(one, one) == 0 and difference(torch.zeros(0), torch.zeros(0)) == 0
-    assert difference(one * torch.nan, one) == difference(one, one / 0) == difference(one[:2], one) > 1e300
-
-
-def test_inputs_that_the_model_does_not_take_are_refused(exported: Path) -> None:
-    model = load(exported)
-    for shape in ((1, 25), (2,), (0, 3)):
-        with pytest.raises(ValueError, match=r"shape|takes"):
-            random_inputs(model, shape)
-    inputs = random_inputs(model, (4, 24), 3)
-    assert set(inputs) == {"input_ids", "attention_mask", "token_type_ids"} and inputs["token_type_ids"].max() == 1
-    assert all(torch.equal(value, random_inputs(model, (4, 24), 3)[name]) for name, value in inputs.items())
-    batches = batches_of(model, 0)
-    assert [tuple(b["input_ids"].shape) for b in batches] == [(1, 2), (1, 16), (3, 24)]
-    assert batches[2]["attention_mask"].sum(1).tolist() == [24, 13, 13]
-
-
-SMALL: dict[str, Any] = {
-    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128
-}  # fmt: skip
-OTHERS = {
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=64, n_layer=2, n_head=2, n_positions=24)),
-    "llama": lambda: LlamaForCausalLM(
-        LlamaConfig(vocab_size=96, num_key_value_heads=1, max_position_embeddings=24, **SMALL)
-    ),
-    "roberta": lambda: RobertaForSequenceClassification(
-        RobertaConfig(vocab_size=96, max_position_embeddings=40, **SMALL)
-    ),
-    "vit": lambda: ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **SMALL)),
-    "bert": tiny_bert,
-}
-TIED = QuantConfig(Grid(4), Grid(8, per="token"), rules=(("transformer.wte", QuantConfig.parse("w4a8e4")),))
-BLOCKS = QuantConfig(Grid(2, levels="half", per=32), Grid(8, per=32), embedding=Grid(4))
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("name", "config", "twin"),
-    [
-        ("bert", QuantConfig.parse("w4a8e8g32"), True), ("bert", QuantConfig.parse("w4a16"), True),
-        ("bert", QuantConfig.parse("w3a8"), True), ("bert", BLOCKS, False),
-        ("gpt2", QuantConfig.parse("w4a8"), False), ("gpt2", TIED, False),
-        ("llama", QuantConfig.parse("w2a8"), True), ("roberta", QuantConfig.parse("w8a8"), True),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_other_students_agree(name: str, config: QuantConfig, twin: bool, tmp_path: Path) -> None:
-    student = quantize_model(OTHERS[name]().eval(), config)
-    assert isinstance(student, PreTrainedModel)
-    save(student, tmp_path / "student")
-    for to in ("onnx", "compressed-tensors") if twin else ("onnx",):
-        export(tmp_path / "student", to)  # type: ignore[arg-type]
-    report = verify(tmp_path / "student")
-    assert report["agrees"] and ("compressed-tensors" in report) == twin
-    assert (tmp_path / "student" / MANIFEST).is_file() and load(tmp_path / "student")
-
-
-@pytest.mark.parametrize("name", ["vit", "bert"])
-def test_a_student_without_exports_agrees_with_its_rule(name: str, tmp_path: Path) -> None:
-    config = QuantConfig(
-        Grid(4), Grid(8, False, "token"), rules=(("*.projection", QuantConfig(Grid(4))),)[: name == "vit"]
-    )
-    student = quantize_model(OTHERS[name]().eval().bfloat16(), config)
-    assert isinstance(student, PreTrainedModel)
-    student.save_pretrained(tmp_path)
-    report, loaded = verify(tmp_path), load(tmp_path)
-    assert report["agrees"] and set(report[LOADED]["layers"]) == {name for name, _ in packed_layers(loaded)}
-    assert loaded.dtype == torch.bfloat16 and not (tmp_path / MANIFEST).exists()
 
 
 @pytest.mark.parametrize(

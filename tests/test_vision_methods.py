@@ -1,4 +1,4 @@
-"""The table of vision methods: every row on a toy, what rows share, their settings, and what suits a teacher."""
+"""The table of vision methods: every row on a toy, what rows share, and their settings."""
 
 import inspect
 from collections.abc import Callable
@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from vision_toys import CLASSES, cnn, convnext, deit, images, resnet, swin, vit
+from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import Batch, Loop, coverage
 from zsaq.method import Budget, Effort
 from zsaq.quant.ranges import static_ranges
-from zsaq.vision.choice import auto, check_needs, preset_for, suits
+from zsaq.vision.choice import preset_for
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import MAKERS, images_of
@@ -228,44 +228,3 @@ def test_a_plain_module_is_shown_pixel_values() -> None:
     student = student_of("rtn-noise", ImageJob(cnn(), ImageSpec(CLASSES, 16)))
     with torch.no_grad():
         assert student(pixel_values=images(2, 16)).shape == (2, CLASSES)
-
-
-def test_what_suits_a_teacher() -> None:
-    convolutional, plain, transformer, neither = (set(suits(t)) for t in (resnet(), cnn(), vit(), convnext()))
-    anything = {"rtn-noise", "rtn-real", "synq-noise", "synq-real", "genie-noise", "genie-real", "distill"}
-    assert neither == anything == convolutional & transformer and convolutional == plain
-    assert convolutional | transformer == set(METHODS) and transformer == set(suits(swin())) == set(suits(deit()))
-    assert transformer - anything == {"psaq", "psaq-learned", "psaq-noise", "psaq-real", "psaq-sadag", "synq-psaq"}
-    for name in METHODS:
-        if name not in transformer:
-            with pytest.raises(ValueError, match=f"ViTFor.* does not suit {name}, which needs BatchNorm.*psaq-learned"):
-                check_needs(METHODS[name], vit())
-        else:
-            check_needs(METHODS[name], vit())
-    headless = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert {"intraq", "qimera", "sadag"} & set(suits(headless)) == set() and "genie" in suits(headless)
-    with pytest.raises(ValueError, match="Sequential does not suit intraq, which needs BatchNorm and a linear head"):
-        check_needs(METHODS["intraq"], headless)
-
-
-@pytest.mark.parametrize(
-    ("make", "low", "high"),
-    [(resnet, "genie", "zeroq"), (cnn, "genie", "zeroq"), (vit, "psaq-learned", "psaq"),
-     (swin, "psaq-learned", "psaq"), (convnext, "rtn-noise", "rtn-noise")],
-)  # fmt: skip
-def test_auto_is_a_rule_of_kind_and_bits(make: Any, low: str, high: str) -> None:
-    teacher = make()
-    assert [auto(teacher, bits) for bits in ((4, 4), (4, 8), (8, 4), (8, 8))] == [low, low, low, high]
-    assert {low, high} <= set(suits(teacher))
-
-
-def test_each_row_has_a_preset_of_its_own() -> None:
-    teacher = resnet()
-    assert {name: preset_for(METHODS[name], teacher) for name in ("genie", "zeroq", "gdfq", "synq", "psaq")} == {
-        "genie": "brecq", "zeroq": "brecq", "gdfq": "uniform", "synq": "uniform", "psaq": "psaq",
-    }  # fmt: skip
-    assert preset_for(METHODS["distill"], teacher) == "uniform" and preset_for(METHODS["distill"], vit()) == "psaq"
-    for preset in ("brecq", "psaq", "uniform"):
-        assert preset_config("w4a4", preset, teacher).weight is not None
-    with pytest.raises(ValueError, match="preset is 'gdfq'; give brecq, psaq or uniform"):
-        preset_config("w4a4", "gdfq", teacher)

@@ -22,6 +22,8 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from zsaq.train.pair import run_model
+
 CLASSES = 4
 
 
@@ -158,3 +160,8 @@ def images(n: int = 8, size: int = 16, seed: int = 0) -> Tensor:
     coarse = torch.randn(n, 3, 4, 4, generator=rng)
     fine = 0.3 * torch.randn(n, 3, size, size, generator=rng)
     return nn.functional.interpolate(coarse, size=(size, size), mode="bilinear", align_corners=False) + fine
+
+
+def logits(model: nn.Module, x: Tensor | None = None) -> Tensor:
+    with torch.no_grad():
+        return run_model(model, {"pixel_values": images(4) if x is None else x}).logits

@@ -1,0 +1,62 @@
+"""What parity measures by: the plain rule of rounding, ties, distances, and the inputs drawn."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from exported import exported
+from zsaq.deploy.comparison import difference, round_plainly
+from zsaq.deploy.parity import batches_of
+from zsaq.io.inputs import random_inputs
+from zsaq.io.loading import load
+from zsaq.quant.config import Grid
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import MinMax, Static, input_range
+
+__all__ = ["exported"]
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        Grid(8, per="token"), Grid(4, per=8), Grid(2, per="token"), Grid(2, per="token", levels="half"),
+        Grid(8, False, "token"), Grid(8, per="tensor"), Grid(8, False, "tensor"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_plain_rule_is_the_quantizers(grid: Grid) -> None:
+    ranges = input_range(grid)
+    x = torch.randn(3, 5, 16)
+    if isinstance(ranges, Static):
+        ranges.hold(torch.tensor([[-1.3]]), torch.tensor([[1.9]]))
+    quantizer = Quantizer(grid, ranges)
+    codes, values, steps = round_plainly(x, quantizer)
+    assert torch.equal(codes, quantizer.codes(x)[0].float())
+    assert difference(quantizer(x), values) < 1e-6
+    assert steps.count_nonzero() == 0
+
+
+def test_only_what_lies_at_a_tie_may_go_either_way() -> None:
+    x = torch.tensor([[127.0, 2.5, 2.501, -3.5, 0.0]])
+    _, _, steps = round_plainly(x, Quantizer(Grid(8, per="token"), MinMax()))
+    assert steps.tolist() == [[0, 1, 0, 1, 0]]
+
+
+def test_what_is_not_finite_or_shaped_otherwise_is_far() -> None:
+    one = torch.ones(3)
+    assert difference(one, one) == 0 and difference(torch.zeros(0), torch.zeros(0)) == 0
+    assert difference(one * torch.nan, one) == difference(one, one / 0) == difference(one[:2], one) > 1e300
+
+
+def test_inputs_that_the_model_does_not_take_are_refused(exported: Path) -> None:
+    model = load(exported)
+    for shape in ((1, 25), (2,), (0, 3)):
+        with pytest.raises(ValueError, match=r"shape|takes"):
+            random_inputs(model, shape)
+    inputs = random_inputs(model, (4, 24), 3)
+    assert set(inputs) == {"input_ids", "attention_mask", "token_type_ids"} and inputs["token_type_ids"].max() == 1
+    assert all(torch.equal(value, random_inputs(model, (4, 24), 3)[name]) for name, value in inputs.items())
+    batches = batches_of(model, 0)
+    assert [tuple(b["input_ids"].shape) for b in batches] == [(1, 2), (1, 16), (3, 24)]
+    assert batches[2]["attention_mask"].sum(1).tolist() == [24, 13, 13]

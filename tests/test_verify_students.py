@@ -1,0 +1,81 @@
+"""Parity of students of every family and width, with exports and without."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from exported import LOADED, tiny_bert
+from zsaq.deploy.parity import verify
+from zsaq.deploy.runtimes import export
+from zsaq.io.checksums import MANIFEST
+from zsaq.io.loading import load
+from zsaq.io.saving import save
+from zsaq.quant.config import Grid, QuantConfig
+from zsaq.quant.model import quantize_model
+from zsaq.quant.packed import packed_layers
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128
+}  # fmt: skip
+OTHERS = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=64, n_layer=2, n_head=2, n_positions=24)),
+    "llama": lambda: LlamaForCausalLM(
+        LlamaConfig(vocab_size=96, num_key_value_heads=1, max_position_embeddings=24, **SMALL)
+    ),
+    "roberta": lambda: RobertaForSequenceClassification(
+        RobertaConfig(vocab_size=96, max_position_embeddings=40, **SMALL)
+    ),
+    "vit": lambda: ViTForImageClassification(ViTConfig(image_size=8, patch_size=4, **SMALL)),
+    "bert": tiny_bert,
+}
+TIED = QuantConfig(Grid(4), Grid(8, per="token"), rules=(("transformer.wte", QuantConfig.parse("w4a8e4")),))
+BLOCKS = QuantConfig(Grid(2, levels="half", per=32), Grid(8, per=32), embedding=Grid(4))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "config", "twin"),
+    [
+        ("bert", QuantConfig.parse("w4a8e8g32"), True), ("bert", QuantConfig.parse("w4a16"), True),
+        ("bert", QuantConfig.parse("w3a8"), True), ("bert", BLOCKS, False),
+        ("gpt2", QuantConfig.parse("w4a8"), False), ("gpt2", TIED, False),
+        ("llama", QuantConfig.parse("w2a8"), True), ("roberta", QuantConfig.parse("w8a8"), True),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_students_agree(name: str, config: QuantConfig, twin: bool, tmp_path: Path) -> None:
+    student = quantize_model(OTHERS[name]().eval(), config)
+    assert isinstance(student, PreTrainedModel)
+    save(student, tmp_path / "student")
+    for to in ("onnx", "compressed-tensors") if twin else ("onnx",):
+        export(tmp_path / "student", to)  # type: ignore[arg-type]
+    report = verify(tmp_path / "student")
+    assert report["agrees"] and ("compressed-tensors" in report) == twin
+    assert (tmp_path / "student" / MANIFEST).is_file() and load(tmp_path / "student")
+
+
+@pytest.mark.parametrize("name", ["vit", "bert"])
+def test_a_student_without_exports_agrees_with_its_rule(name: str, tmp_path: Path) -> None:
+    config = QuantConfig(
+        Grid(4), Grid(8, False, "token"), rules=(("*.projection", QuantConfig(Grid(4))),)[: name == "vit"]
+    )
+    student = quantize_model(OTHERS[name]().eval().bfloat16(), config)
+    assert isinstance(student, PreTrainedModel)
+    student.save_pretrained(tmp_path)
+    report, loaded = verify(tmp_path), load(tmp_path)
+    assert report["agrees"] and set(report[LOADED]["layers"]) == {name for name, _ in packed_layers(loaded)}
+    assert loaded.dtype == torch.bfloat16 and not (tmp_path / MANIFEST).exists()
