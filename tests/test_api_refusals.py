@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import BertConfig, BertModel
 
 import zsaq
@@ -44,6 +45,21 @@ def image(**options: Any) -> Any:
         ({"teacher_bits": 5}, "teacher_bits is 5; give 8 or 4"),
         ({"method": "llm-qat", "teacher_bits": 8}, "this one has no path: give a path or id"),
         ({"baselines": ("magic",)}, "method is 'magic'"),
+        ({"baselines": "rtn"}, "baselines is 'rtn'; give a list of names"),
+        ({"method": "rtn", "batches": [{}]}, "batches are read by method='distill' alone, not by rtn"),
+        ({"method": "gptq", "batches": [{}]}, "batches are read by method='distill' alone, not by gptq"),
+        ({"method": "gptq", "real": lambda: ["a"]}, "real is read by the methods that end in -real, not by gptq"),
+        ({"method": "gptq-real", "real": ["a"]}, "real is a list; give a function"),
+        ({"method": "rtn", "zero_shot": False}, "rtn says itself what it reads"),
+        ({"method": "rtn", "score": 3}, "score is 3; give a function of a model"),
+        ({"method": "rtn", "data": "sst2"}, "data is a zsaq.run.Data"),
+        ({"method": "rtn", "seed": 1.5}, "seed is 1.5; give an integer of at least 0"),
+        ({"method": "rtn", "seed": -1}, "seed is -1; give an integer of at least 0"),
+        ({"method": "rtn", "text_pair": "no"}, "text_pair is 'no'; give True or False"),
+        ({"method": "zsaq", "warm": 1.5}, "warm is 1.5; give an integer of at least 0"),
+        ({"method": "llm-qat", "lr": -1.0}, "lr is -1.0; give a finite number of at least 0"),
+        ({"method": "llm-qat", "hidden": -1}, "hidden is -1; give a finite number of at least 0"),
+        ({"method": lambda *_: None}, "answered a NoneType; it is to answer the student"),
     ],
 )
 def test_of_text(options: dict[str, Any], message: str) -> None:
@@ -120,3 +136,35 @@ def test_a_student_is_no_teacher(tmp_path: Path) -> None:
 def test_a_plain_module_is_no_text() -> None:
     with pytest.raises(ValueError, match="tokenizer is not for Cnn"):
         zsaq.quantize(cnn(), "w4a8", tokenizer=bpe())
+
+
+def test_a_model_that_does_not_work_is_refused_before_anything_is_spent() -> None:
+    teacher = opt(bpe())
+    student = zsaq.quantize(teacher, "w4a8", method="rtn")
+    with pytest.raises(ValueError, match="quantized already; give the float model"):
+        zsaq.quantize(student, "w4a8", tokenizer=bpe())
+    with torch.no_grad():
+        teacher.model.decoder.layers[0].fc1.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"weights that are not finite \(model.decoder.layers.0.fc1.weight\)"):
+        zsaq.quantize(teacher, "w4a8", method="rtn")
+    with pytest.raises(ValueError, match="model is a NoneType; give a path"):
+        zsaq.quantize(None, "w4a8")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"size.* 0"):
+        zsaq.quantize(resnet(), "w4a4", spec=0)
+
+    def rtn(*_: Any) -> None: ...
+
+    with pytest.raises(ValueError, match="your method is called rtn, which is another's name"):
+        text(method=rtn, baselines=["rtn"])
+
+
+def test_what_a_method_has_no_use_for_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    text(method="rtn", generator="no/such", text_pair=True)
+    assert "generator, text_pair: of no use to rtn" in capfd.readouterr().err
+
+
+def test_a_generator_without_the_head_that_writes_is_refused(tmp_path: Path) -> None:
+    bert(wordpiece()).save_pretrained(tmp_path)
+    wordpiece().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot be loaded \(it has no weights for .*; give generator="):
+        text(method="gptq", generator=str(tmp_path), calibration=1)

@@ -21,9 +21,12 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.eval": ["zsaq.train", "zsaq.quant"],  # knows models and data, no method
     "zsaq.student": ["zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run"],
-    # The one file that sees language and vision.
-    "zsaq.api": [*(f"zsaq.{room}" for room in "student language vision report io train run method quant".split())],
-    "zsaq.comparing": [*(f"zsaq.{room}" for room in "api student report io train method quant".split())],
+    # The two files that see language and vision.
+    "zsaq.subject": [*(f"zsaq.{room}" for room in "language vision report io train run method quant".split())],
+    "zsaq.api": [
+        *(f"zsaq.{room}" for room in "subject student language vision report io train run method quant".split())
+    ],
+    "zsaq.comparing": [*(f"zsaq.{room}" for room in "subject api student report io train method quant".split())],
     "zsaq.launch": [*(f"zsaq.{room}" for room in "comparing api student report io train method".split())],
     # The public page.
     "zsaq": [*(f"zsaq.{room}" for room in "comparing api vision deploy report io train run method quant".split())],

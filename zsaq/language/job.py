@@ -68,8 +68,8 @@ class TextJob:
 
         Synthetic rows hold `max_length` tokens at most (default: 128, or what tokenizer and teacher allow), those of a
         causal teacher as many, others 4 to 40 of content each, or what fits. A causal teacher writes its own text where
-        no `generator` is named; for others GENERATOR writes. Raises ValueError for a teacher that is no model of
-        transformers, a generator that is neither named nor a pair, and for rows that the teacher cannot read.
+        no `generator` is named; for others DEFAULT_GENERATOR writes. Raises ValueError for a teacher that is no model
+        of transformers, a generator that is neither named nor a pair, and for rows that the teacher cannot read.
         """
         causal = known_task_kind(pretrained(teacher)) == "causal"
         limit = longest(teacher)

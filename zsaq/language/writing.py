@@ -12,10 +12,15 @@ from zsaq.language.text import Text
 def load_generator(path_or_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in float32 and eval mode, and its tokenizer.
 
-    Raises ValueError for a path or id that cannot be loaded here.
+    Raises ValueError for a path or id that cannot be loaded here, and for a model without a head that writes, which
+    would be drawn at random.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(path_or_id, dtype=torch.float32, trust_remote_code=False)
+        model, info = AutoModelForCausalLM.from_pretrained(
+            path_or_id, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+        if info["missing_keys"]:
+            raise ValueError(f"it has no weights for {sorted(info['missing_keys'])[:4]}")
         return model.eval(), AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(

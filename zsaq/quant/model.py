@@ -46,7 +46,7 @@ def quantize_model(teacher: Model, config: QuantConfig | str) -> Model:
     teacher is quantized already.
     """
     config = QuantConfig.given(config)
-    if any(isinstance(module, QuantLayer | PackedLayer | QuantActivation) for module in teacher.modules()):
+    if is_quantized(teacher):
         raise ValueError("the teacher is quantized already; give the float model")
     if packed := [n for n, p in teacher.named_parameters() if not p.is_floating_point()]:
         raise ValueError(f"{packed[0]} holds integers: the teacher was loaded in 8 or 4 bits; give the float model")
@@ -56,6 +56,11 @@ def quantize_model(teacher: Model, config: QuantConfig | str) -> Model:
     if isinstance(student, PreTrainedModel):
         attach(student)
     return student
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether anything in the model is a student's."""
+    return any(isinstance(module, QuantLayer | PackedLayer | QuantActivation) for module in model.modules())
 
 
 def describe(grid: Grid | None) -> str:

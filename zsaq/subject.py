@@ -1,0 +1,195 @@
+"""What is quantized: a model with what reads its inputs, and the methods and configurations that suit it.
+
+With `zsaq.api` the one place that sees language and vision.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal, final, get_args
+
+from torch import nn
+
+from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of, processor_of, tokenizer_of
+from zsaq.language import methods as language
+from zsaq.language.job import TextJob
+from zsaq.method import Method
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.model import is_quantized
+from zsaq.report.card import base_of
+from zsaq.run import Base
+from zsaq.train.logging import say
+from zsaq.train.trainer import Loop
+from zsaq.vision import choice, presets
+from zsaq.vision import methods as vision
+from zsaq.vision.image_spec import ImageSpec, normalisation, shown_size
+from zsaq.vision.job import ImageJob
+from zsaq.vision.models import spec_of
+
+OWN: Final = "the callable's own"  # inputs of a method that no table has
+GIVEN: Final = "distill"  # the method that learns from batches of the user's
+TeacherBits = Literal[4, 8]
+
+
+@final
+@dataclass(frozen=True)
+class Subject:
+    """What is quantized: the job that methods work on, and what reads the model's inputs, tokenizer or processor;
+    `source`: the path or id that it is known by; `named`: whether it was given by that; `given`: which sources of
+    inputs came with it, by name."""
+
+    source: str
+    kind: Kind
+    job: TextJob | ImageJob
+    reader: Any
+    named: bool
+    teacher_bits: TeacherBits | None = None
+    given: frozenset[str] = frozenset()
+
+    @property
+    def name(self) -> str:
+        return name_of(self.source)
+
+    @property
+    def model(self) -> Any:
+        """The float model that students are copied from."""
+        return self.job.start if isinstance(self.job, TextJob) else self.job.teacher
+
+    @classmethod
+    def of(
+        cls, model: str | Path | nn.Module, *, tokenizer: Any = None, processor: Any = None,
+        spec: ImageSpec | int | None = None, generator: Any = None, batches: Any = None, real: Any = None,
+        text_pair: bool = False, teacher_bits: TeacherBits | None = None,
+    ) -> "Subject":  # fmt: skip
+        """Loads what is named by a path or id. Raises ValueError for what belongs to another kind of model."""
+        if not isinstance(model, nn.Module | str | Path):
+            raise ValueError(f"model is a {type(model).__name__}; give a path, a Hub id or a model of torch")
+        if not (real is None or callable(real)):
+            raise ValueError(f"real is a {type(real).__name__}; give a function that answers the data when it is read")
+        named = not isinstance(model, nn.Module)
+        teacher: Any = load_teacher(model) if named else model  # pyright: ignore[reportArgumentType]
+        kind, architecture = kind_of(teacher), type(teacher).__name__
+        source = str(model) if named else str(vars(teacher).get("name_or_path") or f"a {architecture}")
+        words = {
+            "tokenizer": tokenizer, "generator": generator, "text_pair": text_pair or None, "teacher_bits": teacher_bits
+        }  # fmt: skip
+        foreign = words if kind == "image" else {"processor": processor, "spec": spec}
+        if given := [key for key, value in foreign.items() if value is not None]:
+            raise ValueError(f"{', '.join(given)} is not for {architecture} (of kind {kind}): leave it off")
+        if not isinstance(text_pair, bool):
+            raise ValueError(f"text_pair is {text_pair!r}; give True or False")
+        if teacher_bits is not None and (type(teacher_bits) is not int or teacher_bits not in get_args(TeacherBits)):
+            raise ValueError(f"teacher_bits is {teacher_bits!r}; give 8 or 4, or leave it off for a teacher in floats")
+        check_float(teacher, source)
+        if batches is not None and not isinstance(batches, Iterable):
+            raise ValueError(f"batches is {batches!r}; give an iterable of dicts of tensors")
+        if kind == "image":
+            reader = processor if processor is not None or not named else processor_of(source)
+            spec = (
+                spec
+                if isinstance(spec, ImageSpec)
+                else spec_of(teacher, (reader and shown_size(reader)) if spec is None else spec)
+            )
+            mean, deviation = normalisation(reader, spec.channels)
+            job: TextJob | ImageJob = ImageJob(teacher, spec, mean, deviation, real=real, given=batches)
+        else:
+            reader = tokenizer if tokenizer is not None or not named else tokenizer_of(source)
+            generator = str(generator) if isinstance(generator, Path) else generator
+            job = TextJob.of(teacher, reader, generator=generator, text_pair=text_pair, batches=batches, real=real)
+        sources = words | {"batches": batches, "real": real}
+        given = {name for name, value in sources.items() if value is not None} - {"tokenizer"}
+        return cls(source, kind, job, reader, named, teacher_bits, frozenset(given))
+
+    def choose(self, method: str | Callable[..., nn.Module], config: str | QuantConfig) -> Method:
+        """The row of that name, or of "auto"; a callable becomes one. Raises ValueError, listing what there is."""
+        if callable(method):
+            name = str(getattr(method, "__name__", "own"))
+            if name == "teacher" or name in {**language.METHODS, **vision.METHODS}:
+                raise ValueError(
+                    f"your method is called {name}, which is another's name in tables: rename the function"
+                )
+            return Method(name if name.isidentifier() else "own", "", method, OWN, zero_shot=False)
+        if isinstance(self.job, TextJob):
+            chosen = language.auto(self.job.kind, self.config(None, config, None)[0]) if method == "auto" else method
+            return language.find(chosen, self.job.start)
+        chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
+        return choice.find(chosen, self.job.teacher)
+
+    def check_reads(self, rows: Iterable[Method]) -> None:
+        """Raises ValueError for batches or real data that none of the methods reads: nobody shall believe that a
+        student has learned from them. What else is of no use to these methods is told."""
+        rows = list(rows)
+        readers = {
+            "batches": [row for row in rows if row.name == GIVEN],
+            "real": [row for row in rows if not row.zero_shot and row.name != GIVEN],
+            "generator": [row for row in rows if row.inputs == language.TEXT],
+            "text_pair": [row for row in rows if row.inputs not in (language.NOTHING, language.OWN)],
+            "teacher_bits": [row for row in rows if row.budgets],
+        }
+        if any(row.inputs == OWN for row in rows):
+            return
+        unread, names = {name for name in self.given if not readers[name]}, ", ".join(row.name for row in rows)
+        if "batches" in unread:
+            raise ValueError(f"batches are read by method={GIVEN!r} alone, not by {names}: name it, or leave them off")
+        if "real" in unread:
+            raise ValueError(
+                f"real is read by the methods that end in -real, not by {names}: name one, or leave it off"
+            )
+        if unread:
+            say(f"{', '.join(sorted(unread))}: of no use to {names}")
+
+    def config(
+        self, row: Method | None, config: str | QuantConfig, preset: str | None
+    ) -> tuple[QuantConfig, str | None]:
+        """The configuration, and the name of the preset that it was made by."""
+        if isinstance(self.job, TextJob):
+            if preset is not None:
+                raise ValueError(f"preset is {preset!r}: presets are for images; leave it off")
+            return QuantConfig.given(config), None
+        if isinstance(config, QuantConfig):
+            if preset is not None:
+                raise ValueError(f"preset is {preset!r}, and a QuantConfig says all itself: leave it off, or give text")
+            return config, None
+        if preset is None and (row is None or row.preset is None):
+            raise ValueError(
+                f"{config!r} does not say which tensors of images are rounded: give preset='brecq', 'psaq' or "
+                "'uniform', or a QuantConfig"
+            )
+        preset = preset or choice.preset_for(row, self.job.teacher)  # type: ignore[arg-type]
+        return presets.preset_config(config, preset, self.job.teacher, self.job.spec), preset
+
+    def prepare(self, rows: Iterable[Method], loop: Loop) -> None:
+        """The model where the loop runs. If any of the methods learns, a language model in half precision becomes
+        float32 for all of them (one that was given as an object is copied for that), and the teacher answers in
+        `teacher_bits`."""
+        job = self.job
+        if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
+            if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
+                wide: Any = (job.start if self.named else copy.deepcopy(job.start)).float()
+                if job.generator[0] is job.start:
+                    job.generator = (wide, job.generator[1])  # pyright: ignore[reportAttributeAccessIssue]
+                job.teacher = job.start = wide
+            if self.teacher_bits is not None:
+                if self.source.startswith("a "):
+                    raise ValueError("teacher_bits loads the teacher anew, and this one has no path: give a path or id")
+                job.start.to(loop.accelerator.device)  # type: ignore[arg-type]
+                job.answer_in(self.teacher_bits, self.source)
+        self.model.to(loop.accelerator.device)
+
+    def untouched(self) -> list[nn.Module]:
+        """What was given as objects, and is to be as it was afterwards."""
+        generator = self.job.generator if isinstance(self.job, TextJob) else None
+        return [self.model, *([generator[0]] if isinstance(generator, tuple) else [])]
+
+    def base(self, license: str | None) -> Base:
+        return base_of(self.source, license) if self.named else Base(self.name, {"license": license} if license else {})
+
+
+def check_float(teacher: nn.Module, source: str) -> None:
+    """Raises ValueError for a model that is quantized already and for weights that are not finite, before anything is
+    spent."""
+    if is_quantized(teacher):
+        raise ValueError(f"{source} is quantized already; give the float model")
+    if broken := [name for name, p in teacher.named_parameters() if not p.isfinite().all()]:
+        raise ValueError(f"{source} has weights that are not finite ({', '.join(broken[:4])}): give a model that works")
