@@ -144,7 +144,7 @@ def test_a_model_that_does_not_work_is_refused_before_anything_is_spent() -> Non
     with pytest.raises(ValueError, match="quantized already; give the float model"):
         zsaq.quantize(student, "w4a8", tokenizer=bpe())
     with torch.no_grad():
-        teacher.model.decoder.layers[0].fc1.weight[0, 0] = torch.nan
+        teacher.get_parameter("model.decoder.layers.0.fc1.weight")[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"weights that are not finite \(model.decoder.layers.0.fc1.weight\)"):
         zsaq.quantize(teacher, "w4a8", method="rtn")
     with pytest.raises(ValueError, match="model is a NoneType; give a path"):

@@ -65,7 +65,7 @@ class Subject:
         """Loads what is named by a path or id. Raises ValueError for what belongs to another kind of model."""
         if not isinstance(model, nn.Module | str | Path):
             raise ValueError(f"model is a {type(model).__name__}; give a path, a Hub id or a model of torch")
-        if not (real is None or callable(real)):
+        if not isinstance(real, Callable | None):
             raise ValueError(f"real is a {type(real).__name__}; give a function that answers the data when it is read")
         named = not isinstance(model, nn.Module)
         teacher: Any = load_teacher(model) if named else model  # pyright: ignore[reportArgumentType]

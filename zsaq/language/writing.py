@@ -1,5 +1,7 @@
 """The generator: any causal language model that writes text."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,9 +18,10 @@ def load_generator(path_or_id: str) -> tuple[PreTrainedModel, PreTrainedTokenize
     would be drawn at random.
     """
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path_or_id, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
+        model, info = loaded
         if info["missing_keys"]:
             raise ValueError(f"it has no weights for {sorted(info['missing_keys'])[:4]}")
         return model.eval(), AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
