@@ -73,7 +73,7 @@ def fill(number: float) -> Callable[[Tensor], Tensor]:
         (put("bert.pooler.dense.codes", fill(255)), r"bert\.pooler\.dense: a code is 3, the grid ends at 2"),
         (put(f"{LAYER}.input_quantizer.ranges.scale", fill(0)), rf"{LAYER}: the static range has seen nothing"),
         (put(f"{LAYER}.input_quantizer.ranges.scale", fill(-1)), rf"{LAYER}: the static range has scale -1"),
-        (put(f"{LAYER}.input_quantizer.ranges.scale", fill(1e-8)), rf"{LAYER}: the static range has .* not empty"),
+        (put(f"{LAYER}.input_quantizer.ranges.scale", fill(9e-9)), rf"{LAYER}: the static range has .* not empty"),
         (put(f"{LAYER}.input_quantizer.ranges.scale", fill(math.inf)), rf"{LAYER}: the static range has scale inf"),
         (put(f"{LAYER}.input_quantizer.ranges.scale", fill(math.nan)), rf"{LAYER}: the static range has scale nan"),
         (put(f"{LAYER}.input_quantizer.ranges.zero", fill(math.nan)), rf"{LAYER}: the static range has .* zero nan"),

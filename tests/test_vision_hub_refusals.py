@@ -36,7 +36,7 @@ STATIC = f"{RELU}.output_quantizer.ranges", f"{CONV}.input_quantizer.ranges"
         ({"scale": math.nan}, "must be finite"),
         ({"scale": math.inf}, "must be finite"),
         ({"scale": -1}, "not empty"),
-        ({"scale": 1e-8}, r"not empty, .* run zsaq\.calibrate\(student, batches\) on other batches"),
+        ({"scale": 9e-9}, r"not empty, .* run zsaq\.calibrate\(student, batches\) on other batches"),
         ({"zero": math.nan}, "a zero from 0 to"),
         ({"zero": -1}, "a zero from 0 to"),
         ({"zero": 256}, "a zero from 0 to"),

@@ -141,7 +141,7 @@ def attach(student: PreTrainedModel) -> None:
 
 
 def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:
-    """What is saved: packed weights instead of latent ones, and the decoys of `zsaq.header`.
+    """What is saved: packed weights instead of latent ones, and the decoys of `quant.guard`.
 
     Raises ValueError for a static range without values.
     """

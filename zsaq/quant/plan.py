@@ -1,5 +1,6 @@
 """What is decided about a model before it is touched: which modules are quantized how, and why others are not."""
 
+import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -8,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from zsaq.quant.config import QuantConfig
-from zsaq.quant.layers import ACTIVATIONS, SWAPS
+from zsaq.quant.layers import ACTIVATIONS, SWAPS, weight_rows
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,36 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
         raise ValueError(f"nothing would be quantized ({reasons}); name a module in a rule or give the config a grid")
     tables = {id(modules[n].weight): n for n in chosen if type(modules[n]) is nn.Embedding}
     owners = {n: tables.get(id(modules[n]._parameters.get("weight")), n) for n in chosen}
+    check_groups(modules, chosen, {n for n, owner in owners.items() if owner != n})
     return Plan(config, chosen, left, {n: owner for n, owner in owners.items() if owner != n})
+
+
+def check_groups(modules: dict[str, nn.Module], chosen: dict[str, QuantConfig], tied: set[str]) -> None:
+    """Raises ValueError for a group size that does not divide a layer's inputs, and names those that divide all."""
+    widths: dict[int, dict[str, int]] = {}
+    for name, config in chosen.items():
+        layer = modules[name]
+        if type(layer) in ACTIVATIONS:
+            continue
+        table = type(layer) is nn.Embedding
+        grids = [config.embedding if table or name in tied else config.weight]
+        if not table and type(layer) is not nn.Conv2d:  # whose inputs have no groups
+            grids.append(config.input)
+        for grid in grids:
+            if grid is not None and isinstance(grid.per, int):
+                widths.setdefault(grid.per, {})[name] = weight_rows(layer).shape[1]
+    for size, layers in widths.items():
+        wrong = [name for name, width in layers.items() if width % size]
+        if not wrong:
+            continue
+        common = math.gcd(*layers.values())
+        fit = [str(n) for n in range(2, common + 1) if common % n == 0]
+        remedy = f"give one that divides every layer: {', '.join(fit)}" if fit else "no other divides every layer"
+        more = f", nor those of {len(wrong) - 1} more of {len(layers)} layers" if len(wrong) > 1 else ""
+        raise ValueError(
+            f"{wrong[0]}: the group size {size} does not divide the input dimension {layers[wrong[0]]}{more}; "
+            f"{remedy}, or one scale per channel (per token for inputs), or leave layers in floats by a rule"
+        )
 
 
 def plan_of(model: nn.Module) -> Plan:

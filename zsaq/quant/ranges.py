@@ -6,13 +6,14 @@ from functools import partial
 from typing import Final, final
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from zsaq.quant.codes import round_to_grid, values_of
 from zsaq.quant.grid import Grid
+from zsaq.quant.observer import EMAMinMax
 
 TINY = 1e-8  # smallest scale: a group of zeros stays zeros
+LEAST: Final = torch.tensor(TINY, dtype=torch.float32, device="cpu").item()  # as float32 holds it: a little less
 
 
 def floored(scale: Tensor) -> Tensor:
@@ -27,38 +28,6 @@ def from_bounds(lo: Tensor, hi: Tensor, grid: Grid) -> tuple[Tensor, Tensor | fl
         return floored(torch.maximum(-lo, hi) / grid.amplitude), grid.zero
     scale = floored((hi - lo) / grid.amplitude)
     return scale, torch.round(-lo / scale).clamp_(grid.low, grid.high)
-
-
-@final
-class EMAMinMax:
-    """Observes: exponential means of the extremes of what it sees, corrected for their start when read, never fed back.
-
-    With momentum b and t updates the read value is m / (1 - b^t), as in Adam. `lo`, `hi`: m, [1, 1] float32. Raises
-    ValueError for a momentum that is not in [0, 1).
-    """
-
-    def __init__(self, momentum: float = 0.95) -> None:
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum is {momentum!r}; give at least 0 and less than 1")
-        self.momentum, self.updates = momentum, 0
-        self.lo, self.hi = torch.zeros(1, 1), torch.zeros(1, 1)
-
-    @torch.no_grad()
-    def observe(self, x: Tensor) -> None:
-        """One update with x [1, n], and with what the other processes see at the same time."""
-        lo, hi = x.amin(-1, keepdim=True).float(), x.amax(-1, keepdim=True).float()
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(lo, dist.ReduceOp.MIN)
-            dist.all_reduce(hi, dist.ReduceOp.MAX)
-        self.lo = self.lo.to(lo.device).lerp(lo, 1 - self.momentum)
-        self.hi = self.hi.to(hi.device).lerp(hi, 1 - self.momentum)
-        self.updates += 1
-
-    def bounds(self) -> tuple[Tensor, Tensor]:
-        """The corrected means of the lowest and the highest entries, [1, 1] each."""
-        assert self.updates
-        share = 1 - self.momentum**self.updates
-        return self.lo / share, self.hi / share
 
 
 class Range(nn.Module, ABC):
@@ -109,7 +78,8 @@ class Static(Range):
 
     `scale`, `zero`: [1, 1] float32, moved with the model and never cast with it, as half precision would move the whole
     grid. `observer` collects what `zsaq.calibrate` shows it, also over several calls; the end of each freezes the range
-    anew. Reading raises ValueError before the first.
+    anew. A call that fails leaves nothing in it: the next goes on from the last `freeze`. Reading raises ValueError
+    before the first.
     """
 
     scale: Tensor
@@ -120,6 +90,7 @@ class Static(Range):
         super().__init__()
         assert grid.per == "tensor"
         self.grid, self.observer, self.checked = grid, observer or EMAMinMax(), False
+        self.heard: EMAMinMax | None = None
         self.register_buffer("scale", torch.zeros(1, 1, dtype=torch.float32))
         self.register_buffer("zero", torch.zeros(1, 1, dtype=torch.float32))
 
@@ -129,14 +100,41 @@ class Static(Range):
         self.scale, self.zero = scale.to(self.scale.device), zero.to(self.zero.device)
         return self
 
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        self.checked = False
+        super()._load_from_state_dict(*args, **kwargs)
+
+    @property
+    def observing(self) -> EMAMinMax | None:  # type: ignore[override]
+        """Who listens. Whoever begins drops what a calibration that failed left, back to the last `freeze`."""
+        return self.heard
+
+    @observing.setter
+    def observing(self, observer: EMAMinMax | None) -> None:
+        if observer is not None:
+            observer.restore()
+        self.heard = observer
+
     def freeze(self) -> None:
-        """From now on what the observer has seen is the range."""
-        self.hold(*self.observer.bounds())
+        """From now on what the observer has seen is the range.
+
+        Raises ValueError, and leaves range and observer as the last `freeze` did, if what it has seen is not finite.
+        """
+        try:
+            self.hold(*self.observer.bounds())
+        except ValueError:
+            self.observer.restore()
+            raise
+        self.observer.keep()
 
     @torch.no_grad()
     def hold(self, lo: Tensor, hi: Tensor) -> None:
-        """From now on the range is [lo, hi], [1, 1] each, until the next `zsaq.calibrate`."""
+        """From now on the range is [lo, hi], [1, 1] each, until the next `zsaq.calibrate`.
+
+        Raises ValueError, and leaves the range as it is, for bounds that are not finite. Waits for the device.
+        """
         scale, zero = from_bounds(lo, hi, self.grid)
+        self.refuse(float(scale), float(zero))
         self.scale.copy_(scale)
         self.zero.copy_(torch.as_tensor(zero))
         self.checked = True
@@ -147,21 +145,26 @@ class Static(Range):
         self.scale.zero_()
 
     def check(self) -> None:
-        scale, zero, grid = float(self.scale), float(self.zero), self.grid
+        scale, zero = float(self.scale), float(self.zero)
         if scale == 0:
             raise ValueError("the static range has seen nothing: run zsaq.calibrate(student, batches) first")
+        self.refuse(scale, zero)
+        self.checked = True
+
+    def refuse(self, scale: float, zero: float) -> None:
+        """Raises ValueError for a scale and zero that no finite bounds give."""
+        grid = self.grid
         low, high = (grid.zero, grid.zero) if grid.symmetric else (grid.low, grid.high)
-        if not (TINY < scale < torch.inf and low <= zero <= high and (grid.symmetric or zero.is_integer())):
+        if not (LEAST <= scale < torch.inf and low <= zero <= high and (grid.symmetric or zero.is_integer())):
             raise ValueError(
                 f"the static range has scale {scale} and zero {zero}; it must be finite and not empty, with a zero "
                 f"from {low} to {high}: run zsaq.calibrate(student, batches) on other batches"
             )
-        self.checked = True
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         if not self.checked:  # read from a file: looked at once, not in every forward
             self.check()
-        return self.scale.to(x.dtype), grid.zero if grid.symmetric else self.zero
+        return floored(self.scale.to(x.dtype)), grid.zero if grid.symmetric else self.zero
 
 
 def static_ranges(model: nn.Module) -> list[Static]:
