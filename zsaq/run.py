@@ -184,7 +184,7 @@ def finite(number: float) -> bool:
 
 
 def endless(data: Mapping[str, Any]) -> str | None:
-    """The key of JSON's object `data` below which is the first number that is not `finite`; None where there is none."""
+    """The key of JSON's object `data` below which the first number that is not `finite` lies; None for none."""
     for key, value in data.items():
         left = [value]
         while left:
