@@ -29,7 +29,9 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.comparing": [*(f"zsaq.{room}" for room in "subject api student report io train method quant".split())],
     "zsaq.launch": [*(f"zsaq.{room}" for room in "comparing api student report io train method".split())],
     # The public page.
-    "zsaq": [*(f"zsaq.{room}" for room in "comparing api vision deploy report io train run method quant".split())],
+    "zsaq": [
+        *(f"zsaq.{room}" for room in "comparing api student vision deploy report io train run method quant".split())
+    ],
     "zsaq_cli": ["zsaq"],
     "recipes": ["zsaq", "recipes.examples", "recipes.benchmarks"],
     "tests": ["zsaq", "zsaq_cli", "recipes", "tests"],

@@ -80,6 +80,7 @@ def template(folder: Path) -> None:
         (lambda f: link(f, "/etc/hostname"), r"vocab\.txt is a link that leads out of the folder"),
         (lambda f: link(f, "/etc", "more"), r"more is a link that leads out"),
         (lambda f: link(f, "/dev/zero"), r"is a link that leads out"),
+        (lambda f: ((f / "exp").mkdir(), link(f, "exp", "additional_chat_templates")), r"templates is a link to a fol"),
         (lambda f: os.mkfifo(f / "vocab.txt"), r"vocab\.txt is no regular file"),
         (lambda f: link(f, "config.json"), r"vocab\.txt is foreign"),
     ],

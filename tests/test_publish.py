@@ -172,10 +172,10 @@ def test_a_branch_is_pushed_to_and_must_be_there(hub: Hub, folder: Path) -> None
 
 def test_results_and_logs_travel_with_a_student(hub: Hub, student: Any, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "distill.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "run" / "distill.jsonl").write_text('{"step": 1, "seconds": 0.5}\n')
     push(student, results=RESULTS, files=tmp_path / "run")
     assert Results.from_dict(json.loads(hub.commits(ID)[0].files["results.json"])).student.bytes > 0  # type: ignore[operator]
-    assert hub.commits(ID)[0].files["distill.jsonl"] == b'{"step": 1}\n'
+    assert hub.commits(ID)[0].files["distill.jsonl"] == b'{"step": 1, "seconds": 0.5}\n'
     with pytest.raises(ValueError, match="which holds its own"):
         push(save(student, tmp_path / "other"), results=RESULTS)
 

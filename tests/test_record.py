@@ -32,8 +32,12 @@ def logged(tmp_path: Path) -> Path:
     """What a run left: curves, pictures, and what does not go along."""
     folder = tmp_path / "run"
     (folder / "pictures").mkdir(parents=True)
-    for name in ("distill.jsonl", "curves.png", "pictures/first.png", "weights.bin", "notes.txt"):
-        (folder / name).write_text(name)
+    (folder / "model").mkdir()  # a student that was saved here before
+    mine = ("private.jsonl", "empty.jsonl", "list.jsonl", "me.png", "pictures/me.png", "model/curves.png", "notes.txt")
+    for name in ("curves.png", "pictures/images.png", *mine):
+        (folder / name).write_text("" if "empty" in name else "[1]" if "list" in name else '{"text": "secret"}')
+    for name in ("distill.jsonl", "model/distill.jsonl"):
+        (folder / name).write_text('{"step": 1, "seconds": 0.1, "KL": null}\n')
     return folder
 
 
@@ -46,7 +50,7 @@ def test_save_writes_results_and_what_was_logged(folder: Path) -> None:
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert there == {
         *("config.json", "model.safetensors", "zsaq_manifest.json", "results.json"),
-        *("distill.jsonl", "curves.png", "pictures/first.png"),
+        *("distill.jsonl", "curves.png", "pictures/images.png"),
     }
     assert set(check_manifest(folder)["files"]) == {"config.json", "model.safetensors"}
     size = (folder / "model.safetensors").stat().st_size
@@ -56,12 +60,30 @@ def test_save_writes_results_and_what_was_logged(folder: Path) -> None:
 def test_results_come_back_with_the_model_and_with_its_copies(folder: Path) -> None:
     model: Any = load(folder)
     written = Results.read(folder)
-    assert isinstance(model.zsaq, Record) and model.zsaq == Record(written)
+    assert isinstance(model.zsaq, Record) and model.zsaq == Record(written, files=folder)
     assert written.fingerprint == fingerprint(folder)
     assert dataclasses.replace(written, fingerprint=None, rows=RESULTS.rows) == RESULTS
     assert copy.deepcopy(model).zsaq == model.zsaq
     again: Any = load(save(model, folder.parent / "again", results=model.zsaq.results))
     assert again.zsaq.results == written
+
+
+def test_what_was_logged_goes_along_also_into_the_folder_itself(logged: Path) -> None:
+    student = student_of("bert", W2)
+    for _ in range(2):
+        folder = save(student, logged / "inside", files=logged)
+        names = {
+            path.relative_to(folder).as_posix() for path in folder.rglob("*.*") if path.suffix in (".jsonl", ".png")
+        }
+        assert names == {"distill.jsonl", "curves.png", "pictures/images.png"}
+
+
+def test_only_the_main_process_writes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    for rank in (1, 0):
+        monkeypatch.setattr("torch.distributed.get_rank", lambda group=None, rank=rank: rank)
+        assert save(student_of("bert", W2), tmp_path / f"{rank}") == tmp_path / f"{rank}"
+    assert [path.name for path in tmp_path.iterdir()] == ["0"]
 
 
 def test_scores_may_be_added_later(folder: Path) -> None:
@@ -98,7 +120,7 @@ def test_results_of_another_model_are_not_taken(folder: Path, tmp_path: Path) ->
 
 def test_a_model_without_results_has_an_empty_record(tmp_path: Path) -> None:
     model: Any = load(save(student_of("gpt2", W2), tmp_path / "model"))
-    assert model.zsaq == Record()
+    assert model.zsaq == Record(files=tmp_path / "model")
 
 
 @pytest.mark.parametrize("config", ["w2a8", "w4a8g16", "asymmetric", "static"])

@@ -91,3 +91,23 @@ def test_scores_on_other_data_replace_those_there_were() -> None:
     other = WHOLE.scored({"zsaq": {"f1": 0.5}}, Data("another"))
     assert other.student.scores == {"f1": 0.5} and other.rows[0].scores == {} and other.data == Data("another")
     assert dataclasses.replace(copy.deepcopy(WHOLE), rows=other.rows, data=other.data) == other
+
+
+def test_numbers_that_no_float_holds_are_refused_like_any_other_form(tmp_path: Path) -> None:
+    data = plain(WHOLE)
+    row = data["rows"][1] | {"scores": {"accuracy": 10**400}}
+    for change in ({"rows": [row]}, {"budget": {"steps": float("nan")}}, {"seconds": 10**400}, {"seed": -(10**400)}):
+        (tmp_path / "results.json").write_text(json.dumps(data | change))
+        with pytest.raises(ValueError, match=f"cannot be read: results have a number in {next(iter(change))}"):
+            Results.read(tmp_path)
+    with pytest.raises(ValueError, match="not finite"):
+        Row("x", scores={"a": 10**400})
+
+
+def test_a_budget_is_what_json_gives_back(tmp_path: Path) -> None:
+    options = {"ratio": (5, 1), "helper": object(), "limit": float("inf"), "deep": {"a": [(1,), None, True]}}
+    results = dataclasses.replace(WHOLE, budget=options)
+    assert results.budget == {
+        "ratio": [5, 1], "helper": "a object", "limit": "inf", "deep": {"a": [[1], None, True]}
+    }  # fmt: skip
+    assert Results.from_dict(plain(results)) == results == Results.read(results.write(tmp_path).parent)

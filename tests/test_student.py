@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
+from torch import nn
 
 import zsaq
 from hub_client import turned
@@ -45,6 +46,32 @@ def test_a_student_saves_itself_whole(tmp_path: Path) -> None:
     assert again.zsaq.results == student.zsaq.results and student.zsaq.results.fingerprint
     assert student.zsaq.results.student.bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [type(student).__name__]
+
+
+def test_a_loaded_student_saves_itself_whole_again(tmp_path: Path) -> None:
+    def files(folder: Path) -> dict[str, bytes]:
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}
+
+    student = student_of(tmp_path / "run", method="llm-qat", generator=(opt(bpe()), bpe()), steps=2)
+    student.save_pretrained(tmp_path / "out")
+    first = files(tmp_path / "out")
+    assert {"tokenizer.json", "tokenizer_config.json", "results.json", "distill.jsonl"} <= first.keys()
+    zsaq.load(tmp_path / "out").save_pretrained(tmp_path / "again")
+    assert files(tmp_path / "again") == first
+    zsaq.save(zsaq.load(tmp_path / "out"), tmp_path / "out")
+    assert files(tmp_path / "out") == first
+    again = zsaq.load(tmp_path / "out")
+    (tmp_path / "out" / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer\.json, which lay beside .* is gone: load the model again"):
+        again.save_pretrained(tmp_path / "lost")
+
+
+def test_a_module_among_a_callables_options_is_no_obstacle_to_saving(tmp_path: Path) -> None:
+    student = student_of(
+        method=lambda job, config, *_, **__: zsaq.quantize_model(job.start, config), helper=nn.Linear(1, 1)
+    )
+    student.save_pretrained(tmp_path / "out")
+    assert student.zsaq.results.budget["helper"] == "a Linear"
 
 
 def test_a_copy_saves_itself_and_not_the_original(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from zsaq.api import methods, quantize
 from zsaq.comparing import compare
 from zsaq.deploy.runtimes import export
-from zsaq.io.loading import load
 from zsaq.io.saving import save
 from zsaq.method import Budget, Method
 from zsaq.quant.adapter import ZsaqConfig
@@ -16,6 +15,7 @@ from zsaq.report.card import Card
 from zsaq.report.comparison import Comparison
 from zsaq.report.hub import push_to_hub
 from zsaq.run import Results
+from zsaq.student import load
 from zsaq.train.gptq import gptq
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective

@@ -70,7 +70,7 @@ class Row:
     scores: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if bad := {k: v for k, v in self.scores.items() if not (isinstance(v, int | float) and math.isfinite(v))}:
+        if bad := {k: v for k, v in self.scores.items() if not (isinstance(v, int | float) and finite(v))}:
             raise ValueError(f"scores of {self.name} are not finite numbers: {bad}")
 
 
@@ -82,8 +82,8 @@ class Results:
     `model`: what was quantized, as it was given; `inputs`: where the student's inputs came from, in words;
     `knowledge`: words about the model that were used (a prompt, label names); `rows`: the teacher first, then
     baselines, the student last, under its method's name; `machine`: device, threads, processes; `fingerprint`: of the
-    saved model that they belong to (`zsaq.io.checksums`), which `zsaq.save` fills in. Raises ValueError for an empty
-    table.
+    saved model that they belong to (`zsaq.io.checksums`), which `zsaq.save` fills in. What of `budget` and `machine`
+    JSON cannot hold, as a module given to a callable, is kept as its description. Raises ValueError for an empty table.
     """
 
     model: str
@@ -111,6 +111,8 @@ class Results:
             raise ValueError(
                 f"rows end with {self.rows[-1:]!r:.200}; the last one is the student's, named {self.method}"
             )
+        for name in ("budget", "machine"):
+            object.__setattr__(self, name, as_json(getattr(self, name)))
 
     @property
     def student(self) -> Row:
@@ -145,6 +147,8 @@ class Results:
             version = data.get("format_version") if isinstance(data, dict) else None
             raise ValueError(f"results have format_version {version!r:.40}, this zsaq reads {VERSION}; {AGAIN}")
         fields = checked({k: v for k, v in data.items() if k != "format_version"}, cls)
+        if (place := endless(data)) is not None:
+            raise ValueError(f"results have a number in {place} that is not finite or too large for a float; {AGAIN}")
         parts: dict[str, Any] = {
             "config": QuantConfig.from_dict(fields["config"]),
             "rows": tuple(Row(**checked(row, Row)) for row in fields["rows"]),
@@ -169,3 +173,35 @@ class Results:
             return cls.from_dict(json.loads(path.read_bytes()))
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def finite(number: float) -> bool:
+    """Whether a float holds the number, which may be any int."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
+
+
+def endless(data: Mapping[str, Any]) -> str | None:
+    """The key of JSON's object `data` below which the first number that is not `finite` lies; None for none."""
+    for key, value in data.items():
+        left = [value]
+        while left:
+            each = left.pop()
+            if isinstance(each, dict | list):
+                left += each.values() if isinstance(each, dict) else each
+            elif isinstance(each, int | float) and not finite(each):
+                return key
+    return None
+
+
+def as_json(value: Any) -> Any:
+    """What JSON gives back for `value`; something that it cannot hold is described by its type, a number by itself."""
+    if isinstance(value, Mapping):
+        return {str(key): as_json(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(each) for each in value]
+    if isinstance(value, int | float) and not finite(value):
+        return str(value)
+    return value if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"

@@ -6,13 +6,15 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from zsaq.io.loading import load as read
 from zsaq.io.record import Record
-from zsaq.io.saving import save, weight_bytes
+from zsaq.io.saving import is_main, save, weight_bytes
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
 from zsaq.run import Results
@@ -32,6 +34,22 @@ def finish(student: nn.Module, record: Record) -> Any:
     return student
 
 
+def load(
+    source: str | Path, auto_class: Any = None, *, revision: str | None = None,
+    dtype: torch.dtype | Literal["auto"] = "auto", device_map: Any = None,
+) -> PreTrainedModel:  # fmt: skip
+    """A saved student from a folder or the Hub, verified before and after, without remote code and without pickle.
+
+    `auto_class`: a transformers Auto class; by default the one for the architecture that was saved. `revision`: of a
+    Hub repository. `dtype`: "auto" is the one that was saved. `device_map`: as in transformers. What lies beside it,
+    tokenizer or image processor, results and curves, travels with it, so that its `save_pretrained` and `push_to_hub`
+    write all of it again, as those of a student that `zsaq.quantize` gives. Raises ValueError, with the layer's or the
+    file's name and what to do, for whatever does not fit (`zsaq.io.loading`).
+    """
+    model = read(source, auto_class, revision=revision, dtype=dtype, device_map=device_map)
+    return finish(model, vars(model)["zsaq"])
+
+
 def noted(student: nn.Module, **facts: Any) -> None:
     """Facts that only who ran it knows, added to the results that travel with the student."""
     record = vars(student)["zsaq"]
@@ -47,7 +65,7 @@ def save_whole(student: PreTrainedModel, folder: str | Path, **options: Any) -> 
         return
     target = save(student, folder)
     record = vars(student)["zsaq"]
-    if record.results is not None:
+    if record.results is not None and is_main():
         vars(student)["zsaq"] = dataclasses.replace(record, results=Results.read(target))
 
 
@@ -58,6 +76,8 @@ def push(
     """Publish the student with its card in one commit; returns its url. `license`: of the float model, if its card
     names none. Raises ValueError and ConnectionError as `zsaq.push_to_hub` does."""
     results = vars(student)["zsaq"].results
+    if license and (results is None or results.base is None):
+        raise ValueError("nothing is known of the float model: publish with zsaq.push_to_hub and a card that tells it")
     base = dataclasses.replace(results.base, license={"license": license}) if license else None
     with tempfile.TemporaryDirectory(prefix="zsaq-") as temporary:
         folder = save(student, Path(temporary) / "model")

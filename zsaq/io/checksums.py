@@ -141,8 +141,9 @@ def added(name: str) -> bool:
 def regular_files(root: Path) -> dict[str, Path]:
     """The files below `root` by sorted relative name, without the manifest; hidden ones belong to git and caches.
 
-    Raises ValueError for what is neither a file nor a folder and for links that lead out of `root`. A snapshot of the
-    Hub's cache links into the blobs beside it, which is allowed.
+    Raises ValueError for what is neither a file nor a folder, for links that lead out of `root` and for those to
+    folders, whose files would not be listed. A snapshot of the Hub's cache links into the blobs beside it, which is
+    allowed.
     """
     cache = root.absolute().parent.parent
     inside = [root.resolve()]
@@ -155,6 +156,10 @@ def regular_files(root: Path) -> dict[str, Path]:
             path = Path(folder, name)
             if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in inside):
                 raise ValueError(f"{path} is a link that leads out of the folder; put a copy of the file in its place")
+        if links := [path for name in folders if (path := Path(folder, name)).is_symlink()]:
+            raise ValueError(
+                f"{links[0]} is a link to a folder; put a copy of the folder in its place, or take it away"
+            )
         for name in names:
             path = Path(folder, name)
             if name.startswith(".") or path == root / MANIFEST:

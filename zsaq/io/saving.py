@@ -1,13 +1,14 @@
 """A saved model is whole or not there: written beside its place, read back, compared, then renamed."""
 
 import dataclasses
+import json
 import shutil
 import warnings
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from transformers import PreTrainedModel
 
 from zsaq.atomic import atomic_folder
@@ -20,7 +21,8 @@ from zsaq.quant.layers import quant_layers
 from zsaq.quant.plan import plan_of
 from zsaq.run import Results
 
-LOGGED: Final = {".jsonl", ".png"}  # what goes along of a run's files
+DRAWN: Final = ("curves.png", *(f"pictures/**/{name}.png" for name in ("images", "spectrum", "losses")))  # by zsaq
+LINE: Final = 2**16  # bytes of a log's first line that are read
 TOKENS: Final = 8
 ROUNDING_NOISE: Final = 0.05  # of the largest answer: what roundings in another order may do, and no damaged layer does
 
@@ -35,15 +37,19 @@ def save(
     """Save a student, or a loaded model, so that `folder` is whole or as it was; give its path.
 
     `parts`: tokenizer, image processor and whatever else has `save_pretrained`; `results`: of the run, written as
-    results.json with the student's bytes; `files`: a folder whose *.jsonl and *.png go along; by default all three are
-    those that travel with the student (`student.zsaq`). All is written to a
-    folder beside it, read back, compared tensor by tensor and by the answers to random inputs, and renamed. A folder
-    that this function has written is replaced whole, with all that was added to it; any other that is not empty is
-    refused. Raises ValueError for that, for a model that is not quantized, and if what was saved does not come back.
-    Warns of a model that reads neither text nor images, whose answers cannot be compared.
+    results.json with the student's bytes; `files`: a folder whose logs of steps, curves.png and pictures go along; by
+    default all three are those that travel with the student (`student.zsaq`). All is written to a folder beside it,
+    read back, compared tensor by tensor and by the answers to random inputs, and renamed. A folder that this function
+    has written is replaced whole, with all that was added to it; any other that is not empty is
+    refused. In several processes the main one alone writes and the others return at once; where they read the folder
+    afterwards, they have to wait for it first (`accelerator.wait_for_everyone`). Raises ValueError for that, for a
+    model that is not quantized, and if what was saved does not come back. Warns of a model that reads neither text nor
+    images, whose answers cannot be compared.
     """
     plan_of(student)
     target, record = check_target(folder), vars(student).get("zsaq", Record())
+    if not is_main():
+        return target
     parts, results, files = parts or record.parts, results or record.results, files or record.files
     with atomic_folder(target) as partial:
         partial.mkdir()
@@ -61,6 +67,11 @@ def save(
     return target
 
 
+def is_main() -> bool:
+    """Whether this process writes; the others hold the same student."""
+    return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
+
+
 def check_target(folder: str | Path) -> Path:
     """Where a model may be saved: a new folder, an empty one, or one that `save` has written. Raises ValueError."""
     target = Path(folder).expanduser().absolute()
@@ -75,11 +86,23 @@ def weight_bytes(folder: Path) -> int:
 
 
 def copy_logged(source: Path, target: Path) -> None:
-    """What a run logged and drew, at the same places below `target`."""
-    for path in sorted(path for path in source.rglob("*") if path.suffix in LOGGED and path.is_file()):
+    """What a run logged and drew in the folder `source`, at the same places below `target`; nothing else goes along."""
+    paths = [path for path in source.glob("*.jsonl") if is_log(path)]
+    paths += [path for kind in DRAWN for path in source.glob(kind) if path.is_file()]
+    for path in paths:
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
+
+
+def is_log(path: Path) -> bool:
+    """Whether a file begins with a line of a stage's log (`StepLog.write`)."""
+    try:
+        with path.open("rb") as file:
+            line = json.loads(file.readline(LINE))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(line, dict) and {"step", "seconds"} <= line.keys()
 
 
 def check_read_back(student: PreTrainedModel, again: PreTrainedModel, target: Path) -> None:
