@@ -39,23 +39,26 @@ def test_a_grid_of_runs_and_rows_without_options_run_once() -> None:
     ]  # fmt: skip
 
 
+ANSWERS: list[float] = []
+
+
+def failing(_: Any) -> dict[str, float]:
+    if not ANSWERS:
+        raise RuntimeError("power failure")
+    return {"accuracy": ANSWERS.pop()}
+
+
 def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
-    answers: list[float] = [1.0, 1.0]
-
-    def score(_: Any) -> dict[str, float]:
-        if not answers:
-            raise RuntimeError("power failure")
-        return {"accuracy": answers.pop()}
-
+    ANSWERS[:] = [1.0, 1.0]
     with pytest.raises(RuntimeError, match="power failure"):
-        compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=score)
+        compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=failing)
     lines = (tmp_path / RUNS).read_text()
-    answers.append(2.0)
-    table = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=score)
+    ANSWERS.append(2.0)
+    table = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=failing)
     assert [run["accuracy"] for run in table.runs] == [1.0, 1.0, 2.0]
     assert (tmp_path / RUNS).read_text().startswith(lines)
     kept = (tmp_path / RUNS).read_text()
-    again = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=score)
+    again = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=failing)
     assert again.runs == table.runs and (tmp_path / RUNS).read_text() == kept
     assert (tmp_path / "steps" / "w4a8-gptq-0" / "gptq.jsonl").is_file()
 

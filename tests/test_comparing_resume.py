@@ -4,6 +4,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import CellType
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 import zsaq
 from language_toys import bert, bpe, opt, wordpiece
 from zsaq.report.comparison import RUNS, Comparison
-from zsaq.report.runs import told, told_model
+from zsaq.report.runs import held, told, told_model
 
 
 def score(_: Any) -> dict[str, float]:
@@ -62,14 +63,24 @@ def test_runs_of_something_else_are_no_answer(tmp_path: Path, key: str, other: C
         compare(["rtn"], **(given | other()))
 
 
+def scorer(rows: list[str]) -> Callable[[Any], float]:
+    def score(_: Any) -> float:
+        return float(len(rows)) if rows else score(_)
+
+    return score
+
+
 def test_a_value_is_known_by_its_content(tmp_path: Path) -> None:
     values = [
         1, [1], (1, 2), {"a": torch.ones(2)}, {"a": torch.zeros(2)}, {"a": torch.ones(2, dtype=torch.bfloat16)},
         zsaq.Grid(8), zsaq.Grid(4), lambda _: 1.0, lambda _: 2.0, functools.partial(score, 1),
         functools.partial(score, 2), Comparison(()).holds, Comparison(({},)).holds, score, other_score, int,
-        nn.Linear, iter([]),
+        scorer(["a"]), scorer(["b"]), nn.Linear, iter([]),
     ]  # fmt: skip
     assert len({told(value) for value in values}) == len(values)
+    assert told(scorer(["a"])) == told(scorer(["a"]))
+    assert held(CellType(torch.ones(2))) == (2,) and held(CellType()) is None
+    assert held(CellType(model := bert(wordpiece()))) is model
     assert told(score) == f"{__name__}.score"
     for name in "ab":
         (tmp_path / name / "one").mkdir(parents=True)
