@@ -39,25 +39,26 @@ def test_a_grid_of_runs_and_rows_without_options_run_once() -> None:
     ]  # fmt: skip
 
 
-def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
-    def stop(_: Any) -> dict[str, float]:
-        if len((tmp_path / RUNS).read_text().splitlines()) == 2:
-            raise RuntimeError("power failure")
-        return {"accuracy": 1.0}
+ANSWERS: list[float] = []
 
-    (tmp_path / RUNS).touch()
+
+def failing(_: Any) -> dict[str, float]:
+    if not ANSWERS:
+        raise RuntimeError("power failure")
+    return {"accuracy": ANSWERS.pop()}
+
+
+def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
+    ANSWERS[:] = [1.0, 1.0]
     with pytest.raises(RuntimeError, match="power failure"):
-        compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=stop)
+        compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=failing)
     lines = (tmp_path / RUNS).read_text()
-    table = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=lambda _: {"accuracy": 2.0})
+    ANSWERS.append(2.0)
+    table = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=failing)
     assert [run["accuracy"] for run in table.runs] == [1.0, 1.0, 2.0]
     assert (tmp_path / RUNS).read_text().startswith(lines)
     kept = (tmp_path / RUNS).read_text()
-
-    def never(_: Any) -> float:
-        raise AssertionError("scored again")
-
-    again = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=never)
+    again = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=failing)
     assert again.runs == table.runs and (tmp_path / RUNS).read_text() == kept
     assert (tmp_path / "steps" / "w4a8-gptq-0" / "gptq.jsonl").is_file()
 
@@ -78,7 +79,7 @@ def test_a_folder_of_other_runs_is_refused(tmp_path: Path, other: dict[str, Any]
 
 @pytest.mark.parametrize("line", ["{", "[]", '{"config": "w4a8"}', "[" * 100_000])
 def test_a_line_that_is_no_run_is_refused(tmp_path: Path, line: str) -> None:
-    (tmp_path / RUNS).write_text(line + "\n")
+    (tmp_path / RUNS).write_text(line + "\n{}\n")
     with pytest.raises(ValueError, match=RUNS):
         compare(["w4a8"], ["rtn"], folder=tmp_path)
 

@@ -10,15 +10,18 @@ from typing import Any, Final
 from torch import nn
 
 from zsaq.api import OWN, Subject, budget_of, run
-from zsaq.io.teacher import name_of as model_name
+from zsaq.api import methods as tables
 from zsaq.io.teacher import unchanged
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
-from zsaq.report.comparison import Comparison
+from zsaq.report.comparison import KEYS, Comparison
+from zsaq.report.runs import mend, once, told, told_model
 from zsaq.student import Score, numbers
+from zsaq.train.logging import say
 from zsaq.train.trainer import Loop
 
 SUBJECT: Final = ("tokenizer", "processor", "spec", "generator", "batches", "real", "text_pair", "teacher_bits")
+TAKEN: Final = (*KEYS, "of", "seeds", "data seen")  # what a run and a row of the table call their own
 
 
 def compare(
@@ -29,23 +32,29 @@ def compare(
 ) -> Comparison:  # fmt: skip
     """A student of `model` for every configuration, method and seed, measured by `score`; only numbers are kept.
 
-    The arguments are those of `zsaq.quantize`; an option goes to those of the methods that have it. A method without
-    any option draws nothing at random and runs for one seed only. Synthetic images are made once for all methods and
-    configurations that share them. In `folder` finished runs are kept (runs.jsonl) and not repeated: a comparison may
-    be stopped and goes on, and several processes may share the work by configurations, methods or seeds; the numbers of
-    each run's steps lie in its `steps`. Raises ValueError as `zsaq.quantize` does, before anything is spent, for an
-    option that none of the methods has, and for a folder that holds runs of another model, effort or options.
+    The arguments are those of `zsaq.quantize`; an option goes to those of the methods that have it, and all go to a
+    callable. A method without any option draws nothing at random and runs for one seed only. Synthetic images are made
+    once for all methods and configurations that share them. In `folder` finished runs are kept (runs.jsonl) and not
+    repeated: a comparison may be stopped and goes on, and several processes may share the work by configurations,
+    methods or seeds; the numbers of each run's steps lie in its `steps`. Raises ValueError as `zsaq.quantize` does,
+    before anything is spent, for an option that none of the methods has, for a callable that is called like another
+    method, and for a folder that holds runs of other weights, inputs, effort, options or another score (functions are
+    known by module and name, iterators by class, all else by content); and for a score that answers no numbers.
     """
     for name, several in {"configs": configs, "methods": methods}.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
             raise ValueError(f"{name} is {several!r:.200}; give a list of at least one")
     if not (seeds := list(seeds)):
         raise ValueError("seeds is empty; give at least one")
-    generator = named(options.get("generator"))
-    subject = Subject.of(model, **{name: options.pop(name) for name in SUBJECT if name in options})
+    if score is not None and not callable(score):
+        raise ValueError(f"score is {score!r:.200}; give a function of a model that answers numbers by name, or one")
+    given = {name: options.pop(name) for name in SUBJECT if name in options}
+    subject = Subject.of(model, **given)
     loop, rows = loop or Loop(), [(config, subject.choose(method, config)) for config in configs for method in methods]
+    check_names(methods, [row for _, row in rows])
     known = sorted({name for _, row in rows for name in row.options()})
-    if unknown := [name for name in sorted(options) if name not in known]:
+    unknown = [name for name in sorted(options) if name not in known]
+    if unknown and not any(row.inputs == OWN for _, row in rows):
         listed = ", ".join(known) or "none"
         raise ValueError(f"none of these methods has the option {', '.join(unknown)}; their options are {listed}")
     with unchanged(*subject.untouched()):
@@ -58,17 +67,20 @@ def compare(
             )
             for config, row in rows
         ]
-        of = {
-            "model": subject.name, "generator": generator, "effort": effort, "options": spelled(options),
-            "preset": preset,
-        }  # fmt: skip
-        done = Comparison.read(folder, of) if folder is not None else Comparison(())
-        kept = folder if loop.accelerator.is_main_process else None
+        main, done = loop.accelerator.is_main_process, Comparison(())
+        of = {} if folder is None else key_of(subject, given, score, effort, options, preset)
+        if folder is not None:
+            dropped = mend(folder, of, main)
+            if dropped and main:
+                say(dropped)
+            loop.accelerator.wait_for_everyone()  # before others read what was mended
+            done = once(Comparison.read(folder, of))
+        kept = folder if main else None
         loop.accelerator.wait_for_everyone()  # before the first writes
         subject.prepare((row for _, row in rows), loop)
         if score is not None and not any(each["method"] == "teacher" for each in done.runs):
             teacher = {"config": "", "method": "teacher", "seed": seeds[0], "zero_shot": True, "seconds": 0.0}
-            done = done.add(teacher | numbers(score, subject.model), of, kept)
+            done = done.add(teacher | scored(score, subject.model), of, kept)
         for seed in seeds:
             for name, row, config, budget in cells:
                 if done.holds(name, row.name, seed if budget.numbers or row.inputs == OWN else None):
@@ -76,18 +88,64 @@ def compare(
                 steps = None if folder is None else Path(folder) / "steps" / f"{name}-{row.name}-{seed}"
                 student, seconds = run(subject, row, config, budget, seed, dataclasses.replace(loop, folder=steps))
                 facts = {"config": name, "method": row.name, "seed": seed, "zero_shot": row.zero_shot}
-                done = done.add(facts | {"seconds": seconds} | numbers(score, student), of, kept)
+                done = done.add(facts | {"seconds": seconds} | scored(score, student), of, kept)
     return done
 
 
-def named(generator: Any) -> str | None:
-    """Of a generator that is given by a path or id: what it is called."""
-    return model_name(str(generator)) if isinstance(generator, str | Path) else None
+def check_names(methods: Sequence[str | Callable[..., nn.Module]], rows: Sequence[Method]) -> None:
+    """Raises ValueError for a callable whose runs could not be told from another method's: `rows` are the methods', for
+    each configuration."""
+    taken = {"teacher", *(name for table in tables().values() for name in table)}
+    seen: dict[str, Any] = {}
+    for method, row in zip(methods, rows, strict=False):
+        if callable(method) and (row.name in taken or seen.setdefault(row.name, method) is not method):
+            holder = "another of the methods" if row.name not in taken else "a method of zsaq, or the teacher"
+            raise ValueError(
+                f"the callable {method!r:.120} is called {row.name!r} in the table, and so is {holder}: rename it "
+                "(a def with a name of its own, or set its __name__)"
+            )
+
+
+def key_of(
+    subject: Subject, given: Mapping[str, Any], score: Score | None, effort: Effort, options: Mapping[str, Any],
+    preset: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What kept runs belong to: the teacher by name and weights, and everything else that the numbers depend on."""
+    named = {name: given.get(name) for name in SUBJECT if name not in ("tokenizer", "processor", "generator")}
+    return {
+        "model": subject.name, "weights": told(subject.model), "reader": told(subject.reader),
+        "generator": told_model(given.get("generator")), **{name: told(value) for name, value in named.items()},
+        "score": told(score), "effort": effort, "preset": preset,
+        "options": {name: told(value) for name, value in sorted(options.items())},
+    }  # fmt: skip
+
+
+def scored(score: Score | None, model: nn.Module) -> dict[str, float]:
+    """The numbers of a score. Raises ValueError for what is none, and for a name that the table has for itself."""
+    if score is None:
+        return {}
+    answer: Any = score(model)
+    for name, value in (answer if isinstance(answer, Mapping) else {"score": answer}).items():
+        if not isinstance(name, str) or name in TAKEN or name.endswith(" sd"):
+            raise ValueError(
+                f"the score calls a number {name!r:.80}; rename it: a text, not ending in ' sd' and none of "
+                f"{', '.join(TAKEN)}, which the table has for itself"
+            )
+        try:
+            if isinstance(value, str | bytes):
+                raise TypeError("it is text")
+            float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(
+                f"the score answers {value!r:.80} as {name!r}, which is no number ({error}): answer a number, or "
+                "several by name"
+            ) from error
+    return numbers(lambda _: answer, model)
 
 
 def owned(row: Method, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the options that the method has."""
-    return {name: value for name, value in options.items() if name in row.options()}
+    """Those of the options that the method has; a callable has all."""
+    return {name: value for name, value in options.items() if row.inputs == OWN or name in row.options()}
 
 
 def config_name(config: str | QuantConfig) -> str:
@@ -97,7 +155,3 @@ def config_name(config: str | QuantConfig) -> str:
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
     weights, inputs = (16 if grid is None else grid.bits for grid in (config.weight, config.activation or config.input))
     return f"w{weights}a{inputs}-{digest[:8]}"
-
-
-def spelled(options: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in sorted(options.items())}

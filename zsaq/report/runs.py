@@ -1,0 +1,147 @@
+"""What a comparison's kept runs belong to, as hashes of whatever was given, and their file after a run was killed."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from zsaq.io.checksums import fingerprint
+from zsaq.report.comparison import RUNS, Comparison
+
+PASSING = ("_name_or_path", "name_or_path", "transformers_version")  # of a config: not what the model computes
+
+
+def told(value: Any) -> str:
+    """A value in a key: plain ones as they are, functions by module and name, all others as a hash of their content;
+    a function that was made in another by what it holds from there, too."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return str(value)
+    digest = hashlib.sha256()
+    feed(digest, value)
+    own = getattr(value, "__qualname__", None)
+    plain = own and "<" not in own and not hasattr(value, "__self__")
+    return f"{value.__module__}.{own}" if plain else digest.hexdigest()[:16]
+
+
+def told_model(source: Any) -> str:
+    """A model that is named by a path or id: a folder by the hash of its files, an id as it is; else as `told`."""
+    if isinstance(source, str | Path) and (folder := Path(source).expanduser()).is_dir():
+        return fingerprint(folder)[:16]
+    return told(str(source) if isinstance(source, Path) else source)
+
+
+def feed(digest: Any, value: Any) -> None:
+    """The content of a value. Of what has none that is known, such as an iterator, its class and length."""
+    kind = type(value)
+    own = value if hasattr(value, "__qualname__") else kind
+    digest.update(f"{getattr(own, '__module__', '')}.{own.__qualname__}|".encode())
+    if value is None or isinstance(value, str | bytes | bool | int | float | Path):
+        parts: Any = repr(value)
+    elif isinstance(value, type):
+        return
+    elif isinstance(value, torch.Tensor):
+        plain = value.detach().cpu().contiguous()
+        digest.update(f"{plain.dtype}{tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy())
+        return
+    elif isinstance(value, nn.Module):
+        config = getattr(value, "config", None)
+        settings = config.to_dict() if hasattr(config, "to_dict") else {}  # pyright: ignore
+        parts = [
+            re.sub(r" at 0x[0-9a-f]+", "", repr(value)),
+            {key: str(each) for key, each in settings.items() if key not in PASSING},
+            dict(value.state_dict()),
+        ]
+    elif isinstance(value, Mapping):
+        parts = [part for key in sorted(value, key=str) for part in (key, value[key])]
+    elif isinstance(value, list | tuple):
+        parts = value
+    elif isinstance(value, set | frozenset):
+        parts = sorted(map(repr, value))
+    elif isinstance(value, functools.partial):
+        parts = [value.func, value.args, value.keywords]
+    elif isinstance(value, CodeType):
+        parts = [value.co_code, value.co_names, value.co_consts]
+    elif isinstance(value, FunctionType):
+        parts = [value.__defaults__, value.__code__ if value.__name__ == "<lambda>" else None]
+        parts += [held(cell) for cell in value.__closure__ or ()]
+    elif isinstance(value, MethodType):
+        parts = [value.__self__]
+    elif dataclasses.is_dataclass(value):
+        parts = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    elif hasattr(value, "tobytes"):  # an array, an image
+        parts = [getattr(value, "shape", getattr(value, "size", None)), value.tobytes()]
+    elif hasattr(value, "get_vocab"):
+        parts = dict(value.get_vocab())
+    elif hasattr(value, "to_dict"):
+        parts = str(sorted(value.to_dict().items()))
+    else:
+        inside = [getattr(value, name, None) for name in ("tensors", "dataset", "_fingerprint")]
+        parts = [len(value) if hasattr(kind, "__len__") else None, *inside]
+    if isinstance(parts, str):
+        digest.update(f"{len(parts)} {parts}".encode())
+    elif isinstance(parts, list | tuple):
+        digest.update(f"{len(parts)}[".encode())
+        for part in parts:
+            feed(digest, part)
+    else:
+        feed(digest, parts)
+
+
+def held(cell: Any) -> Any:
+    """What a function has from around it. Of another function the name, since it may hold this one; of an array of
+    floats, such as a teacher's answers, the shape, since machines compute them differently in the last digit."""
+    try:
+        content = cell.cell_contents
+    except ValueError:  # still empty
+        return None
+    if isinstance(content, FunctionType):
+        return content.__qualname__
+    computed = str(getattr(content, "dtype", "")).rpartition(".")[2].startswith(("float", "bfloat"))
+    return tuple(content.shape) if computed and hasattr(content, "shape") else content
+
+
+def mend(folder: str | Path, of: Mapping[str, Any], write: bool) -> str | None:
+    """Where a killed run left an unfinished last line in runs.jsonl: takes it out if `write`, and says so.
+
+    Raises ValueError for any other line that is no JSON, and for runs of something else, with the line's number.
+    """
+    path = Path(folder) / RUNS
+    data = path.read_bytes() if path.is_file() else b""
+    lines = data.splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        try:
+            run = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if number < len(lines):
+                raise ValueError(
+                    f"{path}, line {number}, is no JSON ({error}): take it out, or give a new folder"
+                ) from error
+            if write:
+                with path.open("r+b") as file:
+                    file.truncate(len(data) - len(line))
+            return f"{path}, line {number}, was not finished: it is dropped, and its run is made again"
+        theirs = run.get("of") if isinstance(run, dict) else None
+        if isinstance(theirs, dict) and (other := [key for key in of if theirs.get(key) != of[key]]):
+            listed = "; ".join(f"{key}: {theirs.get(key)!r:.80}, not {of[key]!r:.80}" for key in other)
+            raise ValueError(f"{path}, line {number}, holds runs of something else ({listed}): give a new folder")
+    if write and data and not data.endswith(b"\n"):  # whole but for its end
+        with path.open("ab") as file:
+            file.write(b"\n")
+    return None
+
+
+def once(runs: Comparison) -> Comparison:
+    """The first run of each configuration, method and seed: two processes may have made the same."""
+    first: dict[Any, Mapping[str, Any]] = {}
+    for run in runs.runs:
+        first.setdefault((run["config"], run["method"], "" if run["method"] == "teacher" else run["seed"]), run)
+    return Comparison(tuple(first.values()))
