@@ -117,8 +117,14 @@ def test_a_callable_runs_for_every_seed_and_a_configuration_has_a_name() -> None
 def test_what_cannot_be_compared(arguments: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         compare(*arguments)
-    with pytest.raises(ValueError, match="seeds is empty"):
+    with pytest.raises(ValueError, match=r"seeds is \[\]; give a list"):
         compare(["w4a8"], ["rtn"], seeds=[])
+    with pytest.raises(ValueError, match="seeds is 3; give a list"):
+        compare(["w4a8"], ["rtn"], seeds=3)
+    with pytest.raises(ValueError, match=r"seeds has 0\.5; give integers"):
+        compare(["w4a8"], ["rtn"], seeds=[0.5])
+    with pytest.raises(ValueError, match="batches are read by method='distill' alone, not by rtn, gptq"):
+        compare(["w4a8", "w2a8"], ["rtn", "gptq"], batches=[{}])
     with pytest.raises(ValueError, match="effort is 'heroic'"):
         compare(["w4a8"], ["rtn"], effort="heroic")
 

@@ -9,14 +9,14 @@ from typing import Any, Final
 
 from torch import nn
 
-from zsaq.api import OWN, Subject, budget_of, run
-from zsaq.api import methods as tables
+from zsaq.api import budget_of, run
 from zsaq.io.teacher import unchanged
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.comparison import KEYS, Comparison
 from zsaq.report.runs import mend, once, told, told_model
 from zsaq.student import Score, numbers
+from zsaq.subject import OWN, Subject
 from zsaq.train.logging import say
 from zsaq.train.trainer import Loop
 
@@ -44,14 +44,17 @@ def compare(
     for name, several in {"configs": configs, "methods": methods}.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
             raise ValueError(f"{name} is {several!r:.200}; give a list of at least one")
-    if not (seeds := list(seeds)):
-        raise ValueError("seeds is empty; give at least one")
+    if not isinstance(seeds, Iterable) or not (seeds := list(seeds)):
+        raise ValueError(f"seeds is {seeds!r:.80}; give a list of at least one integer")
+    if wrong := [seed for seed in seeds if type(seed) is not int or seed < 0]:
+        raise ValueError(f"seeds has {wrong[0]!r}; give integers of at least 0")
     if score is not None and not callable(score):
         raise ValueError(f"score is {score!r:.200}; give a function of a model that answers numbers by name, or one")
     given = {name: options.pop(name) for name in SUBJECT if name in options}
     subject = Subject.of(model, **given)
     loop, rows = loop or Loop(), [(config, subject.choose(method, config)) for config in configs for method in methods]
     check_names(methods, [row for _, row in rows])
+    subject.check_reads(row for _, row in rows)
     known = sorted({name for _, row in rows for name in row.options()})
     unknown = [name for name in sorted(options) if name not in known]
     if unknown and not any(row.inputs == OWN for _, row in rows):
@@ -95,14 +98,12 @@ def compare(
 def check_names(methods: Sequence[str | Callable[..., nn.Module]], rows: Sequence[Method]) -> None:
     """Raises ValueError for a callable whose runs could not be told from another method's: `rows` are the methods', for
     each configuration."""
-    taken = {"teacher", *(name for table in tables().values() for name in table)}
     seen: dict[str, Any] = {}
     for method, row in zip(methods, rows, strict=False):
-        if callable(method) and (row.name in taken or seen.setdefault(row.name, method) is not method):
-            holder = "another of the methods" if row.name not in taken else "a method of zsaq, or the teacher"
+        if callable(method) and seen.setdefault(row.name, method) is not method:
             raise ValueError(
-                f"the callable {method!r:.120} is called {row.name!r} in the table, and so is {holder}: rename it "
-                "(a def with a name of its own, or set its __name__)"
+                f"the callable {method!r:.120} is called {row.name!r} in the table, and so is another of the methods: "
+                "rename it (a def with a name of its own, or set its __name__)"
             )
 
 

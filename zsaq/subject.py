@@ -129,7 +129,10 @@ class Subject:
         }
         if any(row.inputs == OWN for row in rows):
             return
-        unread, names = {name for name in self.given if not readers[name]}, ", ".join(row.name for row in rows)
+        unread, names = (
+            {name for name in self.given if not readers[name]},
+            ", ".join(dict.fromkeys(row.name for row in rows)),
+        )
         if "batches" in unread:
             raise ValueError(f"batches are read by method={GIVEN!r} alone, not by {names}: name it, or leave them off")
         if "real" in unread:
