@@ -96,3 +96,21 @@ def test_a_dead_rectifier_is_a_range() -> None:
     calibrate(model, [{"input": torch.zeros(2, 3)}])
     ranges.check()
     assert torch.equal(model(torch.zeros(2, 3)), torch.zeros(2, 3))
+
+
+def test_one_range_that_is_refused_leaves_all_as_they_were() -> None:
+    first, last = Static(GRID), Static(GRID)
+    model = nn.Sequential(Quantizer(GRID, first), Overflow(), Quantizer(GRID, last))
+    calibrate(model, [{"input": torch.tensor([[-1.0, 2.0]])}])
+    before = held(first), held(last)
+    with pytest.raises(ValueError, match="must be finite"):
+        calibrate(model, [{"input": torch.tensor([[-1.0, 300.0]])}])
+    calibrated = held(first), held(last)
+    assert [each[:2] for each in calibrated] == [each[:2] for each in before]
+
+
+class Overflow(nn.Module):
+    """Finite for small numbers alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.exp()

@@ -115,16 +115,19 @@ class Static(Range):
             observer.restore()
         self.heard = observer
 
-    def freeze(self) -> None:
-        """From now on what the observer has seen is the range.
-
-        Raises ValueError, and leaves range and observer as the last `freeze` did, if what it has seen is not finite.
-        """
+    def check_seen(self) -> None:
+        """Raises ValueError, with range and observer as the last `freeze` left them, for what `freeze` cannot hold."""
+        scale, zero = from_bounds(*self.observer.bounds(), self.grid)
         try:
-            self.hold(*self.observer.bounds())
+            self.refuse(float(scale), float(zero))
         except ValueError:
             self.observer.restore()
             raise
+
+    def freeze(self) -> None:
+        """From now on what the observer has seen is the range. Raises ValueError as `check_seen` does."""
+        self.check_seen()
+        self.hold(*self.observer.bounds())
         self.observer.keep()
 
     @torch.no_grad()

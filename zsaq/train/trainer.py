@@ -18,7 +18,7 @@ from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from transformers import get_scheduler
 
-from zsaq.quant.ranges import static_ranges
+from zsaq.quant.ranges import Static, static_ranges
 from zsaq.train.logging import StepLog
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.optim import NotFinite, Wrapper
@@ -94,8 +94,8 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
     """Fill the static ranges of `student` from the float activations of `batches`; returns the student.
 
     At the end each is frozen to a scale and a zero, which are what is computed with and saved; a later call goes on
-    from the means that this one leaves.
-    Raises ValueError if there are no batches; a student without static ranges is returned as it is.
+    from the means that this one leaves. Raises ValueError if there are no batches and for activations that are not
+    finite, with every range as it was; a student without static ranges is returned as it is.
     """
     device = (accelerator or processes()).device
     ranges = static_ranges(student)
@@ -112,11 +112,10 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
         for each in ranges:
             each.observing = None
     if not all(each.observer.updates for each in ranges):
-        raise ValueError(
-            "calibration left static ranges that saw nothing; give at least one batch that reaches every layer"
-        )
-    for each in ranges:
-        each.freeze()
+        raise ValueError("calibration left static ranges that saw nothing; give a batch that reaches every layer")
+    for step in (Static.check_seen, Static.freeze):
+        for each in ranges:
+            step(each)
     return student
 
 
