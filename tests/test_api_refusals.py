@@ -48,7 +48,6 @@ def image(**options: Any) -> Any:
         ({"baselines": "rtn"}, "baselines is 'rtn'; give a list of names"),
         ({"method": "rtn", "batches": [{}]}, "batches are read by method='distill' alone, not by rtn"),
         ({"method": "gptq", "batches": [{}]}, "batches are read by method='distill' alone, not by gptq"),
-        ({"method": "gptq", "real": lambda: ["a"]}, "real is read by the methods that end in -real, not by gptq"),
         ({"method": "gptq-real", "real": ["a"]}, "real is a list; give a function"),
         ({"method": "rtn", "zero_shot": False}, "rtn says itself what it reads"),
         ({"method": "rtn", "score": 3}, "score is 3; give a function of a model"),
@@ -158,9 +157,9 @@ def test_a_model_that_does_not_work_is_refused_before_anything_is_spent() -> Non
         text(method=rtn, baselines=["rtn"])
 
 
-def test_what_a_method_has_no_use_for_is_told(capfd: pytest.CaptureFixture[str]) -> None:
-    text(method="rtn", generator="no/such", text_pair=True)
-    assert "generator, text_pair: of no use to rtn" in capfd.readouterr().err
+def test_what_a_method_does_not_read_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    text(method="rtn", generator="no/such", text_pair=True, real=lambda: ["never read"])
+    assert "generator, real, text_pair: not read by rtn" in capfd.readouterr().err
 
 
 def test_a_generator_without_the_head_that_writes_is_refused(tmp_path: Path) -> None:

@@ -117,8 +117,8 @@ class Subject:
         return choice.find(chosen, self.job.teacher)
 
     def check_reads(self, rows: Iterable[Method]) -> None:
-        """Raises ValueError for batches or real data that none of the methods reads: nobody shall believe that a
-        student has learned from them. What else is of no use to these methods is told."""
+        """Raises ValueError for batches that none of the methods reads: nobody shall believe that a student has learned
+        from them. What else is not read by these methods is told."""
         rows = list(rows)
         readers = {
             "batches": [row for row in rows if row.name == GIVEN],
@@ -135,12 +135,8 @@ class Subject:
         )
         if "batches" in unread:
             raise ValueError(f"batches are read by method={GIVEN!r} alone, not by {names}: name it, or leave them off")
-        if "real" in unread:
-            raise ValueError(
-                f"real is read by the methods that end in -real, not by {names}: name one, or leave it off"
-            )
         if unread:
-            say(f"{', '.join(sorted(unread))}: of no use to {names}")
+            say(f"{', '.join(sorted(unread))}: not read by {names}")
 
     def config(
         self, row: Method | None, config: str | QuantConfig, preset: str | None
