@@ -35,7 +35,7 @@ def test_every_default_of_the_tables_passes(name: str) -> None:
     ("given", "said"),
     [
         ({"stesp": 3}, "no option stesp; its options are steps=2, warm=0, lr=0.1, bridge='auto'"),
-        ({"lr": "x"}, "lr is 'x'; give a finite number, as the default 0.1"),
+        ({"lr": "x"}, "lr is 'x'; give a finite number of at least 0, as the default 0.1"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"lr": True}, "lr is True"),
         ({"ratio": 5}, r"ratio is 5; give 2 values with commas, as the default \(5, 1\)"),

@@ -14,15 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import datasets
-import sklearn
 import torch
 import transformers
 from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -105,12 +104,18 @@ def prepare(cache: Path | None = None, log: Log = say, recipes: dict[str, Recipe
 
 
 def fingerprint(recipes: dict[str, Recipe]) -> str:
-    parts = [sys.version, torch.__version__, transformers.__version__, sklearn.__version__, repr(recipes)]
+    try:
+        scans = version("scikit-learn")
+    except PackageNotFoundError:
+        raise ValueError('the scans of digits come with scikit-learn: pip install "zsaq[vision]"') from None
+    parts = [sys.version, torch.__version__, transformers.__version__, scans, repr(recipes)]
     return hashlib.sha256(b"\0".join([Path(__file__).read_bytes(), *(p.encode() for p in parts)])).hexdigest()[:12]
 
 
 def read_scans() -> tuple[list[Image.Image], Tensor, Tensor]:
     """The scans as 8 x 8 gray images, as the processor shows them, and their labels; in the data's order."""
+    from sklearn.datasets import load_digits  # of an extra that recipes of text do without
+
     data: Any = load_digits()
     images = [Image.fromarray((scan * (255 / 16)).round().astype("uint8")) for scan in data.images]
     pixels = PROCESSOR(images=[image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]

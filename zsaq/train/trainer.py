@@ -112,7 +112,7 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
         for each in ranges:
             each.observing = None
     if not all(each.observer.updates for each in ranges):
-        raise ValueError("calibration left static ranges that saw nothing; give a batch that reaches every layer")
+        raise ValueError("calibration left static ranges that saw nothing; give at least one batch that reaches all")
     for step in (Static.check_seen, Static.freeze):
         for each in ranges:
             step(each)
