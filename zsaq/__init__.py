@@ -23,8 +23,9 @@ from zsaq.train.optim import Clip, Wrapper
 from zsaq.train.pair import Batch, Capture, Out, Pair
 from zsaq.train.reconstruction import reconstruct
 from zsaq.train.sam import SAM
+from zsaq.train.streams import repeat
 from zsaq.train.synthesis import Source, Synthesizer, synthesize
-from zsaq.train.trainer import Adversary, Loop, calibrate, distill, repeat
+from zsaq.train.trainer import Adversary, Loop, calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
 
 __version__ = "0.1.0"
