@@ -196,6 +196,19 @@ def test_the_last_good_state_stays_until_the_next_is_named(tmp_path: Path, monke
     assert whole and not any(whole)
 
 
+def test_a_state_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    def layered(width: int, **given: Any) -> None:
+        with Checkpoint(tmp_path, KEY, every=1, **given), stage("toy", layer=torch.nn.Linear(width, 2)) as at:
+            for step in at.steps(3):
+                if step == 2:
+                    raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        layered(2)
+    with pytest.raises(ValueError, match=r"toy.1, does not fit this run \(the module has other tensors"):
+        layered(3, resume=True)
+
+
 def test_what_has_no_state_is_refused_where_it_would_be_kept(tmp_path: Path) -> None:
     keeper = Checkpoint(tmp_path, KEY)
     with pytest.raises(ValueError, match="a object has no state_dict"), keeper, stage("x", a=object()):

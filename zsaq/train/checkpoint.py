@@ -108,10 +108,11 @@ class Checkpoint:
             refused = None
         except ValueError as error:
             refused = error
-        if agreed(refused is not None)[0]:
+        wrong, taken = agreed(refused is not None, isinstance(refused, Taken))
+        if wrong:
             if self.lock is not None:
                 self.lock.close()
-            raise refused or Taken("another process of this run refuses the checkpoint, and says why")
+            raise refused or (Taken if taken else ValueError)("another process of this run refuses it, and says why")
         if rank() == 0:
             self.records.store()
             self.records.sweep()
@@ -160,11 +161,14 @@ class Checkpoint:
         self.taken, self.last = 0, time.monotonic()
 
     def restore(self, stage: str, parts: Mapping[str, Stateful]) -> None:
-        state = self.records.load(stage)
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-        self.streams.load_state_dict(state["streams"])
-        set_random_state(state["random"])
+        try:
+            state = self.records.load(stage)
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
+            self.streams.load_state_dict(state["streams"])
+            set_random_state(state["random"])
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.folder}, {stage}, does not fit this run ({error}): {ANEW}") from error
 
     def after(self, stage: str, step: int, parts: Mapping[str, Stateful]) -> None:
         """A step is done: keep its state if it is time, or if somebody asked the run to stop."""

@@ -47,9 +47,10 @@ class Tensors:
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         held, saved = self.held(), state_dict["tensors"]
-        assert held.keys() == saved.keys(), f"the module has other tensors: {sorted(held.keys() ^ saved.keys())[:4]}"
+        kinds = [{name: (tensor.shape, tensor.dtype) for name, tensor in both.items()} for both in (held, saved)]
+        if wrong := [name for name in {**held, **saved} if kinds[0].get(name) != kinds[1].get(name)]:
+            raise ValueError(f"the module has other tensors than were kept: {wrong[:4]}")
         for name, tensor in held.items():
-            assert (tensor.shape, tensor.dtype) == (saved[name].shape, saved[name].dtype), name
             tensor.copy_(saved[name])
         for each, (updates, lo, hi) in zip(static_ranges(self.module), state_dict["seen"], strict=True):
             each.observer.updates, each.observer.lo, each.observer.hi = updates, lo, hi
