@@ -24,6 +24,9 @@ Every = Annotated[
     int | None,
     typer.Option("--checkpoint_every", help="Keep the run's state every so many steps; default: every five minutes."),
 ]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on where a run with the same arguments was stopped; comparisons always do.")
+]
 BY_MODEL = "by the model"  # a setting that depends on what is quantized
 OPEN: Any = {"allow_extra_args": True, "ignore_unknown_options": True}  # a method's own options
 
@@ -41,9 +44,7 @@ def quantize(
     preset: Preset = None,
     size: Size = None,
     checkpoint_every: Every = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on where a run with the same arguments was stopped.")
-    ] = False,
+    resume: Resume = False,
     license: Annotated[
         str | None, typer.Option("--license", help="Of MODEL, if its card names none; for the student's card.")
     ] = None,
@@ -107,6 +108,7 @@ def compare(
     preset: Preset = None,
     size: Size = None,
     checkpoint_every: Every = None,
+    resume: Resume = True,
     task: Annotated[str | None, typer.Option("--task", help="Score: GLUE task: sst2, stsb, mrpc, ...")] = None,
     text: Annotated[str | None, typer.Option("--text", help="Score: UTF-8 text file for the perplexity.")] = None,
     images: Annotated[str | None, typer.Option("--images", help="Score: class folders, parquet, or Hub id.")] = None,
