@@ -76,7 +76,7 @@ def digest(folder: Path) -> str:
 
 
 def tally(kills: int, seed: int, methods: tuple[str, ...] = (*TEXT, *IMAGES)) -> Counter[str]:
-    """Runs of each method in turn, until `kills` processes were killed: how many of what."""
+    """Runs of any of the methods, until `kills` processes were killed and as many runs have ended: how many of what."""
     torch.set_num_threads(1)
     rng, counts = random.Random(seed), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="zsaq-kills-") as name:
@@ -85,7 +85,7 @@ def tally(kills: int, seed: int, methods: tuple[str, ...] = (*TEXT, *IMAGES)) ->
             began = time.monotonic()
             assert ended(begun(method, root / method, 1)) == 0, f"{method} does not run"
             whole[method] = digest(root / method), time.monotonic() - began
-        while counts["kills"] < kills:
+        while min(counts["kills"], counts["runs"]) < kills:
             method, folder = rng.choice(methods), root / "run"
             while True:
                 child = begun(method, folder, rng.choice((1, 2, 3)))
