@@ -13,7 +13,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.method": [],
     "zsaq.quant": [],
     "zsaq.run": ["zsaq.atomic", "zsaq.form", "zsaq.quant"],
-    "zsaq.io": ["zsaq.atomic", "zsaq.run", "zsaq.quant"],
+    "zsaq.io": ["zsaq.atomic", "zsaq.form", "zsaq.run", "zsaq.quant"],
     "zsaq.train": ["zsaq.quant"],
     "zsaq.deploy": ["zsaq.atomic", "zsaq.io", "zsaq.quant"],
     "zsaq.report": ["zsaq.atomic", "zsaq.io", "zsaq.run", "zsaq.quant"],

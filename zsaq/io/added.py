@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from zsaq.atomic import write_text
+from zsaq.form import read_json
 from zsaq.io.checksums import fingerprint, mismatch
 from zsaq.io.record import read_results
 from zsaq.run import RESULTS
 
 EXPORT, PARITY, BENCH = "export.json", "parity.json", "bench.json"
 KEY: Final = "fingerprint"
-LARGEST: Final = 2**24  # bytes of a file that is read
 MODELS: Final = ("*.onnx", "*.safetensors")  # what makes a folder an export
 
 
@@ -27,13 +27,9 @@ def read_added(path: Path, model: str | None) -> dict[str, Any]:
     Raises ValueError for everything else, also where there is no such file.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes, more than {LARGEST:,} are not read")
-        facts = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        facts = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path.name} cannot be read: {error}; make it again") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path.name} cannot be read: it is no object; make it again")
     if model is not None and (problem := mismatch(facts.get(KEY), model)):
         raise ValueError(f"{path.parent.name}/{path.name} {problem}")
     return facts

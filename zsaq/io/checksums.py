@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from zsaq.atomic import write_text
+from zsaq.form import read_json
 
 MANIFEST: Final = "zsaq_manifest.json"
 MANIFEST_VERSION: Final = 1
@@ -26,7 +27,6 @@ DOCUMENTS: Final = (".md", ".png", ".svg", ".jpg", ".jpeg", ".html", ".pdf", ".c
 ADDED: Final = ("results.json", "parity.json", "bench.json")
 TEMPLATES: Final = "additional_chat_templates"  # the one folder below that tokenizers read
 PACKAGES: Final = ("zsaq", "torch", "transformers")
-LARGEST: Final = 2**24  # bytes of a manifest: far above a hundred thousand files
 FETCH: Final = "fetch the files again, or save the student again with zsaq.save"
 
 
@@ -67,6 +67,11 @@ def check_manifest(folder: str | Path) -> dict[str, Any]:
     return manifest
 
 
+def sealed_files(folder: str | Path) -> dict[str, Any] | None:
+    """What the manifest of `folder` lists, being so; None where there is no manifest. Raises as `check_manifest`."""
+    return check_manifest(folder)["files"] if os.path.lexists(Path(folder) / MANIFEST) else None
+
+
 def identity(files: Mapping[str, Mapping[str, Any]]) -> str:
     """What a model is called by what is added to it: sha256 over the names and hashes of its config and weights."""
     own = sorted(name for name in files if "/" not in name and (name == "config.json" or name.endswith(".safetensors")))
@@ -95,13 +100,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """A manifest that nobody has checked yet, its form checked. Raises ValueError for everything else."""
     wrong = f"{path} is no manifest of zsaq"
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it has {path.stat().st_size} bytes, more than {LARGEST}")
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{wrong} ({error}); {FETCH}") from error
     keys = {"format_version", "files", *PACKAGES}
-    if not isinstance(data, dict) or set(data) != keys:
+    if set(data) != keys:
         raise ValueError(f"{wrong}: its keys are not {sorted(keys)}; {FETCH}")
     if type(data["format_version"]) is not int or data["format_version"] != MANIFEST_VERSION:
         raise ValueError(

@@ -159,16 +159,37 @@ class QuantConfig:
         return cls(**values)
 
     @classmethod
+    def from_saved(cls, data: Any) -> "QuantConfig":
+        """As `from_dict`, of JSON that `to_dict` has written and nobody else: no default stands in for a key that
+        lacks. Raises ValueError that names the keys."""
+        config = cls.from_dict(data)
+        if lost := sorted(_paths(config.to_dict()) - _paths(data)):
+            raise ValueError(
+                f"the saved configuration has no {', '.join(lost)}, and no default is assumed for what is saved: fetch "
+                "the files again, or save the student again"
+            )
+        return config
+
+    @classmethod
     def _rule(cls, rule: Any) -> "tuple[str, QuantConfig | None]":
         if not isinstance(rule, list | tuple) or len(rule) != 2:
             raise ValueError(f"rule {rule!r} is not a pair [glob, configuration or null]")
         return rule[0], None if rule[1] is None else cls.from_dict(rule[1])
 
 
+def _paths(data: Any, start: str = "") -> set[str]:
+    """The keys of JSON at every depth, as in weight.bits."""
+    if not isinstance(data, dict | list | tuple):
+        return set()
+    parts = data.items() if isinstance(data, dict) else enumerate(data)
+    names = {f"{start}{key}": part for key, part in parts}
+    return set(names).union(*(_paths(part, f"{name}.") for name, part in names.items()))
+
+
 def _known(data: Any, kind: type) -> dict[str, Any]:
     allowed = [f.name for f in dataclasses.fields(kind)]
     if not isinstance(data, dict):
-        raise ValueError(f"{kind.__name__} is {data!r}; give an object with the keys {allowed}")
+        raise ValueError(f"{kind.__name__} is {data!r:.200}; give an object with the keys {allowed}")
     if unknown := [key for key in data if key not in allowed]:
-        raise ValueError(f"{kind.__name__} has the unknown keys {unknown}; allowed are {allowed}")
+        raise ValueError(f"{kind.__name__} has the unknown keys {unknown!r:.200}; allowed are {allowed}")
     return dict(data)

@@ -1,0 +1,106 @@
+"""The one verification that a folder goes through before anything is built of it, whoever reads it."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+from zsaq.io.checksums import MANIFEST, identity, read_manifest, regular_files, sealed_files
+from zsaq.io.folder import CONFIG, INDEX, WEIGHTS, check_config, largest_of, read_config, shards_of, weight_files
+from zsaq.quant.adapter import METHOD, ZsaqConfig
+from zsaq.quant.guard import AGAIN, Header, read_header
+from zsaq.run import RESULTS
+
+ADAPTERS: Final = ("adapter_config.json", "adapter_model.safetensors")
+GENERATION: Final = "generation_config.json"
+
+
+@final
+@dataclass(frozen=True)
+class Verified:
+    """A saved student's `folder`; `config`: its config.json; `header`: of its weights; `fingerprint`: what its manifest
+    calls the model, None where there is none."""
+
+    folder: Path
+    config: dict[str, Any]
+    header: Header
+    fingerprint: str | None
+
+
+def verified(source: str | Path, revision: str | None = None) -> Verified:
+    """Where the files lie that `source`, a folder or Hub id, means, being what the manifest says, if there is one.
+
+    From the Hub all is fetched at one commit: what the manifest lists and the results beside it, or without a manifest
+    the config and the weights. Raises ValueError for everything that is no saved student of zsaq, for damaged,
+    foreign and missing files, and for a config that asks for other code, other files or more than the weights hold.
+    """
+    folder = Path(source)
+    none = f"{source} is no folder or Hub id of a saved student"
+    try:
+        folder = folder if folder.is_dir() else fetched(str(source), revision)
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(f"{none} ({error}); {AGAIN}") from error
+    sealed = sealed_files(folder)
+    if sealed is None:
+        regular_files(folder)
+    if any((folder / name).exists() for name in ADAPTERS):
+        raise ValueError(f"{folder} holds an adapter, which reads another model than the one saved here: take it away")
+    try:
+        config = read_config(folder)
+    except ValueError as error:
+        raise ValueError(f"{none} ({error}); {AGAIN}") from error
+    check_ours(config, source)
+    header = read_header([str(path) for path in weight_files(folder, sealed)])
+    try:
+        check_config(config, largest_of(header))
+        check_plan(config, header)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    return Verified(folder, config, header, None if sealed is None else identity(sealed))
+
+
+def check_ours(config: Mapping[str, Any], source: str | Path) -> None:
+    """Raises ValueError for the config of a model that zsaq has not saved, or whose plan is not whole."""
+    if "quantization_config" not in config:
+        raise ValueError(
+            f"{source} is no folder or Hub id of a saved student: it has no quantization_config, so it is a float "
+            "model: load it with transformers"
+        )
+    ZsaqConfig.from_dict(config["quantization_config"])
+
+
+def is_ours(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json says that zsaq has saved it."""
+    quantization = config.get("quantization_config")
+    return isinstance(quantization, dict) and quantization.get("quant_method") == METHOD
+
+
+def fetched(source: str, revision: str | None) -> Path:
+    """The folder of the Hub's cache with what a saved student there consists of. Raises as the Hub's client does."""
+    try:
+        first = Path(hf_hub_download(source, MANIFEST, revision=revision))
+        names = [*read_manifest(first)["files"], RESULTS]
+    except EntryNotFoundError:
+        first = Path(hf_hub_download(source, CONFIG, revision=revision))
+        check_ours(read_config(first.parent), source)  # before gigabytes of another model are fetched
+        names = [WEIGHTS, INDEX, GENERATION]
+    folder = first.parent
+    for name in names:
+        with suppress(EntryNotFoundError):  # whoever misses it names it
+            hf_hub_download(source, name, revision=folder.name)
+    if not (folder / MANIFEST).exists() and not (folder / WEIGHTS).exists() and (folder / INDEX).exists():
+        for name in set(shards_of(folder / INDEX).values()):
+            with suppress(EntryNotFoundError):
+                hf_hub_download(source, name, revision=folder.name)
+    return folder
+
+
+def check_plan(config: Mapping[str, Any], header: Header) -> None:
+    """Raises ValueError for a plan of more modules than the weights have tensors."""
+    modules = config["quantization_config"]["modules"]
+    if len(modules) > len(header):
+        raise ValueError(f"its plan names {len(modules):,} modules, its weights are {len(header):,} tensors; {AGAIN}")
