@@ -47,24 +47,34 @@ def check_manifest(folder: str | Path) -> dict[str, Any]:
     root = Path(folder)
     manifest = read_manifest(root / MANIFEST)
     wanted, present = manifest["files"], regular_files(root)
-    for name, known in wanted.items():
-        if name not in present:
-            raise ValueError(f"{root}: {name} is missing, {MANIFEST} lists it; {FETCH}")
-        size = present[name].stat().st_size
-        if size != known["size"]:
-            raise ValueError(f"{root}: {name} has {size} bytes, {MANIFEST} says {known['size']}; {FETCH}")
+    check_sizes(root, MANIFEST, wanted, present)
     read = {"", TEMPLATES, *(name.rpartition("/")[0] for name in wanted)}  # folders that a loader looks into
     if foreign := [n for n in present if n not in wanted and not added(n) and n.rpartition("/")[0] in read]:
         raise ValueError(
             f"{root}: {foreign[0]} is foreign, {MANIFEST} does not list it and a loader may read it; take it away "
             f"(beside a model may lie {', '.join(ADDED)}, folders, and documents: {' '.join(DOCUMENTS)})"
         )
+    check_hashes(root, MANIFEST, wanted, present)
+    return manifest
+
+
+def check_sizes(root: Path, listing: str, wanted: Mapping[str, Any], present: Mapping[str, Path]) -> None:
+    """Raises ValueError for the first file of `listing` that is missing or has another size."""
+    for name, known in wanted.items():
+        if name not in present:
+            raise ValueError(f"{root}: {name} is missing, {listing} lists it; {FETCH}")
+        size = present[name].stat().st_size
+        if size != known["size"]:
+            raise ValueError(f"{root}: {name} has {size} bytes, {listing} says {known['size']}; {FETCH}")
+
+
+def check_hashes(root: Path, listing: str, wanted: Mapping[str, Any], present: Mapping[str, Path]) -> None:
+    """Raises ValueError for the first file that has changed."""
     for name, known in wanted.items():
         if (digest := sha256(present[name])) != known["sha256"]:
             raise ValueError(
-                f"{root}: {name} has the sha256 {digest[:12]}..., {MANIFEST} says {known['sha256'][:12]}...; {FETCH}"
+                f"{root}: {name} has the sha256 {digest[:12]}..., {listing} says {known['sha256'][:12]}...; {FETCH}"
             )
-    return manifest
 
 
 def sealed_files(folder: str | Path) -> dict[str, Any] | None:
@@ -113,9 +123,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     if not all(isinstance(data[name], str) for name in PACKAGES):
         raise ValueError(f"{wrong}: the versions of {', '.join(PACKAGES)} must be texts; {FETCH}")
-    if not isinstance(data["files"], dict) or "config.json" not in data["files"]:
-        raise ValueError(f"{wrong}: files must be an object and name config.json; {FETCH}")
-    for name, known in data["files"].items():
+    if "config.json" not in checked_entries(data["files"], wrong):
+        raise ValueError(f"{wrong}: files must name config.json; {FETCH}")
+    return data
+
+
+def checked_entries(files: Any, wrong: str) -> dict[str, dict[str, Any]]:
+    """Sizes and hashes by name, of JSON that nobody has checked. Raises ValueError that begins with `wrong`."""
+    if not isinstance(files, dict):
+        raise ValueError(f"{wrong}: files must be an object; {FETCH}")
+    for name, known in files.items():
         if not is_plain_path(name):
             raise ValueError(f"{wrong}: {name!r:.200} is no plain relative path; {FETCH}")
         if (
@@ -127,7 +144,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             or not 0 <= known["size"] < 2**63
         ):
             raise ValueError(f"{wrong}: {name} is {known!r:.200}, not 64 hex digits of sha256 and a size; {FETCH}")
-    return data
+    return files
 
 
 def is_plain_path(name: str) -> bool:
