@@ -43,24 +43,24 @@ def read_config(folder: Path) -> dict[str, Any]:
     return raw
 
 
-def check_config(raw: Mapping[str, Any], largest: int = MOST) -> None:
-    """Raises ValueError for what runs or reads more than a model's own code and files, numbers that are none, and
-    counts above `largest`, at any depth."""
-    left: list[tuple[str, Any]] = [("", raw)]
+def entries(raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Keys and values of JSON at any depth; what stands in a list has the key of the list."""
+    left: list[tuple[str, Any]] = list(raw.items())
     while left:
         key, value = left.pop()
+        yield key, value
         if isinstance(value, dict):
-            if foreign := [name for name in FOREIGN_KEYS if value.get(name)]:
-                raise ValueError(
-                    f"its config.json has {', '.join(foreign)}, which runs other code or reads other files than zsaq "
-                    "saves: take it out, or fetch the files again"
-                )
             left += [(key if name == FLOAT else name, each) for name, each in value.items()]
         elif isinstance(value, list):
             left += [(key, each) for each in value]
-        elif no_number(key, value):
+
+
+def check_config(raw: Mapping[str, Any], largest: int = MOST) -> None:
+    """Raises ValueError for kernels that are other code, numbers that are none, and counts above `largest`."""
+    for key, value in entries(raw):
+        if no_number(key, value):
             raise ValueError(f"its {key} is {value}, which is no number; {AGAIN}")
-        elif isinstance(value, int | float) and COUNTS.search(key) and not 0 <= value <= largest:
+        if isinstance(value, int | float) and COUNTS.search(key) and not -1 <= value <= largest:
             raise ValueError(f"its {key} is {value!r:.40}, and the files hold nothing of that size; {AGAIN}")
         if key.strip("_") in KERNELS:
             kinds = value.values() if isinstance(value, dict) else [value]
@@ -69,6 +69,15 @@ def check_config(raw: Mapping[str, Any], largest: int = MOST) -> None:
                     f"its {key} is {other[0]!r:.80}, which is code of another package or of the Hub: take it out, and "
                     "choose it after loading with model.set_attn_implementation"
                 )
+
+
+def check_foreign(raw: Mapping[str, Any]) -> None:
+    """Raises ValueError for a config that runs or reads more than a model's own code and files."""
+    if foreign := sorted({key for key, value in entries(raw) if key in FOREIGN_KEYS and value}):
+        raise ValueError(
+            f"its config.json has {', '.join(foreign)}, which runs other code or reads other files than zsaq saves: "
+            "take it out, or fetch the files again"
+        )
 
 
 def no_number(key: str, value: Any) -> bool:

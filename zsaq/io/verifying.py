@@ -1,7 +1,7 @@
 """The one verification that a folder goes through before anything is built of it, whoever reads it."""
 
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -9,8 +9,20 @@ from typing import Any, Final, final
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
+from zsaq.form import read_json
 from zsaq.io.checksums import MANIFEST, identity, read_manifest, regular_files, sealed_files
-from zsaq.io.folder import CONFIG, INDEX, WEIGHTS, check_config, largest_of, read_config, shards_of, weight_files
+from zsaq.io.folder import (
+    CONFIG,
+    INDEX,
+    WEIGHTS,
+    bounded,
+    check_config,
+    check_foreign,
+    largest_of,
+    read_config,
+    shards_of,
+    weight_files,
+)
 from zsaq.quant.adapter import METHOD, ZsaqConfig
 from zsaq.quant.guard import AGAIN, Header, read_header
 from zsaq.run import RESULTS
@@ -54,6 +66,7 @@ def verified(source: str | Path, revision: str | None = None) -> Verified:
     except ValueError as error:
         raise ValueError(f"{none} ({error}); {AGAIN}") from error
     check_ours(config, source)
+    check_generation(folder)
     header = read_header([str(path) for path in weight_files(folder, sealed)])
     try:
         check_config(config, largest_of(header))
@@ -70,13 +83,45 @@ def check_ours(config: Mapping[str, Any], source: str | Path) -> None:
             f"{source} is no folder or Hub id of a saved student: it has no quantization_config, so it is a float "
             "model: load it with transformers"
         )
-    ZsaqConfig.from_dict(config["quantization_config"])
+    try:
+        check_foreign(config)
+        ZsaqConfig.from_dict(config["quantization_config"])
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
-def is_ours(config: Mapping[str, Any]) -> bool:
-    """Whether a config.json says that zsaq has saved it."""
-    quantization = config.get("quantization_config")
+def check_generation(folder: Path) -> None:
+    """Raises ValueError for a generation_config.json that is none."""
+    if (folder / GENERATION).exists():
+        try:
+            check_config(read_json(folder / GENERATION))
+        except ValueError as error:
+            raise ValueError(f"{folder / GENERATION}: {error}; {AGAIN}") from error
+
+
+def is_student(source: str | Path) -> bool:
+    """Whether a folder or Hub id says of itself that zsaq has saved it; for what cannot be read, no."""
+    try:
+        folder = Path(source) if Path(source).is_dir() else Path(hf_hub_download(str(source), CONFIG)).parent
+        quantization = read_json(folder / CONFIG).get("quantization_config")
+    except (OSError, ValueError, HfHubHTTPError):
+        return False
     return isinstance(quantization, dict) and quantization.get("quant_method") == METHOD
+
+
+@contextmanager
+def bounded_by(source: str | Path) -> Iterator[None]:
+    """Inside, no model is built of the folder `source` that asks for more than its weights hold.
+
+    Of a Hub id nothing is known before transformers fetches it. Raises ValueError.
+    """
+    folder = Path(source)
+    if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
+        yield
+        return
+    header = read_header([str(path) for path in weight_files(folder, None)])
+    with bounded(header, source):
+        yield
 
 
 def fetched(source: str, revision: str | None) -> Path:
