@@ -3,13 +3,34 @@
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Final, get_args, get_origin
 
 AGAIN: Final = "run it again with this version of zsaq"
 LARGEST: Final = 2**24  # bytes of a file that is read: far above a hundred thousand names
+
+DEEPEST: Final = 64  # levels of JSON
+TOO_DEEP: Final = f"it is nested deeper than {DEEPEST} levels, which nobody writes"
+
+
+def parsed(text: str | bytes) -> Any:
+    """What JSON says. Raises ValueError for what is none, and for what is nested so deep that walks through it fail."""
+    try:
+        data = json.loads(text)
+    except RecursionError:
+        raise ValueError(TOO_DEEP) from None
+    level, depth = [data], 0
+    while level := [part for each in level if isinstance(each, dict | list) for part in parts_of(each)]:
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(TOO_DEEP)
+    return data
+
+
+def parts_of(value: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
@@ -18,9 +39,7 @@ def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
     try:
         if path.stat().st_size > largest:
             raise ValueError(f"it has {path.stat().st_size} bytes, more than {largest}")
-        data = json.loads(path.read_bytes())
-    except RecursionError:
-        raise ValueError("it is nested deeper than anybody writes") from None
+        data = parsed(path.read_bytes())
     except OSError as error:
         raise ValueError(str(error)) from error
     if not isinstance(data, dict):

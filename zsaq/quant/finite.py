@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zsaq.quant.packed import PackedLayer, packed_layers
-from zsaq.quant.ranges import static_ranges
+from zsaq.quant.ranges import Static
 
 
 def unfinite(model: nn.Module) -> Iterator[str]:
@@ -37,9 +37,9 @@ def check_loaded(model: nn.Module) -> None:
                 f"{name}: scale times code goes beyond {layer.dtype}: the file is damaged, or give the dtype that was "
                 "saved, or torch.float32"
             )
-    for ranges in static_ranges(model):
-        if not (ranges.scale * (ranges.grid.high - ranges.grid.low)).isfinite().all():
-            raise ValueError("a static range goes beyond float32: the file is damaged; fetch it again")
+    for name, ranges in model.named_modules():
+        if isinstance(ranges, Static) and not (ranges.scale * (ranges.grid.high - ranges.grid.low)).isfinite().all():
+            raise ValueError(f"{name}: the static range goes beyond float32: the file is damaged; fetch it again")
     if broken := list(unfinite(model)):
         raise ValueError(
             f"{', '.join(broken[:4])}: not finite ({len(broken)} such tensors): the file is damaged, the student was "

@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 from typing import Any, final
 
 from zsaq.atomic import write_text
+from zsaq.form import parsed
 from zsaq.report.table import Table
 
 RUNS = "runs.jsonl"
@@ -34,8 +35,8 @@ class Comparison:
         path = Path(folder) / RUNS
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         try:
-            runs: list[Any] = [json.loads(line) for line in lines]
-        except (ValueError, RecursionError) as error:
+            runs: list[Any] = [parsed(line) for line in lines]
+        except ValueError as error:
             raise ValueError(
                 f"{path} holds a line that is no JSON ({error}): take it out, or give a new folder"
             ) from error

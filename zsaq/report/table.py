@@ -129,7 +129,7 @@ def one_line(value: Any, depth: int = 0) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) < 10**300 else "a number of more than 300 digits"
     if not isinstance(value, Mapping | list | tuple):
-        return str(value)
+        return printable(value)
     if not value:
         return "none"
     if depth > DEEP:
