@@ -18,6 +18,7 @@ from zsaq.language import methods as language
 from zsaq.language.job import TextJob
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.finite import unfinite
 from zsaq.quant.model import is_quantized
 from zsaq.report.card import base_of
 from zsaq.report.runs import told, told_model
@@ -195,7 +196,7 @@ def check_float(teacher: nn.Module, source: str) -> None:
     spent."""
     if is_quantized(teacher):
         raise ValueError(f"{source} is quantized already; give the float model")
-    if broken := [name for name, p in teacher.named_parameters() if not p.isfinite().all()]:
+    if broken := list(unfinite(teacher)):
         raise ValueError(f"{source} has weights that are not finite ({', '.join(broken[:4])}): give a model that works")
 
 

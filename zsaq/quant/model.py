@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from zsaq.quant.adapter import attach
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.finite import check_teacher
 from zsaq.quant.grid import Grid
 from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
 from zsaq.quant.packed import PackedEmbedding, PackedLayer
@@ -42,14 +43,15 @@ def quantize_model(teacher: Model, config: QuantConfig | str) -> Model:
     """A student: a copy of the teacher in eval mode, seen through integers. The teacher is not touched.
 
     `config`: or its text, as in "w4a8g128". A transformers student saves itself packed: `student.save_pretrained`.
-    Raises ValueError if a rule matches nothing, a grid does not fit its layer, nothing would be quantized, or the
-    teacher is quantized already.
+    Raises ValueError if a rule matches nothing, a grid does not fit its layer, nothing would be quantized, the
+    teacher is quantized already, or holds numbers that are not finite.
     """
     config = QuantConfig.given(config)
     if is_quantized(teacher):
         raise ValueError("the teacher is quantized already; give the float model")
     if packed := [n for n, p in teacher.named_parameters() if not p.is_floating_point()]:
         raise ValueError(f"{packed[0]} holds integers: the teacher was loaded in 8 or 4 bits; give the float model")
+    check_teacher(teacher)
     plan = make_plan(teacher, config)
     student = copy.deepcopy(teacher).eval().requires_grad_(True)
     apply_plan(student, plan)
