@@ -80,11 +80,16 @@ def leftovers(target: Path) -> dict[str, list[Path]]:
 def sweep(target: Path, formers: bool) -> None:
     """Take away what writers to `target` that were killed have left; with `formers` also what they had replaced."""
     for stem, paths in leftovers(target).items():
-        with suppress(OSError):  # of a writer at work, of another user, or gone already
-            with unheld(target.with_name(f"{stem}.lock")):
-                for path in paths:
-                    if path.suffix != ".former" or formers:
-                        (shutil.rmtree if path.is_dir() and not path.is_symlink() else os.unlink)(path)
+        # Not of a writer at work, nor of another user, nor gone already.
+        with suppress(OSError), unheld(target.with_name(f"{stem}.lock")):
+            for path in paths:
+                if path.suffix != ".former" or formers:
+                    remove(path)
+
+
+def remove(path: Path) -> None:
+    """Take away a file, a link or a folder."""
+    (shutil.rmtree if path.is_dir() and not path.is_symlink() else os.unlink)(path)
 
 
 @contextmanager
@@ -200,28 +205,29 @@ def moved(source: Path, target: Path) -> bool:
     return True
 
 
+def check_file(target: Path) -> Path:
+    """The path of a file that can be written, which is tried. Raises ValueError."""
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: give the name of a file")
+    check_room(target)
+    return target
+
+
 def check_room(target: Path, size: int = 0) -> None:
-    """Raises ValueError if nothing of `size` bytes could be written at `target`, by trying; leaves nothing behind."""
-    made = [folder for folder in (target.parent, *target.parent.parents) if not os.path.lexists(folder)]
+    """Raises ValueError if nothing of `size` bytes could be written at `target`, by trying it in the folder that is to
+    hold it, or in the last one on the way there that exists; leaves nothing behind."""
+    folder = next(parent for parent in target.parents if os.path.lexists(parent))
+    remedy = f"give another folder, or make room in {folder} and the right to write there"
     try:
-        with claimed(target) as (stem, _):
-            probe = target.with_name(f"{stem}.partial")
-            probe.mkdir()
+        with claimed(folder / target.name) as (stem, _):
+            probe = folder / f"{stem}.partial"
             try:
+                probe.mkdir()
                 (probe / "probe").write_bytes(bytes(4096))
             finally:
                 shutil.rmtree(probe, ignore_errors=True)
-        free = shutil.disk_usage(target.parent).free
+        free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise ValueError(
-            f"{target} cannot be written ({error.strerror}): give another folder, or make {target.parent} writable"
-        ) from error
-    finally:
-        for folder in made:
-            with suppress(OSError):  # not made, or somebody else's by now
-                folder.rmdir()
+        raise ValueError(f"{target} cannot be written ({error.strerror}): {remedy}") from error
     if free < size:
-        raise ValueError(
-            f"{target}: {free:,} bytes are free there, and up to {size:,} are to be written: free some space, or give "
-            "another folder"
-        )
+        raise ValueError(f"{target}: {size:,} bytes may be written, and {free:,} are free: {remedy}")

@@ -16,7 +16,6 @@ from zsaq.atomic import told
 from zsaq.io.loading import load as read
 from zsaq.io.record import Record
 from zsaq.io.saving import save, weight_bytes, write
-from zsaq.quant.placing import put
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
 from zsaq.train.logging import quiet, say
@@ -63,7 +62,7 @@ def save_whole(student: PreTrainedModel, save_directory: str | Path, **options: 
     alone writes the model, in the place of an earlier one (`zsaq.quant.placing.put`).
     """
     if options:
-        put(student, save_directory, **options)
+        type(student).save_pretrained(student, save_directory, **options)
         return
     _, written = write(student, save_directory)
     record = vars(student)["zsaq"]

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from zsaq.atomic import former_of
 from zsaq.io.checksums import MANIFEST, check_manifest, identity, read_manifest
 from zsaq.io.record import record_of
 from zsaq.quant.adapter import ZsaqConfig
@@ -143,6 +144,11 @@ def verified(source: str | Path, revision: str | None) -> tuple[str | Path, str 
     that holds the manifest, and the results beside it. Raises ValueError.
     """
     folder = Path(source)
+    if not (folder / "config.json").exists() and (former := former_of(folder)):
+        raise ValueError(
+            f"no model lies at {folder}: a save was killed while it put one there, and {former} holds what lay there "
+            f"before. Rename it to {folder.name}, or save the student again"
+        )
     if not folder.is_dir():
         try:
             manifest = Path(hf_hub_download(str(source), MANIFEST, revision=revision))

@@ -40,12 +40,13 @@ def save(
     results.json with the student's bytes; `files`: a folder whose logs of steps, curves.png and pictures go along; by
     default all three are those that travel with the student (`student.zsaq`). All is written to a folder beside it,
     read back, compared tensor by tensor and by the answers to random inputs, and renamed. A folder that this function
-    has written is replaced whole, with all that was added to it; any other that is not empty is
-    refused, and so is one where something else lies beside the student. Of several processes that save to one folder
-    the last one wins, whole; what they left when they were killed is taken away. In several processes the main one alone writes and the others return at once; where they read the folder
-    afterwards, they have to wait for it first (`accelerator.wait_for_everyone`). Raises ValueError for that, for a
-    model that is not quantized, and if what was saved does not come back; OSError for what the disk refuses. Warns of a model that reads neither text nor
-    images, whose answers cannot be compared.
+    has written is replaced whole, with all that was made of it; any other that is not empty is refused, and so is one
+    where something else lies beside the student. In several processes of one run the main one alone writes and the
+    others return at once; where they read the folder afterwards, they have to wait for it first
+    (`accelerator.wait_for_everyone`). Of several runs that save to one folder the last one wins, whole; what a killed
+    one left goes. Raises ValueError for that, for a model that is not quantized, and if what was saved does not come
+    back; OSError for what the disk refuses. Warns of a model that reads neither text nor images, whose answers cannot
+    be compared.
     """
     return write(student, folder, *parts, results=results, files=files)[0]
 

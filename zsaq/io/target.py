@@ -1,7 +1,7 @@
-"""Where something may be saved, asked before anything is spent: what lies there, whether it can be written, the room."""
+"""Where something may be saved, asked before anything is spent: what lies there, and whether it can be written."""
 
 import os
-from collections.abc import Callable
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -67,10 +67,33 @@ def placed(folder: str | Path) -> Path:
     return path.resolve() if path.is_symlink() else path
 
 
-def ready(folder: str | Path, size: int = 0, check: Callable[[str | Path], Path] = check_target) -> Path:
-    """`check(folder)`, where also `size` bytes can be written, which is tried. Raises ValueError."""
-    target = check(folder)
-    check_room(target / "probe" if target.is_dir() and check is not check_target else target, size)
+def ready_target(folder: str | Path, size: int = 0) -> Path:
+    """`check_target`, and `size` bytes can be written there and in the temporary folder, which is tried.
+
+    Raises ValueError.
+    """
+    target, temporary = check_target(folder), Path(tempfile.gettempdir())
+    check_room(target, size)
+    try:
+        check_room(temporary / "zsaq", size)
+    except ValueError as error:
+        raise ValueError(f"{error}; TMPDIR names another temporary folder") from error
+    return target
+
+
+def ready_comparison(folder: str | Path) -> Path:
+    """`check_comparison`, and it can be written there, which is tried. Raises ValueError."""
+    target = check_comparison(folder)
+    check_room(target / RUNS[0])
+    return target
+
+
+def ready_new(folder: str | Path, size: int = 0) -> Path:
+    """A folder that does not exist, or an empty one, where `size` bytes can be written. Raises ValueError."""
+    target = placed(folder)
+    if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
+        raise ValueError(f"{target} exists and is not empty: give a new folder")
+    check_room(target / "probe", size)
     return target
 
 
@@ -79,6 +102,8 @@ def float_bytes(model: Any) -> int:
     the cache; 0 where nothing is known yet."""
     if isinstance(model, nn.Module):
         return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+    if not isinstance(model, str | Path):
+        return 0
     folder = Path(model).expanduser()
     if not folder.is_dir():
         with suppress(HFValidationError):

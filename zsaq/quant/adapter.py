@@ -21,7 +21,7 @@ from zsaq.quant.guard import AGAIN, check_header, decoys, expect, read_header
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.packed import PackedLayer, packed_layers, quantized
 from zsaq.quant.packed_model import check_ranges, pack_plan, packed_weight, round_plan
-from zsaq.quant.placing import METHOD, Saver
+from zsaq.quant.placing import METHOD, guard
 from zsaq.quant.plan import Plan, make_plan, plan_of
 
 FORMAT_VERSION: Final = 1
@@ -99,7 +99,7 @@ class ZsaqQuantizer(HfQuantizer):
         expect(model)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
-        vars(model).update(_weight_conversions=[], save_pretrained=Saver(model))
+        vars(model)["_weight_conversions"] = []
         if self.quantization_config.plan is None:
             self.round(model)
             return
@@ -130,6 +130,7 @@ class ZsaqQuantizer(HfQuantizer):
 
 register_quantization_config(METHOD)(ZsaqConfig)
 register_quantizer(METHOD)(ZsaqQuantizer)
+guard()
 
 
 def attach(student: PreTrainedModel) -> None:
@@ -137,9 +138,7 @@ def attach(student: PreTrainedModel) -> None:
     config = ZsaqConfig(plan_of(student))
     student.config.quantization_config = config
     # Tensors are called as their modules are, not by the names of older versions.
-    vars(student).update(
-        hf_quantizer=ZsaqQuantizer(config), _weight_conversions=[], save_pretrained=Saver(student)
-    )
+    vars(student).update(hf_quantizer=ZsaqQuantizer(config), _weight_conversions=[])
 
 
 def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:

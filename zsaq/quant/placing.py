@@ -1,25 +1,25 @@
 """What the folder of a student holds, and how transformers' own writer puts a new student there.
 
-`save_pretrained` of transformers writes into any folder: over a float model, and beside the exports, reports, shards and
-tokenizers of an earlier student, which would then pass for the new one's.
+`save_pretrained` of transformers writes into any folder: over a float model, and beside the exports, reports, shards
+and tokenizers of an earlier student, which would then pass for the new one's.
 """
 
+import functools
 import json
 import os
 import re
-import shutil
 import warnings
-import weakref
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final
 
 from transformers import PreTrainedModel
 
-from zsaq.atomic import beside, settle_all
+from zsaq.atomic import beside, remove, settle_all
 
 METHOD: Final = "zsaq"
+PLAIN: Final = PreTrainedModel.save_pretrained
 CONFIG: Final = "config.json"
 LARGEST: Final = 2**24  # bytes of a config.json that is read
 LINE: Final = 2**16  # bytes of a log's first line that are read
@@ -75,7 +75,7 @@ def method_in(folder: Path) -> str | None:
     return str(known.get("quant_method", "")) if isinstance(known, dict) else ""
 
 
-def put(student: PreTrainedModel, folder: str | Path, is_main_process: bool = True, **options: Any) -> None:
+def put(student: PreTrainedModel, folder: str | Path, is_main_process: bool = True, *args: Any, **options: Any) -> None:
     """transformers' own `save_pretrained`, where nothing else is lost and nothing of another model stays.
 
     What lies in `folder` of an earlier student of zsaq goes, with its tokenizer and all that was made of it; what is
@@ -86,19 +86,19 @@ def put(student: PreTrainedModel, folder: str | Path, is_main_process: bool = Tr
     target = Path(folder).absolute()
     target = target.resolve() if target.is_symlink() else target
     if not is_main_process:
-        type(student).save_pretrained(student, target, is_main_process, **options)
+        PLAIN(student, target, is_main_process, *args, **options)
         return
     check_place(target)
     options |= {"repo_id": target.name} if options.get("push_to_hub") and "repo_id" not in options else {}
     with beside(target) as (partial, _, mode):
-        type(student).save_pretrained(student, partial, **options)
+        PLAIN(student, partial, is_main_process, *args, **options)
         settle_all(partial, mode)
         check_place(target)
         target.mkdir(exist_ok=True)
         old = [path for path in target.iterdir() if method_in(target) == METHOD and is_own(path)]
         readers = sorted(path.name for path in old if matches(path, READERS))
         for path in sorted(old, key=lambda path: path.name != CONFIG):
-            (shutil.rmtree if path.is_dir() and not path.is_symlink() else os.unlink)(path)
+            remove(path)
         for path in sorted(partial.iterdir(), key=lambda path: path.name == CONFIG):
             os.replace(path, target / path.name)
     if readers:
@@ -125,17 +125,30 @@ def check_place(target: Path) -> None:
             )
 
 
-@final
-class Saver:
-    """`save_pretrained` of one student: `put`. It does not keep the student alive, and a copy's is the copy's."""
+def guard() -> None:
+    """From now on `save_pretrained` of a student is `put`, whoever calls it: a notebook, a Trainer, a push of
+    transformers. That of every other model is as it was; a student's adapters go where no model lies."""
 
-    def __init__(self, student: PreTrainedModel) -> None:
-        self.student = weakref.ref(student)
+    @functools.wraps(PLAIN)
+    def save_pretrained(self: PreTrainedModel, save_directory: str | Path, *args: Any, **options: Any) -> None:
+        if method_of(self) != METHOD:
+            PLAIN(self, save_directory, *args, **options)
+        elif getattr(self, "_hf_peft_config_loaded", False):
+            check_adapters(Path(save_directory))
+            PLAIN(self, save_directory, *args, **options)
+        else:
+            put(self, save_directory, *args, **options)
 
-    def __call__(self, save_directory: str | Path, is_main_process: bool = True, **options: Any) -> None:
-        student = self.student()
-        assert student is not None
-        put(student, save_directory, is_main_process, **options)
+    PreTrainedModel.save_pretrained = save_pretrained
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Saver, (self.student(),)
+
+def method_of(model: PreTrainedModel) -> str | None:
+    """The `quant_method` of a model that is quantized in transformers' sense."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    return None if quantizer is None else getattr(quantizer.quantization_config, "quant_method", None)
+
+
+def check_adapters(target: Path) -> None:
+    """Raises ValueError for a folder with a model, which would read the adapters that are written beside it."""
+    if target.is_dir() and (held := [path.name for path in target.iterdir() if matches(path, (CONFIG, *MADE))]):
+        raise ValueError(f"{target} holds {held[0]} of a model: give adapters a folder of their own")
