@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
 
 from zsaq.api import budget_of, circumstances, run
+from zsaq.io.target import ready_comparison
 from zsaq.io.teacher import unchanged
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
@@ -37,8 +39,9 @@ def compare(
     stopped and goes on, and several processes may share the work by configurations,
     methods or seeds; the numbers of each run's steps lie in its `steps`. Raises ValueError as `zsaq.quantize` does,
     before anything is spent, for an option that none of the methods has, for a callable that is called like another
-    method, and for a folder that holds runs of other weights, inputs, effort, options or another score (functions are
-    known by module and name, iterators by class, all else by content); and for a score that answers no numbers.
+    method, for a folder that cannot be written to or holds anything else than a comparison, and for one that holds runs
+    of other weights, inputs, effort, options or another score (functions are known by module and name, iterators by
+    class, all else by content); and for a score that answers no numbers.
     """
     for name, several in {"configs": configs, "methods": methods}.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
@@ -49,6 +52,8 @@ def compare(
         raise ValueError(f"seeds has {wrong[0]!r}; give integers of at least 0")
     if score is not None and not callable(score):
         raise ValueError(f"score is {score!r:.200}; give a function of a model that answers numbers by name, or one")
+    if folder is not None:
+        ready_comparison(folder)
     given = {name: options.pop(name) for name in SUBJECT if name in options}
     subject = Subject.of(model, **given)
     loop, rows = loop or Loop(), [(config, subject.choose(method, config)) for config in configs for method in methods]
@@ -104,6 +109,9 @@ def compare(
                     continue
                 done = done.add(facts | {"seconds": seconds} | scored(score, student), of, kept)
                 keeper.remove()
+        if folder is not None and main:
+            with suppress(OSError):  # another process is at work
+                (Path(folder) / "checkpoints").rmdir()
     return done
 
 

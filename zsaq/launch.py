@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -22,7 +23,9 @@ from transformers import PreTrainedModel
 
 from zsaq.api import methods, quantize
 from zsaq.comparing import compare
-from zsaq.io.saving import check_target, save
+from zsaq.io.rescue import rescued, save_or_rescue
+from zsaq.io.saving import save
+from zsaq.io.target import float_bytes, ready_comparison, ready_target
 from zsaq.method import Effort
 from zsaq.report.card import base_of
 from zsaq.report.curves import draw_curves
@@ -122,10 +125,12 @@ def table_parser(text: str | None, bits: str, names: list[str]) -> argparse.Argu
 @contextmanager
 def session(args: argparse.Namespace) -> Iterator[Loop]:
     """A loop over all processes, on a terminal that shows our own lines alone; an error that a user can mend is told in
-    one line, with exit code 2."""
+    one line, with exit code 2, an output folder that cannot be first of all. Trackers write beside it."""
     try:
         with quiet():
-            options = {"mixed_precision": args.mixed_precision, "project_dir": args.output_dir}
+            (ready_comparison if "methods" in vars(args) else ready_target)(args.output_dir)
+            # What trackers write would be foreign in the folder of the student.
+            options = {"mixed_precision": args.mixed_precision, "project_dir": f"{args.output_dir}-trackers"}
             accelerator = processes(args.trackers, **options)
             if args.trackers:
                 accelerator.init_trackers(args.name, {key: str(value) for key, value in vars(args).items()})
@@ -157,10 +162,12 @@ def run(
 
     The run's state is kept beside it, in `output_dir`-checkpoint, until the student is saved; see `zsaq.quantize`.
     `push_to_hub`: also published there; `recipe`: the script, whose name and hash the results tell. Raises ValueError
-    before anything is spent for a folder that holds something else than a student of zsaq and for a repository that
-    cannot be written to; and when training diverges, naming the folder where the last good student is.
+    before anything is spent for a folder that holds something else than a student of zsaq, for one where not as many
+    bytes can be written as the float model has, and for a repository that cannot be written to; and when training
+    diverges, naming the folder where the last good student is. Where the student cannot be saved in `output_dir` all
+    the same, the error names the folder where it is.
     """
-    target, loop = check_target(output_dir), loop or Loop()
+    target, loop = ready_target(output_dir, float_bytes(model)), loop or Loop()
     kept = target.with_name(f"{target.name}-checkpoint")
     if push_to_hub is not None:
         ready(push_to_hub)
@@ -176,17 +183,22 @@ def run(
         except NotFinite as error:
             if not main or not isinstance(error.student, PreTrainedModel):
                 raise
-            last = save(error.student, target.with_name(f"{target.name}-last-good"))
-            shutil.rmtree(kept, ignore_errors=True)  # a run that goes on from it would end the same
-            raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
+            last = rescued(partial(save, error.student), target, "last-good")
+            where = "could not be saved" if last is None else f"is in {last}"
+            if last is not None:  # a run that goes on from what is kept would end the same
+                shutil.rmtree(kept, ignore_errors=True)
+            raise ValueError(f"{error}. The student as it was after its last good step {where}") from error
         if recipe is not None:
             digest = hashlib.sha256(recipe.read_bytes()).hexdigest()
             noted(student, recipe=f"recipes/{recipe.name}", recipe_sha256=digest)
         if main:
             if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
-                draw_curves(steps)
-            student.save_pretrained(target)
-            shutil.rmtree(kept)
+                try:
+                    draw_curves(steps)
+                except (OSError, ValueError) as error:  # the student shall not be lost for them
+                    say(f"There are no curves: {error}")
+            save_or_rescue(student.save_pretrained, target)
+            shutil.rmtree(kept, ignore_errors=True)
             say(f"The model, results.json, curves and the steps' numbers are in {target}")
             if push_to_hub is not None:
                 say(student.push_to_hub(push_to_hub, license=license))

@@ -132,9 +132,11 @@ def compare(
     def work() -> Outcome:
         import zsaq
         from zsaq import launch
+        from zsaq.io.target import ready_comparison
         from zsaq.io.teacher import load_teacher
         from zsaq_cli.scoring import scorer
 
+        ready_comparison(output_dir)
         teacher = load_teacher(model)
         score, _ = scorer(teacher, model, task, text, images, data_dir, split, size=size, limit=limit)
         table = zsaq.compare(

@@ -49,12 +49,15 @@ def evaluate(
     """
 
     def work() -> Outcome:
+        from zsaq.atomic import check_file
         from zsaq.report.table import Table
 
         if data_dir is not None and task is None:
             raise ValueError("--data_dir goes with --task")
         if record and not (Path(model) / "results.json").is_file():
             raise ValueError(f"--record needs {model}/results.json, which zsaq quantize writes; leave --record off")
+        if record:
+            check_file(Path(model) / "results.json")
         student, other = opened(model), opened(teacher) if teacher else None
         options = {"window": window, "limit": limit, "batch_size": batch_size}
         score, data = scorer(other, model, task, text, images, data_dir, split, student=student, **options)

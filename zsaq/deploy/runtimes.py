@@ -13,12 +13,13 @@ from typing import Any, Final, final
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.atomic import atomic_folder
+from zsaq.atomic import atomic_folder, check_room
 from zsaq.deploy import checks, timing
 from zsaq.deploy.compressed.write import to_compressed
 from zsaq.deploy.onnx.write import BLOCKS, to_onnx
 from zsaq.io.added import write_export
 from zsaq.io.checksums import fingerprint, sealed_files
+from zsaq.io.saving import weight_bytes
 
 Batches = list[dict[str, Tensor]]
 
@@ -64,6 +65,12 @@ def formats() -> dict[str, Runtime]:
     return {runtime.place: runtime for runtime in RUNTIMES if runtime.write is not None}
 
 
+def absent(place: Path) -> None:
+    """Raises ValueError for what exists."""
+    if os.path.lexists(place):
+        raise ValueError(f"{place} exists; remove it or give another target")
+
+
 def export(source: str | Path, to: str, target: str | Path | None = None) -> dict[str, Any]:
     """Write the saved student in the folder `source` for another runtime; returns facts about what was written.
 
@@ -79,12 +86,12 @@ def export(source: str | Path, to: str, target: str | Path | None = None) -> dic
     if not source.is_dir():
         raise ValueError(f"{source} is no folder; give the folder of a saved student")
     place = source / to if target is None else Path(target)
-    if os.path.lexists(place):
-        raise ValueError(f"{place} exists; remove it or give another target")
+    absent(place)
     sealed_files(source)
+    check_room(place, weight_bytes(source))
     write = formats()[to].write
     assert write is not None
-    with atomic_folder(place) as partial:
+    with atomic_folder(place, absent) as partial:
         facts = write(source, partial)
         write_export(partial, facts, fingerprint(source))
     return facts

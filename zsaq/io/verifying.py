@@ -9,6 +9,7 @@ from typing import Any, Final, final
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
+from zsaq.atomic import former_of
 from zsaq.form import read_json
 from zsaq.io.checksums import MANIFEST, identity, read_manifest, regular_files, sealed_files
 from zsaq.io.folder import (
@@ -52,6 +53,11 @@ def verified(source: str | Path, revision: str | None = None) -> Verified:
     """
     folder = Path(source)
     none = f"{source} is no folder or Hub id of a saved student"
+    if not (folder / "config.json").exists() and (former := former_of(folder)):
+        raise ValueError(
+            f"no model lies at {folder}: a save was killed while it put one there, and {former} holds what lay there "
+            f"before. Rename it to {folder.name}, or save the student again"
+        )
     try:
         folder = folder if folder.is_dir() else fetched(str(source), revision)
     except (OSError, HfHubHTTPError, HFValidationError) as error:

@@ -22,9 +22,9 @@ from zsaq.quant.guard import AGAIN, check_header, check_size, decoys, expect, re
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.packed import PackedLayer, packed_layers, quantized
 from zsaq.quant.packed_model import check_ranges, pack_plan, packed_weight, round_plan
+from zsaq.quant.placing import METHOD, guard
 from zsaq.quant.plan import Plan, make_plan, plan_of
 
-METHOD: Final = "zsaq"
 FORMAT_VERSION: Final = 1
 
 
@@ -135,6 +135,7 @@ class ZsaqQuantizer(HfQuantizer):
 
 register_quantization_config(METHOD)(ZsaqConfig)
 register_quantizer(METHOD)(ZsaqQuantizer)
+guard()
 
 
 def attach(student: PreTrainedModel) -> None:
