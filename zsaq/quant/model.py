@@ -1,6 +1,5 @@
 """From teacher to student, and what was done to each of its modules."""
 
-import copy
 from typing import TypeVar
 
 from torch import nn
@@ -12,6 +11,7 @@ from zsaq.quant.grid import Grid
 from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
 from zsaq.quant.packed import PackedEmbedding, PackedLayer
 from zsaq.quant.plan import Plan, make_plan, plan_of
+from zsaq.quant.reach import check_forwards, check_own, check_weights, copied
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> None:
@@ -42,16 +42,17 @@ def quantize_model(teacher: Model, config: QuantConfig | str) -> Model:
     """A student: a copy of the teacher in eval mode, seen through integers. The teacher is not touched.
 
     `config`: or its text, as in "w4a8g128". A transformers student saves itself packed: `student.save_pretrained`.
-    Raises ValueError if a rule matches nothing, a grid does not fit its layer, nothing would be quantized, or the
-    teacher is quantized already.
+    Raises ValueError if a rule matches nothing, a grid does not fit its layer, nothing would be quantized, the
+    teacher is quantized already, or something of it computes where a student cannot follow (`zsaq.quant.reach`).
     """
     config = QuantConfig.given(config)
     if is_quantized(teacher):
         raise ValueError("the teacher is quantized already; give the float model")
-    if packed := [n for n, p in teacher.named_parameters() if not p.is_floating_point()]:
-        raise ValueError(f"{packed[0]} holds integers: the teacher was loaded in 8 or 4 bits; give the float model")
+    check_own(teacher)
+    check_weights(teacher, config)
     plan = make_plan(teacher, config)
-    student = copy.deepcopy(teacher).eval().requires_grad_(True)
+    student = copied(teacher).eval().requires_grad_(True)
+    check_forwards(student, plan)
     apply_plan(student, plan)
     if isinstance(student, PreTrainedModel):
         attach(student)
