@@ -20,7 +20,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.language": ["zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.eval": ["zsaq.train", "zsaq.quant"],  # knows models and data, no method
-    "zsaq.student": ["zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run"],
+    "zsaq.student": ["zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
     # The two files that see language and vision.
     "zsaq.subject": [*(f"zsaq.{room}" for room in "language vision report io train run method quant".split())],
     "zsaq.api": [

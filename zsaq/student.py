@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from zsaq.io.loading import load as read
 from zsaq.io.record import Record
 from zsaq.io.saving import is_main, save, weight_bytes
+from zsaq.quant.adapter import save_pretrained
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
 from zsaq.run import Results
@@ -58,10 +59,11 @@ def noted(student: nn.Module, **facts: Any) -> None:
 
 def save_whole(student: PreTrainedModel, folder: str | Path, **options: Any) -> None:
     """Save the model, packed, with its tokenizer or image processor, results.json, curves and pictures: whole and read
-    back, or not at all (`zsaq.save`). `options` are transformers' own; with any, its method alone writes the model.
+    back, or not at all (`zsaq.save`). `options` are transformers' own; with any, its method alone writes the model, and
+    of a model with adapters these alone.
     """
-    if options:
-        type(student).save_pretrained(student, folder, **options)
+    if options or vars(student).get("_hf_peft_config_loaded"):
+        save_pretrained(student, folder, **options)
         return
     target = save(student, folder)
     record = vars(student)["zsaq"]

@@ -17,8 +17,8 @@ from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import load
 from zsaq.io.record import Record
 from zsaq.quant.adapter import packed_state
+from zsaq.quant.kept import check_kept
 from zsaq.quant.layers import quant_layers
-from zsaq.quant.plan import plan_of
 from zsaq.run import Results
 
 DRAWN: Final = ("curves.png", *(f"pictures/**/{name}.png" for name in ("images", "spectrum", "losses")))  # by zsaq
@@ -43,10 +43,14 @@ def save(
     has written is replaced whole, with all that was added to it; any other that is not empty is
     refused. In several processes the main one alone writes and the others return at once; where they read the folder
     afterwards, they have to wait for it first (`accelerator.wait_for_everyone`). Raises ValueError for that, for a
-    model that is not quantized, and if what was saved does not come back. Warns of a model that reads neither text nor
+    model that is not quantized or not what its codes say (`zsaq.quant.kept`), and if what was saved does not come back. Warns of a model that reads neither text nor
     images, whose answers cannot be compared.
     """
-    plan_of(student)
+    check_kept(student)
+    if away := [name for name, tensor in student.state_dict().items() if tensor.is_meta]:
+        raise ValueError(
+            f"{away[0]} lies on the meta device, a device_map has offloaded it: load the model whole, and save that"
+        )
     target, record = check_target(folder), vars(student).get("zsaq", Record())
     if not is_main():
         return target

@@ -9,6 +9,7 @@ a `quantization_config` in config.json:
 """
 
 import copy
+from types import MethodType
 from typing import Any, Final, final
 
 from torch import Tensor
@@ -16,12 +17,15 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from zsaq.quant.checkpoint import is_step, latents, restore
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.guard import AGAIN, check_header, decoys, expect, read_header
+from zsaq.quant.kept import check_kept, keep_size
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.packed import PackedLayer, packed_layers, quantized
 from zsaq.quant.packed_model import check_ranges, pack_plan, packed_weight, round_plan
 from zsaq.quant.plan import Plan, make_plan, plan_of
+from zsaq.quant.reach import check_forwards
 
 METHOD: Final = "zsaq"
 FORMAT_VERSION: Final = 1
@@ -71,16 +75,19 @@ class ZsaqConfig(QuantizationConfigMixin):
 @final
 class ZsaqQuantizer(HfQuantizer):
     quantization_config: ZsaqConfig
+    resumable = False  # whether what is saved now is to be trained on
 
     def is_serializable(self) -> bool:
         return True
 
     @property
     def is_trainable(self) -> bool:
-        return False
+        return True  # by adapters beside the packed layers
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
-        return packed_state(model), {}
+        if vars(model).get("_hf_peft_config_loaded"):  # transformers takes the adapters out of it, and saves them alone
+            return model.state_dict(), {}
+        return packed_state(model) | (latents(model) if self.resumable else {}), {}
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
@@ -100,13 +107,14 @@ class ZsaqQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         vars(model)["_weight_conversions"] = []
+        watch(model)
         if self.quantization_config.plan is None:
             self.round(model)
             return
         for name, layer in quantized(model):
             try:
                 if isinstance(layer, PackedLayer):
-                    layer.cache = None
+                    layer.release()
                     layer.check()
                 else:
                     layer.output_quantizer.ranges.check()
@@ -122,6 +130,7 @@ class ZsaqQuantizer(HfQuantizer):
                 "zsaq.load the device_map"
             )
         plan = make_plan(model, self.quantization_config.config)
+        check_forwards(model, plan)
         untie(model, plan)
         round_plan(model, plan)
         self.pre_quantized = True
@@ -137,15 +146,35 @@ def attach(student: PreTrainedModel) -> None:
     config = ZsaqConfig(plan_of(student))
     student.config.quantization_config = config
     # Tensors are called as their modules are, not by the names of older versions.
-    vars(student).update(hf_quantizer=ZsaqQuantizer(config), _weight_conversions=[])
+    vars(student).update(
+        hf_quantizer=ZsaqQuantizer(config), _weight_conversions=[], save_pretrained=MethodType(save_pretrained, student)
+    )
+    watch(student)
+
+
+def watch(model: PreTrainedModel) -> None:
+    """A model that keeps the size of its tables, and reads what was saved of it."""
+    keep_size(model)
+    model.register_load_state_dict_pre_hook(restore)
+
+
+def save_pretrained(student: PreTrainedModel, folder: Any, *args: Any, **options: Any) -> None:
+    """transformers' own; what Trainer saves in a folder of its steps holds the latent weights too, to go on from."""
+    quantizer = vars(student)["hf_quantizer"]
+    quantizer.resumable = is_step(folder)
+    try:
+        type(student).save_pretrained(student, folder, *args, **options)
+    finally:
+        quantizer.resumable = False
 
 
 def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """What is saved: packed weights instead of latent ones, and the decoys of `quant.guard`.
 
-    Raises ValueError for a static range without values.
+    Raises ValueError for a static range without values, and for what would not come back as it is (`quant.kept`).
     """
     check_ranges(model)
+    check_kept(model)
     state, tied = model.state_dict(), plan_of(model).tied
     for name, layer in quant_layers(model):
         latent = f"{name}.weight_quantizer."

@@ -81,7 +81,8 @@ def become_packed(layer: nn.Module, grid: Grid, inputs: Quantizer | None, owner:
     layer.__class__ = PACKS[type(layer)]
     assert isinstance(layer, PackedLayer)
     layer.grid, layer.shape = grid, (rows.shape[0], rows.shape[1])
-    layer.dtype, layer.cache, layer.input_quantizer = rows.dtype, None, inputs
+    layer.dtype, layer.input_quantizer = rows.dtype, inputs
+    layer.release()
     object.__setattr__(layer, "table", owner)  # not a submodule: the buffers belong to the table alone
     if owner is None:
         empty = partial(torch.empty, device=rows.device)
