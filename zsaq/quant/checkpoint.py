@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 

@@ -63,4 +63,3 @@ def resized(
                     "model and quantize it again, or leave the table in floats by a rule"
                 )
     return type(model).resize_token_embeddings(model, new_num_tokens, pad_to_multiple_of, **options)
-

@@ -154,7 +154,9 @@ class PackedLayer(nn.Module):
 
     def check_kept(self) -> None:
         """Raises ValueError if it computes with anything but what its codes say."""
-        for seen in () if self.table is not None else (self.cache, None if self.shown is None else self.flat(self.shown)):
+        for seen in (
+            () if self.table is not None else (self.cache, None if self.shown is None else self.flat(self.shown))
+        ):
             if seen is not None and not torch.equal(seen, self.unpacked(seen.dtype).to(seen.device)):
                 raise ValueError(WRITTEN)
 

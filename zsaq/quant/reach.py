@@ -7,7 +7,6 @@ nothing is lost by it, taken off the copy.
 
 import copy
 import inspect
-from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import torch
@@ -16,7 +15,7 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from zsaq.quant.config import QuantConfig
-from zsaq.quant.layers import ACTIVATIONS, SWAPS, Conv1D
+from zsaq.quant.layers import SWAPS, Conv1D
 from zsaq.quant.plan import Plan, heads, token_table
 
 MERGE: Final = (
@@ -46,9 +45,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 def has_adapters(model: nn.Module) -> bool:
     """Whether adapters stand beside any layer, or are what the model saves."""
-    return bool(vars(model).get("_hf_peft_config_loaded")) or any(
-        foreign(type(m)) is MERGE for m in model.modules()
-    )
+    return bool(vars(model).get("_hf_peft_config_loaded")) or any(foreign(type(m)) is MERGE for m in model.modules())
 
 
 def foreign(kind: type) -> str | None:
@@ -125,7 +122,10 @@ def check_weights(teacher: nn.Module, config: QuantConfig) -> None:
             if aside and not ruled:
                 continue
         elif type(module) is kind and not isinstance(module._parameters.get("weight"), nn.Parameter):
-            how, remedy = "a hook (weight_norm, spectral_norm, pruning)", "its remove_..., such as prune.remove(layer, 'weight')"
+            how, remedy = (
+                "a hook (weight_norm, spectral_norm, pruning)",
+                "its remove_..., such as prune.remove(layer, 'weight')",
+            )
         else:
             continue
         raise ValueError(
