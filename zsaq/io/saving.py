@@ -43,8 +43,8 @@ def save(
     has written is replaced whole, with all that was added to it; any other that is not empty is
     refused. In several processes the main one alone writes and the others return at once; where they read the folder
     afterwards, they have to wait for it first (`accelerator.wait_for_everyone`). Raises ValueError for that, for a
-    model that is not quantized or not what its codes say (`zsaq.quant.kept`), and if what was saved does not come back. Warns of a model that reads neither text nor
-    images, whose answers cannot be compared.
+    model that is not quantized, not whole, or not what its codes say (`zsaq.quant.kept`), and if what was saved does
+    not come back. Warns of a model that reads neither text nor images, whose answers cannot be compared.
     """
     check_kept(student)
     if away := [name for name, tensor in student.state_dict().items() if tensor.is_meta]:

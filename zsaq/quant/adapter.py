@@ -87,6 +87,7 @@ class ZsaqQuantizer(HfQuantizer):
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
         if vars(model).get("_hf_peft_config_loaded"):  # transformers takes the adapters out of it, and saves them alone
             return model.state_dict(), {}
+        check_kept(model)
         return packed_state(model) | (latents(model) if self.resumable else {}), {}
 
     def _process_model_before_weight_loading(
@@ -171,10 +172,9 @@ def save_pretrained(student: PreTrainedModel, folder: Any, *args: Any, **options
 def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:
     """What is saved: packed weights instead of latent ones, and the decoys of `quant.guard`.
 
-    Raises ValueError for a static range without values, and for what would not come back as it is (`quant.kept`).
+    Raises ValueError for a static range without values.
     """
     check_ranges(model)
-    check_kept(model)
     state, tied = model.state_dict(), plan_of(model).tied
     for name, layer in quant_layers(model):
         latent = f"{name}.weight_quantizer."

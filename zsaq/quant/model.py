@@ -11,11 +11,12 @@ from zsaq.quant.grid import Grid
 from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
 from zsaq.quant.packed import PackedEmbedding, PackedLayer
 from zsaq.quant.plan import Plan, make_plan, plan_of
-from zsaq.quant.reach import check_forwards, check_own, check_weights, copied
+from zsaq.quant.reach import check_forwards, check_own, check_weights, copied, off_fast_path
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Swap the chosen layers in place. Ends of a tie share one weight quantizer."""
+    off_fast_path(model)
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         layer, config = modules[name], plan.chosen[name]

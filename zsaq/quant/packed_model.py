@@ -21,6 +21,7 @@ from zsaq.quant.packed import PACKS, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.packing import pack, width
 from zsaq.quant.plan import Plan
 from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.reach import off_fast_path
 
 
 def check_ranges(model: nn.Module) -> None:
@@ -42,6 +43,7 @@ def pack_plan(model: nn.Module, plan: Plan) -> None:
 
     Raises ValueError for a module that the model lacks, that has no packed form, or whose group size does not fit.
     """
+    off_fast_path(model)
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         if type(modules.get(name)) in ACTIVATIONS:

@@ -1,8 +1,8 @@
 """What a class swap reaches: layers that compute as their classes say, from weights of their own.
 
-Whatever computes otherwise would go on in floats behind the student's back: a wrapper around the model, a `forward` or a
-hook of one instance, a weight that is made of other tensors, adapters beside a layer. It is refused by name, or, where
-nothing is lost by it, taken off the copy.
+Whatever computes otherwise would go on in floats behind the student's back: a wrapper around the model, a `forward` or
+a hook of one instance, a weight that is made of other tensors, adapters beside a layer. It is refused by name, or,
+where nothing is lost by it, taken off the copy.
 """
 
 import copy
@@ -28,7 +28,7 @@ FOREIGN: Final = {  # whose modules compute otherwise -> what they are, and what
     **dict.fromkeys(("peft", "adapters", "loralib"), MERGE),
     **dict.fromkeys(
         (
-            *("bitsandbytes", "torchao", "hqq", "auto_gptq", "gptqmodel", "awq", "optimum", "quanto", "eetq", "fbgemm_gpu"),
+            *("bitsandbytes", "torchao", "hqq", "auto_gptq", "gptqmodel", "awq", "optimum", "quanto", "eetq"),
             *("compressed_tensors", "auto_round", "transformer_engine", "torch.ao.nn.quantized", "torch.ao.nn.qat"),
             *("torch.ao.nn.intrinsic.quantized", "torch.ao.nn.intrinsic.qat", "transformers.integrations"),
         ),
@@ -73,17 +73,15 @@ def check_own(teacher: nn.Module) -> None:
     for name, tensor in (*teacher.named_parameters(), *teacher.named_buffers()):
         if tensor.is_meta:
             raise ValueError(
-                f"{name} lies on the meta device, without values: a device_map has offloaded it; load the teacher whole "
-                "on one device (no device_map, or {'': device})"
+                f"{name} lies on the meta device, without values: a device_map has offloaded it; load the teacher "
+                "whole on one device (no device_map, or {'': device})"
             )
     for name, parameter in teacher.named_parameters():
         if type(parameter) not in (nn.Parameter, Tensor):
             raise ValueError(f"{name} is a {type(parameter).__name__}, no plain tensor of floats; give the float model")
         if not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
-            raise ValueError(
-                f"{name} holds {'8-bit floats' if parameter.is_floating_point() else 'integers'}: the teacher was loaded "
-                "in 8 or 4 bits; give the float model"
-            )
+            kind = "8-bit floats" if parameter.is_floating_point() else "integers"
+            raise ValueError(f"{name} holds {kind}: the teacher was loaded in 8 or 4 bits; give the float model")
     places = sorted({str(tensor.device) for tensor in (*teacher.parameters(), *teacher.buffers())})
     if len(places) > 1 and any("_hf_hook" in vars(module) for module in teacher.modules()):
         raise ValueError(
@@ -109,29 +107,24 @@ def copied(teacher: Model) -> Model:
 
 
 def check_weights(teacher: nn.Module, config: QuantConfig) -> None:
-    """Raises ValueError for a layer that would be quantized, if its weight is made of other tensors in every pass."""
+    """Raises ValueError for a layer whose weight is made of other tensors in every pass: by a hook, which no copy
+    survives, or by a parametrization, if the layer would be quantized."""
     outside, table = heads(teacher), token_table(teacher)
     for name, module in teacher.named_modules():
-        kind = next((parent for parent in type(module).__mro__ if parent in SWAPS), None)
+        kind, complaint = next((parent for parent in type(module).__mro__ if parent in SWAPS), None), None
         own, ruled = config.of(name)
-        if kind is None or own is None:
+        aside = module in outside or (kind is nn.Embedding and module is not table)
+        if kind is None:
             continue
-        if parametrize.is_parametrized(module, "weight"):
-            aside = module in outside or (kind is nn.Embedding and module is not table)
-            how, remedy = "a parametrization", "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
-            if aside and not ruled:
-                continue
-        elif type(module) is kind and not isinstance(module._parameters.get("weight"), nn.Parameter):
-            how, remedy = (
-                "a hook (weight_norm, spectral_norm, pruning)",
-                "its remove_..., such as prune.remove(layer, 'weight')",
+        if type(module) is kind and not isinstance(module._parameters.get("weight"), nn.Parameter):
+            complaint = (
+                "a hook (weight_norm, spectral_norm, pruning): make it a weight again (prune.remove and the like)"
             )
-        else:
-            continue
-        raise ValueError(
-            f"{name}: its weight is computed from other tensors by {how}, and codes would not follow them; make it a "
-            f"weight again ({remedy}), or leave the layer in floats by a rule"
-        )
+        elif parametrize.is_parametrized(module, "weight") and own is not None and (ruled or not aside):
+            remove = "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+            complaint = f"a parametrization: make it a weight again ({remove}), or leave the layer in floats by a rule"
+        if complaint is not None:
+            raise ValueError(f"{name}: its weight is computed from other tensors by {complaint}")
 
 
 def check_forwards(model: nn.Module, plan: Plan) -> None:
@@ -145,8 +138,8 @@ def check_forwards(model: nn.Module, plan: Plan) -> None:
         if forward is not None and (name in plan.chosen or not is_own(forward, module)):
             raise ValueError(
                 f"{name or 'the teacher'}: this {type(module).__name__} has a forward of its own "
-                f"({getattr(forward, '__qualname__', type(forward).__name__)}), which would go on in floats: take it off "
-                "(del layer.forward), or give a model that nobody has patched"
+                f"({getattr(forward, '__qualname__', type(forward).__name__)}), which would go on in floats: take it "
+                "off (del layer.forward), or give a model that nobody has patched"
             )
         hooked = module._forward_pre_hooks or module._forward_hooks
         if name in plan.chosen and hooked and (wrong := meddling(module)):
@@ -154,16 +147,22 @@ def check_forwards(model: nn.Module, plan: Plan) -> None:
                 f"{name}: a forward hook of this {type(module).__name__} {wrong}, and a saved student has no hooks: "
                 "remove it (handle.remove()), or leave the layer in floats by a rule"
             )
-        if isinstance(module, nn.TransformerEncoderLayer):
-            module.activation_relu_or_gelu = 0  # torch's fast path reads the weights behind the layers' backs
 
 
 def is_own(forward: Any, module: nn.Module) -> bool:
     """Whether it is a method of this very module, and holds no other module nor a method of one."""
     if getattr(forward, "__self__", None) is not module:
         return False
-    held = inspect.getclosurevars(inspect.unwrap(forward.__func__)).nonlocals.values()
+    functions = {forward.__func__, inspect.unwrap(forward.__func__)}
+    held = [cell.cell_contents for function in functions for cell in getattr(function, "__closure__", None) or ()]
     return not any(isinstance(getattr(value, "__self__", value), nn.Module) for value in held)
+
+
+def off_fast_path(model: nn.Module) -> None:
+    """Have torch's own encoder layers call what they consist of: their fast path reads the weights past it."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0
 
 
 @torch.no_grad()
@@ -183,7 +182,7 @@ def meddling(layer: nn.Module) -> str | None:
             return "writes into its weight"
         expected = call(layer, x.clone())
         return None if isinstance(answer, Tensor) and torch.equal(answer, expected) else "changes what it computes"
-    except Exception as error:  # a stranger's hook may raise anything
+    except Exception as error:  # noqa: BLE001 (a stranger's hook may raise anything)
         return f"fails on an input of {list(x.shape)} ({type(error).__name__}: {error})"
     finally:
         if weight is not None and kept is not None:
