@@ -11,11 +11,12 @@ from torch import nn
 import zsaq
 from in_trainer import assert_equal, tensors, trainer
 from students import CONFIGS, TEACHERS, bits, one_thread, student_of
+from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
 
 __all__ = ["one_thread"]
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
-
+FLOAT_TABLE = QuantConfig(weight=Grid(4), input=Grid(8, per="token"))  # peft looks for the table's parameter
 ADAPTERS = {
     "lora": lambda: LoraConfig(target_modules=["query", "dense", "word_embeddings"], init_lora_weights=False),
     "lora of a head": lambda: LoraConfig(target_modules=["value"], modules_to_save=["classifier"]),
@@ -26,7 +27,7 @@ ADAPTERS = {
 
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_adapters_learn_beside_the_codes(kind: str, tmp_path: Path) -> None:
-    zsaq.save(student_of("bert", CONFIGS["w4a8g16"]), tmp_path / "base")
+    zsaq.save(student_of("bert", FLOAT_TABLE if kind == "prompt" else CONFIGS["w4a8g16"]), tmp_path / "base")
     model = get_peft_model(zsaq.load(tmp_path / "base"), ADAPTERS[kind]())
     codes = {key: value for key, value in tensors(model).items() if key.endswith((".codes", ".scale"))}
     run = trainer(model, "bert", tmp_path / "run")

@@ -22,6 +22,7 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.quant.plan import plan_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method`:DeprecationWarning")  # torch.compile's own
 IDS = batches(1)[0]["input_ids"]
 
 
@@ -195,6 +196,6 @@ def test_torchs_fast_path_does_not_pass_quantized_layers_by() -> None:
         fast = student(x)
         mha.set_fastpath_enabled(False)
         try:
-            assert torch.equal(fast, student(x)) and not torch.allclose(fast, teacher(x))
+            assert torch.allclose(fast, student(x), atol=1e-5) and not torch.allclose(fast, teacher(x), atol=0.01)
         finally:
             mha.set_fastpath_enabled(True)
