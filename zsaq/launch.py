@@ -7,6 +7,7 @@ what is checked before anything is spent: options, the output folder, the right 
 import argparse
 import dataclasses
 import hashlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -63,6 +64,10 @@ def blank(text: str | None) -> argparse.ArgumentParser:
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     flags.set_defaults(own=[], preset=None, trackers=[], mixed_precision=None)
+    flags.add_argument(
+        "--checkpoint_every", type=int, metavar="STEPS", help="keep the run's state so often (default: 5 minutes)"
+    )
+    flags.add_argument("--resume", action="store_true", help="go on where a run with the same arguments was stopped")
     flags.add_argument("--effort", choices=get_args(Effort), default="light", help="what scales the budgets not given")
     return flags
 
@@ -138,7 +143,7 @@ def main(
     student = run(
         output_dir=args.output_dir, loop=loop, push_to_hub=args.push_to_hub, recipe=Path(recipe), config=args.bits,
         method=args.method, effort=args.effort, seed=args.seed, license=args.license, preset=args.preset,
-        baselines=baselines, **subject, **args.options,
+        baselines=baselines, checkpoint_every=args.checkpoint_every, resume=args.resume, **subject, **args.options,
     )  # fmt: skip
     if loop.accelerator.is_main_process:
         show(student, f"{args.name}, {args.bits}")
@@ -150,11 +155,13 @@ def run(
 ) -> Any:  # fmt: skip
     """`zsaq.quantize(model, config, **options)`, saved in `output_dir` with curves.png; the student.
 
+    The run's state is kept beside it, in `output_dir`-checkpoint, until the student is saved; see `zsaq.quantize`.
     `push_to_hub`: also published there; `recipe`: the script, whose name and hash the results tell. Raises ValueError
     before anything is spent for a folder that holds something else than a student of zsaq and for a repository that
     cannot be written to; and when training diverges, naming the folder where the last good student is.
     """
     target, loop = check_target(output_dir), loop or Loop()
+    kept = target.with_name(f"{target.name}-checkpoint")
     if push_to_hub is not None:
         ready(push_to_hub)
         if license is None and (isinstance(model, nn.Module) or not base_of(model).license):
@@ -163,11 +170,14 @@ def run(
     with tempfile.TemporaryDirectory(prefix="zsaq-") as temporary:
         steps = Path(temporary)
         try:
-            student = quantize(model, config, loop=dataclasses.replace(loop, folder=steps), license=license, **options)
+            student = quantize(
+                model, config, loop=dataclasses.replace(loop, folder=steps), license=license, checkpoint=kept, **options
+            )
         except NotFinite as error:
             if not main or not isinstance(error.student, PreTrainedModel):
                 raise
             last = save(error.student, target.with_name(f"{target.name}-last-good"))
+            shutil.rmtree(kept, ignore_errors=True)  # a run that goes on from it would end the same
             raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
         if recipe is not None:
             digest = hashlib.sha256(recipe.read_bytes()).hexdigest()
@@ -176,6 +186,7 @@ def run(
             if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
                 draw_curves(steps)
             student.save_pretrained(target)
+            shutil.rmtree(kept)
             say(f"The model, results.json, curves and the steps' numbers are in {target}")
             if push_to_hub is not None:
                 say(student.push_to_hub(push_to_hub, license=license))
@@ -188,7 +199,7 @@ def table(args: argparse.Namespace, loop: Loop, subject: Mapping[str, Any]) -> N
     known = {key: value for key, value in subject.items() if key != "data"}
     runs = compare(
         configs=args.bits, methods=args.methods, seeds=args.seeds, folder=args.output_dir, effort=args.effort,
-        preset=args.preset, loop=loop, **known, **args.options,
+        preset=args.preset, loop=loop, checkpoint_every=args.checkpoint_every, **known, **args.options,
     )  # fmt: skip
     if loop.accelerator.is_main_process:
         runs.write(args.output_dir)

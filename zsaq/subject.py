@@ -3,7 +3,9 @@
 With `zsaq.api` the one place that sees language and vision.
 """
 
-from collections.abc import Callable, Iterable
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, final, get_args
@@ -13,11 +15,13 @@ from torch import nn
 from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of, processor_of, tokenizer_of
 from zsaq.language import methods as language
 from zsaq.language.job import TextJob
-from zsaq.method import Method
+from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.finite import unfinite
 from zsaq.quant.model import is_quantized
 from zsaq.quant.reach import check_own, copied
 from zsaq.report.card import base_of
+from zsaq.report.runs import told, told_model
 from zsaq.run import Base
 from zsaq.train.logging import say
 from zsaq.train.trainer import Loop
@@ -29,6 +33,8 @@ from zsaq.vision.models import spec_of
 
 OWN: Final = "the callable's own"  # inputs of a method that no table has
 GIVEN: Final = "distill"  # the method that learns from batches of the user's
+# What may stand beside a model.
+SUBJECT: Final = ("tokenizer", "processor", "spec", "generator", "batches", "real", "text_pair", "teacher_bits")
 TeacherBits = Literal[4, 8]
 
 
@@ -192,5 +198,28 @@ def check_float(teacher: nn.Module, source: str) -> None:
     if is_quantized(teacher):
         raise ValueError(f"{source} is quantized already; give the float model")
     check_own(teacher)
-    if broken := [name for name, p in teacher.named_parameters() if not p.isfinite().all()]:
+    if broken := list(unfinite(teacher)):
         raise ValueError(f"{source} has weights that are not finite ({', '.join(broken[:4])}): give a model that works")
+
+
+def key_of(
+    subject: Subject, given: Mapping[str, Any], score: Callable[..., Any] | None, effort: Effort,
+    options: Mapping[str, Any], preset: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What kept runs belong to: the teacher by name and weights, and everything else that the numbers depend on."""
+    named = {name: given.get(name) for name in SUBJECT if name not in ("tokenizer", "processor", "generator")}
+    return {
+        "model": subject.name, "weights": told(subject.model), "reader": told(subject.reader),
+        "generator": told_model(given.get("generator")), **{name: told(value) for name, value in named.items()},
+        "score": told(score), "effort": effort, "preset": preset,
+        "options": {name: told(value) for name, value in sorted(options.items())},
+    }  # fmt: skip
+
+
+def config_name(config: str | QuantConfig) -> str:
+    """A configuration's name in tables: its text, or the bits of weights and inputs and the start of a hash."""
+    if isinstance(config, str):
+        return config
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
+    weights, inputs = (16 if grid is None else grid.bits for grid in (config.weight, config.activation or config.input))
+    return f"w{weights}a{inputs}-{digest[:8]}"

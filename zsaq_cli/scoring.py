@@ -82,11 +82,12 @@ def opened(source: str) -> "PreTrainedModel":
     import zsaq
     from zsaq.eval.pretrained import load_model
     from zsaq.io.loading import auto_class_of
+    from zsaq.io.verifying import is_student
 
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    quantization = config.to_dict().get("quantization_config")
-    ours = isinstance(quantization, dict) and quantization.get("quant_method") == "zsaq"
-    model = zsaq.load(source) if ours else load_model(source, auto_class_of(config))
+    if is_student(source):
+        model = zsaq.load(source)
+    else:
+        model = load_model(source, auto_class_of(AutoConfig.from_pretrained(source, trust_remote_code=False)))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
 
 

@@ -17,8 +17,8 @@ from zsaq.atomic import atomic_folder
 from zsaq.deploy import checks, timing
 from zsaq.deploy.compressed.write import to_compressed
 from zsaq.deploy.onnx.write import BLOCKS, to_onnx
-from zsaq.io.added import EXPORT, write_added
-from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint
+from zsaq.io.added import write_export
+from zsaq.io.checksums import fingerprint, sealed_files
 
 Batches = list[dict[str, Tensor]]
 
@@ -69,9 +69,9 @@ def export(source: str | Path, to: str, target: str | Path | None = None) -> dic
 
     `to`: "onnx", for ONNX Runtime; "compressed-tensors", for stock transformers, and vLLM where it has the kernels.
     `target` is a new folder, by default one called like the format within `source`. The facts also go into its
-    export.json, with the fingerprint of the student. The folder appears whole or not at all. Raises ValueError for
-    another format, a source that is no folder, an existing target, a manifest that does not match, and a rule that the
-    runtime does not have, by the layer's name.
+    export.json, with the fingerprint of the student and the hashes of all that was written. The folder appears whole or
+    not at all. Raises ValueError for another format, a source that is no folder, an existing target, a manifest that
+    does not match, and a rule that the runtime does not have, by the layer's name.
     """
     if to not in formats():
         raise ValueError(f"to is {to!r}; give one of {', '.join(formats())}")
@@ -81,11 +81,10 @@ def export(source: str | Path, to: str, target: str | Path | None = None) -> dic
     place = source / to if target is None else Path(target)
     if os.path.lexists(place):
         raise ValueError(f"{place} exists; remove it or give another target")
-    if (source / MANIFEST).is_file():
-        check_manifest(source)
+    sealed_files(source)
     write = formats()[to].write
     assert write is not None
     with atomic_folder(place) as partial:
         facts = write(source, partial)
-        write_added(partial / EXPORT, facts, fingerprint(source))
+        write_export(partial, facts, fingerprint(source))
     return facts

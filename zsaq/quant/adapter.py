@@ -17,10 +17,11 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from zsaq.quant.checkpoint import is_step, latents, restore
 from zsaq.quant.config import QuantConfig
-from zsaq.quant.guard import AGAIN, check_header, decoys, expect, read_header
+from zsaq.quant.finite import check_loaded, check_teacher
+from zsaq.quant.guard import AGAIN, check_header, check_size, decoys, expect, read_header
 from zsaq.quant.kept import check_kept, keep_size
+from zsaq.quant.latents import is_step, latents, restore
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.packed import PackedLayer, packed_layers, quantized
 from zsaq.quant.packed_model import check_ranges, pack_plan, packed_weight, round_plan
@@ -103,7 +104,9 @@ class ZsaqQuantizer(HfQuantizer):
         for _, layer in quantized(model):
             layer._is_hf_initialized = True  # type: ignore[assignment]
         if checkpoint_files is not None:
-            check_header(model, read_header(checkpoint_files))
+            header = read_header(checkpoint_files)
+            check_header(model, header)
+            check_size(model, header)
         expect(model)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
@@ -121,6 +124,7 @@ class ZsaqQuantizer(HfQuantizer):
                     layer.output_quantizer.ranges.check()
             except ValueError as error:
                 raise ValueError(f"{name}: {error}; {AGAIN}") from None
+        check_loaded(model)
 
     def round(self, model: PreTrainedModel) -> None:
         """A float model that was just loaded becomes a packed one. Raises ValueError for one on several devices."""
@@ -130,6 +134,7 @@ class ZsaqQuantizer(HfQuantizer):
                 f"device_map spreads the float model over {sorted(places)}: round it on one device, save it, and give "
                 "zsaq.load the device_map"
             )
+        check_teacher(model)
         plan = make_plan(model, self.quantization_config.config)
         check_forwards(model, plan)
         untie(model, plan)

@@ -21,8 +21,9 @@ NOTE: Final = "!! This is a zsaq model: pip install zsaq, and import zsaq before
 FLOATS: Final = ("F64", "F32", "F16", "BF16")
 DTYPE_NAMES: Final = {torch.uint8: "U8", torch.int64: "I64", torch.float32: "F32"}
 AGAIN: Final = "save the student again with save_pretrained, or fetch the files again"
-TRAINED: Final = ("latent", "weight_quantizer.ranges.scale", "weight_quantizer.ranges.zero")  # `quant.checkpoint`
+TRAINED: Final = ("latent", "weight_quantizer.ranges.scale", "weight_quantizer.ranges.zero")  # `quant.latents`
 DECOY: Final = ("U8", (1,))
+SPARE, TIMES = 2**28, 4  # bytes of masks and the like, and how many times the files' size they may have on top
 
 Header = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -95,3 +96,18 @@ def check_header(model: nn.Module, header: Header) -> None:
             raise ValueError(
                 f"{key.rpartition('.')[0]}: {key} is {(dtype, shape)}, the model asks for {wanted}; {AGAIN}"
             )
+
+
+def check_size(model: nn.Module, header: Header) -> None:
+    """Raises ValueError for a model whose tensors, beside those in the files, would fill far more memory than these:
+    what a config asks for and no file holds is drawn or computed, and would be allocated first."""
+    tied = getattr(model, "all_tied_weights_keys", {})
+    sizes = {name: value.nbytes for name, value in (*model.named_parameters(), *model.named_buffers())}
+    held = sum(size for name, size in sizes.items() if name in header)
+    more = {name: size for name, size in sizes.items() if name not in header and name not in tied}
+    if sum(more.values()) > SPARE + TIMES * held:
+        name = max(more, key=lambda name: more[name])
+        raise ValueError(
+            f"{name}: the config asks for {more[name]:,} bytes that are in no file, whose tensors have {held:,}; "
+            f"{AGAIN}"
+        )

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from zsaq.quant.adapter import attach
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.finite import check_teacher
 from zsaq.quant.grid import Grid
 from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
 from zsaq.quant.packed import PackedEmbedding, PackedLayer
@@ -44,13 +45,15 @@ def quantize_model(teacher: Model, config: QuantConfig | str) -> Model:
 
     `config`: or its text, as in "w4a8g128". A transformers student saves itself packed: `student.save_pretrained`.
     Raises ValueError if a rule matches nothing, a grid does not fit its layer, nothing would be quantized, the
-    teacher is quantized already, or something of it computes where a student cannot follow (`zsaq.quant.reach`).
+    teacher is quantized already, holds numbers that are not finite, or computes where a student cannot follow
+    (`zsaq.quant.reach`).
     """
     config = QuantConfig.given(config)
     if is_quantized(teacher):
         raise ValueError("the teacher is quantized already; give the float model")
     check_own(teacher)
     check_weights(teacher, config)
+    check_teacher(teacher)
     plan = make_plan(teacher, config)
     student = copied(teacher).eval().requires_grad_(True)
     check_forwards(student, plan)
