@@ -16,6 +16,7 @@ from zsaq.atomic import told
 from zsaq.io.loading import load as read
 from zsaq.io.record import Record
 from zsaq.io.saving import save, weight_bytes, write
+from zsaq.quant.adapter import save_pretrained
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
 from zsaq.train.logging import quiet, say
@@ -59,10 +60,11 @@ def noted(student: nn.Module, **facts: Any) -> None:
 def save_whole(student: PreTrainedModel, save_directory: str | Path, **options: Any) -> None:
     """Save the model, packed, with its tokenizer or image processor, results.json, curves and pictures: whole and read
     back, or not at all (`zsaq.save`). `options` are transformers' own; with any, as a Trainer gives them, its method
-    alone writes the model, in the place of an earlier one (`zsaq.quant.placing.put`).
+    alone writes the model, in the place of an earlier one (`zsaq.quant.placing.put`), and of a model with adapters
+    these alone.
     """
-    if options:
-        type(student).save_pretrained(student, save_directory, **options)
+    if options or vars(student).get("_hf_peft_config_loaded"):
+        save_pretrained(student, save_directory, **options)
         return
     _, written = write(student, save_directory)
     record = vars(student)["zsaq"]

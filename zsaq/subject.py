@@ -3,7 +3,6 @@
 With `zsaq.api` the one place that sees language and vision.
 """
 
-import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import unfinite
 from zsaq.quant.model import is_quantized
+from zsaq.quant.reach import check_own, copied
 from zsaq.report.card import base_of
 from zsaq.report.runs import told, told_model
 from zsaq.run import Base
@@ -75,8 +75,10 @@ class Subject:
             raise ValueError(f"real is a {type(real).__name__}; give a function that answers the data when it is read")
         named = not isinstance(model, nn.Module)
         teacher: Any = load_teacher(model) if named else model  # pyright: ignore[reportArgumentType]
-        kind, architecture = kind_of(teacher), type(teacher).__name__
+        architecture = type(teacher).__name__
         source = str(model) if named else str(vars(teacher).get("name_or_path") or f"a {architecture}")
+        check_float(teacher, source)
+        kind = kind_of(teacher)
         words = {
             "tokenizer": tokenizer, "generator": generator, "text_pair": text_pair or None, "teacher_bits": teacher_bits
         }  # fmt: skip
@@ -87,7 +89,6 @@ class Subject:
             raise ValueError(f"text_pair is {text_pair!r}; give True or False")
         if teacher_bits is not None and (type(teacher_bits) is not int or teacher_bits not in get_args(TeacherBits)):
             raise ValueError(f"teacher_bits is {teacher_bits!r}; give 8 or 4, or leave it off for a teacher in floats")
-        check_float(teacher, source)
         if batches is not None and not isinstance(batches, Iterable):
             raise ValueError(f"batches is {batches!r}; give an iterable of dicts of tensors")
         if kind == "image":
@@ -171,7 +172,7 @@ class Subject:
         job = self.job
         if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
             if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
-                wide: Any = (job.start if self.named else copy.deepcopy(job.start)).float()
+                wide: Any = (job.start if self.named else copied(job.start)).float()
                 if job.generator[0] is job.start:
                     job.generator = (wide, job.generator[1])  # pyright: ignore[reportAttributeAccessIssue]
                 job.teacher = job.start = wide
@@ -192,10 +193,11 @@ class Subject:
 
 
 def check_float(teacher: nn.Module, source: str) -> None:
-    """Raises ValueError for a model that is quantized already and for weights that are not finite, before anything is
-    spent."""
+    """Raises ValueError for a model that is quantized already, for one that no student can be a copy of and for weights
+    that are not finite, before anything is spent."""
     if is_quantized(teacher):
         raise ValueError(f"{source} is quantized already; give the float model")
+    check_own(teacher)
     if broken := list(unfinite(teacher)):
         raise ValueError(f"{source} has weights that are not finite ({', '.join(broken[:4])}): give a model that works")
 

@@ -17,9 +17,9 @@ from zsaq.io.loading import load
 from zsaq.io.record import Record
 from zsaq.io.target import check_target
 from zsaq.quant.adapter import packed_state
+from zsaq.quant.kept import check_kept
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.placing import is_log
-from zsaq.quant.plan import plan_of
 from zsaq.run import Results
 
 DRAWN: Final = ("curves.png", *(f"pictures/**/{name}.png" for name in ("images", "spectrum", "losses")))  # by zsaq
@@ -44,9 +44,9 @@ def save(
     where something else lies beside the student. In several processes of one run the main one alone writes and the
     others return at once; where they read the folder afterwards, they have to wait for it first
     (`accelerator.wait_for_everyone`). Of several runs that save to one folder the last one wins, whole; what a killed
-    one left goes. Raises ValueError for that, for a model that is not quantized, and if what was saved does not come
-    back; OSError for what the disk refuses. Warns of a model that reads neither text nor images, whose answers cannot
-    be compared.
+    one left goes. Raises ValueError for that, for a model that is not quantized, not whole, or not what its codes say
+    (`zsaq.quant.kept`), and if what was saved does not come back; OSError for what the disk refuses. Warns of a model
+    that reads neither text nor images, whose answers cannot be compared.
     """
     return write(student, folder, *parts, results=results, files=files)[0]
 
@@ -55,7 +55,11 @@ def write(
     student: PreTrainedModel, folder: str | Path, *parts: Any, results: Results | None = None, files: Path | None = None
 ) -> tuple[Path, Results | None]:
     """`save`; also the results as they were written, None for none."""
-    plan_of(student)
+    check_kept(student)
+    if away := [name for name, tensor in student.state_dict().items() if tensor.is_meta]:
+        raise ValueError(
+            f"{away[0]} lies on the meta device, a device_map has offloaded it: load the model whole, and save that"
+        )
     target, record = check_target(folder), vars(student).get("zsaq", Record())
     if not is_main():
         return target, None
