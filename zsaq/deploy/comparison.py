@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from zsaq.quant.codes import dequantize, groups
+from zsaq.quant.codes import dequantize, groups, wide
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.packing import unpack
 from zsaq.quant.quantizer import Quantizer
@@ -32,7 +32,7 @@ def round_plainly(
     if quantizer is None:
         return x, x.double(), torch.zeros_like(x, dtype=torch.float64)
     grid = quantizer.grid
-    view = groups(x, grid)
+    view = wide(groups(x, grid))
     if quantizer.ranges.static:
         scale, zero = quantizer.ranges(view, grid)
     elif grid.symmetric:

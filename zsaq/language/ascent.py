@@ -161,6 +161,7 @@ def entropy(logits: Tensor, mask: Tensor) -> Tensor:
     `logits` [B, C] or [B, L, V] with `mask` [B, L]. For one number [B, 1] the entropy of a Gaussian of the batch's
     variance, 0.5 log(2 pi e var).
     """
+    logits = logits.float()
     if logits.shape[-1] == 1:
         return 0.5 * (2 * torch.pi * torch.e * logits.var(unbiased=False).clamp_min(1e-12)).log()
     mean = torch.softmax(logits[mask.bool()] if logits.ndim == 3 else logits, -1).mean(0)
