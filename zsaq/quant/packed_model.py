@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from zsaq.quant.codes import groups
 from zsaq.quant.grid import Grid
+from zsaq.quant.kinds import form_of, kind_of
 from zsaq.quant.layers import (
     ACTIVATIONS,
     QuantLayer,
@@ -51,14 +52,14 @@ def pack_plan(model: nn.Module, plan: Plan) -> None:
                 )
             swap_activation(modules[name], grid)
             continue
-        if name not in modules or type(modules[name]) not in PACKS:
+        if name not in modules or kind_of(modules[name]) is None:
             kind = type(modules[name]).__name__ if name in modules else "nothing of that name"
             raise ValueError(
                 f"{name}: {type(model).__name__} has {kind} there, not a layer that can hold packed weights"
             )
         layer, config = modules[name], plan.chosen[name]
         owner = modules[plan.tied[name]] if name in plan.tied else None
-        grid = config.embedding if owner is not None or type(layer) is nn.Embedding else config.weight
+        grid = config.embedding if owner is not None or kind_of(layer) is nn.Embedding else config.weight
         if grid is None or not isinstance(owner, PackedEmbedding | None):
             raise ValueError(f"{name}: the configuration has no grid for it, or ties it to what is no table")
         try:
@@ -77,8 +78,10 @@ def become_packed(layer: nn.Module, grid: Grid, inputs: Quantizer | None, owner:
     scales = groups(torch.empty(rows.shape, device="meta"), grid).shape[:-1]
     if owner is not None and tuple(rows.shape) != owner.shape:
         raise ValueError(f"{list(rows.shape)} is tied to a table of {list(owner.shape)}")
+    kind = kind_of(layer)
+    assert kind is not None
+    layer.__class__ = form_of(PACKS[kind], type(layer))
     del layer._parameters["weight"]
-    layer.__class__ = PACKS[type(layer)]
     assert isinstance(layer, PackedLayer)
     layer.grid, layer.shape = grid, (rows.shape[0], rows.shape[1])
     layer.dtype, layer.cache, layer.input_quantizer = rows.dtype, None, inputs
