@@ -19,8 +19,8 @@ SCALES: Final = {"super", "forward", "embed_scale", "to", "weight", "dtype"}  # 
 def kind_of(module: nn.Module) -> type[nn.Module] | None:
     """Which of `KINDS` the module computes as; None for what has no quantized form.
 
-    A subclass counts if its forward is its base's, and a token table that multiplies what it looks up (Gemma's, BART's).
-    What nn.MultiheadAttention holds does not: it reads the weight past the forward.
+    A subclass counts if its forward is its base's, and so does a token table that multiplies what it looks up (Gemma's,
+    BART's). What nn.MultiheadAttention holds does not: it reads the weight past the forward.
     """
     kind = next((kind for kind in KINDS if isinstance(module, kind)), None)
     known = kind is not None and isinstance(module._parameters.get("weight"), nn.Parameter)
@@ -53,9 +53,16 @@ class Scaled(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         rows = super().forward(input)  # type: ignore[misc]  # the table's
-        scalar = getattr(self, "scalar_embed_scale", None)  # where the factor is a tensor, which is cast with the rows
-        factor = self.embed_scale if scalar is None else rows.new_tensor(scalar, dtype=torch.float32).to(rows.dtype)
+        factor = factor_of(self)
+        if isinstance(self.embed_scale, Tensor):  # it is cast with the rows
+            return rows * rows.new_tensor(factor, dtype=torch.float32).to(rows.dtype)
         return rows * factor
+
+
+def factor_of(table: nn.Module) -> float:
+    """By what a table multiplies what it looks up. A tensor of it is in no file: its number stands beside it."""
+    factor: Any = getattr(table, "scalar_embed_scale", getattr(table, "embed_scale", 1.0))
+    return float(factor) if isinstance(table, Scaled) else 1.0
 
 
 @cache

@@ -1,8 +1,10 @@
 """How much of a model is quantized, in bytes of its float weights, and what stays in floats."""
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Final, final
 
 from torch import nn
@@ -23,13 +25,13 @@ class Share:
     wished: Counter[str]
     spared: Counter[str]
     formless: Counter[str]
-    names: dict[str, str]  # a module of each class without a form
+    globs: dict[str, list[str]]  # of each class without a form, none of them on what is quantized
 
     @classmethod
     def of(cls, model: nn.Module, chosen: Collection[str], left: Mapping[str, str]) -> "Share":
         """By the names that are quantized, and why others are not. A shared parameter counts once, as quantized if any
         of its ends is."""
-        quantized, seen, names = 0, set(), {}
+        quantized, seen, names = 0, set(), dict[str, list[str]]()
         wished, spared, formless = Counter(), Counter(), Counter()
         modules = dict(model.named_modules())
         for name in sorted(modules, key=lambda name: name not in chosen):
@@ -47,10 +49,11 @@ class Share:
                     wished[kind] += size
                 elif FORMLESS in reason and parameter.ndim > 1:
                     formless[kind] += size
-                    names.setdefault(kind, name)
+                    names.setdefault(kind, []).append(name)
                 else:
                     spared[kind] += size
-        return cls(type(model).__name__, quantized, wished, spared, formless, names)
+        globs = {kind: globs_of(each, chosen) for kind, each in names.items()}
+        return cls(type(model).__name__, quantized, wished, spared, formless, globs)
 
     @property
     def total(self) -> int:
@@ -73,9 +76,17 @@ class Share:
         if 2 * self.quantized >= counted or lacking <= sum(self.spared.values()):
             return
         large = [kind for kind, size in self.formless.most_common() if size >= SHOWN * self.total]
-        globs = [f"*{self.names[kind].rpartition('.')[2]}" for kind in large]
-        rules = ", ".join(f"({glob!r}, None)" for glob in dict.fromkeys(globs))
+        rules = ", ".join(f"({glob!r}, None)" for kind in large for glob in self.globs[kind])
         raise ValueError(
-            f"only {self}; {', '.join(large)} {FORMLESS}: take another model, or say that they may stay in floats, by "
-            f"QuantConfig(..., rules=({rules},))"
+            f"only {self}. Without a quantized form: {', '.join(large)}; take another model, or say that they may stay "
+            f"in floats, by QuantConfig(..., rules=({rules},))"
         )
+
+
+def globs_of(names: Collection[str], chosen: Collection[str]) -> list[str]:
+    """Globs on names: numbers of blocks become a star, unless that would reach what is `chosen`."""
+    found: dict[str, None] = {}
+    for name in names:
+        glob = re.sub(r"(?<![^.])\d+(?![^.])", "*", name)
+        found[name if any(fnmatchcase(each, glob) for each in chosen) else glob] = None
+    return list(found)
