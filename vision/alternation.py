@@ -9,7 +9,7 @@ from torch import nn
 
 from zsaq.quant.ranges import static_ranges
 from zsaq.train.objectives import Objective
-from zsaq.train.optim import Wrapper
+from zsaq.train.optim import Wrapper, keeping
 from zsaq.train.synthesis import Synthesizer
 from zsaq.train.trainer import Loop, calibrate, distill
 from zsaq.vision.pictures import album
@@ -44,14 +44,15 @@ def alternate(
     accelerator = loop.accelerator
     teacher.to(accelerator.device)
     student.to(accelerator.device)
-    calibrate(student, islice(synthesizer, 1), accelerator)  # the synthesizer meets a student that has no ranges yet
-    for _ in range(warmup):
-        next(synthesizer)
-    for turn in range(calibration):
-        batch = next(synthesizer)  # while no range listens: the synthesizer may look at the student
-        if turn == 0:
-            forget(student)
-        calibrate(student, [batch], accelerator)
+    with keeping(student):
+        calibrate(student, islice(synthesizer, 1), accelerator)  # the synthesizer meets a student without ranges yet
+        for _ in range(warmup):
+            next(synthesizer)
+        for turn in range(calibration):
+            batch = next(synthesizer)  # while no range listens: the synthesizer may look at the student
+            if turn == 0:
+                forget(student)
+            calibrate(student, [batch], accelerator)
     distill(student, teacher, synthesizer, objective, optimizer, steps, loop)
     if folder is not None:
         album(next(synthesizer), folder, synthesizer.losses)

@@ -167,7 +167,10 @@ def run(
         except NotFinite as error:
             if not main or not isinstance(error.student, PreTrainedModel):
                 raise
-            last = save(error.student, target.with_name(f"{target.name}-last-good"))
+            try:
+                last = save(error.student, target.with_name(f"{target.name}-last-good"))
+            except (ValueError, OSError) as lost:
+                raise ValueError(f"{error}. The student as it was could not be saved: {lost}") from error
             raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
         if recipe is not None:
             digest = hashlib.sha256(recipe.read_bytes()).hexdigest()

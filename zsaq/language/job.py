@@ -11,7 +11,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 from zsaq.language.ascent import Ascent
 from zsaq.language.bridge import BridgeKind
 from zsaq.language.layout import Layout
-from zsaq.language.models import TaskKind, known_task_kind, longest, pretrained
+from zsaq.language.models import TaskKind, check_pair, known_task_kind, longest, pretrained
 from zsaq.language.sources import over_and_over, random_tokens, texts
 from zsaq.language.text import Text
 from zsaq.language.text_generator import TextGenerator
@@ -92,9 +92,10 @@ class TextJob:
 
     @property
     def words(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer. Raises ValueError if there is none."""
+        """The teacher's tokenizer. Raises ValueError if there is none, or if it is another model's."""
         if self.tokenizer is None:
             raise ValueError(f"text for {type(self.start).__name__} needs its tokenizer, and none was given")
+        check_pair(self.start, self.tokenizer)
         return self.tokenizer
 
     @property

@@ -16,6 +16,7 @@ from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached, call_of
 from zsaq.train.logging import StepLog
+from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
 
@@ -44,8 +45,8 @@ def gptq(
 
     Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
     layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
-    and, with the layers before rounded, if one is not reached, if its static input range was not calibrated, and if its
-    inputs are not finite.
+    and, with the layers before rounded, if one is not reached and if its static input range was not calibrated;
+    NotFinite, which holds the student likewise, if its inputs are not finite.
     """
     loop = loop or Loop()
     chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in batches]
@@ -53,7 +54,7 @@ def gptq(
         raise ValueError(f"damping is {damping!r}, with {len(chunks)} batches; give a positive number and a batch")
     student.to(loop.accelerator.device).eval()
     layers = {name: _layers(student, name) for name, _ in blocks}
-    with StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log:
+    with keeping(student), StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log:
         for number, (name, left) in enumerate(layers.items(), 1):
             block, errors = student.get_submodule(name), []
             calls = [
@@ -65,7 +66,7 @@ def gptq(
                 if not first:
                     raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
                 if not total.isfinite().all():
-                    raise ValueError(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
+                    raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
                 for each in first:
                     layer = left.pop(each)
                     w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
