@@ -5,10 +5,31 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers.pytorch_utils import Conv1D
 
-KINDS: Final = (nn.Linear, Conv1D, nn.Conv2d, nn.Embedding)
+
+class ExpertLinear(nn.Module):
+    """The linear layers of many experts as one: `weight` [experts, out, in]."""
+
+    weight: Tensor
+
+    def __init__(self, weight: nn.Parameter | None) -> None:
+        super().__init__()
+        self.register_parameter("weight", weight)
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        return by_expert(rows, self.weight, counts)
+
+
+def by_expert(rows: Tensor, weights: Tensor, counts: list[int]) -> Tensor:
+    """Rows [n, in], sorted by expert, times the matrices [experts, out, in]; `counts`: the rows of each expert."""
+    parts = zip(rows.split(counts), weights, strict=True)
+    return torch.cat([F.linear(part, weight) for part, weight in parts if len(part)])
+
+
+KINDS: Final = (nn.Linear, Conv1D, nn.Conv2d, nn.Embedding, ExpertLinear)
 COMPUTES: Final = ("forward", "_conv_forward", "__call__", "__getattr__", "weight", "bias")  # what an answer comes from
 ALIKE: Final = (
     "transformers.models.falcon.modeling_falcon.FalconLinear",

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from zsaq.quant.codes import groups
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.grid import Grid
-from zsaq.quant.kinds import form_of, kind_of
+from zsaq.quant.kinds import ExpertLinear, by_expert, form_of, kind_of
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import RANGES, TINY, input_range
 
@@ -74,6 +74,16 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
             return self._conv_forward(self.inputs(input), self.dequantized().view_as(self.weight), self.bias)
 
 
+@final
+class QuantExpertLinear(QuantLayer, ExpertLinear):
+    def rows(self) -> Tensor:
+        return self.weight.flatten(0, 1)
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        with self.exact(rows):
+            return by_expert(self.inputs(rows), self.dequantized().view_as(self.weight), counts)
+
+
 class QuantActivation(nn.Module):
     """An activation that rounds what it puts out. Never constructed: `swap_activation` gives a module its class.
 
@@ -111,6 +121,7 @@ SWAPS: dict[type, type[QuantLayer]] = {
     Conv1D: QuantConv1D,
     nn.Conv2d: QuantConv2d,
     nn.Embedding: QuantEmbedding,
+    ExpertLinear: QuantExpertLinear,
 }
 ACTIVATIONS: dict[type, type[QuantActivation]] = {nn.ReLU: QuantReLU, nn.ReLU6: QuantReLU6}
 
@@ -118,6 +129,8 @@ ACTIVATIONS: dict[type, type[QuantActivation]] = {nn.ReLU: QuantReLU, nn.ReLU6: 
 def weight_rows(layer: nn.Module) -> Tensor:
     """The weight of a float layer, output rows first and flat: [out, in * ...]."""
     assert isinstance(layer.weight, Tensor)
+    if kind_of(layer) is ExpertLinear:
+        return layer.weight.flatten(0, 1)
     return (layer.weight.T if kind_of(layer) is Conv1D else layer.weight).flatten(1)
 
 

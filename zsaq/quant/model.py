@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from zsaq.quant.adapter import attach
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.experts import take_apart
 from zsaq.quant.grid import Grid
 from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
 from zsaq.quant.packed import PackedEmbedding, PackedLayer
@@ -16,6 +17,7 @@ from zsaq.quant.plan import Plan, make_plan, plan_of
 
 def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Swap the chosen layers in place. Ends of a tie share one weight quantizer."""
+    take_apart(model, plan.chosen)
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         layer, config = modules[name], plan.chosen[name]

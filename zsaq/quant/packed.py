@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from zsaq.quant.codes import dequantize
 from zsaq.quant.grid import Grid
+from zsaq.quant.kinds import ExpertLinear, by_expert
 from zsaq.quant.layers import Conv1D, QuantActivation, quant_activations
 from zsaq.quant.packing import pack, unpack
 from zsaq.quant.quantizer import Quantizer
@@ -132,11 +133,28 @@ class PackedEmbedding(PackedLayer, nn.Embedding):  # type: ignore[misc]
         return rows.to(self.dtype).view(*input.shape, owner.shape[1])
 
 
+@final
+class PackedExpertLinear(PackedLayer, ExpertLinear):  # type: ignore[misc]
+    experts: int
+
+    @property
+    def weight(self) -> Tensor:
+        return self.matrices(self.dtype)
+
+    def matrices(self, dtype: torch.dtype) -> Tensor:
+        return self.dequantized(dtype).unflatten(0, (self.experts, -1))
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        x = self.inputs(rows)
+        return by_expert(x, self.matrices(x.dtype), counts)
+
+
 PACKS: dict[type, type[PackedLayer]] = {
     nn.Linear: PackedLinear,
     Conv1D: PackedConv1D,
     nn.Conv2d: PackedConv2d,
     nn.Embedding: PackedEmbedding,
+    ExpertLinear: PackedExpertLinear,
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from torch import nn
 
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.experts import weighted
 from zsaq.quant.heads import heads, token_tables
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.layers import ACTIVATIONS, weight_rows
@@ -62,11 +63,6 @@ class Plan:
         return cls(config, chosen, left, tied)
 
 
-def weighted(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that own parameters, by name."""
-    return {n: m for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))}
-
-
 def rectifiers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
     """The ReLU modules, by name, if `config` has a grid for them anywhere; one shared by many has its first name.
 
@@ -88,14 +84,14 @@ def rectifiers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
 def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
     """Decide for every module that holds weights.
 
-    Quantized are linear layers, GPT-2's Conv1D and 2-d convolutions, and token tables, subclasses that answer alike
-    included (`kind_of`). Heads, norms, biases, position and type tables stay in floats unless a rule names them. Layers
-    that share a weight share its fate: token tables that are tied to each other read the same codes; those that are
-    tied to a head stay in floats with it, unless a rule names a table: then all ends read its codes. ReLU modules are
-    decided on if the configuration has a grid for activations. Raises ValueError for a rule that matches or decides
-    nothing, one that gives bits to what has no quantized form or to one end of a tie, a grid for activations without a
-    ReLU module, and where nothing is left to quantize, or less than half of the model for want of a quantized form
-    (`Share.check`).
+    Quantized are linear layers, GPT-2's Conv1D, fused experts and 2-d convolutions, and token tables, subclasses that
+    answer alike included (`kind_of`). Heads, norms, biases, position and type tables stay in floats unless a rule names
+    them. Layers that share a weight share its fate: token tables that are tied to each other read the same codes; those
+    that are tied to a head stay in floats with it, unless a rule names a table: then all ends read its codes. ReLU
+    modules are decided on if the configuration has a grid for activations. Raises ValueError for a rule that matches or
+    decides nothing, one that gives bits to what has no quantized form or to one end of a tie, a grid for activations
+    without a ReLU module, and where nothing is left to quantize, or less than half of the model for want of a quantized
+    form (`Share.check`).
     """
     modules = weighted(model) | rectifiers(model, config)
     config.check_rules(list(modules))

@@ -9,6 +9,8 @@ from typing import Final, final
 
 from torch import nn
 
+from zsaq.quant.experts import weighted
+
 FORMLESS: Final = "has no quantized form"
 WISHED: Final = ("left alone by a rule", "the configuration has no grid")  # how reasons begin that the user gave
 SHOWN: Final = 0.01  # of the bytes: what is told by its class
@@ -33,7 +35,7 @@ class Share:
         of its ends is."""
         quantized, seen, names = 0, set(), dict[str, list[str]]()
         wished, spared, formless = Counter(), Counter(), Counter()
-        modules = dict(model.named_modules())
+        modules = {"": model, **weighted(model)}
         for name in sorted(modules, key=lambda name: name not in chosen):
             module, reason = modules[name], left.get(name, FORMLESS)
             for key, parameter in module._parameters.items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zsaq.quant.codes import groups, round_to_grid, values_of
 from zsaq.quant.config import Grid
-from zsaq.quant.layers import QuantConv1D, QuantLayer, QuantLinear, quant_layers
+from zsaq.quant.layers import QuantConv1D, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached, call_of
 from zsaq.train.logging import StepLog
 from zsaq.train.optim import NotFinite, keeping
@@ -34,9 +34,10 @@ def gptq(
     """Round the weights in `blocks` of `student` anew, in place, so that each layer's answers change least; returns it.
 
     `blocks`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
-    called, each on the inputs that the layers rounded before leave it, quantized as its own are. A latent weight
-    becomes what it was when its column's turn came, so that training goes on from there, but no further than NEAR steps
-    from the level that it is rounded to; scales, biases and all else stay. `damping` is the share of the inputs' mean
+    called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused experts, each of
+    which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when its column's turn
+    came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to;
+    scales, biases and all else stay. `damping` is the share of the inputs' mean
     square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives
     device, folder and trackers, which hear each block's "error", the mean over its layers of ||(w - q) x||^2 /
     ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: half a pass
@@ -152,7 +153,8 @@ def _grid_of(layer: QuantLayer) -> tuple[Tensor, Tensor, Grid]:
 def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
     """The quantized layers of a block by their names in it, all of them fit for GPTQ."""
     try:
-        layers = dict(quant_layers(student.get_submodule(name)))
+        found = quant_layers(student.get_submodule(name))
+        layers = {each: layer for each, layer in found if not isinstance(layer, QuantExpertLinear)}
     except AttributeError:
         raise ValueError(f"the student has no module {name!r}; give blocks by the names that it has") from None
     if not layers:
