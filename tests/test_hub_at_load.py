@@ -44,7 +44,9 @@ def test_it_is_the_student_of_the_float_model_and_saves_as_one(
     config = ZsaqConfig(text)
     model = auto.from_pretrained(tmp_path / "teacher", quantization_config=config, dtype="auto")
     student = quantize_model(auto.from_pretrained(tmp_path / "teacher", dtype="auto").eval(), text)
-    assert model.dtype == dtype and torch.equal(logits(model), logits(student))
+    # Latent weights of GPT-2 lie transposed, and in float16 sums round as they are ordered.
+    noise = 1e-2 if (family, dtype) == ("gpt2", torch.float16) else 0.0
+    assert model.dtype == dtype and torch.allclose(logits(model), logits(student), rtol=0, atol=noise)
     assert coverage(model) == coverage(student) and plan_of(model) == plan_of(student)
     assert not any(name.endswith("proj.weight") for name, _ in model.named_parameters()) and any(packed_layers(model))
     model.save_pretrained(tmp_path / "model")

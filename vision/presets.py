@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from zsaq.quant.config import Grid, QuantConfig
-from zsaq.quant.layers import ACTIVATIONS, SWAPS
-from zsaq.quant.plan import heads
+from zsaq.quant.heads import heads
+from zsaq.quant.kinds import kind_of
+from zsaq.quant.layers import ACTIVATIONS
 from zsaq.train.pair import Capture, run_model
 from zsaq.vision.image_spec import ImageSpec
 
@@ -34,7 +35,7 @@ def uniform(text: str, model: nn.Module) -> QuantConfig:
         activation=Grid(activations, symmetric=False, per="tensor"),
         ranges="minmax",
     )
-    return replace(plain, rules=tuple((name, plain) for name in of_heads(model, SWAPS | ACTIVATIONS)))
+    return replace(plain, rules=tuple((name, plain) for name in of_heads(model, ACTIVATIONS)))
 
 
 def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfig:
@@ -47,7 +48,7 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
     no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4".
     """
     weights, inputs = bits(text)
-    capture = Capture("teacher", lambda _, module: type(module) in SWAPS, "input")
+    capture = Capture("teacher", lambda _, module: kind_of(module) is not None, "input")
     parameter = next(model.parameters())
     pixels = torch.zeros(1, spec.channels, spec.size, spec.size, dtype=parameter.dtype, device=parameter.device)
     with torch.no_grad():
@@ -106,7 +107,9 @@ def bits_of(config: str | QuantConfig) -> tuple[int, int]:
     return (16 if config.weight is None else config.weight.bits), (16 if activation is None else activation.bits)
 
 
-def of_heads(model: nn.Module, kinds: Collection[type] = SWAPS) -> list[str]:
-    """Modules outside the base model of a transformers model, which only rules reach; none in a plain module."""
+def of_heads(model: nn.Module, kinds: Collection[type] = ()) -> list[str]:
+    """The layers of a transformers model's heads, and its modules of other `kinds` there, which only rules reach; none
+    in a plain module."""
     outside = heads(model)
-    return [name for name, module in model.named_modules() if module in outside and type(module) in kinds]
+    modules = [(name, module) for name, module in model.named_modules() if module in outside]
+    return [name for name, module in modules if kind_of(module) is not None or type(module) in kinds]

@@ -23,7 +23,8 @@ from zsaq.language import methods as language
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import coverage
-from zsaq.quant.plan import plan_of
+from zsaq.quant.plan import make_plan, plan_of
+from zsaq.quant.share import Share
 from zsaq.run import Data, Results, Row
 from zsaq.student import Score, finish, numbers, saved_bytes
 from zsaq.subject import GIVEN, OWN, Subject, TeacherBits, config_name, key_of
@@ -108,6 +109,8 @@ def quantize(
             (each, *subject.config(each, config, preset), budget_of(each, effort, options if each is row else {}))
             for each in (*others, row)
         ]
+        for each, plan, _, _ in work:
+            tell_share(subject, each, plan, loop)
         _, _, named_preset, budget = work[-1]
         keeper = None
         if checkpoint is not None:
@@ -133,6 +136,17 @@ def quantize(
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
     )  # fmt: skip
     return finish(student, Record(results, (subject.reader,) if subject.reader is not None else (), loop.folder))
+
+
+def tell_share(subject: Subject, row: Method, config: QuantConfig, loop: Loop) -> None:
+    """How much will be quantized, and what stays in floats, before anything is spent; a callable may do as it likes.
+
+    Raises ValueError for a configuration that does not suit the model (`make_plan`).
+    """
+    if row.inputs != OWN:
+        plan = make_plan(subject.model, config)
+        if loop.accelerator.is_main_process:
+            say(f"{row.name}: {Share.of(subject.model, plan.chosen, plan.left)}")
 
 
 def budget_of(row: Method, effort: Effort, options: Mapping[str, Any]) -> Budget:

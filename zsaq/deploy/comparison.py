@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from zsaq.quant.codes import dequantize, groups
+from zsaq.quant.codes import dequantize, groups, wide
+from zsaq.quant.kinds import factor_of
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.packing import unpack
 from zsaq.quant.quantizer import Quantizer
@@ -32,7 +33,7 @@ def round_plainly(
     if quantizer is None:
         return x, x.double(), torch.zeros_like(x, dtype=torch.float64)
     grid = quantizer.grid
-    view = groups(x, grid)
+    view = wide(groups(x, grid))
     if quantizer.ranges.static:
         scale, zero = quantizer.ranges(view, grid)
     elif grid.symmetric:
@@ -55,7 +56,7 @@ def apply_plainly(layer: PackedLayer, x: Tensor, stretched: bool = False) -> tup
     codes = unpack(owner.codes, owner.grid.bits, owner.shape).short() + owner.grid.low
     weight = dequantize(codes, owner.scale.double(), owner.zeros(), owner.grid)
     if isinstance(layer, PackedEmbedding):
-        return (y := F.embedding(x, weight)), torch.zeros_like(y)
+        return (y := F.embedding(x, weight) * factor_of(layer)), torch.zeros_like(y)
     bias = None if layer.bias is None else layer.bias.double()
     _, values, steps = round_plainly(x, layer.input_quantizer, stretched)
     if isinstance(layer, PackedConv2d):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.quant.plan import token_table
+from zsaq.quant.heads import token_table
 
 
 def image_shape(model: PreTrainedModel) -> tuple[int, int, int]:

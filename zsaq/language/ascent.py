@@ -14,6 +14,7 @@ from zsaq.language.models import Vocabulary, output_layer, token_table
 from zsaq.language.soft_text import SoftText, soft
 from zsaq.language.text import Partner, Text
 from zsaq.language.text_generator import TextGenerator
+from zsaq.train.optim import NotFinite
 from zsaq.train.state import Tensors
 from zsaq.train.trainer import Divergence
 
@@ -75,7 +76,7 @@ class Ascent:
         `soft` bounds the generator's part; a causal teacher's answers are as large as its vocabulary: 2.2 GiB at the
         peak for 8 rows of 128 tokens and 50,257 words, in proportion to rows and tokens. Only the generator's gradients
         are computed. Returns the terms, the gradient's norm before the clip at 1, and the share of distinct words and
-        word pairs in the newest text. Raises ValueError if anything is not finite.
+        word pairs in the newest text. Raises NotFinite if anything is not.
         """
         source, newest = self.text, self.text.newest
         text = newest.rows(torch.randint(len(newest), (source.batch_size,), generator=source.rng))
@@ -104,7 +105,10 @@ class Ascent:
         norm = torch.stack([g.float().norm() for _, g in gradients]).norm()
         metrics["generator_gradient"] = norm.item()
         if not all(map(torch.isfinite, (loss, norm))):
-            raise ValueError(f"the generator's step is not finite ({metrics}); lower its learning rate or the ceiling")
+            raise NotFinite(
+                f"the generator's step is not finite ({metrics}); lower its learning rate or the ceiling, or take "
+                "another generator"
+            )
         for p, g in gradients:
             p.grad = g * (1.0 / norm.clamp(min=1.0))
         self.optimizer.step()
@@ -169,6 +173,7 @@ def entropy(logits: Tensor, mask: Tensor) -> Tensor:
     `logits` [B, C] or [B, L, V] with `mask` [B, L]. For one number [B, 1] the entropy of a Gaussian of the batch's
     variance, 0.5 log(2 pi e var).
     """
+    logits = logits.float()
     if logits.shape[-1] == 1:
         return 0.5 * (2 * torch.pi * torch.e * logits.var(unbiased=False).clamp_min(1e-12)).log()
     mean = torch.softmax(logits[mask.bool()] if logits.ndim == 3 else logits, -1).mean(0)

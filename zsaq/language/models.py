@@ -125,6 +125,16 @@ def printable(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     return torch.tensor([i for i, text in enumerate(token_texts(tokenizer)) if text.strip() and "\ufffd" not in text])
 
 
+def check_ids(ids: dict[str, int], rows: int, model: str) -> None:
+    """Raises ValueError for tokens beyond the `rows` of a model's table, by their names."""
+    if beyond := {name: i for name, i in ids.items() if not 0 <= i < rows}:
+        named = ", ".join(f"{name} is token {i}" for name, i in beyond.items())
+        raise ValueError(
+            f"{named}, and {model} has {rows} rows of tokens: the tokenizer, or the token ids in its configuration, "
+            "are those of another model"
+        )
+
+
 @final
 @dataclass(frozen=True)
 class Vocabulary:
@@ -153,6 +163,7 @@ class Vocabulary:
         if ends is None:
             ends = [i for i in (tokenizer.eos_token_id, tokenizer.sep_token_id) if isinstance(i, int)][:1]
         ends = tuple(ends) if isinstance(ends, list) else (ends,)
+        check_ids({"bos": bos, "eos": max(ends, default=0), "pad": filler(tokenizer)}, rows, type(model).__name__)
         content = torch.zeros(rows, dtype=torch.bool)
         content[[i for i, text in enumerate(texts) if text]] = True
         content[[bos, *ends]] = False

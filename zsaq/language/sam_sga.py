@@ -9,6 +9,7 @@ and of a small Llama, which are therefore no clean zero-shot results. recipes/LO
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from itertools import islice
 
@@ -66,16 +67,20 @@ def divergence(teacher: PreTrainedModel, hidden: float) -> Sum:
 def grid_step(student: PreTrainedModel) -> float:
     """Mean distance between neighbouring levels of the quantized weights, in units of the weights.
 
-    Raises ValueError if only a token table is quantized.
+    Raises ValueError if only a token table is quantized, and for weights that are not finite.
     """
-    steps = [
-        layer.weight_quantizer.codes(layer.rows().flatten(1))[1].mean() * layer.weight_quantizer.grid.step
-        for _, layer in quant_layers(student)
+    steps = {
+        name: layer.weight_quantizer.codes(layer.rows().flatten(1))[1].mean() * layer.weight_quantizer.grid.step
+        for name, layer in quant_layers(student)
         if not isinstance(layer, QuantEmbedding)
-    ]
+    }
     if not steps:
         raise ValueError("no weight is quantized but the token table's, which is not trained; give the config weights")
-    return float(torch.stack(steps).mean())
+    mean = float(torch.stack([*steps.values()]).mean())
+    if not math.isfinite(mean):
+        broken = [name for name, step in steps.items() if not step.isfinite()]
+        raise ValueError(f"the weights of {', '.join(broken[:4])} are not finite: give a model that works")
+    return mean
 
 
 def student_optimizer(student: PreTrainedModel, lr: float, rho: float = 0.0) -> Wrapper:

@@ -11,7 +11,7 @@ from zsaq.language.bridge import Bridge, BridgeKind, bridge_for
 from zsaq.language.layout import Layout
 from zsaq.language.models import Vocabulary
 from zsaq.language.text import Text, similar, text_pairs
-from zsaq.language.writing import write
+from zsaq.language.writing import check_generator, write
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator as generator_of
 
@@ -56,6 +56,7 @@ class TextGenerator:
                 f"fresh is {fresh}; it must lie above 0 and at most at 1, batch_size {batch_size} and refresh "
                 f"{refresh} must be at least 1, and capacity {capacity} at least their product"
             )
+        check_generator(generator)
         self.generator, self.bridge, self.layout = generator.eval(), bridge, layout
         self.vocabulary = Vocabulary.of(generator, tokenizer)
         self.batch_size, self.refresh, self.fresh = batch_size, refresh, fresh

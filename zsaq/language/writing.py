@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from zsaq.language.models import Vocabulary, longest
 from zsaq.language.text import Text
+from zsaq.train.optim import NotFinite
 
 
 def load_generator(path_or_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -30,6 +31,15 @@ def load_generator(path_or_id: str) -> tuple[PreTrainedModel, PreTrainedTokenize
             f"the generator {path_or_id} cannot be loaded ({str(error).splitlines()[0]}); give generator= "
             "(--generator) the folder or id of another causal language model"
         ) from error
+
+
+def check_generator(model: PreTrainedModel) -> None:
+    """Raises ValueError for weights that are not finite."""
+    if broken := [name for name, p in model.named_parameters() if not p.isfinite().all()]:
+        raise ValueError(
+            f"the generator {model.name_or_path or type(model).__name__} has weights that are not finite "
+            f"({', '.join(broken[:4])}): take another generator"
+        )
 
 
 def with_adapters(model: PreTrainedModel) -> PreTrainedModel:
@@ -61,7 +71,7 @@ def write(
     greedy[0]..greedy[1] tokens and is sampled from there until it ends by itself or by its length: `length`, or drawn
     from length[0]..length[1]. `rng` lives on the CPU; the same seed writes the same text. Special tokens are never
     written, no text is empty. Raises ValueError for numbers that cannot be, and for greedy words after nothing but the
-    begin token, which would make all texts alike.
+    begin token, which would make all texts alike; NotFinite for a generator whose answers are not finite.
     """
     low, high = (length, length) if isinstance(length, int) else length
     limit = longest(model)
@@ -108,6 +118,10 @@ def _write(
             rows, current = rows[held], current[held.to(device)]
         out = model(input_ids=current, past_key_values=cache, use_cache=True)
         cache = out.past_key_values
+        if not out.logits[:, -1].amax(-1).isfinite().all():  # a row that is all -inf, or one with a nan or inf
+            raise NotFinite(
+                f"the answers of the generator {type(model).__name__} are not finite: take another generator"
+            )
         logits = out.logits[:, -1].float().index_fill_(1, but_end if position else closed, -torch.inf)
         chance = torch.rand(2, n, 1, generator=rng, dtype=torch.float64)[:, rows].to(device)
         careful = (position < safe[rows]).to(device)

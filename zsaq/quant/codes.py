@@ -54,3 +54,8 @@ def within(x: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
         return (x >= grid.values[0]) & (x <= grid.values[-1])
     code = (x + zero).round()
     return (code >= grid.low) & (code <= grid.high)
+
+
+def wide(x: Tensor) -> Tensor:
+    """`x` in float32 at least: what 16 bits hold of a scale is too coarse, and below 6e-5 float16 holds hardly any."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -76,7 +76,7 @@ def check_header(model: nn.Module, header: Header) -> None:
     decoyed = {NOTE, *(f"{name}.weight" for name, _ in packed_layers(model))}
     header = {key: form for key, form in header.items() if key not in decoyed or form != DECOY}
     for name, layer in quantized(model):
-        buffers = {f"{name}.{key}": value for key, value in layer.named_buffers()}
+        buffers = {key: state[key] for part, _ in layer.named_buffers() if (key := f"{name}.{part}") in state}
         for key, value in buffers.items():
             wanted = DTYPE_NAMES[value.dtype], tuple(value.shape)
             if key not in header:

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 from zsaq.quant.codes import groups
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.grid import Grid
+from zsaq.quant.kinds import ExpertLinear, by_expert, form_of, kind_of
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import RANGES, TINY, input_range
 
@@ -73,6 +74,16 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
             return self._conv_forward(self.inputs(input), self.dequantized().view_as(self.weight), self.bias)
 
 
+@final
+class QuantExpertLinear(QuantLayer, ExpertLinear):
+    def rows(self) -> Tensor:
+        return self.weight.flatten(0, 1)
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        with self.exact(rows):
+            return by_expert(self.inputs(rows), self.dequantized().view_as(self.weight), counts)
+
+
 class QuantActivation(nn.Module):
     """An activation that rounds what it puts out. Never constructed: `swap_activation` gives a module its class.
 
@@ -110,6 +121,7 @@ SWAPS: dict[type, type[QuantLayer]] = {
     Conv1D: QuantConv1D,
     nn.Conv2d: QuantConv2d,
     nn.Embedding: QuantEmbedding,
+    ExpertLinear: QuantExpertLinear,
 }
 ACTIVATIONS: dict[type, type[QuantActivation]] = {nn.ReLU: QuantReLU, nn.ReLU6: QuantReLU6}
 
@@ -117,12 +129,14 @@ ACTIVATIONS: dict[type, type[QuantActivation]] = {nn.ReLU: QuantReLU, nn.ReLU6: 
 def weight_rows(layer: nn.Module) -> Tensor:
     """The weight of a float layer, output rows first and flat: [out, in * ...]."""
     assert isinstance(layer.weight, Tensor)
-    return (layer.weight.T if type(layer) is Conv1D else layer.weight).flatten(1)
+    if kind_of(layer) is ExpertLinear:
+        return layer.weight.flatten(0, 1)
+    return (layer.weight.T if kind_of(layer) is Conv1D else layer.weight).flatten(1)
 
 
 def weight_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer:
     """What rounds the weight of a float layer. Raises ValueError if a group size does not fit."""
-    table = type(layer) is nn.Embedding
+    table = kind_of(layer) is nn.Embedding
     grid = config.embedding if table else config.weight
     assert grid is not None
     ranges = RANGES["searched" if table else config.ranges]
@@ -131,10 +145,10 @@ def weight_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer:
 
 def input_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer | None:
     """What rounds the input of a float layer; None for a table. Raises ValueError for a grid that does not fit it."""
-    grid = None if type(layer) is nn.Embedding else config.input
+    grid = None if kind_of(layer) is nn.Embedding else config.input
     if grid is None:
         return None
-    if type(layer) is nn.Conv2d and grid.per != "tensor":
+    if kind_of(layer) is nn.Conv2d and grid.per != "tensor":
         shared = "token" if grid.per == "token" else f"group of {grid.per}"
         raise ValueError(
             f"this convolution's input per {shared} would have scales for each row of pixels; give it one static range "
@@ -149,7 +163,9 @@ def input_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer | None:
 def swap(layer: nn.Module, config: QuantConfig) -> None:
     """Give a layer its quantized class and quantizers, in place. Raises ValueError if a grid does not fit."""
     inputs, weights = input_quantizer(layer, config), weight_quantizer(layer, config)
-    layer.__class__ = SWAPS[type(layer)]
+    kind = kind_of(layer)
+    assert kind is not None
+    layer.__class__ = form_of(SWAPS[kind], type(layer))
     assert isinstance(layer, QuantLayer)
     layer.weight_quantizer, layer.input_quantizer, layer.offset = weights, inputs, None
 
@@ -185,7 +201,7 @@ def parameter_groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
     for _, layer in quant_layers(student):
         scale = layer.weight_quantizer.ranges.trained()
         if scale is not None and id(scale) not in scales:
-            share = scale.detach().mean() / layer.weight.detach().square().mean().sqrt().clamp_min(TINY)
+            share = scale.detach().mean() / layer.weight.detach().float().square().mean().sqrt().clamp_min(TINY)
             scales[id(scale)] = {"params": [scale], "lr": lr * min(1.0, float(share)), "weight_decay": 0.0}
     rest = [p for p in student.parameters() if p.requires_grad and id(p) not in scales]
     return [{"params": rest, "lr": lr}, *(g for g in scales.values() if g["params"][0].requires_grad)]

@@ -7,6 +7,7 @@ from transformers import PreTrainedModel
 
 from zsaq.quant.adapter import attach
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.experts import take_apart
 from zsaq.quant.finite import check_teacher
 from zsaq.quant.grid import Grid
 from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
@@ -18,6 +19,7 @@ from zsaq.quant.reach import check_forwards, check_own, check_weights, copied, o
 def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Swap the chosen layers in place. Ends of a tie share one weight quantizer."""
     off_fast_path(model)
+    take_apart(model, plan.chosen)
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         layer, config = modules[name], plan.chosen[name]

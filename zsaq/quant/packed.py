@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.quant.codes import dequantize
+from zsaq.quant.kinds import ExpertLinear, by_expert
 from zsaq.quant.layers import Conv1D, QuantActivation, quant_activations
 from zsaq.quant.packing import pack, unpack
 from zsaq.quant.quantizer import Quantizer
@@ -115,11 +116,27 @@ class PackedEmbedding(PackedLayer, nn.Embedding):  # type: ignore[misc]
         return rows.to(self.dtype).view(*input.shape, owner.shape[1])
 
 
+@final
+class PackedExpertLinear(PackedLayer, ExpertLinear):  # type: ignore[misc]
+    experts: int
+
+    def laid_out(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(0, (self.experts, -1))
+
+    def flat(self, weight: Tensor) -> Tensor:
+        return weight.flatten(0, 1)
+
+    def forward(self, rows: Tensor, counts: list[int]) -> Tensor:
+        x = self.inputs(rows)
+        return by_expert(x, self.laid_out(self.dequantized(x.dtype)), counts)
+
+
 PACKS: dict[type, type[PackedLayer]] = {
     nn.Linear: PackedLinear,
     Conv1D: PackedConv1D,
     nn.Conv2d: PackedConv2d,
     nn.Embedding: PackedEmbedding,
+    ExpertLinear: PackedExpertLinear,
 }
 
 

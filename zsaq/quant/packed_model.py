@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from zsaq.quant.codes import groups
+from zsaq.quant.experts import take_apart
 from zsaq.quant.grid import Grid
+from zsaq.quant.kinds import form_of, kind_of
 from zsaq.quant.layers import (
     ACTIVATIONS,
     QuantLayer,
@@ -17,7 +19,7 @@ from zsaq.quant.layers import (
     weight_quantizer,
     weight_rows,
 )
-from zsaq.quant.packed import PACKS, PackedEmbedding, PackedLayer, packed_layers
+from zsaq.quant.packed import PACKS, PackedEmbedding, PackedExpertLinear, PackedLayer, packed_layers
 from zsaq.quant.packing import pack, width
 from zsaq.quant.plan import Plan
 from zsaq.quant.quantizer import Quantizer
@@ -44,6 +46,7 @@ def pack_plan(model: nn.Module, plan: Plan) -> None:
     Raises ValueError for a module that the model lacks, that has no packed form, or whose group size does not fit.
     """
     off_fast_path(model)
+    take_apart(model, plan.chosen)
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         if type(modules.get(name)) in ACTIVATIONS:
@@ -53,14 +56,14 @@ def pack_plan(model: nn.Module, plan: Plan) -> None:
                 )
             swap_activation(modules[name], grid)
             continue
-        if name not in modules or type(modules[name]) not in PACKS:
+        if name not in modules or kind_of(modules[name]) is None:
             kind = type(modules[name]).__name__ if name in modules else "nothing of that name"
             raise ValueError(
                 f"{name}: {type(model).__name__} has {kind} there, not a layer that can hold packed weights"
             )
         layer, config = modules[name], plan.chosen[name]
         owner = modules[plan.tied[name]] if name in plan.tied else None
-        grid = config.embedding if owner is not None or type(layer) is nn.Embedding else config.weight
+        grid = config.embedding if owner is not None or kind_of(layer) is nn.Embedding else config.weight
         if grid is None or not isinstance(owner, PackedEmbedding | None):
             raise ValueError(f"{name}: the configuration has no grid for it, or ties it to what is no table")
         try:
@@ -75,16 +78,20 @@ def become_packed(layer: nn.Module, grid: Grid, inputs: Quantizer | None, owner:
 
     `owner`: the table whose codes it reads. Raises ValueError for a group size or a table that does not fit.
     """
-    rows = weight_rows(layer)
+    rows, experts = weight_rows(layer), len(layer.weight)  # type: ignore[arg-type]
     scales = groups(torch.empty(rows.shape, device="meta"), grid).shape[:-1]
     if owner is not None and tuple(rows.shape) != owner.shape:
         raise ValueError(f"{list(rows.shape)} is tied to a table of {list(owner.shape)}")
+    kind = kind_of(layer)
+    assert kind is not None
+    layer.__class__ = form_of(PACKS[kind], type(layer))
     del layer._parameters["weight"]
-    layer.__class__ = PACKS[type(layer)]
     assert isinstance(layer, PackedLayer)
     layer.grid, layer.shape = grid, (rows.shape[0], rows.shape[1])
     layer.dtype, layer.input_quantizer = rows.dtype, inputs
     layer.release()
+    if isinstance(layer, PackedExpertLinear):
+        layer.experts = experts
     object.__setattr__(layer, "table", owner)  # not a submodule: the buffers belong to the table alone
     if owner is None:
         empty = partial(torch.empty, device=rows.device)
@@ -113,6 +120,7 @@ def round_plan(model: nn.Module, plan: Plan) -> None:
 
     They compute what a student of `quantize_model` computes, without latent weights. Raises ValueError as `pack_plan`.
     """
+    take_apart(model, plan.chosen)
     modules, packed = dict(model.named_modules()), {}
     for name, config in plan.chosen.items():
         if name in plan.tied or type(modules[name]) in ACTIVATIONS:

@@ -130,7 +130,7 @@ def guard() -> None:
     transformers. That of every other model is as it was; a student's adapters go where no model lies."""
 
     @functools.wraps(PLAIN)
-    def save_pretrained(self: PreTrainedModel, save_directory: str | Path, *args: Any, **options: Any) -> None:
+    def save_pretrained(self: PreTrainedModel, save_directory: Any, *args: Any, **options: Any) -> None:
         if method_of(self) != METHOD:
             PLAIN(self, save_directory, *args, **options)
         elif getattr(self, "_hf_peft_config_loaded", False):

@@ -3,13 +3,18 @@
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
-from transformers import PreTrainedModel
 
 from zsaq.quant.config import QuantConfig
-from zsaq.quant.layers import ACTIVATIONS, SWAPS, weight_rows
+from zsaq.quant.experts import weighted
+from zsaq.quant.heads import heads, token_tables
+from zsaq.quant.kinds import kind_of
+from zsaq.quant.layers import ACTIVATIONS, weight_rows
+from zsaq.quant.share import FORMLESS, Share
+
+RULED: Final = "left alone by a rule"
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,6 @@ class Plan:
         return cls(config, chosen, left, tied)
 
 
-def weighted(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules that own parameters, by name."""
-    return {n: m for n, m in model.named_modules() if n and any(True for _ in m.parameters(recurse=False))}
-
-
 def rectifiers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
     """The ReLU modules, by name, if `config` has a grid for them anywhere; one shared by many has its first name.
 
@@ -84,91 +84,104 @@ def rectifiers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
     return relus
 
 
-def heads(model: nn.Module) -> set[nn.Module]:
-    """What stands outside the base model of a transformers model; nothing for a plain module."""
-    if not isinstance(model, PreTrainedModel) or model.base_model is model:
-        return set()
-    return set(model.modules()) - set(model.base_model.modules())
-
-
-def token_table(model: nn.Module) -> nn.Module | None:
-    """What transformers calls the input embeddings; None for a plain module and for models without any (ResNet)."""
-    try:
-        return model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
-    except NotImplementedError:
-        return None
-
-
 def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
     """Decide for every module that holds weights.
 
-    Quantized are linear layers, GPT-2's Conv1D and 2-d convolutions, and the token table. Heads, norms, biases,
-    position and type tables stay in floats unless a rule names them. A token table that is tied to the head stays in
-    floats with it; where a rule names the table, both ends read the same codes. ReLU modules are decided on if the
-    configuration has a grid for activations. Raises ValueError for a rule that matches or decides nothing, one that
-    gives bits to what has no quantized form, a grid for activations without a ReLU module, and where nothing is left to
-    quantize.
+    Quantized are linear layers, GPT-2's Conv1D, fused experts and 2-d convolutions, and token tables, subclasses that
+    answer alike included (`kind_of`). Heads, norms, biases, position and type tables stay in floats unless a rule names
+    them. Layers that share a weight share its fate: token tables that are tied to each other read the same codes; those
+    that are tied to a head stay in floats with it, unless a rule names a table: then all ends read its codes. ReLU
+    modules are decided on if the configuration has a grid for activations. Raises ValueError for a rule that matches or
+    decides nothing, one that gives bits to what has no quantized form or to one end of a tie, a grid for activations
+    without a ReLU module, and where nothing is left to quantize, or less than half of the model for want of a quantized
+    form (`Share.check`).
     """
-    outside = heads(model)
     modules = weighted(model) | rectifiers(model, config)
     config.check_rules(list(modules))
     for glob, own in config.rules:
-        named = {type(module).__name__: type(module) for name, module in modules.items() if fnmatchcase(name, glob)}
-        if own is not None and not any(kind in SWAPS or kind in ACTIVATIONS for kind in named.values()):
+        named = {type(module).__name__: module for name, module in modules.items() if fnmatchcase(name, glob)}
+        if own is not None and not any(kind_of(m) or type(m) in ACTIVATIONS for m in named.values()):
             raise ValueError(
                 f"the rule {glob!r} gives bits to {', '.join(named)}, which have no quantized form; leave it out"
             )
-    table = token_table(model)
+    verdicts = decide(modules, config, heads(model), token_tables(model))
+    ties = settle(modules, verdicts, config)
+    chosen = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, QuantConfig)}
+    left = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, str)}
+    if not chosen:
+        reasons = "; ".join(f"{n}: {why}" for n, why in list(left.items())[:8])
+        raise ValueError(f"nothing would be quantized ({reasons}); name a module in a rule or give the config a grid")
+    check_groups(modules, chosen, set(ties))
+    Share.of(model, chosen, left).check()
+    return Plan(config, chosen, left, ties)
+
+
+def decide(
+    modules: dict[str, nn.Module], config: QuantConfig, outside: set[nn.Module], tokens: set[nn.Module]
+) -> dict[str, QuantConfig | str]:
+    """For each module its configuration, or why it is left alone, whatever it is tied to."""
+    words = {id(table.weight) for table in tokens}
+
+    def verdict(name: str, module: nn.Module) -> QuantConfig | str:
+        (chosen, ruled), kind = config.of(name), kind_of(module)
+        if chosen is None:
+            return RULED
+        if kind is None and type(module) not in ACTIVATIONS:
+            return f"{type(module).__name__} {FORMLESS}"
+        if module in outside and not ruled:
+            return "the head stays in floats"
+        if kind is None:
+            return "the configuration has no grid for activations" if chosen.activation is None else chosen
+        if kind is not nn.Embedding:
+            return "the configuration has no grid for weights" if chosen.weight is None else chosen
+        if not ruled and id(module.weight) not in words:
+            return "a table, but not of tokens"
+        return "the configuration has no grid for embeddings" if chosen.embedding is None else chosen
+
+    return {name: verdict(name, module) for name, module in modules.items()}
+
+
+def settle(
+    modules: dict[str, nn.Module], verdicts: dict[str, QuantConfig | str], config: QuantConfig
+) -> dict[str, str]:
+    """Give all ends of a tie one verdict, in place; which modules then read the codes of which table.
+
+    Raises ValueError for a rule that gives bits to some ends alone.
+    """
     shared: dict[int, list[str]] = {}
     for name, module in modules.items():
         if isinstance(weight := module._parameters.get("weight"), nn.Parameter):
             shared.setdefault(id(weight), []).append(name)
-
-    def decide(name: str, module: nn.Module) -> QuantConfig | str:
-        chosen, ruled = config.of(name)
-        if type(module) not in SWAPS and type(module) not in ACTIVATIONS:
-            return f"{type(module).__name__} has no quantized form"
-        if chosen is None:
-            return "left alone by a rule"
-        if type(module) in ACTIVATIONS:
-            if module in outside and not ruled:
-                return "the head stays in floats"
-            return "the configuration has no grid for activations" if chosen.activation is None else chosen
-        ends = shared[id(module._parameters["weight"])]
-        if type(module) is nn.Embedding:
-            if not ruled and module is not table:
-                return "a table, but not of tokens"
-            if chosen.embedding is None:
-                return "the configuration has no grid for embeddings"
-            if not ruled and len(ends) > 1:
-                return f"tied to {' and '.join(e for e in ends if e != name)}, which stays in floats"
-            return chosen
-        if len(ends) > 1 and (tied := next((e for e in ends if type(modules[e]) is nn.Embedding), None)):
-            with_table = config.of(tied)
-            if with_table[1] and with_table[0] is not None and with_table[0].embedding is not None:
-                return with_table[0]
-            if ruled:
-                raise ValueError(
-                    f"{name} is tied to the table {tied}; write the rule for {tied}, then both are quantized"
-                )
-        if module in outside and not ruled:
-            return "the head stays in floats"
-        return "the configuration has no grid for weights" if chosen.weight is None else chosen
-
-    chosen, left = {}, {}
-    for name, module in modules.items():
-        verdict = decide(name, module)
-        if isinstance(verdict, str):
-            left[name] = verdict
-        else:
-            chosen[name] = verdict
-    if not chosen:
-        reasons = "; ".join(f"{n}: {why}" for n, why in list(left.items())[:8])
-        raise ValueError(f"nothing would be quantized ({reasons}); name a module in a rule or give the config a grid")
-    tables = {id(modules[n].weight): n for n in chosen if type(modules[n]) is nn.Embedding}
-    owners = {n: tables.get(id(modules[n]._parameters.get("weight")), n) for n in chosen}
-    check_groups(modules, chosen, {n for n, owner in owners.items() if owner != n})
-    return Plan(config, chosen, left, {n: owner for n, owner in owners.items() if owner != n})
+    ties = {}
+    for ends in shared.values():
+        tables = [name for name in ends if kind_of(modules[name]) is nn.Embedding]
+        ruled = [name for name in ends if config.of(name)[1] and isinstance(verdicts[name], QuantConfig)]
+        owner = next((name for name in tables if name in ruled), tables[0] if len(tables) == len(ends) else None)
+        if owner is not None and isinstance(verdicts[owner], QuantConfig):
+            for name in ends:
+                if name != owner and verdicts[name] != RULED:
+                    verdicts[name], ties[name] = verdicts[owner], owner
+        floats = [name for name in ends if isinstance(verdicts[name], str)]
+        apart = owner is None and 0 < len(tables) < len(ends)  # a layer and a table, each on a grid of its own
+        if ruled and apart:
+            raise ValueError(
+                f"{ruled[0]} is tied to the table {tables[0]}; write the rule for {tables[0]}, then both are quantized"
+            )
+        if ruled and floats:
+            raise ValueError(
+                f"{ruled[0]} is tied to {floats[0]}, which stays in floats ({verdicts[floats[0]]}): name all ends in "
+                "rules that give them bits, or none"
+            )
+        if apart and not floats:
+            floats = [name for name in ends if name not in tables]
+            verdicts |= dict.fromkeys(floats, f"tied to the table {tables[0]}, which no rule names")
+        if not floats:
+            continue
+        for name in ends:
+            if not isinstance(verdicts[name], str):
+                verdicts[name] = f"tied to {' and '.join(floats)}, which stays in floats"
+            ties.pop(name, None)
+    return ties
 
 
 def check_groups(modules: dict[str, nn.Module], chosen: dict[str, QuantConfig], tied: set[str]) -> None:
@@ -178,9 +191,9 @@ def check_groups(modules: dict[str, nn.Module], chosen: dict[str, QuantConfig], 
         layer = modules[name]
         if type(layer) in ACTIVATIONS:
             continue
-        table = type(layer) is nn.Embedding
+        table = kind_of(layer) is nn.Embedding
         grids = [config.embedding if table or name in tied else config.weight]
-        if not table and type(layer) is not nn.Conv2d:  # whose inputs have no groups
+        if not table and kind_of(layer) is not nn.Conv2d:  # whose inputs have no groups
             grids.append(config.input)
         for grid in grids:
             if grid is not None and isinstance(grid.per, int):

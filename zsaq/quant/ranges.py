@@ -8,7 +8,7 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.codes import round_to_grid, values_of
+from zsaq.quant.codes import round_to_grid, values_of, wide
 from zsaq.quant.grid import Grid
 from zsaq.quant.observer import EMAMinMax
 
@@ -17,13 +17,13 @@ LEAST: Final = torch.tensor(TINY, dtype=torch.float32, device="cpu").item()  # a
 
 
 def floored(scale: Tensor) -> Tensor:
-    """`scale`, at least TINY, or the smallest number that its dtype holds in full precision (float16's is larger)."""
-    return scale.clamp_min(max(TINY, torch.finfo(scale.dtype).smallest_normal))
+    """`scale`, of float32 at least, and at least TINY."""
+    return scale.clamp_min(TINY)
 
 
 def from_bounds(lo: Tensor, hi: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
     """Scale and zero that cover [lo, hi]; zero is always on the grid."""
-    lo, hi = lo.clamp(max=0), hi.clamp(min=0)
+    lo, hi = wide(lo).clamp(max=0), wide(hi).clamp(min=0)
     if grid.symmetric:
         return floored(torch.maximum(-lo, hi) / grid.amplitude), grid.zero
     scale = floored((hi - lo) / grid.amplitude)
@@ -35,7 +35,8 @@ class Range(nn.Module, ABC):
 
     `static`: one scale and zero for whole tensors, which `zsaq.calibrate` fills; `kept`: scale and zero do not follow
     the tensor, so that its rows may be rounded one by one, and weights be moved on a grid that stays; `observing`: who
-    looks at what passes, unrounded, instead of it being rounded.
+    looks at what passes, unrounded, instead of it being rounded. What a range holds moves with the model and is never
+    cast with it, as half precision would move the whole grid.
     """
 
     static = False
@@ -44,7 +45,7 @@ class Range(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
-        """Scale [..., 1] in x's dtype, and zero: [..., 1] if asymmetric, else the grid's own number."""
+        """Scale [..., 1], float32 at least, and zero: [..., 1] if asymmetric, else the grid's own number."""
 
     def covers(self, grid: Grid) -> bool:
         """Whether no entry lies outside, but for the rounding of an integer zero: then every gradient passes."""
@@ -57,6 +58,14 @@ class Range(nn.Module, ABC):
     def check(self) -> None:
         """Raises ValueError for a scale and zero that no run leaves. Waits for the device."""
 
+    def _apply(self, fn, recurse: bool = True):
+        held = [(name, each.data) for name, each in (*self.named_parameters(), *self.named_buffers())]
+        super()._apply(fn, recurse)
+        for name, before in held:
+            if (now := getattr(self, name)).dtype != before.dtype:
+                now.data = before.to(now.device)
+        return self
+
 
 @final
 class MinMax(Range):
@@ -65,7 +74,7 @@ class MinMax(Range):
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         x = x.detach()
         if grid.symmetric:
-            return floored(x.abs().amax(-1, keepdim=True) / grid.amplitude), grid.zero
+            return floored(wide(x.abs().amax(-1, keepdim=True)) / grid.amplitude), grid.zero
         return from_bounds(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), grid)
 
     def covers(self, grid: Grid) -> bool:
@@ -76,10 +85,9 @@ class MinMax(Range):
 class Static(Range):
     """One scale and zero for whole tensors, frozen: what is stored, checked and computed with.
 
-    `scale`, `zero`: [1, 1] float32, moved with the model and never cast with it, as half precision would move the whole
-    grid. `observer` collects what `zsaq.calibrate` shows it, also over several calls; the end of each freezes the range
-    anew. A call that fails leaves nothing in it: the next goes on from the last `freeze`. Reading raises ValueError
-    before the first.
+    `scale`, `zero`: [1, 1] float32. `observer` collects what `zsaq.calibrate` shows it, also over several calls; the
+    end of each freezes the range anew. A call that fails leaves nothing in it: the next goes on from the last `freeze`.
+    Reading raises ValueError before the first.
     """
 
     scale: Tensor
@@ -93,12 +101,6 @@ class Static(Range):
         self.heard: EMAMinMax | None = None
         self.register_buffer("scale", torch.zeros(1, 1, dtype=torch.float32))
         self.register_buffer("zero", torch.zeros(1, 1, dtype=torch.float32))
-
-    def _apply(self, fn, recurse: bool = True):
-        scale, zero = self.scale, self.zero
-        super()._apply(fn, recurse)
-        self.scale, self.zero = scale.to(self.scale.device), zero.to(self.zero.device)
-        return self
 
     def _load_from_state_dict(self, *args, **kwargs) -> None:
         self.checked = False
@@ -167,7 +169,7 @@ class Static(Range):
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         if not self.checked:  # read from a file: looked at once, not in every forward
             self.check()
-        return floored(self.scale.to(x.dtype)), grid.zero if grid.symmetric else self.zero
+        return floored(self.scale), grid.zero if grid.symmetric else self.zero
 
 
 def static_ranges(model: nn.Module) -> list[Static]:
@@ -191,15 +193,15 @@ def search(
         factors = torch.linspace(1.0, 0.15, 64).tolist() if low else torch.linspace(1.0, 0.85, 12).tolist()
     rows = max(1, 2**16 // x.shape[-1])  # chunks stay in the processor's cache
     best = []
-    for part, wide, offset in zip(
+    for part, most, offset in zip(
         x.flatten(0, -2).split(rows),
         widest.flatten(0, -2).split(rows),
         (zero if isinstance(zero, Tensor) else torch.full_like(widest, zero)).flatten(0, -2).split(rows),
         strict=True,
     ):
-        scale, error = wide.clone(), torch.full_like(wide, torch.inf)
+        scale, error = most.clone(), torch.full_like(most, torch.inf)
         for factor in factors:
-            tried = (wide * factor).clamp_min_(TINY)
+            tried = (most * factor).clamp_min_(TINY)
             miss = values_of(round_to_grid(part, tried, offset, grid), offset, grid).mul_(tried).sub_(part)
             miss = (miss.square_() if power == 2 else miss.abs_().pow_(power)).sum(-1, keepdim=True)
             scale, error = torch.where(miss < error, tried, scale), torch.minimum(miss, error)

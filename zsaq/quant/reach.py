@@ -15,8 +15,9 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.heads import heads, token_table
 from zsaq.quant.layers import SWAPS, Conv1D
-from zsaq.quant.plan import Plan, heads, token_table
+from zsaq.quant.plan import Plan
 
 MERGE: Final = (
     "carries adapters (LoRA and the like), which a student would not hold: merge first "

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from zsaq.quant.plan import token_table
+from zsaq.quant.heads import token_table
 
 SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from zsaq.quant.codes import groups, round_to_grid, values_of
 from zsaq.quant.config import Grid
-from zsaq.quant.layers import QuantConv1D, QuantLayer, QuantLinear, quant_layers
+from zsaq.quant.layers import QuantConv1D, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached, call_of
 from zsaq.train.logging import StepLog
+from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
 from zsaq.train.stages import stage as stage_of
 from zsaq.train.trainer import Loop
@@ -34,9 +35,10 @@ def gptq(
     """Round the weights in `blocks` of `student` anew, in place, so that each layer's answers change least; returns it.
 
     `blocks`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
-    called, each on the inputs that the layers rounded before leave it, quantized as its own are. A latent weight
-    becomes what it was when its column's turn came, so that training goes on from there, but no further than NEAR steps
-    from the level that it is rounded to; scales, biases and all else stay. `damping` is the share of the inputs' mean
+    called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused experts, each of
+    which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when its column's turn
+    came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to;
+    scales, biases and all else stay. `damping` is the share of the inputs' mean
     square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives
     device, folder and trackers, which hear each block's "error", the mean over its layers of ||(w - q) x||^2 /
     ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: half a pass
@@ -45,8 +47,8 @@ def gptq(
 
     Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
     layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
-    and, with the layers before rounded, if one is not reached, if its static input range was not calibrated, and if its
-    inputs are not finite.
+    and, with the layers before rounded, if one is not reached and if its static input range was not calibrated;
+    NotFinite, which holds the student likewise, if its inputs are not finite.
     """
     loop = loop or Loop()
     chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in batches]
@@ -55,6 +57,7 @@ def gptq(
     student.to(loop.accelerator.device).eval()
     layers = {name: _layers(student, name) for name, _ in blocks}
     with (
+        keeping(student),
         StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log,
         stage_of(stage, student=student, log=log) as at,
     ):
@@ -70,7 +73,7 @@ def gptq(
                 if not first:
                     raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
                 if not total.isfinite().all():
-                    raise ValueError(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
+                    raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
                 for each in first:
                     layer = left.pop(each)
                     w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
@@ -156,7 +159,8 @@ def _grid_of(layer: QuantLayer) -> tuple[Tensor, Tensor, Grid]:
 def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
     """The quantized layers of a block by their names in it, all of them fit for GPTQ."""
     try:
-        layers = dict(quant_layers(student.get_submodule(name)))
+        found = quant_layers(student.get_submodule(name))
+        layers = {each: layer for each, layer in found if not isinstance(layer, QuantExpertLinear)}
     except AttributeError:
         raise ValueError(f"the student has no module {name!r}; give blocks by the names that it has") from None
     if not layers:

@@ -43,7 +43,8 @@ class WeightCodes:
         return round_to_grid(view, scale, zero, grid).view(rows.shape)
 
     def rows(self) -> Tensor:
-        return self.weight.detach().T if self.columns_first else self.weight.detach().flatten(1)
+        weight = self.weight.detach()
+        return weight.T if self.columns_first else weight.flatten(0, 1) if weight.ndim == 3 else weight.flatten(1)
 
     def write(self, rows: Tensor) -> None:
         self.weight.copy_(rows.T if self.columns_first else rows.view(self.weight.shape))

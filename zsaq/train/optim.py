@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, final
 
 import torch
@@ -14,12 +14,23 @@ NoSync = Callable[[], AbstractContextManager[Any]]
 
 
 class NotFinite(ValueError):
-    """A loss or a gradient that is not finite; no step was taken.
+    """A loss, a gradient or an answer that is not finite; no step was taken.
 
     `student`, where the trainer has it in hand, has the parameters of the last good step: save what is worth saving.
     """
 
     student: nn.Module | None = None
+
+
+@contextmanager
+def keeping(student: nn.Module) -> Iterator[None]:
+    """Inside, whatever is not finite (a source, an adversary, a block) leaves with the student as it is then."""
+    try:
+        yield
+    except NotFinite as error:
+        if error.student is None:
+            error.student = student
+        raise
 
 
 class Wrapper(ABC):

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from zsaq.quant.layers import quant_layers
 from zsaq.train.calls import Calls, collect
 from zsaq.train.logging import StepLog
+from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.rounding import Softened, qdrop
@@ -86,7 +87,8 @@ def reconstruct(
     calibrated.
 
     Raises ValueError if the blocks have nothing to learn, are unknown to either model or are not reached, if weights
-    are not float32, and when a loss is not finite: the block is then as before, those before it are done.
+    are not float32, and NotFinite, which holds the student, when a loss is not finite: the block is then as before,
+    those before it are done.
     """
     loop = loop or Loop()
     device = loop.accelerator.device
@@ -100,7 +102,7 @@ def reconstruct(
     recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step))
     rng, draw = generator(seed, device), generator(seed)
     done = set(fixed)
-    with StepLog(loop.accelerator, stage, steps * len(blocks), loop.folder, loop.every) as log:
+    with keeping(student), StepLog(loop.accelerator, stage, steps * len(blocks), loop.folder, loop.every) as log:
         for number, (name, _) in enumerate(blocks):
             block, twin = _block(student, name, "student"), _block(teacher, name, "teacher")
             with stage_of(f"{stage}, block {name}", block=block, log=log) as at:
@@ -114,7 +116,7 @@ def reconstruct(
                         if now % loop.every == 0 or step in (1, steps):
                             metrics = {"block": number + 1, "error": error.item(), "undecided": undecided.item()}
                             if not all(map(math.isfinite, metrics.values())):
-                                raise ValueError(
+                                raise NotFinite(
                                     f"{stage}, block {name}, step {step}: the loss is not finite ({metrics}). The "
                                     "block is as it was before; lower the learning rates or look at the batches"
                                 )

@@ -88,7 +88,7 @@ class LearnedStep(Range):
         self.scale, self.zero = nn.Parameter(scale), float(zero)
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
-        return self.scale.clamp_min(TINY).to(x.dtype), self.zero
+        return self.scale.clamp_min(TINY), self.zero
 
     def bounds(self, grid: Grid) -> tuple[Tensor, Tensor]:
         """The extremes whose min-max range is this step."""

@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from zsaq.train.objectives import Objective, Sum
+from zsaq.train.optim import NotFinite
 from zsaq.train.pair import Batch, Pair
 from zsaq.train.stages import stage
 from zsaq.train.state import Held, Tensors
@@ -39,7 +40,7 @@ class Synthesizer(Iterator[Batch]):
     be taken, is for those who watch. The teacher is frozen and in eval mode,
     the source follows it to its device. With several processes gradients are averaged, so sources must start alike.
 
-    `next` raises ValueError if the loss or a gradient is not finite on any process; the source is then as it was.
+    `next` raises NotFinite if the loss or a gradient is not finite on any process; the source is then as it was.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Synthesizer(Iterator[Batch]):
             dist.all_reduce(numbers.div_(dist.get_world_size()))
         value, norm = numbers.tolist()
         if not (math.isfinite(value) and math.isfinite(norm)):
-            raise ValueError(
+            raise NotFinite(
                 f"{self.stage}, step {len(self.losses) + 1}: the loss is {value} and its gradient's norm {norm}. "
                 "The source is as it was before; lower its learning rate or look at its last batch"
             )

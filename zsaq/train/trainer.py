@@ -21,7 +21,7 @@ from transformers import get_scheduler
 from zsaq.quant.ranges import Static, static_ranges
 from zsaq.train.logging import StepLog
 from zsaq.train.objectives import Objective, Sum
-from zsaq.train.optim import NotFinite, Wrapper
+from zsaq.train.optim import NotFinite, Wrapper, keeping
 from zsaq.train.pair import Batch, Pair, run_model
 from zsaq.train.stages import stage as stage_of
 from zsaq.train.streams import stream_of
@@ -130,7 +130,8 @@ def distill(
     `batches` yields this process's micro-batches, at least `steps * loop.accumulate` of them. With `adversary`, after
     every ratio[0] student steps it ascends ratio[1] times against the student as it is then. Returns the student, on
     the accelerator's device. Raises ValueError when the batches run out, and NotFinite, which holds the student, when a
-    loss or a gradient is not finite; in both cases the parameters are those of the last good step. Processes and
+    loss or a gradient is not finite, of the batches' source or the adversary too; in both cases the parameters are
+    those of the last good step. Processes and
     micro-batches share a step exactly if they hold as many rows each.
     """
     loop = loop or Loop()
@@ -157,6 +158,7 @@ def distill(
     lasting = {"student": student, "stream": stream} | ({} if adversary is None else {"adversary": adversary})
 
     with (
+        keeping(student),
         StepLog(accelerator, stage, steps, loop.folder, loop.every) as log,
         stage_of(stage, **lasting, log=log) as at,
     ):
@@ -191,12 +193,8 @@ def distill(
                     metrics.update(list(named.items())[:-1])
                 return mean[0]
 
-            try:
-                with accelerator.autocast():
-                    optimizer.step(closure)  # type: ignore[arg-type]  # torch says float, and takes tensors
-            except NotFinite as error:
-                error.student = student
-                raise
+            with accelerator.autocast():
+                optimizer.step(closure)  # type: ignore[arg-type]  # torch says float, and takes tensors
             schedule.step()
             metrics["lr"] = innermost.param_groups[0]["lr"]
             others: dict[str, float] = {}

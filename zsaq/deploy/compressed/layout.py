@@ -92,7 +92,7 @@ def store_input(quantizer: Quantizer, columns: int, sequence: bool) -> Stored:
 
 def store(layer: PackedLayer, sequence: bool) -> Stored:
     """A linear layer in the format; `sequence` as in `store_input`. Raises ValueError for what it cannot express."""
-    owner = layer if layer.table is None else layer.table
+    owner: Any = layer if layer.table is None else layer.table
     codes, scale, bits, changed = store_codes(owner)
     if layer.dtype != scale.dtype:
         changed.append(f"scales are rounded to {layer.dtype}: the stock loader holds them in the model's dtype")

@@ -20,6 +20,7 @@ from torch.onnx.ops import symbolic
 from zsaq.deploy.integers import Integers
 from zsaq.deploy.onnx.blocks import block_of, fits_kernels
 from zsaq.quant.config import Grid
+from zsaq.quant.kinds import factor_of
 from zsaq.quant.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import floored
@@ -145,19 +146,21 @@ class FloatLinear(OnnxLayer):
 
 @final
 class IntegerTable(OnnxLayer):
-    """Rows of a token table, by GatherBlockQuantized."""
+    """Rows of a token table, by GatherBlockQuantized, times its factor."""
 
     bits: int
     block: int
+    factor: float
 
     def forward(self, input: Tensor) -> Tensor:
         (rows, columns), blocks = self.shape, self.shape[1] // self.block
         table = self.widened(torch.uint8, (rows, columns * self.bits // 8))
         scale = self.weight_scale.expand(rows, blocks).reshape(rows, blocks)
-        return emit(
+        found = emit(
             f"{MICROSOFT}GatherBlockQuantized", (table, input, scale), torch.float32, (*input.shape, columns),
             bits=self.bits, block_size=self.block, gather_axis=0, quantize_axis=1,
         )  # fmt: skip
+        return found if self.factor == 1 else found * self.factor
 
 
 def check_inputs(grid: Grid) -> None:
@@ -180,7 +183,7 @@ def to_operators(layer: PackedLayer, blocks: bool = False) -> None:
     if isinstance(layer, PackedEmbedding):
         if integers.zero is not None:
             raise ValueError("an asymmetric token table has no kernel yet; give QuantConfig.embedding a symmetric Grid")
-        bits, table = integers.repacked()
+        (bits, table), layer.factor = integers.repacked(), factor_of(layer)  # type: ignore[assignment]
         become(layer, IntegerTable, integers).operands(table, weight_scale=integers.scale)
         layer.bits, layer.block = bits, block_of(layer.shape[1], integers.groups())  # type: ignore[assignment]
         return
