@@ -11,37 +11,20 @@ from typing import Any, Final
 import torch
 import transformers
 from torch import Tensor, nn
-from torch.onnx.ops import symbolic
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
+from transformers import PreTrainedModel
 
+from zsaq.deploy.onnx.attention import Attention
 from zsaq.deploy.onnx.blocks import has_blocks
 from zsaq.deploy.onnx.convolution import to_activation, to_convolution
 from zsaq.deploy.onnx.lowering import lower
-from zsaq.deploy.onnx.operators import MICROSOFT, to_operators
+from zsaq.deploy.onnx.operators import to_operators
 from zsaq.deploy.onnx.weights import Weights
 from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import load
 from zsaq.quant.packed import PackedConv2d, PackedLayer, quantized
 
-ATTENTION: Final = "zsaq_onnx"
 OPSET: Final = 20
 MODEL, BLOCKS, WEIGHTS = "model.onnx", "blocks.onnx", "model.onnx.data"
-
-
-def fused_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, **kwargs: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """Scaled dot-product attention as one operator; query [b, h, s, d], key and value [b, h or fewer, s, d]."""
-    batch, heads, length, width = query.shape
-    if key.shape[1] != heads:
-        key, value = (t.repeat_interleave(heads // t.shape[1], 1) for t in (key, value))
-    q, k, v = (t.transpose(1, 2).reshape(batch, -1, heads * width) for t in (query, key, value))
-    inputs = (q, k, v) if attention_mask is None else (q, k, v, None, None, attention_mask)
-    attributes = {"num_heads": heads, "scale": float(width**-0.5 if scaling is None else scaling)}
-    y = symbolic(f"{MICROSOFT}MultiHeadAttention", inputs, attributes, dtype=q.dtype, shape=q.shape)
-    return y.reshape(batch, length, heads, width), None
 
 
 class Logits(nn.Module):
@@ -71,11 +54,10 @@ def trace(model: PreTrainedModel, optimize: bool = False) -> tuple[Any, dict[str
 
     `optimize`: fold what is constant, for floats; it would widen the codes of small layers in the file.
     """
-    AttentionInterface.register(ATTENTION, fused_attention)
-    AttentionMaskInterface.register(ATTENTION, eager_mask)
-    model.set_attn_implementation(ATTENTION)
+    attention = Attention(model)
     model.config.use_cache = False
     inputs, varying = example(model)
+    attention.choose(model, inputs)
     names = list(inputs)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own
