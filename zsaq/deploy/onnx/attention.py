@@ -20,9 +20,9 @@ from zsaq.deploy.onnx.operators import MICROSOFT
 
 ATTENTION: Final = "zsaq_onnx"
 HARMLESS: Final = frozenset(  # arguments that change nothing in eval mode, or stand in the mask too
-    "scaling dropout is_causal sliding_window position_ids cache_position past_key_values use_cache cu_seq_lens_q cu_seq_lens_k "
-    "max_length_q max_length_k seq_idx output_attentions output_hidden_states output_router_logits "
-    "num_items_in_batch deterministic".split()
+    "scaling dropout is_causal sliding_window position_ids cache_position past_key_values use_cache deterministic "
+    "cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k seq_idx num_items_in_batch "
+    "output_attentions output_hidden_states output_router_logits".split()
 )
 SHARPNESS: Final = (0.0, 1.0, 40.0)  # deviations of the scores that each attention is tried with
 NEAR: Final = 1e-3  # of the largest; float noise at the sharpest is a hundredth of it
@@ -64,29 +64,29 @@ class Attention:
 
     def __init__(self, model: PreTrainedModel) -> None:
         configs = [module.config for module in model.modules() if hasattr(module, "config")]
-        self.kinds: Final[dict[int, str]] = {id(c): getattr(c, "_attn_implementation", None) or "eager" for c in configs}
+        self.kinds: Final[dict[int, str]] = {
+            id(c): getattr(c, "_attn_implementation", None) or "eager" for c in configs
+        }
         self.plain: Final[dict[int, bool]] = {}
         self.choosing = False
+        self.unknown: Final[list[str]] = []
         AttentionInterface.register(ATTENTION, self)
         AttentionMaskInterface.register(ATTENTION, eager_mask)
         model.set_attn_implementation(ATTENTION)
 
-    def choose(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> None:
-        """Raises ValueError for attention whose rule is unknown, and whatever the model raises."""
+    def choose(self, model: PreTrainedModel, inputs: dict[str, Tensor]) -> Any:
+        """Decide for every attention on the way; what the model answers. `unknown` names modules that have no rule."""
         self.choosing = True
-        with torch.no_grad():
-            model(**inputs)
+        output = model(**inputs)
         self.choosing = False
+        return output
 
-    def own(self, module: nn.Module) -> Callable[..., tuple[Tensor, Any]]:
-        """The function that the module called in the student. Raises ValueError if there is none."""
+    def own(self, module: nn.Module) -> Callable[..., tuple[Tensor, Any]] | None:
+        """The function that the module called in the student; None if it cannot be found."""
         known = inspect.unwrap(type(module).forward).__globals__
         eager = next((f for name, f in known.items() if name.endswith("eager_attention_forward")), None)
         kind = self.kinds.get(id(getattr(module, "config", None)), "eager")
-        function = known.get("ALL_ATTENTION_FUNCTIONS", AttentionInterface()).get_interface(kind, eager)
-        if function is None:
-            raise ValueError(f"the attention of {type(module).__name__} is unknown, so nothing can stand for it in ONNX")
-        return function
+        return known.get("ALL_ATTENTION_FUNCTIONS", AttentionInterface()).get_interface(kind, eager)
 
     def __call__(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None = None,
@@ -98,13 +98,18 @@ class Attention:
             self.plain[id(module)] = self.plain.get(id(module), True) and fits
         if self.plain[id(module)]:
             return fused(query, key, value, attention_mask, scale_of(query, given)), None
-        return self.own(module)(module, query, key, value, attention_mask, **given)[0], None
+        own = self.own(module)
+        assert own is not None
+        return own(module, query, key, value, attention_mask, **given)[0], None
 
     def is_plain(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, given: dict[str, Any]
     ) -> bool:
         """Whether the module's own function is the plain rule, for flat and for sharp scores."""
         own = self.own(module)
+        if own is None:
+            self.unknown.append(type(module).__name__)
+            return True
         if any(argument is not None for name, argument in given.items() if name not in HARMLESS):
             return False
         scale, rng = scale_of(query, given), torch.Generator().manual_seed(0)
