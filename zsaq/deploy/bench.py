@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from zsaq.deploy.parity import machine
+from zsaq.deploy.parity import exported_size, machine
 from zsaq.deploy.runtimes import RUNTIMES
 from zsaq.deploy.timing import BASE, OURS, Bench, Inputs, Run, floats_of
 from zsaq.io.added import BENCH, write_added
@@ -39,13 +39,15 @@ def bench(
     repeats: int = 10,
     threads: int | None = None,
     write: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Latency in milliseconds (best and median), bytes on disk and memory of each runtime, interleaved.
 
-    `shapes`: (batch, tokens) for text, (batch,) for images. `threads`: as torch has them, for all runtimes. A runtime
-    that is not installed, or that fails on this model, is told in `left_out` with its reason. `slower` names, by shape,
-    the runtimes that are faster than our export. With `write` all goes into the folder, as bench.json. Raises
-    ValueError as `zsaq.load` does, for fewer than one repeat or thread, and for shapes that the model does not take.
+    `shapes`: (batch, tokens) for text, (batch,) for images. `threads`: as torch has them, for all runtimes. `size`: of
+    images, as in `verify`. A runtime that is not installed, or that fails on this model, is told in `left_out` with its
+    reason. `slower` names, by shape, the runtimes that are faster than our export. With `write` all goes into the
+    folder, as bench.json. Raises ValueError as `zsaq.load` does, for fewer than one repeat or thread, and for shapes
+    that the model does not take.
     """
     folder = Path(folder)
     before = torch.get_num_threads()
@@ -54,15 +56,16 @@ def bench(
         raise ValueError(f"repeats is {repeats} and threads {threads}; give at least 1")
     model = load(folder, dtype=torch.float32)
     image = model.main_input_name == "pixel_values"
+    size = size or exported_size(folder)
     if shapes is None:
         shapes = IMAGE_SHAPES if image else tuple(s for s in TEXT_SHAPES if s[1] <= text_limit(model))
-    batches = {"x".join(map(str, shape)): random_inputs(model, shape) for shape in shapes}
+    batches = {"x".join(map(str, shape)): random_inputs(model, shape, size=size) for shape in shapes}
     if not batches:
         raise ValueError("shapes is empty; give at least one")
     torch.set_num_threads(threads)
     try:
         with tempfile.TemporaryDirectory() as work:
-            subject = Bench(model, floats_of(model), folder, Path(work), threads)
+            subject = Bench(model, floats_of(model), folder, Path(work), threads, size)
             subject.twin.save_pretrained(subject.work / "floats")
             timed = [(runtime.name, partial(runtime.time, subject)) for runtime in RUNTIMES if runtime.time is not None]
             runs, rows, left_out = made_ready(timed, batches)

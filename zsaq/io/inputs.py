@@ -91,7 +91,7 @@ def text_limit(model: PreTrainedModel) -> int:
     `LENGTH` if neither tells.
     """
     told = [n for config in configs_of(model) for name in LIMITS if type(n := config.get(name)) is int and n > 0]
-    mapped = model.config.attribute_map.get("max_position_embeddings")
+    mapped = model.config.attribute_map.get("max_position_embeddings", "")
     told = [n for n in [model.config.to_dict().get(mapped)] if type(n) is int and n > 0] + told
     for name, table in model.named_modules():  # positions of RoBERTa and its like begin behind that of padding
         rows, padding = getattr(table, "num_embeddings", None), getattr(table, "padding_idx", None)
