@@ -19,6 +19,7 @@ from transformers.masking_utils import eager_mask
 from zsaq.deploy.onnx.operators import MICROSOFT
 
 ATTENTION: Final = "zsaq_onnx"
+EAGER: Final = "eager_attention_forward"  # what transformers calls a model's own function; some put a word before it
 HARMLESS: Final = frozenset(  # arguments that change nothing in eval mode, or stand in the mask too
     "scaling dropout is_causal sliding_window position_ids cache_position past_key_values use_cache deterministic "
     "cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k seq_idx num_items_in_batch "
@@ -83,8 +84,9 @@ class Attention:
 
     def own(self, module: nn.Module) -> Callable[..., tuple[Tensor, Any]] | None:
         """The function that the module called in the student; None if it cannot be found."""
-        known = inspect.unwrap(type(module).forward).__globals__
-        eager = next((f for name, f in known.items() if name.endswith("eager_attention_forward")), None)
+        forward = inspect.unwrap(type(module).forward)
+        known, called = forward.__globals__, [n for n in forward.__code__.co_names if n.endswith(EAGER)]
+        eager = known.get(called[0] if called else EAGER)
         kind = self.kinds.get(id(getattr(module, "config", None)), "eager")
         return known.get("ALL_ATTENTION_FUNCTIONS", AttentionInterface()).get_interface(kind, eager)
 

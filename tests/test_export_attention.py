@@ -1,0 +1,134 @@
+"""Nothing that a model's attention computes is lost in a graph: soft-caps, sinks, biases, windows, odd widths."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.llama import modeling_llama
+
+from attention_toys import MODELS, SHARED, VOCABULARY, WINDOW, sharp
+from zsaq import QuantConfig, load, quantize_model
+from zsaq.deploy.onnx.attention import Attention
+from zsaq.deploy.onnx.session import OnnxModel
+from zsaq.deploy.onnx.write import to_onnx
+from zsaq.deploy.parity import batches_of, windows_of
+from zsaq.io.inputs import answers_of, random_inputs
+
+pytest.importorskip("onnxruntime")
+NOISE = 1e-4  # of the largest; what is lost is hundreds of times as much
+QUICK = ("gemma2: soft-cap", "gpt_oss: sinks", "t5: position bias")
+
+
+def texts(model: Any) -> dict[str, Tensor]:
+    """Longer than the windows; one row padded, one with a hole."""
+    inputs = random_inputs(model, (3, 3 * WINDOW))
+    inputs["attention_mask"][1, 2 * WINDOW :] = 0
+    inputs["attention_mask"][2, 3:6] = 0
+    return inputs
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
+def test_the_graph_answers_as_the_student(name: str, tmp_path: Path) -> None:
+    quantize_model(sharp(name), QuantConfig.parse("w8a16")).save_pretrained(tmp_path / "student")
+    to_onnx(tmp_path / "student", tmp_path / "onnx")
+    (tmp_path / "onnx" / "export.json").write_text("{}")
+    model = load(tmp_path / "student")
+    inputs = texts(model)
+    with torch.no_grad():
+        want = answers_of(model(**inputs))
+    got = OnnxModel(tmp_path / "onnx")(**inputs)
+    got = got if isinstance(got, dict) else dict(zip(want, [got], strict=True))
+    assert got.keys() == want.keys()
+    for answer, tensor in want.items():
+        seen = (
+            inputs["attention_mask"][..., None].bool() if answer != "logits" or len(want) == 1 else torch.ones(1).bool()
+        )
+        assert float(((got[answer] - tensor).abs() * seen).max() / tensor.abs().max()) < NOISE
+
+
+def chosen(model: Any) -> set[bool]:
+    """What was decided on the attentions of a model."""
+    attention = Attention(model)
+    model.config.use_cache = False
+    with torch.no_grad():
+        attention.choose(model, texts(model))
+    assert attention.unknown == []
+    return set(attention.plain.values())
+
+
+@pytest.mark.parametrize("name", [n for n in MODELS if not n.startswith(("bloom", "mpt", "gpt_neo"))])
+def test_only_what_computes_the_plain_rule_is_fused(name: str) -> None:
+    assert chosen(sharp(name)) == {MODELS[name][3]}
+
+
+def llama(monkeypatch: pytest.MonkeyPatch, eager: Any, **given: Any) -> Any:
+    """A model whose attention is `eager`, and is given more."""
+    real = modeling_llama.LlamaAttention.forward
+
+    def forward(self: nn.Module, *args: Any, **options: Any) -> Any:
+        return real(self, *args, **options, **given)
+
+    config = LlamaConfig(**SHARED)
+    config._attn_implementation = "eager"
+    model = LlamaForCausalLM(config).eval()
+    forward.__wrapped__ = real  # type: ignore[attr-defined]
+    monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", forward)
+    if eager is not None:
+        monkeypatch.setattr(modeling_llama, "eager_attention_forward", eager)
+    else:
+        monkeypatch.delattr(modeling_llama, "eager_attention_forward")
+    return model
+
+
+REAL: Any = modeling_llama.eager_attention_forward
+
+
+def biased(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **given: Any) -> Any:
+    """Reads what no argument tells."""
+    out, weights = REAL(module, query, key, value, mask, **given)
+    return out * (1 + 0.1 * module.layer_idx), weights  # type: ignore[operator]
+
+
+def masked_no_more(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, **given: Any) -> Any:
+    return REAL(module, query, key, value, None, **given)
+
+
+@pytest.mark.parametrize(
+    ("eager", "given", "plain"),
+    [
+        (REAL, {}, {True}),
+        (REAL, {"sliding_window": 4, "output_attentions": False, "softcap": None}, {True}),
+        (REAL, {"softcap": 30.0}, {False}),
+        (REAL, {"never_heard_of": 1}, {False}),
+        (REAL, {"head_mask": torch.ones(4)}, {False}),
+        (biased, {}, {True, False}),  # the first layer's index is 0
+        (masked_no_more, {}, {False}),
+    ],
+)
+def test_what_is_not_known_to_be_harmless_is_not_fused(
+    monkeypatch: pytest.MonkeyPatch, eager: Any, given: dict[str, Any], plain: set[bool]
+) -> None:
+    assert chosen(llama(monkeypatch, eager, **given)) == plain
+
+
+def test_attention_that_cannot_be_found_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = llama(monkeypatch, REAL)
+    attention = Attention(model)
+    monkeypatch.delattr(modeling_llama, "eager_attention_forward")
+    monkeypatch.setattr(attention, "own", lambda module: None)
+    attention.choose(model, random_inputs(model, (2, 5)))
+    assert attention.unknown == ["LlamaAttention"] * 2
+
+
+def test_texts_of_a_parity_report_are_longer_than_windows_and_have_holes() -> None:
+    model = sharp("mistral: window")
+    assert windows_of(model) == [WINDOW]
+    model.config.sliding_window = 40
+    batches = batches_of(model, 0)
+    assert [tuple(b["input_ids"].shape) for b in batches] == [(1, 2), (1, 16), (3, 24), (1, 48)]
+    masks = batches[2]["attention_mask"]
+    assert masks[1].tolist() == [1] * 13 + [0] * 11 and masks[2].tolist() == [1] * 3 + [0] * 3 + [1] * 18
+    assert max(int(b["input_ids"].max()) for b in batches) < VOCABULARY
