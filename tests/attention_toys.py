@@ -10,17 +10,24 @@ import transformers as of
 VOCABULARY: Final = 200
 WINDOW: Final = 8
 SHARP: Final = ("q_proj", "k_proj", "query", "key", "c_attn", "qkv", "Wqkv", ".q.", ".k.", "q_b_proj", "kv_b_proj")
-BASE: Final = {
+BASE: Final[dict[str, Any]] = {
     "vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
     "intermediate_size": 96, "max_position_embeddings": 64, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None,
 }  # fmt: skip
-SHARED: Final = BASE | {"num_key_value_heads": 2}
-GPT2: Final = {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
-T5: Final = {"vocab_size": VOCABULARY, "d_model": 64, "d_kv": 16, "d_ff": 96, "num_layers": 2, "num_heads": 4}
-HEAD: Final = {"head_dim": 16}
-LOCAL: Final = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
-CAPPED: Final = {"query_pre_attn_scalar": 16, "attn_logit_softcapping": 20.0}
-LATENT: Final = {
+SHARED: Final[dict[str, Any]] = BASE | {"num_key_value_heads": 2}
+GPT2: Final[dict[str, Any]] = {"vocab_size": VOCABULARY, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64}
+T5: Final[dict[str, Any]] = {
+    "vocab_size": VOCABULARY,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 96,
+    "num_layers": 2,
+    "num_heads": 4,
+}
+HEAD: Final[dict[str, Any]] = {"head_dim": 16}
+LOCAL: Final[dict[str, Any]] = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
+CAPPED: Final[dict[str, Any]] = {"query_pre_attn_scalar": 16, "attn_logit_softcapping": 20.0}
+LATENT: Final[dict[str, Any]] = {
     "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12,
     "num_key_value_heads": 4, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
     "first_k_dense_replace": 2,

@@ -68,7 +68,7 @@ def llama(monkeypatch: pytest.MonkeyPatch, eager: Any, **given: Any) -> Any:
     """A model whose attention is `eager`, and is given more."""
     real = modeling_llama.LlamaAttention.forward
 
-    def forward(self: nn.Module, *args: Any, **options: Any) -> Any:
+    def forward(self: Any, *args: Any, **options: Any) -> Any:
         return real(self, *args, **options, **given)
 
     config = LlamaConfig(**SHARED)

@@ -104,8 +104,8 @@ def made_ready(
             run, size = make()
             for inputs in batches.values():
                 run(inputs)
-        except (ImportError, ValueError, RuntimeError, NotImplementedError, AttributeError, OSError) as error:
-            if name == BASE:
+        except Exception as error:  # of whatever the runtime is made of
+            if name == BASE or isinstance(error, AssertionError):
                 raise
             left_out[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
             continue

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.deploy.comparison import TOLERANCE
+from zsaq.deploy.foreign import told
 from zsaq.deploy.runtimes import RUNTIMES
 from zsaq.io.added import PARITY, read_export, write_added
 from zsaq.io.checksums import fingerprint
@@ -97,9 +98,10 @@ def verify(
     for runtime in RUNTIMES:
         if runtime.check is not None and (folder / runtime.place).exists():
             try:
-                parts[runtime.name] = runtime.check(model, folder, batches)
-            except (ValueError, OSError, RuntimeError) as error:
-                parts[runtime.name] = {"agrees": False, "error": f"it does not run: {error}"}
+                with told(model, f"does not run in {runtime.name}", "export it again"):
+                    parts[runtime.name] = runtime.check(model, folder, batches)
+            except ValueError as error:
+                parts[runtime.name] = {"agrees": False, "error": str(error)}
     report = {
         "agrees": all(part["agrees"] for part in parts.values()),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),

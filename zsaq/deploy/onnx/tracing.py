@@ -1,21 +1,19 @@
 """A model as torch's exporter sees it: its inputs, which of their dimensions vary, and the graph that comes out."""
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from zsaq.deploy.foreign import told
 from zsaq.deploy.onnx.attention import Attention
 from zsaq.io.inputs import answers_of, random_inputs, text_limit
 
 OPSET: Final = 20
 TOKENS: Final = 8  # of a text that is traced
 TORCH: Final = "run it in torch: zsaq.load(DIR)"
-LINE: Final = 200  # characters that are told of a foreign error
 
 
 class Answers(nn.Module):
@@ -27,25 +25,6 @@ class Answers(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(answers_of(self.model(**dict(zip(self.names, inputs, strict=True)))).values())
-
-
-@contextmanager
-def told(model: nn.Module, what: str) -> Iterator[None]:
-    """Whatever torch, onnx or the model's own code raises, as one line that names the model's class and the cause."""
-    try:
-        yield
-    except (AssertionError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{type(model).__name__} {what}: {cause_of(error)}; {TORCH}") from error
-
-
-def cause_of(error: BaseException) -> str:
-    """The first line of the error that another began with."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason is given")
-    return f"{type(error).__name__}: {line[:LINE]}"
 
 
 def example(model: PreTrainedModel, size: tuple[int, int] | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -75,14 +54,14 @@ def trace(
     model.config.use_cache = False
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own
-        with told(model, f"does not run on random inputs {shapes_of(inputs)}"):
+        with told(model, f"does not run on random inputs {shapes_of(inputs)}", TORCH):
             answers = list(answers_of(attention.choose(model, inputs)))
         if attention.unknown:
             raise ValueError(
                 f"{type(model).__name__} cannot be written as an ONNX graph: what {attention.unknown[0]} computes for "
                 f"attention cannot be found; {TORCH}"
             )
-        with told(model, "cannot be written as an ONNX graph"):
+        with told(model, "cannot be written as an ONNX graph", TORCH):
             program = torch.onnx.export(
                 Answers(model, names).eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET,
                 optimize=optimize, input_names=names, output_names=answers, dynamic_shapes=(tuple(varying.values()),),

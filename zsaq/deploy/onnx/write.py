@@ -12,12 +12,13 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from zsaq.deploy.foreign import told
 from zsaq.deploy.onnx.blocks import has_blocks
 from zsaq.deploy.onnx.convolution import to_activation, to_convolution
 from zsaq.deploy.onnx.lowering import lower
 from zsaq.deploy.onnx.operators import to_operators
 from zsaq.deploy.onnx.session import Session
-from zsaq.deploy.onnx.tracing import told, trace
+from zsaq.deploy.onnx.tracing import TORCH, trace
 from zsaq.deploy.onnx.weights import BLOCKS, MODEL, WEIGHTS, Weights
 from zsaq.io.inputs import text_limit
 from zsaq.io.loading import load
@@ -62,12 +63,12 @@ def write_graph(
     import onnx
 
     proto, inputs = trace(model, optimize, size)
-    with told(model, "cannot be written as an ONNX graph"):
+    with told(model, "cannot be written as an ONNX graph", TORCH):
         convolutions = lower(proto)
         slim(proto)
         weights.attach(proto)
         onnx.save(proto, str(target / name))
-    with told(model, "is written as a graph that ONNX Runtime does not run"):
+    with told(model, "is written as a graph that ONNX Runtime does not run", TORCH):
         session = Session(target / name)
         for less in (0, 1):
             parts = {key: value[less:, less:] if value.ndim == 2 else value[less:] for key, value in inputs.items()}
