@@ -123,8 +123,13 @@ def random_inputs(
         )
     if shape[1] > text_limit(model):
         raise ValueError(f"{kind} takes {text_limit(model)} tokens; {shape} has more")
+    if kind.endswith("ForMultipleChoice"):
+        raise ValueError(f"{kind} reads several texts a row; random inputs are known for one")
     rows: Any = table.num_embeddings  # an embedding's own, also where it has become an operator
     ids = torch.randint(0, rows, shape, generator=rng)
+    if model.config.is_encoder_decoder and type(last := model.config.to_dict().get("eos_token_id")) is int:
+        ids = torch.where(ids == last, (last + 1) % rows, ids)
+        ids[:, -1] = last  # by which its classifiers find the end of a text, the only one
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     if (types := model.config.to_dict().get("type_vocab_size", 0)) > 1:
         inputs["token_type_ids"] = torch.randint(0, types, shape, generator=rng)
