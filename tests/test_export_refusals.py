@@ -88,7 +88,7 @@ def test_a_graph_that_the_runtime_does_not_open_is_refused(monkeypatch: pytest.M
 def test_a_graph_whose_code_fixed_a_length_is_refused() -> None:
     ids = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, ["batch", 8])
     proto = onnx.helper.make_model(onnx.helper.make_graph([], "g", [ids], []))
-    with pytest.raises(ValueError, match="Linear cannot .* its code fixes dimension 1 of ids to 8"):
+    with pytest.raises(ValueError, match=r"Linear cannot .* its code fixes dimension 1 of ids to 8"):
         check_varying(torch.nn.Linear(1, 1), proto, {"ids": {0: None, 1: None}})
     check_varying(torch.nn.Linear(1, 1), proto, {"ids": {0: None}})
 
