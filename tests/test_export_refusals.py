@@ -79,9 +79,7 @@ def test_a_graph_that_the_runtime_does_not_open_is_refused(monkeypatch: pytest.M
     a, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n"]) for name in ("a", "logits"))
     proto = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [a], [y]))
     monkeypatch.setattr(write, "trace", lambda *given: (proto, {"a": torch.ones(2)}))
-    with pytest.raises(
-        ValueError, match=r"Linear is written as a graph that ONNX Runtime does not run: .*NoSuchOperator"
-    ):
+    with pytest.raises(ValueError, match=r"Linear is written as a graph that ONNX Runtime does not run: Fail: "):
         write_graph(torch.nn.Linear(1, 1), tmp_path, Weights(tmp_path / "w"))  # type: ignore[arg-type]
 
 

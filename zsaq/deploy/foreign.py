@@ -6,7 +6,7 @@ from typing import Final
 
 from torch import nn
 
-LINE: Final = 200  # characters that are told of a foreign error
+LINE: Final = 300  # characters that are told of a foreign error
 
 
 @contextmanager

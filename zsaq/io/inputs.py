@@ -65,7 +65,7 @@ def sides_of(size: Any) -> tuple[int, int] | None:
 def shown(processor: dict[str, Any]) -> tuple[int, int] | None:
     """Height and width of what an image processor makes of a square picture; None if it tells none."""
     last_first = {"pad_size": "do_pad", "crop_size": "do_center_crop", "size": "do_resize"}
-    done = (processor.get(name) for name, does in last_first.items() if processor.get(does))
+    done = (processor.get(name) for name, does in last_first.items() if processor.get(does, does != "do_pad"))
     return next((sides for size in done if (sides := sides_of(size))), None)
 
 
