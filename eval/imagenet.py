@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessorPil
 from transformers.image_processing_backends import PilBackend
 
+from zsaq.atomic import check_file, write_text
 from zsaq.eval.gathering import gather_rows
 from zsaq.eval.images import ImageSource, Picture, class_order, open_pictures
 from zsaq.eval.metrics import kl_divergence
@@ -196,6 +197,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for name in ("batch_size", "threads"):
         if vars(args)[name] < 1:
             raise ValueError(f"{name} is {vars(args)[name]}: give at least 1")
+    if args.output:
+        check_file(args.output)
 
     accelerator = processes()
     settings = {name: vars(args)[name] for name in ("model", "teacher", "data_dir", "split")}
@@ -204,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         Console().print(table(report))
         print("".join(f"{note}\n" for note in report["notes"]), end="")
         if args.output:
-            args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_text(args.output, json.dumps(report, indent=2) + "\n")
         print(json.dumps(report), flush=True)
     accelerator.end_training()
     return report

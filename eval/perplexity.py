@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from zsaq.atomic import check_file, write_text
 from zsaq.eval import metrics
 from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import kl_divergence
@@ -129,6 +130,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     for file in args.text:
         if not file.is_file():
             raise ValueError(f"--text {file} is no file: give a UTF-8 text file")
+    if args.output:
+        check_file(args.output)
     accelerator = processes()
     model, tokenizer = load_with_tokenizer(args.model, AutoModelForCausalLM)
     teacher = load_with_tokenizer(args.teacher, AutoModelForCausalLM)[0] if args.teacher else None
@@ -162,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         )
         Console().print(view)
         if args.output:
-            args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_text(args.output, json.dumps(report, indent=2) + "\n")
         print(json.dumps(report), flush=True)
     accelerator.end_training()
     return report

@@ -5,24 +5,34 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import zsaq.quant.adapter  # noqa: F401  registers the quantized format with transformers
+from zsaq.io.loading import load
+from zsaq.io.verifying import bounded_by, is_student
+from zsaq.quant.tokens import check_tokens
 
 
 def load_model(name: str, auto: Any) -> PreTrainedModel:
-    """The model of a folder or Hub id, through the transformers auto class `auto`, in eval mode.
+    """The model of a folder or Hub id, through the transformers auto class `auto`, in eval mode; a student of zsaq is
+    verified as `zsaq.load` verifies it.
 
-    Raises `ValueError` where the checkpoint lacks weights of that class, which would be scored with random numbers.
+    Raises `ValueError` where it is damaged, and where the checkpoint lacks weights of that class, which would be scored
+    with random numbers.
     """
     name = _path(name)
-    model, info = auto.from_pretrained(name, output_loading_info=True)
+    if is_student(name):
+        return load(name, auto)
+    with bounded_by(name):
+        model, info = auto.from_pretrained(name, output_loading_info=True)
     if info["missing_keys"]:
         raise ValueError(f"{name!r} has no weights for {sorted(info['missing_keys'])}: give one with this head")
     return model.eval()
 
 
 def load_with_tokenizer(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder or Hub id; raises `ValueError` like :func:`load_model`."""
-    return load_model(name, auto), AutoTokenizer.from_pretrained(_path(name))
+    """Model and tokenizer of a folder or Hub id; raises `ValueError` like :func:`load_model`, and for a tokenizer of
+    another model."""
+    model, tokenizer = load_model(name, auto), AutoTokenizer.from_pretrained(_path(name))
+    check_tokens(model, tokenizer)
+    return model, tokenizer
 
 
 def _path(name: str) -> str:

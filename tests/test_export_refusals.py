@@ -11,7 +11,7 @@ from torch.onnx.errors import OnnxExporterError, UnsupportedOperatorError
 from transformers import ResNetConfig, ResNetForImageClassification, XLNetConfig, XLNetForSequenceClassification
 
 from exported import tiny_bert
-from zsaq.deploy.foreign import cause_of, told
+from zsaq.deploy.foreign import cause_of, in_one_line
 from zsaq.deploy.onnx import write
 from zsaq.deploy.onnx.session import OnnxModel
 from zsaq.deploy.onnx.tracing import check_varying, trace
@@ -93,7 +93,7 @@ def test_a_graph_whose_code_fixed_a_length_is_refused() -> None:
 
 @pytest.mark.parametrize("error", [AssertionError, MemoryError, ImportError, KeyboardInterrupt])
 def test_our_own_mistakes_stay_what_they_are(error: type[BaseException]) -> None:
-    with pytest.raises(error), told(torch.nn.Linear(1, 1), "fails", "help it"):
+    with pytest.raises(error), in_one_line(torch.nn.Linear(1, 1), "fails", "help it"):
         raise error("ours")
     assert cause_of(RuntimeError("\n\n  x\ny")) == "RuntimeError: x" and "no reason" in cause_of(KeyError())
 

@@ -49,12 +49,15 @@ def evaluate(
     """
 
     def work() -> Outcome:
+        from zsaq.atomic import check_file
         from zsaq.report.table import Table
 
         if data_dir is not None and task is None:
             raise ValueError("--data_dir goes with --task")
         if record and not (Path(model) / "results.json").is_file():
             raise ValueError(f"--record needs {model}/results.json, which zsaq quantize writes; leave --record off")
+        if record:
+            check_file(Path(model) / "results.json")
         student, other = opened(model), opened(teacher) if teacher else None
         options = {"window": window, "limit": limit, "batch_size": batch_size}
         score, data = scorer(other, model, task, text, images, data_dir, split, student=student, **options)
@@ -82,11 +85,12 @@ def opened(source: str) -> "PreTrainedModel":
     import zsaq
     from zsaq.eval.pretrained import load_model
     from zsaq.io.loading import auto_class_of
+    from zsaq.io.verifying import is_student
 
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    quantization = config.to_dict().get("quantization_config")
-    ours = isinstance(quantization, dict) and quantization.get("quant_method") == "zsaq"
-    model = zsaq.load(source) if ours else load_model(source, auto_class_of(config))
+    if is_student(source):
+        model = zsaq.load(source)
+    else:
+        model = load_model(source, auto_class_of(AutoConfig.from_pretrained(source, trust_remote_code=False)))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
 
 

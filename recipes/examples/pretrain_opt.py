@@ -32,6 +32,8 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from zsaq.atomic import atomic_folder
+from zsaq.io.target import ready_new
 from zsaq.train.trainer import processes
 
 Ids = list[int]
@@ -144,6 +146,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", required=True)
     args = parser.parse_args()
+    target = ready_new(args.output_dir)
 
     set_seed(args.seed)
     accelerator = processes()
@@ -184,15 +187,16 @@ def main() -> None:
             )
     if accelerator.is_main_process:
         model.generation_config.update(pad_token_id=pad, bos_token_id=bos, eos_token_id=eos)
-        model.save_pretrained(args.output_dir)
-        tokenizer.save_pretrained(args.output_dir)
         record = {
             **vars(args),
             "tokens": sum(map(len, data)),
             "perplexity": math.exp(mean),
             "seconds": time.time() - begin,
         }
-        Path(args.output_dir, "pretraining.json").write_text(json.dumps(record, indent=1))
+        with atomic_folder(target, ready_new) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            (folder / "pretraining.json").write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

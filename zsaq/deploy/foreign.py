@@ -6,20 +6,24 @@ from typing import Final
 
 from torch import nn
 
+from zsaq.atomic import REFUSED
+
 LINE: Final = 300  # characters that are told of a foreign error
 
 
 @contextmanager
-def told(model: nn.Module, what: str, remedy: str) -> Iterator[None]:
+def in_one_line(model: nn.Module, what: str, remedy: str) -> Iterator[None]:
     """Turns whatever is raised inside into a ValueError: the model's class, `what` is not possible, why, and `remedy`.
 
-    What tells of our own mistakes, of memory or of a missing package passes as it is.
+    What tells of our own mistakes, of memory, of a missing package or of a disk that refuses passes as it is.
     """
     try:
         yield
     except (AssertionError, MemoryError, ImportError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in REFUSED:
+            raise
         raise ValueError(f"{type(model).__name__} {what}: {cause_of(error)}; {remedy}") from error
 
 

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from zsaq.atomic import check_file
 from zsaq.deploy.comparison import TOLERANCE
-from zsaq.deploy.foreign import told
+from zsaq.deploy.foreign import in_one_line
 from zsaq.deploy.runtimes import RUNTIMES
 from zsaq.io.added import PARITY, read_export, write_added
 from zsaq.io.checksums import fingerprint
@@ -88,9 +89,12 @@ def verify(
     and so is what passes between layers; an export of another student disagrees, and says so. `not_reached` are windows
     of attention longer than what is checked. `size`: height and width of images, by default those of the ONNX export,
     else as `zsaq.io.inputs.image_shape` tells. With `write` the report goes into the folder, as parity.json. Raises
-    ValueError as `zsaq.load` does, and for a model that reads neither text nor images.
+    ValueError as `zsaq.load` does, for a model that reads neither text nor images, and before anything is computed for
+    a folder that cannot be written to.
     """
     folder = Path(folder)
+    if write:
+        check_file(folder / PARITY)
     model = load(folder, dtype=torch.float32)
     batches = batches_of(model, seed, size or exported_size(folder))
     longest = max(value.shape[1] for batch in batches for value in batch.values())
@@ -98,7 +102,7 @@ def verify(
     for runtime in RUNTIMES:
         if runtime.check is not None and (folder / runtime.place).exists():
             try:
-                with told(model, f"does not run in {runtime.name}", "export it again"):
+                with in_one_line(model, f"does not run in {runtime.name}", "export it again"):
                     parts[runtime.name] = runtime.check(model, folder, batches)
             except ValueError as error:
                 parts[runtime.name] = {"agrees": False, "error": str(error)}

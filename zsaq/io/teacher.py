@@ -18,7 +18,9 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto import modeling_auto
 
+from zsaq.io.folder import CONFIG, read_config
 from zsaq.io.loading import auto_class_of
+from zsaq.io.verifying import bounded_by
 
 Kind = Literal["text", "causal", "image", "other"]
 MAPPINGS: Final[dict[Kind, Any]] = {
@@ -39,13 +41,16 @@ def load_teacher(source: str | Path) -> PreTrainedModel:
         raise ValueError(f"{source} is no folder: give one with config.json, or a Hub id")
     source = str(Path(source).expanduser()) if source.startswith("~") else source
     try:
+        if (Path(source) / CONFIG).is_file():
+            read_config(Path(source))
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.to_dict().get("quantization_config"):
             raise ValueError("it is quantized already; give the float model")
-        model, info = auto_class_of(config).from_pretrained(
-            source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
-    except (OSError, ValueError) as error:
+        with bounded_by(source):
+            model, info = auto_class_of(config).from_pretrained(
+                source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            )
+    except (OSError, ValueError, RecursionError) as error:
         if isinstance(error.__cause__, LocalEntryNotFoundError):
             raise ConnectionError(f"{source} is not here and the Hub was not reached: {error}") from error
         raise ValueError(f"{source} cannot be quantized: {error}") from error

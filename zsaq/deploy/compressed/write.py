@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from zsaq.atomic import atomic_folder
 from zsaq.deploy.compressed.layout import Stored, store
-from zsaq.deploy.foreign import told
+from zsaq.deploy.foreign import in_one_line
 from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import auto_class_of, load
 from zsaq.quant.layers import quant_activations
@@ -94,7 +94,7 @@ def sequence_layers(model: Any) -> set[str]:
 
     hooks = [layer.register_forward_pre_hook(partial(see, name)) for name, layer in packed_layers(model)]
     inputs = random_inputs(model, (1, min(TOKENS, text_limit(model))))
-    with told(model, "does not run on a few tokens", ONNX_INSTEAD):
+    with in_one_line(model, "does not run on a few tokens", ONNX_INSTEAD):
         model.base_model(**inputs)
     for hook in hooks:
         hook.remove()
@@ -132,7 +132,7 @@ def check_written(folder: Path, model: Any, layers: dict[str, Stored]) -> None:
     """Load `folder` as stock transformers does and compare. Raises ValueError unless all of it comes back."""
     from compressed_tensors.compressors import decompress_module
 
-    with told(model, "is not loaded by stock transformers from this export", ONNX_INSTEAD):
+    with in_one_line(model, "is not loaded by stock transformers from this export", ONNX_INSTEAD):
         stock, info = auto_class_of(model.config).from_pretrained(
             folder, dtype=model.dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
@@ -150,7 +150,7 @@ def check_written(folder: Path, model: Any, layers: dict[str, Stored]) -> None:
         if name not in layers or layer.dtype == torch.float32:  # else scales are rounded, and the tensors were compared
             same = torch.equal(modules[name].get_parameter("weight"), layer.weight)
             assert same, f"{name}: the stock loader reads other weights"
-        layer.cache = None
+        layer.release()
 
 
 def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:

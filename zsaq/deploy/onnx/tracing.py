@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from zsaq.deploy.foreign import told
+from zsaq.deploy.foreign import in_one_line
 from zsaq.deploy.onnx.attention import Attention
 from zsaq.io.inputs import answers_of, random_inputs, text_limit
 
@@ -54,14 +54,14 @@ def trace(
     model.config.use_cache = False
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporter's own
-        with told(model, f"does not run on random inputs {shapes_of(inputs)}", TORCH):
+        with in_one_line(model, f"does not run on random inputs {shapes_of(inputs)}", TORCH):
             answers = list(answers_of(attention.choose(model, inputs)))
         if attention.unknown:
             raise ValueError(
                 f"{type(model).__name__} cannot be written as an ONNX graph: what {attention.unknown[0]} computes for "
                 f"attention cannot be found; {TORCH}"
             )
-        with told(model, "cannot be written as an ONNX graph", TORCH):
+        with in_one_line(model, "cannot be written as an ONNX graph", TORCH):
             program = torch.onnx.export(
                 Answers(model, names).eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET,
                 optimize=optimize, input_names=names, output_names=answers, dynamic_shapes=(tuple(varying.values()),),

@@ -12,7 +12,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.deploy.foreign import told
+from zsaq.deploy.foreign import in_one_line
 from zsaq.deploy.onnx.blocks import has_blocks
 from zsaq.deploy.onnx.convolution import to_activation, to_convolution
 from zsaq.deploy.onnx.lowering import lower
@@ -63,12 +63,12 @@ def write_graph(
     import onnx
 
     proto, inputs = trace(model, optimize, size)
-    with told(model, "cannot be written as an ONNX graph", TORCH):
+    with in_one_line(model, "cannot be written as an ONNX graph", TORCH):
         convolutions = lower(proto)
         slim(proto)
         weights.attach(proto)
         onnx.save(proto, str(target / name))
-    with told(model, "is written as a graph that ONNX Runtime does not run", TORCH):
+    with in_one_line(model, "is written as a graph that ONNX Runtime does not run", TORCH):
         session = Session(target / name)
         for less in (0, 1):
             parts = {key: value[less:, less:] if value.ndim == 2 else value[less:] for key, value in inputs.items()}
