@@ -49,11 +49,13 @@ def test_export_and_bench_hand_over_what_was_asked_for(folder: Path, monkeypatch
     found: dict[str, Any] = {"rows": [row, {"runtime": "other", "ms": 3}], "slower": {}}
     library(monkeypatch, "zsaq.deploy.bench", bench=lambda path, **more: {**found, **more})
     monkeypatch.setattr(
-        "zsaq.deploy.runtimes.export", lambda source, to, target: {"to": to, "target": target, "bytes": 5}
+        "zsaq.deploy.runtimes.export", lambda source, to, target, **more: {"to": to, "target": target, **more}
     )
     student = folder / "student"
     assert told("export", student, "--to", "onnx")["folder"] == str(student / "onnx")
     assert told("export", student, "--to", "onnx", "--target", "t")["target"] == "t"
+    assert told("export", student, "--to", "onnx", "--size", "24x40")["size"] == [24, 40]
+    assert told("bench", student, "--size", "8")["size"] == [8, 8]
     assert told("bench", student) == {**found, "repeats": 10, "write": False}
     asked = {"repeats": 3, "write": True, "shapes": [[1, 2]]}
     assert told("bench", student, "--shape", "1x2", "--repeats", "3", "--record") == {**found, **asked}

@@ -10,6 +10,10 @@ from rich.markup import escape
 from zsaq_cli.answer import FAILED, FINE, Folder, Json, Outcome, answer, hushed
 
 MANY = 6
+Size = Annotated[
+    str | None,
+    typer.Option("--size", help="Of images, as 32 or 48x64 (height x width); default: as processor or config tell."),
+]
 
 
 def export(
@@ -18,6 +22,7 @@ def export(
     target: Annotated[
         str | None, typer.Option("--target", help="Folder of the export; default: named like --to, in DIR.")
     ] = None,
+    size: Size = None,
     as_json: Json = False,
 ) -> None:
     """Write the same integer codes for another runtime; nothing is quantized anew.
@@ -36,14 +41,14 @@ def export(
         from zsaq.deploy.runtimes import export as write
         from zsaq.report.table import Table
 
-        facts = write(source, to, target)
+        facts = write(source, to, target, **sized(size))
         place = target or str(source / to)
         return Outcome({"folder": place, **facts}, (Table.of_facts(flat(facts)).to_terminal(place),))
 
     answer(as_json, hushed(work))
 
 
-def verify(folder: Folder, as_json: Json = False) -> None:
+def verify(folder: Folder, size: Size = None, as_json: Json = False) -> None:
     """Check that the student, reloaded, and every export of it compute the same; writes parity.json into DIR.
 
     Exit code 1 if any of them disagrees.
@@ -59,10 +64,12 @@ def verify(folder: Folder, as_json: Json = False) -> None:
         from zsaq.deploy.parity import verify as compared
         from zsaq.report.table import Table
 
-        facts = compared(source)
+        facts = compared(source, **sized(size))
         parts = {name: part for name, part in facts.items() if isinstance(part, dict) and "agrees" in part}
         tables = [Table.of_facts(flat(part)).to_terminal(name) for name, part in parts.items()]
         verdict = f"{escape(folder)}: {'all agree' if facts['agrees'] else '[bold red]they do not agree[/]'}"
+        if far := facts.get("not_reached"):
+            verdict += f"; attention reaches back {far} tokens, and no input was longer"
         return Outcome(facts, (*tables, verdict), FINE if facts["agrees"] else FAILED)
 
     answer(as_json, hushed(work))
@@ -74,6 +81,7 @@ def bench(
     shape: Annotated[
         list[str] | None, typer.Option("--shape", help="Batch x tokens, as 1x128; images: batch. May be repeated.")
     ] = None,
+    size: Size = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the table in DIR, as bench.json.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -94,7 +102,7 @@ def bench(
         from zsaq.report.sections import timings
         from zsaq.report.table import Table
 
-        options: dict[str, Any] = {"shapes": tuple(map(parsed, shape))} if shape else {}
+        options: dict[str, Any] = sized(size) | ({"shapes": tuple(map(parsed, shape))} if shape else {})
         facts = measure(source, repeats=repeats, write=record, **options)
         few = {
             name: facts[name] for name in ("threads", "processors", "repeats", "left_out", "slower") if name in facts
@@ -195,6 +203,16 @@ def parsed(shape: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d{0,5}(x[1-9]\d{0,5})?", shape):
         raise ValueError(f"--shape is {shape!r}; give batch x tokens, as 1x128, or for images the batch")
     return tuple(map(int, shape.split("x")))
+
+
+def sized(size: str | None) -> dict[str, Any]:
+    """{"size": (48, 64)} of "48x64", a square of "48", and nothing of None."""
+    if size is None:
+        return {}
+    if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", size):
+        raise ValueError(f"--size is {size!r}; give pixels, as 32, or height x width, as 48x64")
+    sides = [int(side) for side in size.split("x")]
+    return {"size": (sides[0], sides[-1])}
 
 
 def flat(facts: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -7,11 +7,12 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.deploy.comparison import Differences, apply_plainly, difference, norms_of, see
+from zsaq.deploy.comparison import Differences, apart, apply_plainly, difference, norms_of, see
 from zsaq.deploy.onnx.blocks import block_of
 from zsaq.deploy.onnx.captures import Captures
 from zsaq.deploy.onnx.write import BLOCKS, MODEL
@@ -29,9 +30,10 @@ def verify_loaded(model: PreTrainedModel, folder: Path, batches: list[dict[str, 
     again = load(folder, dtype=torch.float32)
     differences, same = Differences(model), True
     for inputs in batches:
-        logits, seen = see(model, differences.packed, inputs)
-        differences.add(inputs, logits, seen)
-        same &= torch.equal(logits, see(again, (), inputs)[0])
+        answers, seen = see(model, differences.packed, inputs)
+        differences.add(inputs, answers, seen)
+        anew = see(again, (), inputs)[0]
+        same &= answers.keys() == anew.keys() and all(torch.equal(answers[name], anew[name]) for name in anew)
     facts = differences.facts()
     return facts | {"agrees": facts["agrees"] and same, "bit_equal_when_loaded_again": same}
 
@@ -43,6 +45,10 @@ def read_layers(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(convolutions, dict) or not isinstance(blocks, dict):
         raise ValueError(f"{place.name} does not tell of the graph's layers: export the student again")
     return convolutions, blocks
+
+
+def tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
+    return {name: torch.tensor(array) for name, array in arrays.items()}
 
 
 def verify_onnx(
@@ -58,9 +64,9 @@ def verify_onnx(
     biased = {name: layer._parameters.get("bias") is not None for name, layer in others.items()}
     captures = Captures(place / graph, biased, plan_of(model).tied, read_layers(place)[0])
     for inputs in batches:
-        deployed, logits, arrays = captures.run({name: value.numpy() for name, value in inputs.items()})
+        deployed, answers, arrays = captures.run({name: value.numpy() for name, value in inputs.items()})
         seen = {name: [(torch.tensor(x), torch.tensor(y))] for name, (x, y) in arrays.items()}
-        differences.add(inputs, torch.tensor(logits), seen, torch.tensor(deployed))
+        differences.add(inputs, tensors(answers), seen, tensors(deployed))
     for name in captures.places:
         if isinstance(layer := differences.packed[name], PackedEmbedding):
             rows, _ = apply_plainly(layer, torch.arange(layer.num_embeddings))
@@ -82,7 +88,7 @@ def verify_blocks(model: PreTrainedModel, folder: Path, batches: list[dict[str, 
         layer.input_quantizer = Quantizer(Grid(8, per=block), MinMax())
     far = 0.0
     for inputs in batches:
-        far = max(far, difference(see(other, (), inputs)[0], see(model, (), inputs)[0]))
+        far = max(far, apart(see(other, (), inputs)[0], see(model, (), inputs)[0]))
     return verify_onnx(other, folder, batches, BLOCKS) | {
         "rule": "inputs rounded once a block, not once a token",
         "student_by_this_rule": far,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from zsaq.io.inputs import answers_of
 from zsaq.quant.codes import dequantize, groups, wide
 from zsaq.quant.kinds import factor_of
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
@@ -19,6 +20,7 @@ from zsaq.quant.ranges import floored
 
 TOLERANCE: Final = 1e-5
 NEAR: Final = 2.0**-21  # relative distance from a rounding tie that one float32 operation more or less can take
+Answers = dict[str, Tensor]
 Seen = dict[str, list[tuple[Tensor, Tensor]]]  # by layer: what went in and came out, call by call
 
 
@@ -115,11 +117,16 @@ def hooked(model: nn.Module, names: Any, hook: Any) -> Iterator[None]:
             handle.remove()
 
 
-def see(model: PreTrainedModel, names: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Seen]:
-    """Logits, and what passes the named layers."""
+def see(model: PreTrainedModel, names: Any, inputs: dict[str, Tensor]) -> tuple[Answers, Seen]:
+    """What the model answers, and what passes the named layers."""
     seen: Seen = {}
     with hooked(model, names, lambda name, _, i, o: seen.setdefault(name, []).append((i, o))):
-        return model(**inputs)[0], seen
+        return answers_of(model(**inputs)), seen
+
+
+def apart(got: Answers, want: Answers) -> float:
+    """The largest `difference` of any answer; the largest float for another number of them."""
+    return max(map(difference, got.values(), want.values())) if len(got) == len(want) else sys.float_info.max
 
 
 @final
@@ -136,8 +143,8 @@ class Differences:
         self.called: set[str] = set()
         self.end, self.codes, self.across, self.stray = 0.0, 0, 0, 0.0
 
-    def add(self, inputs: dict[str, Tensor], logits: Tensor, seen: Seen, deployed: Tensor | None = None) -> None:
-        """What a runtime did with `inputs`; `deployed`: its logits when it is not watched, if they may differ."""
+    def add(self, inputs: dict[str, Tensor], answers: Answers, seen: Seen, deployed: Answers | None = None) -> None:
+        """What a runtime did with `inputs`; `deployed`: its answers when it is not watched, if they may differ."""
         want, own = see(self.model, self.packed, inputs)
         self.called |= own.keys()
         across = 0
@@ -168,9 +175,11 @@ class Differences:
             return self.meet(name, out.reshape(y.shape), rule, slack)
 
         with hooked(self.model, [*waiting, *(self.norms[n] for n in waiting if n in self.norms)], follow):
-            led = self.model(**inputs)[0]
-        self.between["logits"] = max(self.between.get("logits", 0.0), difference(logits, led))
-        end = difference(logits if deployed is None else deployed, want)
+            led = answers_of(self.model(**inputs))
+        for name, answer in led.items():
+            there = answers.get(name, torch.empty(0))
+            self.between[name] = max(self.between.get(name, 0.0), difference(there, answer))
+        end = apart(answers if deployed is None else deployed, want)
         self.end = max(self.end, end)
         self.stray = self.stray if across else max(self.stray, end)
 

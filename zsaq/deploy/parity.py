@@ -22,25 +22,51 @@ from transformers import PreTrainedModel
 
 from zsaq.atomic import check_file
 from zsaq.deploy.comparison import TOLERANCE
+from zsaq.deploy.foreign import in_one_line
 from zsaq.deploy.runtimes import RUNTIMES
-from zsaq.io.added import PARITY, write_added
+from zsaq.io.added import PARITY, read_export, write_added
 from zsaq.io.checksums import fingerprint
-from zsaq.io.inputs import random_inputs, text_limit
+from zsaq.io.inputs import configs_of, random_inputs, sides_of, text_limit
 from zsaq.io.loading import load
 
 SHAPES: Final = ((1, 2), (1, 16), (3, 24))  # batch, tokens
+WINDOWS: Final = ("sliding_window", "attention_window", "local_attention", "window_size", "attention_chunk_size")
+BEYOND: Final = 8  # tokens more than a window
+LONGEST: Final = 1024  # tokens that are checked
 
 
-def batches_of(model: PreTrainedModel, seed: int) -> list[dict[str, Tensor]]:
-    """Random tokens, rows of several lengths, so that some are padded; or noise as images."""
+def windows_of(model: PreTrainedModel) -> list[int]:
+    """How many tokens attention reaches back, where the config bounds that."""
+    told = [config.get(name) for config in configs_of(model) for name in WINDOWS]
+    return sorted(
+        {n for entry in told for n in (entry if isinstance(entry, list) else [entry]) if type(n) is int and n > 0}
+    )
+
+
+def batches_of(model: PreTrainedModel, seed: int, size: tuple[int, int] | None = None) -> list[dict[str, Tensor]]:
+    """Random tokens, rows of several lengths, so that some are padded, one with a hole in its mask, and one longer than
+    each window of attention up to `LONGEST`; or noise as images of that size."""
     if model.main_input_name == "pixel_values":
-        return [random_inputs(model, (2,), seed)]
+        return [random_inputs(model, (2,), seed, size)]
+    longer = [
+        (1, n + BEYOND) for n in windows_of(model) if SHAPES[-1][1] < n + BEYOND <= min(LONGEST, text_limit(model))
+    ]
     batches = []
-    for i, (rows, length) in enumerate(SHAPES):
-        inputs = random_inputs(model, (rows, min(length, text_limit(model))), seed + i)
-        inputs["attention_mask"][1:, length // 2 + 1 :] = 0
+    for i, (rows, length) in enumerate((*SHAPES, *longer)):
+        inputs = random_inputs(model, (rows, min(length, text_limit(model))), seed + i, size)
+        inputs["attention_mask"][1:2, length // 2 + 1 :] = 0
+        inputs["attention_mask"][2:, 3:6] = 0
         batches.append(inputs)
     return batches
+
+
+def exported_size(folder: Path) -> tuple[int, int] | None:
+    """Height and width of the images that the ONNX export in `folder` takes; None where there is none that tells."""
+    try:
+        sizes = read_export(folder / "onnx")["shapes"]["pixel_values"]
+        return sides_of(sizes[1:])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def machine() -> dict[str, Any]:
@@ -54,32 +80,39 @@ def machine() -> dict[str, Any]:
     return {"platform": platform.platform(), "processor": torch.backends.cpu.get_cpu_capability(), "versions": versions}
 
 
-def verify(folder: str | Path, seed: int = 0, write: bool = True) -> dict[str, Any]:
+def verify(
+    folder: str | Path, seed: int = 0, write: bool = True, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Check the saved student in `folder` and every export within it, in float32; returns the parity report.
 
     `agrees` is true if in every runtime each layer is within `tolerance` (relative to its largest output) of its rule,
-    and so is what passes between layers; an export of another student disagrees, and says so. With `write` the report
-    goes into the folder, as parity.json. Raises ValueError as `zsaq.load` does, for a model that reads neither text nor
-    images, and before anything is computed for a folder that cannot be written to.
+    and so is what passes between layers; an export of another student disagrees, and says so. `not_reached` are windows
+    of attention longer than what is checked. `size`: height and width of images, by default those of the ONNX export,
+    else as `zsaq.io.inputs.image_shape` tells. With `write` the report goes into the folder, as parity.json. Raises
+    ValueError as `zsaq.load` does, for a model that reads neither text nor images, and before anything is computed for
+    a folder that cannot be written to.
     """
     folder = Path(folder)
     if write:
         check_file(folder / PARITY)
     model = load(folder, dtype=torch.float32)
-    batches = batches_of(model, seed)
+    batches = batches_of(model, seed, size or exported_size(folder))
+    longest = max(value.shape[1] for batch in batches for value in batch.values())
     parts: dict[str, dict[str, Any]] = {}
     for runtime in RUNTIMES:
         if runtime.check is not None and (folder / runtime.place).exists():
             try:
-                parts[runtime.name] = runtime.check(model, folder, batches)
-            except (ValueError, OSError, RuntimeError) as error:
-                parts[runtime.name] = {"agrees": False, "error": f"it does not run: {error}"}
+                with in_one_line(model, f"does not run in {runtime.name}", "export it again"):
+                    parts[runtime.name] = runtime.check(model, folder, batches)
+            except ValueError as error:
+                parts[runtime.name] = {"agrees": False, "error": str(error)}
     report = {
         "agrees": all(part["agrees"] for part in parts.values()),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "tolerance": TOLERANCE,
         "seed": seed,
         "inputs": [{name: list(value.shape) for name, value in batch.items()} for batch in batches],
+        "not_reached": [] if "pixel_values" in batches[0] else [n for n in windows_of(model) if n >= longest],
         "machine": machine(),
         **parts,
     }

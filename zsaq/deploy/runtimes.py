@@ -30,15 +30,16 @@ class Runtime:
     """One runtime. `name`: in reports; `place`: where its files lie in the student's folder, "" if it reads the
     student's own; `needs`: packages beside ours, whose versions reports tell.
 
-    `write(source, target)` makes the folder `target` and answers facts; `check(model, folder, batches)` compares what
-    is deployed in the student's `folder` with the student, see `zsaq.deploy.checks`; `time(bench)` answers what runs a
-    batch, and the bytes on disk, see `zsaq.deploy.timing`. None is what a runtime does not have.
+    `write(source, target)` makes the folder `target` and answers facts; that of ONNX also takes a size of images.
+    `check(model, folder, batches)` compares what is deployed in the student's `folder` with the student, see
+    `zsaq.deploy.checks`; `time(bench)` answers what runs a batch, and the bytes on disk, see `zsaq.deploy.timing`. None
+    is what a runtime does not have.
     """
 
     name: str
     place: str = ""
     needs: tuple[str, ...] = ()
-    write: Callable[[Path, Path], dict[str, Any]] | None = None
+    write: Callable[..., dict[str, Any]] | None = None
     check: Callable[[PreTrainedModel, Path, Batches], dict[str, Any]] | None = None
     time: Callable[[timing.Bench], tuple[timing.Run, int]] | None = None
 
@@ -71,17 +72,23 @@ def absent(place: Path) -> None:
         raise ValueError(f"{place} exists; remove it or give another target")
 
 
-def export(source: str | Path, to: str, target: str | Path | None = None) -> dict[str, Any]:
+def export(
+    source: str | Path, to: str, target: str | Path | None = None, size: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Write the saved student in the folder `source` for another runtime; returns facts about what was written.
 
     `to`: "onnx", for ONNX Runtime; "compressed-tensors", for stock transformers, and vLLM where it has the kernels.
-    `target` is a new folder, by default one called like the format within `source`. The facts also go into its
-    export.json, with the fingerprint of the student and the hashes of all that was written. The folder appears whole or
-    not at all. Raises ValueError for another format, a source that is no folder, an existing target, a manifest that
-    does not match, and a rule that the runtime does not have, by the layer's name.
+    `target` is a new folder, by default one called like the format within `source`. `size`: height and width of the
+    images that an ONNX graph takes, by default as `zsaq.io.inputs.image_shape` tells. The facts also go into the
+    folder's export.json, with the fingerprint of the student and the hashes of all that was written. The folder appears
+    whole or not at all. Raises ValueError for another format, a size for one that has none, a source that is no folder,
+    an existing target, a manifest that does not match, a rule that the runtime does not have, by the layer's name, and
+    a model that it cannot run.
     """
     if to not in formats():
         raise ValueError(f"to is {to!r}; give one of {', '.join(formats())}")
+    if size is not None and to != "onnx":
+        raise ValueError(f"size is {size}, and only an ONNX graph is of one size of images: leave it out for {to}")
     source = Path(source)
     if not source.is_dir():
         raise ValueError(f"{source} is no folder; give the folder of a saved student")
@@ -92,6 +99,6 @@ def export(source: str | Path, to: str, target: str | Path | None = None) -> dic
     write = formats()[to].write
     assert write is not None
     with atomic_folder(place, absent) as partial:
-        facts = write(source, partial)
+        facts = write(source, partial) if size is None else write(source, partial, size)
         write_export(partial, facts, fingerprint(source))
     return facts

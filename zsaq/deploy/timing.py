@@ -33,6 +33,7 @@ def floats_of(model: PreTrainedModel) -> PreTrainedModel:
     twin = type(model)(config).eval()
     state = model.state_dict() | {f"{name}.weight": layer.weight for name, layer in packed_layers(model)}
     twin.load_state_dict({name: state[name] for name in twin.state_dict()})
+    vars(twin)["zsaq"] = vars(model).get("zsaq")  # whose processor tells the size of images
     return twin
 
 
@@ -58,13 +59,14 @@ def size_of(folder: Path, *suffixes: str) -> int:
 @dataclass(frozen=True)
 class Bench:
     """What is timed: the loaded student and its `twin` in floats, the folder of the student, one for what is made on
-    the way, which holds `floats`, and how many threads."""
+    the way, which holds `floats`, how many threads, and the height and width of images where they are given."""
 
     model: PreTrainedModel
     twin: PreTrainedModel
     folder: Path
     work: Path
     threads: int
+    size: tuple[int, int] | None = None
 
 
 Timed = tuple[Run, int]
@@ -107,7 +109,7 @@ def nf4(bench: Bench) -> Timed:
 def fp32_onnx(bench: Bench) -> Timed:
     place = bench.work / "fp32"
     place.mkdir()
-    write_graph(copy.deepcopy(bench.twin), place, Weights(place / WEIGHTS), optimize=True)
+    write_graph(copy.deepcopy(bench.twin), place, Weights(place / WEIGHTS), optimize=True, size=bench.size)
     return onnx_run(place / MODEL, bench.threads), size_of(place, MODEL, WEIGHTS)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
@@ -49,16 +50,21 @@ UNBUILDABLE: Final = (  # what transformers raises for values that it has not fo
 
 
 def auto_class_of(config: PreTrainedConfig) -> Any:
-    """The Auto class that builds `config.architectures[0]`. Raises ValueError if transformers has none."""
+    """The Auto class that builds `config.architectures[0]`, or that class itself where it is one of transformers' own.
+
+    Raises ValueError if transformers has none for such a config.
+    """
     names: Any = config.architectures
-    names = names if isinstance(names, list) else None
-    for auto in AUTO_CLASSES if names else ():
+    name = names[0] if isinstance(names, list) and names else None
+    for auto in AUTO_CLASSES if name else ():
         kinds: Any = auto._model_mapping.get(type(config), ())  # type: ignore[attr-defined]
-        if any(kind.__name__ == names[0] for kind in (kinds if isinstance(kinds, tuple) else (kinds,))):
+        if any(kind.__name__ == name for kind in (kinds if isinstance(kinds, tuple) else (kinds,))):
             return auto
-    known = ", ".join(auto.__name__ for auto in AUTO_CLASSES)
+    own = getattr(transformers, name, None) if isinstance(name, str) and name in dir(transformers) else None
+    if isinstance(own, type) and issubclass(own, PreTrainedModel) and own.config_class is type(config):
+        return own
     raise ValueError(
-        f"architectures is {names!r}, which none of {known} builds for {type(config).__name__}: give auto_class"
+        f"architectures is {names!r}, and transformers has no such class for {type(config).__name__}: give auto_class"
     )
 
 

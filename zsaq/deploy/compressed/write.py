@@ -41,11 +41,14 @@ from torch import Tensor, nn
 
 from zsaq.atomic import atomic_folder
 from zsaq.deploy.compressed.layout import Stored, store
+from zsaq.deploy.foreign import in_one_line
+from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import auto_class_of, load
 from zsaq.quant.layers import quant_activations
 from zsaq.quant.packed import PackedEmbedding, PackedLinear, packed_layers
 from zsaq.quant.plan import plan_of
 
+TOKENS: Final = 5
 ONNX_INSTEAD: Final = "export it to ONNX instead: zsaq export DIR --to onnx"
 COPIED: Final = (
     *("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json"),
@@ -90,7 +93,9 @@ def sequence_layers(model: Any) -> set[str]:
         ranks.setdefault(name, set()).add(args[0].ndim)
 
     hooks = [layer.register_forward_pre_hook(partial(see, name)) for name, layer in packed_layers(model)]
-    model.base_model(**{key: value[:1].to(model.device) for key, value in model.dummy_inputs.items()})
+    inputs = random_inputs(model, (1, min(TOKENS, text_limit(model))))
+    with in_one_line(model, "does not run on a few tokens", ONNX_INSTEAD):
+        model.base_model(**inputs)
     for hook in hooks:
         hook.remove()
     return {name for name, seen in ranks.items() if seen == {3}}
@@ -127,9 +132,10 @@ def check_written(folder: Path, model: Any, layers: dict[str, Stored]) -> None:
     """Load `folder` as stock transformers does and compare. Raises ValueError unless all of it comes back."""
     from compressed_tensors.compressors import decompress_module
 
-    stock, info = auto_class_of(model.config).from_pretrained(
-        folder, dtype=model.dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
+    with in_one_line(model, "is not loaded by stock transformers from this export", ONNX_INSTEAD):
+        stock, info = auto_class_of(model.config).from_pretrained(
+            folder, dtype=model.dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        )
     if wrong := {what: sorted(map(str, names)) for what, names in info.items() if names}:
         raise ValueError(f"stock transformers does not load the export whole: {wrong}; {ONNX_INSTEAD}")
     state, modules = stock.state_dict(), dict(stock.named_modules())

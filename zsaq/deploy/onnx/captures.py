@@ -8,6 +8,7 @@ import numpy as np
 
 from zsaq.deploy.onnx.session import Session, spoken
 
+Arrays = dict[str, np.ndarray]
 # What follows each kernel up to the layer's output, the bias aside.
 AFTER: Final[dict[str, tuple[str, ...]]] = {
     "MatMulIntegerToFloat": ("Mul",),
@@ -67,14 +68,14 @@ class Captures:
         self.captured: Final = Session(file, captured)
         self.outputs: Final = [value.name for value in captured.graph.output]
 
-    def run(
-        self, inputs: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Logits as deployed, logits with captures, and each place's values: what went in, what came out."""
+    def run(self, inputs: dict[str, np.ndarray]) -> tuple[Arrays, Arrays, dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Answers as deployed, answers with captures, and each place's values: what went in, what came out."""
         watched = dict(zip(self.outputs, self.captured.run(inputs), strict=True))
         values = inputs | watched
         seen = {layer: place.read(values) for layer, place in self.places.items()}
-        return self.deployed.run(inputs)[0], watched[self.outputs[0]], seen
+        names = self.deployed.answers
+        deployed = dict(zip(names, self.deployed.run(inputs), strict=True))
+        return deployed, {name: watched[name] for name in names}, seen
 
     def rows(self, layer: str, count: int) -> np.ndarray:
         """All rows of a token table, by its part of the graph alone; inputs of a run reach only a few."""

@@ -75,26 +75,24 @@ class OnnxConv2d(OnnxLayer, nn.Conv2d):  # type: ignore[misc]
     def forward(self, input: Tensor) -> Tensor:
         x = input if self.rounding is None else self.rounding(input)
         size = [int(n) for n in input.shape[2:]]
-        kernel, stride, pad, gap = (
-            list(map(int, v)) for v in (self.kernel_size, self.stride, self.padding, self.dilation)
-        )
+        kernel, stride, gap = (list(map(int, v)) for v in (self.kernel_size, self.stride, self.dilation))
+        left, right, top, bottom = self._reversed_padding_repeated_twice  # torch's own, also of "same" and "valid"
         out = [
-            (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(size, kernel, stride, pad, gap, strict=True)
+            (n + p - d * (k - 1) - 1) // s + 1
+            for n, k, s, p, d in zip(size, kernel, stride, (top + bottom, left + right), gap, strict=True)
         ]
         operands = (x, self.stored, self.table_, self.weight_scale, self.weight_zero, self.offset)
         return emit(
             f"{DOMAIN}::Conv", operands, torch.float32, (input.shape[0], self.out_channels, *out), kernel_shape=kernel,
-            strides=stride, pads=pad + pad, dilations=gap, group=self.groups, size=size, channels=self.in_channels,
+            strides=stride, pads=[top, left, bottom, right], dilations=gap, group=self.groups, size=size,
+            channels=self.in_channels,
         )  # fmt: skip
 
 
 def to_convolution(layer: PackedConv2d) -> None:
     """Give a packed convolution its class for the trace, in place. Raises ValueError for a rule that no kernel has."""
-    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
-        raise ValueError(
-            "convolutions are padded with zeros by numbers in ONNX; "
-            f"this one with {layer.padding_mode} by {layer.padding}"
-        )
+    if layer.padding_mode != "zeros":
+        raise ValueError(f"convolutions are padded with zeros in ONNX; this one with {layer.padding_mode}")
     rounding = None if layer.input_quantizer is None else Rounding(layer.input_quantizer)
     integers = Integers.of(layer)
     zero = torch.zeros(1, 1, dtype=torch.uint8) if integers.zero is None else integers.zero

@@ -56,4 +56,5 @@ class ChannelsLast:
             return
         inputs = [self.rows[name].name if name in self.rows else name for name in node.input]
         name = self.graph.put(node.op_type, inputs, domain=node.domain, **attributes_of(node))
-        self.rows[node.output[0]] = replace(inputs_as_rows[0], name=name)
+        largest = max(inputs_as_rows, key=lambda rows: rows.height * rows.width)  # the others are spread over it
+        self.rows[node.output[0]] = replace(largest, name=name)

@@ -8,9 +8,8 @@ from typing import Any, Final, final
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from zsaq.deploy.onnx.write import BLOCKS, MODEL
+from zsaq.deploy.onnx.weights import BLOCKS, MODEL
 from zsaq.io.added import sealed_export
 
 LENGTHS: Final = (1, 4, 16, 64, 256)  # tokens at which the two graphs are compared
@@ -49,12 +48,28 @@ class Session:
         with spoken(file):
             model = str(file) if proto is None else proto.SerializeToString()
             self.session: Final = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.names: Final = [value.name for value in self.session.get_inputs()]
+        self.shapes: Final[dict[str, list[Any]]] = {value.name: value.shape for value in self.session.get_inputs()}
+        self.answers: Final = [value.name for value in self.session.get_outputs()]
 
     def run(self, inputs: dict[str, np.ndarray]) -> list[Any]:
-        """Outputs, in the graph's order; inputs that it does not have are left out."""
+        """Outputs, in the graph's order; inputs that it does not have are left out.
+
+        Raises ValueError for one that is missing, and for another shape than the graph was made for.
+        """
+        for name, shape in self.shapes.items():
+            if name not in inputs:
+                raise ValueError(f"{self.file} reads {', '.join(self.shapes)}; {name} is missing")
+            sizes = inputs[name].shape
+            if len(sizes) != len(shape) or any(type(n) is int and n != m for n, m in zip(shape, sizes, strict=True)):
+                remedy = "; zsaq export DIR --to onnx --size HEIGHTxWIDTH makes one of another size" * (len(shape) == 4)
+                raise ValueError(f"{self.file} takes {name} of {shaped(shape)}; these have {shaped(sizes)}{remedy}")
         with spoken(self.file):
-            return list(self.session.run(None, {name: inputs[name] for name in self.names}))
+            return list(self.session.run(None, {name: inputs[name] for name in self.shapes}))
+
+
+def shaped(sizes: Any) -> str:
+    """1 x 3 x 32 x 32, with names for what varies."""
+    return " x ".join(map(str, sizes))
 
 
 def session_options(onnxruntime: Any, threads: int = 0) -> Any:
@@ -97,15 +112,19 @@ class OnnxModel:
                 raise ValueError(f"{place} does not tell how many tokens the model takes: export it again")
             self.short = self._crossing([length for length in LENGTHS if length <= most])
 
-    def __call__(self, **inputs: Any) -> Tensor:
-        """Logits. Text without `attention_mask` or `token_type_ids` gets ones and zeros."""
+    def __call__(self, **inputs: Any) -> Any:
+        """Logits, Tensor; of a model with several answers (start and end of a span), each by its name.
+
+        Text without `attention_mask` or `token_type_ids` gets ones and zeros.
+        """
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         session = self.exact
         if (ids := arrays.get("input_ids")) is not None:
             arrays = {"attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)} | arrays
             if self.blocks is not None and ids.size <= self.short:
                 session = self.blocks
-        return torch.from_numpy(session.run(arrays)[0])
+        answers = [torch.from_numpy(array) for array in session.run(arrays)]
+        return answers[0] if len(answers) == 1 else dict(zip(session.answers, answers, strict=True))
 
     def _crossing(self, lengths: list[int]) -> int:
         """The most tokens, of those tried, up to which the blocks are faster."""

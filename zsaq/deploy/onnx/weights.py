@@ -1,9 +1,10 @@
-"""The weights of several graphs in one file, each tensor once."""
+"""The files of an export: the weights of several graphs in one, each tensor once."""
 
 import hashlib
 from pathlib import Path
 from typing import Any, Final, final
 
+MODEL, BLOCKS, WEIGHTS = "model.onnx", "blocks.onnx", "model.onnx.data"
 INLINE: Final = 1024  # bytes; smaller tensors stay in the graph
 ALIGNED: Final = 64
 

@@ -4,87 +4,25 @@ Inputs keep a dynamic batch, and text a dynamic length. Attention becomes one fu
 floats stays so.
 """
 
-import warnings
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 import transformers
-from torch import Tensor, nn
-from torch.onnx.ops import symbolic
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.masking_utils import eager_mask
+from torch import Tensor
+from transformers import PreTrainedModel
 
+from zsaq.deploy.foreign import in_one_line
 from zsaq.deploy.onnx.blocks import has_blocks
 from zsaq.deploy.onnx.convolution import to_activation, to_convolution
 from zsaq.deploy.onnx.lowering import lower
-from zsaq.deploy.onnx.operators import MICROSOFT, to_operators
-from zsaq.deploy.onnx.weights import Weights
-from zsaq.io.inputs import random_inputs, text_limit
+from zsaq.deploy.onnx.operators import to_operators
+from zsaq.deploy.onnx.session import Session
+from zsaq.deploy.onnx.tracing import TORCH, trace
+from zsaq.deploy.onnx.weights import BLOCKS, MODEL, WEIGHTS, Weights
+from zsaq.io.inputs import text_limit
 from zsaq.io.loading import load
 from zsaq.quant.packed import PackedConv2d, PackedLayer, quantized
-
-ATTENTION: Final = "zsaq_onnx"
-OPSET: Final = 20
-MODEL, BLOCKS, WEIGHTS = "model.onnx", "blocks.onnx", "model.onnx.data"
-
-
-def fused_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-    scaling: float | None = None, dropout: float = 0.0, **kwargs: Any,
-) -> tuple[Tensor, None]:  # fmt: skip
-    """Scaled dot-product attention as one operator; query [b, h, s, d], key and value [b, h or fewer, s, d]."""
-    batch, heads, length, width = query.shape
-    if key.shape[1] != heads:
-        key, value = (t.repeat_interleave(heads // t.shape[1], 1) for t in (key, value))
-    q, k, v = (t.transpose(1, 2).reshape(batch, -1, heads * width) for t in (query, key, value))
-    inputs = (q, k, v) if attention_mask is None else (q, k, v, None, None, attention_mask)
-    attributes = {"num_heads": heads, "scale": float(width**-0.5 if scaling is None else scaling)}
-    y = symbolic(f"{MICROSOFT}MultiHeadAttention", inputs, attributes, dtype=q.dtype, shape=q.shape)
-    return y.reshape(batch, length, heads, width), None
-
-
-class Logits(nn.Module):
-    """Tensors in the order of `names` to logits."""
-
-    def __init__(self, model: PreTrainedModel, names: list[str]) -> None:
-        super().__init__()
-        self.model, self.names = model, names
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.names, inputs, strict=True))).logits
-
-
-def example(model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, dict[int, Any]]]:
-    """Inputs to trace with, and which of their dimensions vary. Raises ValueError for a model of neither kind."""
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    if model.main_input_name == "pixel_values":
-        return random_inputs(model, (2,)), {"pixel_values": {0: batch}}
-    most = text_limit(model)
-    inputs = random_inputs(model, (2, min(8, most)))
-    length = torch.export.Dim("length", min=1, max=max(2, most))
-    return inputs, {name: {0: batch, 1: length} for name in inputs}
-
-
-def trace(model: PreTrainedModel, optimize: bool = False) -> tuple[Any, dict[str, Tensor]]:
-    """The graph (onnx.ModelProto) of a model whose packed layers are operators, and the inputs it was traced with.
-
-    `optimize`: fold what is constant, for floats; it would widen the codes of small layers in the file.
-    """
-    AttentionInterface.register(ATTENTION, fused_attention)
-    AttentionMaskInterface.register(ATTENTION, eager_mask)
-    model.set_attn_implementation(ATTENTION)
-    model.config.use_cache = False
-    inputs, varying = example(model)
-    names = list(inputs)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own
-        program = torch.onnx.export(
-            Logits(model, names).eval(), tuple(inputs.values()), dynamo=True, opset_version=OPSET, optimize=optimize,
-            input_names=names, output_names=["logits"], dynamic_shapes=(tuple(varying.values()),), verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    return program.model_proto, inputs
 
 
 def slim(proto: Any) -> None:
@@ -113,20 +51,28 @@ def slim(proto: Any) -> None:
 
 
 def write_graph(
-    model: PreTrainedModel, target: Path, weights: Weights, name: str = MODEL, optimize: bool = False
-) -> tuple[dict[str, Tensor], dict[str, dict[str, str]]]:
+    model: PreTrainedModel, target: Path, weights: Weights, name: str = MODEL, optimize: bool = False,
+    size: tuple[int, int] | None = None,
+) -> tuple[dict[str, Tensor], dict[str, dict[str, str]]]:  # fmt: skip
     """Trace a model, of operators or of floats, into a graph in the folder `target`, its tensors into `weights`.
 
-    `optimize` as in `trace`. Returns the inputs it was traced with, and what `lower` tells. The model is changed: its
-    attention becomes an operator.
+    `optimize` and `size` as in `trace`. Returns the inputs it was traced with, and what `lower` tells. The model is
+    changed: its attention becomes an operator. Raises ValueError as `trace` does, and for a graph that ONNX Runtime
+    does not open, or does not run at the traced and at smaller sizes.
     """
     import onnx
 
-    proto, inputs = trace(model, optimize)
-    convolutions = lower(proto)
-    slim(proto)
-    weights.attach(proto)
-    onnx.save(proto, str(target / name))
+    proto, inputs = trace(model, optimize, size)
+    with in_one_line(model, "cannot be written as an ONNX graph", TORCH):
+        convolutions = lower(proto)
+        slim(proto)
+        weights.attach(proto)
+        onnx.save(proto, str(target / name))
+    with in_one_line(model, "is written as a graph that ONNX Runtime does not run", TORCH):
+        session = Session(target / name)
+        for less in (0, 1):
+            parts = {key: value[less:, less:] if value.ndim == 2 else value[less:] for key, value in inputs.items()}
+            session.run({key: value.numpy() for key, value in parts.items()})
     return inputs, convolutions
 
 
@@ -135,7 +81,7 @@ def to_operator_model(source: str | Path, blocks: bool = False) -> tuple[PreTrai
 
     Raises ValueError, with the layer's name, for a rule that no kernel of ONNX Runtime has, and as `zsaq.load` does.
     """
-    model = load(source)
+    model = load(source, dtype=torch.float32)
     operators: dict[str, str] = {}
     for name, layer in list(quantized(model)):
         try:
@@ -151,20 +97,22 @@ def to_operator_model(source: str | Path, blocks: bool = False) -> tuple[PreTrai
     return model, operators
 
 
-def to_onnx(source: str | Path, target: Path) -> dict[str, Any]:
+def to_onnx(source: str | Path, target: Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """Write model.onnx and model.onnx.data into the new folder `target`; returns facts about them.
 
     Text whose inputs are rounded once a token gets a second graph on the same codes, blocks.onnx, which rounds them
-    once a block: another rule, finer, and faster for few tokens. Raises as `to_operator_model` does.
+    once a block: another rule, finer, and faster for few tokens. `size`: height and width of images, which the graph
+    then takes alone (see `zsaq.io.inputs.image_shape`). Raises as `to_operator_model` and `write_graph` do.
     """
     import onnx
 
     model, operators = to_operator_model(source)
     target.mkdir(parents=True)
     weights = Weights(target / WEIGHTS)
-    inputs, convolutions = write_graph(model, target, weights)
+    inputs, convolutions = write_graph(model, target, weights, size=size)
     facts: dict[str, Any] = {
         "inputs": {name: str(value.dtype).removeprefix("torch.") for name, value in inputs.items()},
+        "shapes": {name: list(value.shape[1:]) for name, value in inputs.items() if value.ndim > 2},
         "layers": operators,
         "convolutions": convolutions,
     }
