@@ -27,6 +27,7 @@ from zsaq.report.card import base_of
 from zsaq.report.curves import draw_curves
 from zsaq.report.hub import ready
 from zsaq.report.table import Table
+from zsaq.script import told
 from zsaq.student import noted
 from zsaq.train.logging import quiet, say
 from zsaq.train.optim import NotFinite
@@ -118,17 +119,13 @@ def table_parser(text: str | None, bits: str, names: list[str]) -> argparse.Argu
 def session(args: argparse.Namespace) -> Iterator[Loop]:
     """A loop over all processes, on a terminal that shows our own lines alone; an error that a user can mend is told in
     one line, with exit code 2."""
-    try:
-        with quiet():
-            options = {"mixed_precision": args.mixed_precision, "project_dir": args.output_dir}
-            accelerator = processes(args.trackers, **options)
-            if args.trackers:
-                accelerator.init_trackers(args.name, {key: str(value) for key, value in vars(args).items()})
-            yield Loop(accelerator)
-            accelerator.end_training()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with told(), quiet():
+        options = {"mixed_precision": args.mixed_precision, "project_dir": args.output_dir}
+        accelerator = processes(args.trackers, **options)
+        if args.trackers:
+            accelerator.init_trackers(args.name, {key: str(value) for key, value in vars(args).items()})
+        yield Loop(accelerator)
+        accelerator.end_training()
 
 
 def main(

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from zsaq.foreign import UNMADE
 from zsaq.io.checksums import MANIFEST, check_manifest, identity, read_manifest
 from zsaq.io.record import record_of
 from zsaq.quant.adapter import ZsaqConfig
@@ -63,8 +64,10 @@ def saved_config(source: str | Path, folder: str | Path, revision: str | None) -
     none = f"{source} is no folder or Hub id of a saved student"
     try:
         raw, _ = PreTrainedConfig.get_config_dict(folder, revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, *UNMADE) as error:
         raise ValueError(f"{none} ({error}); {AGAIN}") from error
+    if not isinstance(raw, dict):
+        raise ValueError(f"{none}: its config.json holds {raw!r:.100} and no object; {AGAIN}")
     if raw and "quantization_config" not in raw:
         raise ValueError(f"{none}: it has no quantization_config, so it is a float model: load it with transformers")
     if raw:

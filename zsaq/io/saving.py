@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -74,7 +75,9 @@ def is_main() -> bool:
 
 def check_target(folder: str | Path) -> Path:
     """Where a model may be saved: a new folder, an empty one, or one that `save` has written. Raises ValueError."""
-    target = Path(folder).expanduser().absolute()
+    if not str(folder):
+        raise ValueError("the folder to save to is empty text: give a name")
+    target = Path(os.path.expanduser(folder)).absolute()
     if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and was not written by zsaq.save: give a new folder, or empty this one")
     return target
