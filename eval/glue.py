@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForSequenceClassification
 
+from zsaq.atomic import check_file, write_text
 from zsaq.eval.metrics import METRICS
 from zsaq.eval.pretrained import load_with_tokenizer
 from zsaq.eval.scoring import below, compare_to_teacher, grade, predict
@@ -102,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--max_length", type=positive, default=128, help="tokens; longer inputs are truncated")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args(argv)
+    if args.output:
+        check_file(args.output)
 
     tasks, accelerator = select(args.task), processes()
     settings = {name: vars(args)[name] for name in ("model", "teacher", "data_dir", "split", "max_length")}
@@ -113,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         Console().print(table(report))
         print("".join(f"{name}: {note}\n" for name, row in results.items() for note in row["notes"]), end="")
         if args.output:
-            args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_text(args.output, json.dumps(report, indent=2) + "\n")
         print(json.dumps(report), flush=True)
     accelerator.end_training()
     return report

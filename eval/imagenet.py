@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessorPil
 from transformers.image_processing_backends import PilBackend
 
+from zsaq.atomic import check_file, write_text
 from zsaq.eval.batching import Batch, batches
 from zsaq.eval.chance import below_chance
 from zsaq.eval.gathering import gather_rows, ranks
@@ -187,6 +188,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--threads", type=positive, default=4, help="that decode images, on each process")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args(argv)
+    if args.output:
+        check_file(args.output)
 
     accelerator = processes()
     settings = {name: vars(args)[name] for name in ("model", "teacher", "data_dir", "split")}
@@ -195,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         Console().print(table(report))
         print("".join(f"{note}\n" for note in report["notes"]), end="")
         if args.output:
-            args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_text(args.output, json.dumps(report, indent=2) + "\n")
         print(json.dumps(report), flush=True)
     accelerator.end_training()
     return report

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from zsaq.atomic import check_file, write_text
 from zsaq.eval import metrics
 from zsaq.eval.chance import worse_than_uniform
 from zsaq.eval.gathering import gather_rows, share
@@ -146,6 +147,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     args = parser.parse_args(argv)
 
     text = "\n\n".join(map(read_text, args.text))
+    if args.output:
+        check_file(args.output)
     accelerator = processes()
     model, tokenizer = load_with_tokenizer(args.model, AutoModelForCausalLM)
     teacher = load_with_tokenizer(args.teacher, AutoModelForCausalLM)[0] if args.teacher else None
@@ -183,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         Console().print(view)
         print("".join(f"{note}\n" for note in report["notes"]), end="")
         if args.output:
-            args.output.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            write_text(args.output, json.dumps(report, indent=2) + "\n")
         print(json.dumps(report), flush=True)
     accelerator.end_training()
     return report

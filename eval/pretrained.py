@@ -6,18 +6,24 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import zsaq.quant.adapter  # noqa: F401  registers the quantized format with transformers
 from zsaq.foreign import made
+from zsaq.io.loading import load
+from zsaq.io.verifying import bounded_by, is_student
+from zsaq.quant.tokens import check_tokens
 
 
 def load_model(name: str, auto: Any) -> PreTrainedModel:
-    """The model of a folder or Hub id, through the transformers auto class `auto`, in eval mode.
+    """The model of a folder or Hub id, through the transformers auto class `auto`, in eval mode; a student of zsaq is
+    verified as `zsaq.load` verifies it.
 
-    Raises `ValueError` where no model can be made of it, and where the checkpoint lacks weights of that class, which
-    would be scored with random numbers; `ConnectionError` where it is not here and the Hub is not reached.
+    Raises `ValueError` where it is damaged, where no model can be made of it, and where the checkpoint lacks weights of
+    that class, which would be scored with random numbers; `ConnectionError` where it is not here and the Hub is not
+    reached.
     """
     name = path_of(name)
-    with made(name, "model"):
+    if is_student(name):
+        return load(name, auto)
+    with made(name, "model"), bounded_by(name):
         model, info = auto.from_pretrained(
             name, output_loading_info=True, trust_remote_code=False, use_safetensors=True
         )
@@ -27,8 +33,11 @@ def load_model(name: str, auto: Any) -> PreTrainedModel:
 
 
 def load_with_tokenizer(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder or Hub id; raises like :func:`load_model`."""
-    return load_model(name, auto), tokenizer_of(name)
+    """Model and tokenizer of a folder or Hub id; raises like :func:`load_model`, and for a tokenizer of another
+    model."""
+    model, tokenizer = load_model(name, auto), tokenizer_of(name)
+    check_tokens(model, tokenizer)
+    return model, tokenizer
 
 
 def tokenizer_of(name: str) -> PreTrainedTokenizerBase:

@@ -14,7 +14,7 @@ from language_toys import bert, bpe, opt, wordpiece
 from vision_toys import resnet
 from zsaq import QuantConfig
 from zsaq.report.comparison import RUNS, Comparison
-from zsaq.train import synthesis
+from zsaq.train.watching import watched
 
 W4 = QuantConfig.parse("w4a8")
 
@@ -170,7 +170,7 @@ def test_nothing_scored_is_nothing_drawn(tmp_path: Path) -> None:
 
 def test_images_are_made_once() -> None:
     seen: list[str] = []
-    with synthesis.watched(lambda stage, *_: seen.append(stage)):
+    with watched(lambda stage, *_: seen.append(stage)):
         zsaq.compare(
             resnet(), ["w4a4", "w8a8"], ["zeroq", "rtn-noise"], spec=16, images=4, image_steps=3, preset="brecq"
         )

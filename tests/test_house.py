@@ -13,16 +13,16 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.method": [],
     "zsaq.foreign": [],
     "zsaq.script": [],
-    "zsaq.quant": [],
+    "zsaq.quant": ["zsaq.atomic"],
     "zsaq.run": ["zsaq.atomic", "zsaq.form", "zsaq.quant"],
-    "zsaq.io": ["zsaq.atomic", "zsaq.foreign", "zsaq.run", "zsaq.quant"],
-    "zsaq.train": ["zsaq.quant"],
+    "zsaq.io": ["zsaq.atomic", "zsaq.foreign", "zsaq.form", "zsaq.run", "zsaq.quant"],
+    "zsaq.train": ["zsaq.atomic", "zsaq.quant"],
     "zsaq.deploy": ["zsaq.atomic", "zsaq.io", "zsaq.quant"],
-    "zsaq.report": ["zsaq.atomic", "zsaq.io", "zsaq.run", "zsaq.quant"],
+    "zsaq.report": ["zsaq.atomic", "zsaq.form", "zsaq.io", "zsaq.run", "zsaq.quant"],
     "zsaq.language": ["zsaq.foreign", "zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
-    "zsaq.eval": ["zsaq.foreign", "zsaq.script", "zsaq.train", "zsaq.quant"],  # knows models and data, no method
-    "zsaq.student": ["zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run"],
+    "zsaq.eval": [*(f"zsaq.{room}" for room in "atomic foreign script io train quant".split())],  # no method
+    "zsaq.student": ["zsaq.atomic", "zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
     # The two files that see language and vision.
     "zsaq.subject": [*(f"zsaq.{room}" for room in "language vision report io train run method quant".split())],
     "zsaq.api": [

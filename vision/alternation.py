@@ -10,6 +10,7 @@ from torch import nn
 from zsaq.quant.ranges import static_ranges
 from zsaq.train.objectives import Objective
 from zsaq.train.optim import Wrapper
+from zsaq.train.stages import stage
 from zsaq.train.synthesis import Synthesizer
 from zsaq.train.trainer import Loop, calibrate, distill
 from zsaq.vision.pictures import album
@@ -44,14 +45,16 @@ def alternate(
     accelerator = loop.accelerator
     teacher.to(accelerator.device)
     student.to(accelerator.device)
-    calibrate(student, islice(synthesizer, 1), accelerator)  # the synthesizer meets a student that has no ranges yet
-    for _ in range(warmup):
-        next(synthesizer)
-    for turn in range(calibration):
-        batch = next(synthesizer)  # while no range listens: the synthesizer may look at the student
-        if turn == 0:
-            forget(student)
-        calibrate(student, [batch], accelerator)
+    with stage("first ranges", student=student, synthesizer=synthesizer) as at:
+        if at.todo:  # the synthesizer meets a student that has no ranges yet
+            calibrate(student, islice(synthesizer, 1), accelerator)
+    synthesizer.advance(warmup)
+    with stage("calibrate", student=student, synthesizer=synthesizer) as at:
+        for turn in at.steps(calibration):
+            batch = next(synthesizer)  # while no range listens: the synthesizer may look at the student
+            if turn == 1:
+                forget(student)
+            calibrate(student, [batch], accelerator)
     distill(student, teacher, synthesizer, objective, optimizer, steps, loop)
     if folder is not None:
         album(next(synthesizer), folder, synthesizer.losses)

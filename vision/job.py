@@ -8,6 +8,7 @@ from typing import Any, TypeVar, final
 from torch import Tensor, nn
 
 from zsaq.train.pair import Batch
+from zsaq.train.stages import part
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
 from zsaq.vision.models import classifier
 
@@ -40,7 +41,8 @@ class ImageJob:
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes, the first time; then the same again."""
         if key not in self.cache:
-            self.cache[key] = make()
+            with part(f"images {key}", anywhere=True):  # whichever method comes first
+                self.cache[key] = make()
         return self.cache[key]
 
     def folder(self, name: str, seed: int) -> Path | None:

@@ -16,6 +16,7 @@ from zsaq.report.comparison import Comparison
 from zsaq.report.hub import push_to_hub
 from zsaq.run import Results
 from zsaq.student import load
+from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.gptq import gptq
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
@@ -23,8 +24,10 @@ from zsaq.train.optim import Clip, Wrapper
 from zsaq.train.pair import Batch, Capture, Out, Pair
 from zsaq.train.reconstruction import reconstruct
 from zsaq.train.sam import SAM
+from zsaq.train.stages import stage
+from zsaq.train.streams import repeat
 from zsaq.train.synthesis import Source, Synthesizer, synthesize
-from zsaq.train.trainer import Adversary, Loop, calibrate, distill, repeat
+from zsaq.train.trainer import Adversary, Loop, calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
 
 __version__ = "0.1.0"
@@ -36,5 +39,5 @@ __all__ = [
     "calibrate", "distill", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",
     "Batch", "Pair", "Out", "Capture", "Objective", "KL", "CE", "LogitL1", "LogitMSE", "HiddenStates", "LayerWise",
     "AtWorstInput", "SAM", "Clip", "Wrapper", "GradientInundation", "weight_codes", "Source", "Synthesizer",
-    "synthesize",
+    "synthesize", "Checkpoint", "stage",
 ]  # fmt: skip

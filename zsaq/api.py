@@ -7,6 +7,7 @@ import dataclasses
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,8 +26,11 @@ from zsaq.quant.model import coverage
 from zsaq.quant.plan import plan_of
 from zsaq.run import Data, Results, Row
 from zsaq.student import Score, finish, numbers, saved_bytes
-from zsaq.subject import GIVEN, OWN, Subject, TeacherBits
+from zsaq.subject import GIVEN, OWN, Subject, TeacherBits, config_name, key_of
+from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.logging import SynthesisLog, say
+from zsaq.train.stages import part, stage
+from zsaq.train.state import Held
 from zsaq.train.trainer import Loop
 from zsaq.vision import methods as vision
 from zsaq.vision.image_spec import ImageSpec
@@ -46,7 +50,8 @@ def quantize(
     baselines: Sequence[str] = (), zero_shot: bool | None = None, license: str | None = None, loop: Loop | None = None,
     tokenizer: Any = None, processor: Any = None, spec: ImageSpec | int | None = None, preset: str | None = None,
     generator: Any = None, text_pair: bool = False, batches: Iterable[Any] | None = None, real: Any = None,
-    teacher_bits: TeacherBits | None = None, **options: Any,
+    teacher_bits: TeacherBits | None = None, checkpoint: str | Path | None = None, checkpoint_every: int | None = None,
+    resume: bool = False, **options: Any,
 ) -> Any:  # fmt: skip
     """A student of `model`, quantized as `config` says by `method`, without any data.
 
@@ -68,11 +73,18 @@ def quantize(
     other methods by name, too. `data`: what was scored on. `license`: of the model, if its card names none. `loop`:
     how the trainer runs, and where curves and pictures go.
 
+    `checkpoint`: a folder where the run's state is kept, every `checkpoint_every` steps, by default about every five
+    minutes; a run that was stopped goes on from it with `resume=True`, bit for bit, given the same arguments. SIGTERM
+    and Ctrl-C end a step, keep its state and exit with 143 or 130. The folder may go once the student is saved.
+
     The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and has `zsaq.results`. Raises
     ValueError for a name, an option or a preset that does not exist and for a method that does not suit this model,
-    with what there is; NotFinite, which holds the last good student, where training diverges.
+    with what there is, and for a checkpoint of another run; NotFinite, which holds the last good student,
+    where training diverges.
     """
     began, loop = time.perf_counter(), loop or Loop()
+    if checkpoint is None and (resume or checkpoint_every is not None):
+        raise ValueError("resume and checkpoint_every are for a run that is kept: give its folder as checkpoint")
     if type(seed) is not int or not 0 <= seed < 2**32:  # numpy's bounds
         raise ValueError(f"seed is {seed!r}; give an integer of at least 0 and below 2**32")
     if isinstance(baselines, str):
@@ -81,10 +93,11 @@ def quantize(
         raise ValueError(f"score is {score!r}; give a function of a model that answers numbers by name")
     if data is not None and (score is None or not isinstance(data, Data)):
         raise ValueError("data is a zsaq.run.Data that says what score was measured on; give both, or neither")
-    subject = Subject.of(
-        model, tokenizer=tokenizer, processor=processor, spec=spec, generator=generator, batches=batches, real=real,
-        text_pair=text_pair, teacher_bits=teacher_bits,
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "tokenizer": tokenizer, "processor": processor, "spec": spec, "generator": generator, "batches": batches,
+        "real": real, "text_pair": text_pair, "teacher_bits": teacher_bits,
+    }  # fmt: skip
+    subject = Subject.of(model, **given)
     row = subject.choose(method, config)
     if zero_shot is not None and row.inputs != OWN and row.name != GIVEN:
         raise ValueError(f"zero_shot is for {GIVEN} and one's own methods; {row.name} says itself what it reads")
@@ -95,19 +108,26 @@ def quantize(
             (each, *subject.config(each, config, preset), budget_of(each, effort, options if each is row else {}))
             for each in (*others, row)
         ]
-        base, size = subject.base(license), saved_bytes(subject.model)
-        subject.prepare((*others, row), loop)
-        rows = [Row("teacher", size, 0.0, numbers(score, subject.model))]
-        student, seconds = subject.model, 0.0
-        for each, plan, _, budget in work:
-            student, seconds = run(subject, each, plan, budget, seed, loop)
-            size = None if each is row else saved_bytes(student)
-            rows.append(Row(each.name, size, seconds, numbers(score, student)))
-    _, _, named_preset, budget = work[-1]
+        _, _, named_preset, budget = work[-1]
+        keeper = None
+        if checkpoint is not None:
+            key = key_of(subject, given, score, effort, options, preset)
+            key |= {"config": config_name(config), "baselines": [other.name for other in others]}
+            key |= circumstances(row, budget, seed, loop)
+            keeper = Checkpoint(checkpoint, key, every=checkpoint_every, resume=resume)
+        with nullcontext() if keeper is None else keeper:
+            base, size = subject.base(license), saved_bytes(subject.model)
+            subject.prepare((*others, row), loop)
+            rows = [kept("teacher", lambda: Row("teacher", size, 0.0, numbers(score, subject.model)))]
+            for other, plan, _, counts in work[:-1]:
+                rows.append(kept(other.name, lambda: measured(subject, other, plan, counts, seed, loop, score)))
+            student, seconds = run(subject, row, work[-1][1], budget, seed, loop)
+            rows.append(kept(row.name, lambda: Row(row.name, None, seconds, numbers(score, student))))
     results = Results(
         subject.name, row.name, plan_of(student).config, seed, row.zero_shot if zero_shot is None else zero_shot,
         row.inputs, tuple(rows), {"effort": effort, **budget.numbers}, named_preset, coverage(student),
-        data=data if score else None, base=base, seconds=round(time.perf_counter() - began, 2),
+        data=data if score else None, base=base,
+        seconds=round(time.perf_counter() - began if keeper is None else keeper.seconds, 2),
         machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(),
                  "processes": loop.accelerator.num_processes},
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
@@ -132,9 +152,34 @@ def run(
     if isinstance(subject.job, ImageJob) and loop.folder is not None and find_spec("matplotlib"):
         subject.job.pictures = loop.folder / "pictures"
     set_seed(seed)
-    began = time.perf_counter()
-    with unchanged(subject.model), SynthesisLog(loop.accelerator, loop.every):
+    with unchanged(subject.model), SynthesisLog(loop.accelerator, loop.every), part(row.name) as at:
         student = row.fit(subject.job, config, budget, seed, loop)
     if not isinstance(student, nn.Module):
         raise ValueError(f"the method {row.name} answered a {type(student).__name__}; it is to answer the student")
-    return student, round(time.perf_counter() - began, 2)
+    return student, round(at.seconds, 2)
+
+
+def measured(
+    subject: Subject, row: Method, config: QuantConfig, budget: Budget, seed: int, loop: Loop, score: Score | None
+) -> Row:
+    """A baseline: its student goes, its numbers stay."""
+    student, seconds = run(subject, row, config, budget, seed, loop)
+    return Row(row.name, saved_bytes(student), seconds, numbers(score, student))
+
+
+def kept(name: str, make: Callable[[], Row]) -> Row:
+    """What `make` answers, which a run that goes on has from its checkpoint."""
+    held = Held()
+    with stage(f"row {name}", row=held) as at:
+        if at.todo:
+            held.value = dataclasses.asdict(make())
+    return Row(**held.value)
+
+
+def circumstances(row: Method, budget: Budget, seed: int, loop: Loop) -> dict[str, Any]:
+    """What else the numbers of a run depend on, to the last bit."""
+    return {
+        "method": row.name, "seed": seed, "budget": str(budget), "accumulate": loop.accumulate,
+        "schedule": f"{loop.schedule}, warmup {loop.warmup}", "mixed_precision": loop.accelerator.mixed_precision,
+        "processes": loop.accelerator.num_processes, "versions": {name: version(name) for name in PACKAGES},
+    }  # fmt: skip

@@ -1,19 +1,124 @@
-"""Whole or not there: what is written stands beside its place, is flushed to the disk, and only then renamed."""
+"""Whole or not there: what is written stands beside its place, is flushed to the disk, and only then renamed.
 
+Beside a place called `name` there are then, hidden, `.name.<8 hex>.partial`, what is being written,
+`.name.<8 hex>.former`, what lay there before, and `.name.<8 hex>.lock`, which the writer holds. Who was killed holds
+nothing: the next writer to the place takes away what was left. Files and folders get the modes that the umask says,
+also where a library makes them for the user alone.
+"""
+
+import errno
+import fcntl
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Final
+
+from safetensors import SafetensorError
+
+REFUSED: Final = {  # what a disk says to who writes; the rest is told as it is
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
+}
+OCCUPIED: Final = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}  # by a folder that is not empty, or by a file
 
 
-def beside(target: Path, what: str) -> Path:
-    """A hidden name of nobody in the folder of `target`."""
-    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.{what}")
+@contextmanager
+def told(place: Path) -> Iterator[None]:
+    """Turns what the disk refuses, also to safetensors, into an OSError that says what could not be written there."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number, file = getattr(error, "errno", None), getattr(error, "filename", None)
+        if isinstance(error, SafetensorError) and (found := re.search(r"os error (\d+)", str(error))):
+            number = int(found[1])
+        if number not in REFUSED or (file is not None and not Path(file).is_relative_to(place.parent)):
+            raise
+        remedy = "free some space or make it writable there, or give another place"
+        raise OSError(number, f"{place} cannot be written ({os.strerror(number)}): {remedy}") from error
 
 
-def flush(path: Path) -> None:
+@contextmanager
+def claimed(target: Path) -> Iterator[tuple[str, int]]:
+    """The start of hidden names beside `target` that are this writer's alone while the block runs, and the mode of a
+    new file there. The folder of `target` is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        stem = f".{target.name}.{uuid.uuid4().hex[:8]}"
+        lock = target.with_name(f"{stem}.lock")
+        handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another writer takes it for a leftover
+            os.close(handle)
+            continue
+        except OSError:
+            pass  # a file system without locks; nobody else gets one either
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(lock)):
+                break
+        os.close(handle)
+    try:
+        yield stem, os.fstat(handle).st_mode & 0o777
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def leftovers(target: Path) -> dict[str, list[Path]]:
+    """What lies beside `target` by the names of this module, by writer."""
+    name = re.compile(rf"(\.{re.escape(target.name)}\.[0-9a-f]{{8}})\.(partial.*|former|lock)")
+    found: dict[str, list[Path]] = {}
+    for path in target.parent.iterdir() if target.parent.is_dir() else ():
+        if match := name.fullmatch(path.name):
+            found.setdefault(match[1], []).append(path)
+    return found
+
+
+def sweep(target: Path, formers: bool) -> None:
+    """Take away what writers to `target` that were killed have left; with `formers` also what they had replaced."""
+    for stem, paths in leftovers(target).items():
+        # Not of a writer at work, nor of another user, nor gone already.
+        with suppress(OSError), unheld(target.with_name(f"{stem}.lock")):
+            for path in paths:
+                if path.suffix != ".former" or formers:
+                    remove(path)
+
+
+def remove(path: Path) -> None:
+    """Take away a file, a link or a folder."""
+    (shutil.rmtree if path.is_dir() and not path.is_symlink() else os.unlink)(path)
+
+
+@contextmanager
+def unheld(lock: Path) -> Iterator[None]:
+    """Inside, nobody else holds the lock. Raises OSError where somebody does; no file is no lock."""
+    try:
+        handle = os.open(lock, os.O_RDWR)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def former_of(target: Path) -> Path | None:
+    """The last folder that lay at `target` before a writer was killed between two renames, None for none."""
+    formers = [path for paths in leftovers(target).values() for path in paths if path.suffix == ".former"]
+    return max(formers, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def settle(path: Path, mode: int) -> None:
+    """Give a new file or folder at least the `mode` that files get here, and see it on the disk."""
+    wanted = mode | (mode & 0o444) >> 2 if path.is_dir() else mode
+    has = path.stat().st_mode & 0o7777
+    if has | wanted != has:
+        path.chmod(has | wanted)
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -21,20 +126,27 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def settle_all(folder: Path, mode: int) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        settle(path, mode)
+
+
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
     """A path to write to; it takes the place of the file `target` at the end, unless the block raises.
 
-    The path ends as `target` does, for writers that go by that. The folder of `target` is made.
+    The path ends as `target` does, for writers that go by that. The folder of `target` is made. Raises OSError for what
+    the disk refuses.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = beside(target, f"partial{target.suffix}")
-    try:
-        yield partial
-        flush(partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with told(target), claimed(target) as (stem, mode):
+        partial = target.with_name(f"{stem}.partial{target.suffix}")
+        try:
+            yield partial
+            settle(partial, mode)
+            os.replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+        sweep(target, formers=False)
 
 
 def write_text(target: Path, text: str) -> Path:
@@ -45,26 +157,77 @@ def write_text(target: Path, text: str) -> Path:
 
 
 @contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def beside(target: Path) -> Iterator[tuple[Path, Path, int]]:
+    """Two hidden paths beside `target` that do not exist, for what is made there and for what it replaces, and the mode
+    of a new file; the first is taken away at the end. The parent is made. Raises OSError for what the disk refuses."""
+    with told(target), claimed(target) as (stem, mode):
+        sweep(target, formers=False)
+        partial, former = (target.with_name(f"{stem}.{what}") for what in ("partial", "former"))
+        try:
+            yield partial, former, mode
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(target: Path, check: Callable[[Path], Any] | None = None) -> Iterator[Path]:
     """A path that does not exist, where the block makes a folder; it takes the place of `target`, unless it raises.
 
-    A `target` that exists goes, whole, and only once the new one stands. Its parent is made.
+    A `target` that exists goes, whole, and only once the new one stands; `check` of it, by default nothing, may refuse
+    that. Its parent is made. Of several writers the last one wins, whole. Raises OSError for what the disk refuses.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial, former = beside(target, "partial"), beside(target, "former")
-    try:
+    with beside(target) as (partial, former, mode):
         yield partial
-        for path in [*partial.rglob("*"), partial]:
-            flush(path)
-        if not target.exists():
-            os.rename(partial, target)
-            return
-        os.rename(target, former)
+        settle_all(partial, mode)
+        if check is not None:
+            check(target)
         try:
-            os.rename(partial, target)
-        except OSError:
-            os.rename(former, target)
+            while not moved(partial, target):
+                shutil.rmtree(former, ignore_errors=True)  # another writer has been faster: its folder goes, too
+                with suppress(FileNotFoundError):
+                    os.rename(target, former)
+        except BaseException:
+            if former.exists() and not os.path.lexists(target):
+                os.rename(former, target)
             raise
-        shutil.rmtree(former)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
+        sweep(target, formers=True)
+
+
+def moved(source: Path, target: Path) -> bool:
+    """Whether the folder `source` is now at `target`, where there was none or an empty one."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno not in OCCUPIED:
+            raise
+        return False
+    return True
+
+
+def check_file(target: Path) -> Path:
+    """The path of a file that can be written, which is tried. Raises ValueError."""
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: give the name of a file")
+    check_room(target)
+    return target
+
+
+def check_room(target: Path, size: int = 0) -> None:
+    """Raises ValueError if nothing of `size` bytes could be written at `target`, by trying it in the folder that is to
+    hold it, or in the last one on the way there that exists; leaves nothing behind."""
+    folder = next(parent for parent in target.parents if os.path.lexists(parent))
+    remedy = f"give another folder, or make room in {folder} and the right to write there"
+    try:
+        with claimed(folder / target.name) as (stem, _):
+            probe = folder / f"{stem}.partial"
+            try:
+                probe.mkdir()
+                (probe / "probe").write_bytes(bytes(4096))
+            finally:
+                shutil.rmtree(probe, ignore_errors=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ValueError(f"{target} cannot be written ({error.strerror}): {remedy}") from error
+    if free < size:
+        raise ValueError(f"{target}: {size:,} bytes may be written, and {free:,} are free: {remedy}")

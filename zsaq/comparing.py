@@ -1,26 +1,26 @@
 """Several methods on one model, side by side: configurations x methods x seeds, resumable."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from torch import nn
 
-from zsaq.api import budget_of, run
+from zsaq.api import budget_of, circumstances, run
+from zsaq.io.target import ready_comparison
 from zsaq.io.teacher import unchanged
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.comparison import KEYS, Comparison
-from zsaq.report.runs import mend, once, told, told_model
+from zsaq.report.runs import mend, once
 from zsaq.student import Score, numbers
-from zsaq.subject import OWN, Subject
+from zsaq.subject import OWN, SUBJECT, Subject, config_name, key_of
+from zsaq.train.checkpoint import Checkpoint, Taken
 from zsaq.train.logging import say
 from zsaq.train.trainer import Loop
 
-SUBJECT: Final = ("tokenizer", "processor", "spec", "generator", "batches", "real", "text_pair", "teacher_bits")
 TAKEN: Final = (*KEYS, "of", "seeds", "data seen")  # what a run and a row of the table call their own
 
 
@@ -28,18 +28,20 @@ def compare(
     model: str | Path | nn.Module, configs: Sequence[str | QuantConfig],
     methods: Sequence[str | Callable[..., nn.Module]], *, seeds: Iterable[int] = (0,), score: Score | None = None,
     folder: str | Path | None = None, effort: Effort = "default", preset: str | None = None, loop: Loop | None = None,
-    **options: Any,
+    checkpoint_every: int | None = None, **options: Any,
 ) -> Comparison:  # fmt: skip
     """A student of `model` for every configuration, method and seed, measured by `score`; only numbers are kept.
 
     The arguments are those of `zsaq.quantize`; an option goes to those of the methods that have it, and all go to a
     callable. A method without any option draws nothing at random and runs for one seed only. Synthetic images are made
     once for all methods and configurations that share them. In `folder` finished runs are kept (runs.jsonl) and not
-    repeated: a comparison may be stopped and goes on, and several processes may share the work by configurations,
+    repeated, nor are the steps of one that was stopped (`checkpoint_every`, as in `zsaq.quantize`): a comparison may be
+    stopped and goes on, and several processes may share the work by configurations,
     methods or seeds; the numbers of each run's steps lie in its `steps`. Raises ValueError as `zsaq.quantize` does,
     before anything is spent, for an option that none of the methods has, for a callable that is called like another
-    method, and for a folder that holds runs of other weights, inputs, effort, options or another score (functions are
-    known by module and name, iterators by class, all else by content); and for a score that answers no numbers.
+    method, for a folder that cannot be written to or holds anything else than a comparison, and for one that holds runs
+    of other weights, inputs, effort, options or another score (functions are known by module and name, iterators by
+    class, all else by content); and for a score that answers no numbers.
     """
     for name, several in {"configs": configs, "methods": methods}.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
@@ -52,6 +54,8 @@ def compare(
         raise ValueError(f"seeds has {wrong[0]!r}; give integers of at least 0 and below 2**32")
     if score is not None and not callable(score):
         raise ValueError(f"score is {score!r:.200}; give a function of a model that answers numbers by name, or one")
+    if folder is not None:
+        ready_comparison(folder)
     given = {name: options.pop(name) for name in SUBJECT if name in options}
     subject = Subject.of(model, **given)
     loop, rows = loop or Loop(), [(config, subject.choose(method, config)) for config in configs for method in methods]
@@ -90,10 +94,26 @@ def compare(
             for name, row, config, budget in cells:
                 if done.holds(name, row.name, seed if budget.numbers or row.inputs == OWN else None):
                     continue
-                steps = None if folder is None else Path(folder) / "steps" / f"{name}-{row.name}-{seed}"
-                student, seconds = run(subject, row, config, budget, seed, dataclasses.replace(loop, folder=steps))
                 facts = {"config": name, "method": row.name, "seed": seed, "zero_shot": row.zero_shot}
+                if folder is None:
+                    student, seconds = run(subject, row, config, budget, seed, loop)
+                    done = done.add(facts | {"seconds": seconds} | scored(score, student), of, None)
+                    continue
+                cell = f"{name}-{row.name}-{seed}"
+                steps = dataclasses.replace(loop, folder=Path(folder) / "steps" / cell)
+                key = of | {"config": name} | circumstances(row, budget, seed, loop)
+                keeper = Checkpoint(Path(folder) / "checkpoints" / cell, key, every=checkpoint_every, resume=True)
+                try:
+                    with keeper:
+                        student, seconds = run(subject, row, config, budget, seed, steps)
+                except Taken:
+                    say(f"{cell} is being made by another process, to which it is left")
+                    continue
                 done = done.add(facts | {"seconds": seconds} | scored(score, student), of, kept)
+                keeper.remove()
+        if folder is not None and main:
+            with suppress(OSError):  # another process is at work
+                (Path(folder) / "checkpoints").rmdir()
     return done
 
 
@@ -107,20 +127,6 @@ def check_names(methods: Sequence[str | Callable[..., nn.Module]], rows: Sequenc
                 f"the callable {method!r:.120} is called {row.name!r} in the table, and so is another of the methods: "
                 "rename it (a def with a name of its own, or set its __name__)"
             )
-
-
-def key_of(
-    subject: Subject, given: Mapping[str, Any], score: Score | None, effort: Effort, options: Mapping[str, Any],
-    preset: str | None,
-) -> dict[str, Any]:  # fmt: skip
-    """What kept runs belong to: the teacher by name and weights, and everything else that the numbers depend on."""
-    named = {name: given.get(name) for name in SUBJECT if name not in ("tokenizer", "processor", "generator")}
-    return {
-        "model": subject.name, "weights": told(subject.model), "reader": told(subject.reader),
-        "generator": told_model(given.get("generator")), **{name: told(value) for name, value in named.items()},
-        "score": told(score), "effort": effort, "preset": preset,
-        "options": {name: told(value) for name, value in sorted(options.items())},
-    }  # fmt: skip
 
 
 def scored(score: Score | None, model: nn.Module) -> dict[str, float]:
@@ -149,12 +155,3 @@ def scored(score: Score | None, model: nn.Module) -> dict[str, float]:
 def owned(row: Method, options: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the options that the method has; a callable has all."""
     return {name: value for name, value in options.items() if row.inputs == OWN or name in row.options()}
-
-
-def config_name(config: str | QuantConfig) -> str:
-    """A configuration's name in tables: its text, or the bits of weights and inputs and the start of a hash."""
-    if isinstance(config, str):
-        return config
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
-    weights, inputs = (16 if grid is None else grid.bits for grid in (config.weight, config.activation or config.input))
-    return f"w{weights}a{inputs}-{digest[:8]}"

@@ -7,10 +7,12 @@ what is checked before anything is spent: options, the output folder, the right 
 import argparse
 import dataclasses
 import hashlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_args
@@ -21,7 +23,9 @@ from transformers import PreTrainedModel
 
 from zsaq.api import methods, quantize
 from zsaq.comparing import compare
-from zsaq.io.saving import check_target, save
+from zsaq.io.rescue import rescued, save_or_rescue
+from zsaq.io.saving import save
+from zsaq.io.target import float_bytes, ready_comparison, ready_target
 from zsaq.method import Effort
 from zsaq.report.card import base_of
 from zsaq.report.curves import draw_curves
@@ -64,6 +68,10 @@ def blank(text: str | None) -> argparse.ArgumentParser:
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     flags.set_defaults(own=[], preset=None, trackers=[], mixed_precision=None)
+    flags.add_argument(
+        "--checkpoint_every", type=int, metavar="STEPS", help="keep the run's state so often (default: 5 minutes)"
+    )
+    flags.add_argument("--resume", action="store_true", help="go on where a run with the same arguments was stopped")
     flags.add_argument("--effort", choices=get_args(Effort), default="light", help="what scales the budgets not given")
     return flags
 
@@ -118,9 +126,11 @@ def table_parser(text: str | None, bits: str, names: list[str]) -> argparse.Argu
 @contextmanager
 def session(args: argparse.Namespace) -> Iterator[Loop]:
     """A loop over all processes, on a terminal that shows our own lines alone; an error that a user can mend is told in
-    one line, with exit code 2."""
+    one line, with exit code 2, an output folder that cannot be first of all. Trackers write beside it."""
     with told(), quiet():
-        options = {"mixed_precision": args.mixed_precision, "project_dir": args.output_dir}
+        (ready_comparison if "methods" in vars(args) else ready_target)(args.output_dir)
+        # What trackers write would be foreign in the folder of the student.
+        options = {"mixed_precision": args.mixed_precision, "project_dir": f"{args.output_dir}-trackers"}
         accelerator = processes(args.trackers, **options)
         if args.trackers:
             accelerator.init_trackers(args.name, {key: str(value) for key, value in vars(args).items()})
@@ -135,7 +145,7 @@ def main(
     student = run(
         output_dir=args.output_dir, loop=loop, push_to_hub=args.push_to_hub, recipe=Path(recipe), config=args.bits,
         method=args.method, effort=args.effort, seed=args.seed, license=args.license, preset=args.preset,
-        baselines=baselines, **subject, **args.options,
+        baselines=baselines, checkpoint_every=args.checkpoint_every, resume=args.resume, **subject, **args.options,
     )  # fmt: skip
     if loop.accelerator.is_main_process:
         show(student, f"{args.name}, {args.bits}")
@@ -147,11 +157,15 @@ def run(
 ) -> Any:  # fmt: skip
     """`zsaq.quantize(model, config, **options)`, saved in `output_dir` with curves.png; the student.
 
+    The run's state is kept beside it, in `output_dir`-checkpoint, until the student is saved; see `zsaq.quantize`.
     `push_to_hub`: also published there; `recipe`: the script, whose name and hash the results tell. Raises ValueError
-    before anything is spent for a folder that holds something else than a student of zsaq and for a repository that
-    cannot be written to; and when training diverges, naming the folder where the last good student is.
+    before anything is spent for a folder that holds something else than a student of zsaq, for one where not as many
+    bytes can be written as the float model has, and for a repository that cannot be written to; and when training
+    diverges, naming the folder where the last good student is. Where the student cannot be saved in `output_dir` all
+    the same, the error names the folder where it is.
     """
-    target, loop = check_target(output_dir), loop or Loop()
+    target, loop = ready_target(output_dir, float_bytes(model)), loop or Loop()
+    kept = target.with_name(f"{target.name}-checkpoint")
     if push_to_hub is not None:
         ready(push_to_hub)
         if license is None and (isinstance(model, nn.Module) or not base_of(model).license):
@@ -160,19 +174,28 @@ def run(
     with tempfile.TemporaryDirectory(prefix="zsaq-") as temporary:
         steps = Path(temporary)
         try:
-            student = quantize(model, config, loop=dataclasses.replace(loop, folder=steps), license=license, **options)
+            student = quantize(
+                model, config, loop=dataclasses.replace(loop, folder=steps), license=license, checkpoint=kept, **options
+            )
         except NotFinite as error:
             if not main or not isinstance(error.student, PreTrainedModel):
                 raise
-            last = save(error.student, target.with_name(f"{target.name}-last-good"))
-            raise ValueError(f"{error}. The student as it was after its last good step is in {last}") from error
+            last = rescued(partial(save, error.student), target, "last-good")
+            where = "could not be saved" if last is None else f"is in {last}"
+            if last is not None:  # a run that goes on from what is kept would end the same
+                shutil.rmtree(kept, ignore_errors=True)
+            raise ValueError(f"{error}. The student as it was after its last good step {where}") from error
         if recipe is not None:
             digest = hashlib.sha256(recipe.read_bytes()).hexdigest()
             noted(student, recipe=f"recipes/{recipe.name}", recipe_sha256=digest)
         if main:
             if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
-                draw_curves(steps)
-            student.save_pretrained(target)
+                try:
+                    draw_curves(steps)
+                except (OSError, ValueError) as error:  # the student shall not be lost for them
+                    say(f"There are no curves: {error}")
+            save_or_rescue(student.save_pretrained, target)
+            shutil.rmtree(kept, ignore_errors=True)
             say(f"The model, results.json, curves and the steps' numbers are in {target}")
             if push_to_hub is not None:
                 say(student.push_to_hub(push_to_hub, license=license))
@@ -185,7 +208,7 @@ def table(args: argparse.Namespace, loop: Loop, subject: Mapping[str, Any]) -> N
     known = {key: value for key, value in subject.items() if key != "data"}
     runs = compare(
         configs=args.bits, methods=args.methods, seeds=args.seeds, folder=args.output_dir, effort=args.effort,
-        preset=args.preset, loop=loop, **known, **args.options,
+        preset=args.preset, loop=loop, checkpoint_every=args.checkpoint_every, **known, **args.options,
     )  # fmt: skip
     if loop.accelerator.is_main_process:
         runs.write(args.output_dir)

@@ -17,12 +17,11 @@ from typing import Any, Final, final
 from huggingface_hub.utils import validate_repo_id
 
 from zsaq.atomic import write_text
-from zsaq.form import AGAIN, checked
+from zsaq.form import AGAIN, checked, read_json
 from zsaq.quant.config import QuantConfig
 
 RESULTS: Final = "results.json"
 VERSION: Final = 1
-LARGEST: Final = 2**24  # bytes of a results.json that is read
 
 
 @final
@@ -150,12 +149,12 @@ class Results:
         if (place := endless(data)) is not None:
             raise ValueError(f"results have a number in {place} that is not finite or too large for a float; {AGAIN}")
         parts: dict[str, Any] = {
-            "config": QuantConfig.from_dict(fields["config"]),
+            "config": QuantConfig.from_saved(fields["config"]),
             "rows": tuple(Row(**checked(row, Row)) for row in fields["rows"]),
-            "knowledge": tuple(str(word) for word in fields.get("knowledge", ())),
+            "knowledge": tuple(fields["knowledge"]),
         }
         for name, kind in {"data": Data, "base": Base}.items():
-            if fields.get(name) is not None:
+            if fields[name] is not None:
                 parts[name] = kind(**checked(fields[name], kind))
         return cls(**{**fields, **parts})
 
@@ -168,10 +167,8 @@ class Results:
         """Of `folder`'s results.json. Raises ValueError for none, one that cannot be read, and one of another form."""
         path = Path(folder) / RESULTS
         try:
-            if path.stat().st_size > LARGEST:
-                raise ValueError(f"it has {path.stat().st_size} bytes, more than {LARGEST}")
-            return cls.from_dict(json.loads(path.read_bytes()))
-        except (OSError, ValueError, RecursionError) as error:
+            return cls.from_dict(read_json(path))
+        except ValueError as error:
             raise ValueError(f"{path} cannot be read: {error}") from error
 
 

@@ -12,12 +12,13 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from zsaq.atomic import told
 from zsaq.io.loading import load as read
 from zsaq.io.record import Record
-from zsaq.io.saving import is_main, save, weight_bytes
+from zsaq.io.saving import save, weight_bytes, write
+from zsaq.quant.adapter import save_pretrained
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
-from zsaq.run import Results
 from zsaq.train.logging import quiet, say
 
 Score = Callable[[Any], Mapping[str, float] | float]
@@ -56,17 +57,19 @@ def noted(student: nn.Module, **facts: Any) -> None:
     vars(student)["zsaq"] = dataclasses.replace(record, results=dataclasses.replace(record.results, **facts))
 
 
-def save_whole(student: PreTrainedModel, folder: str | Path, **options: Any) -> None:
+def save_whole(student: PreTrainedModel, save_directory: str | Path, **options: Any) -> None:
     """Save the model, packed, with its tokenizer or image processor, results.json, curves and pictures: whole and read
-    back, or not at all (`zsaq.save`). `options` are transformers' own; with any, its method alone writes the model.
+    back, or not at all (`zsaq.save`). `options` are transformers' own; with any, as a Trainer gives them, its method
+    alone writes the model, in the place of an earlier one (`zsaq.quant.placing.put`), and of a model with adapters
+    these alone.
     """
-    if options:
-        type(student).save_pretrained(student, folder, **options)
+    if options or vars(student).get("_hf_peft_config_loaded"):
+        save_pretrained(student, save_directory, **options)
         return
-    target = save(student, folder)
+    _, written = write(student, save_directory)
     record = vars(student)["zsaq"]
-    if record.results is not None and is_main():
-        vars(student)["zsaq"] = dataclasses.replace(record, results=Results.read(target))
+    if written is not None:
+        vars(student)["zsaq"] = dataclasses.replace(record, results=written)
 
 
 def push(
@@ -89,7 +92,7 @@ def saved_bytes(model: nn.Module) -> int:
     """Bytes of the model's weights as saved."""
     if not isinstance(model, PreTrainedModel):
         return sum(tensor.nbytes for tensor in model.state_dict().values())
-    with quiet(), tempfile.TemporaryDirectory(prefix="zsaq-") as folder:
+    with quiet(), tempfile.TemporaryDirectory(prefix="zsaq-") as folder, told(Path(folder)):
         type(model).save_pretrained(model, folder)
         return weight_bytes(Path(folder))
 

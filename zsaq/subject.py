@@ -3,8 +3,9 @@
 With `zsaq.api` the one place that sees language and vision.
 """
 
-import copy
-from collections.abc import Callable, Iterable
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, final, get_args
@@ -14,10 +15,13 @@ from torch import nn
 from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of, processor_of, tokenizer_of
 from zsaq.language import methods as language
 from zsaq.language.job import TextJob
-from zsaq.method import Method
+from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.finite import unfinite
 from zsaq.quant.model import is_quantized
+from zsaq.quant.reach import check_own, copied
 from zsaq.report.card import base_of
+from zsaq.report.runs import told, told_model
 from zsaq.run import Base
 from zsaq.train.logging import say
 from zsaq.train.trainer import Loop
@@ -29,6 +33,8 @@ from zsaq.vision.models import spec_of
 
 OWN: Final = "the callable's own"  # inputs of a method that no table has
 GIVEN: Final = "distill"  # the method that learns from batches of the user's
+# What may stand beside a model.
+SUBJECT: Final = ("tokenizer", "processor", "spec", "generator", "batches", "real", "text_pair", "teacher_bits")
 TeacherBits = Literal[4, 8]
 
 
@@ -69,8 +75,10 @@ class Subject:
             raise ValueError(f"real is a {type(real).__name__}; give a function that answers the data when it is read")
         named = not isinstance(model, nn.Module)
         teacher: Any = load_teacher(model) if named else model  # pyright: ignore[reportArgumentType]
-        kind, architecture = kind_of(teacher), type(teacher).__name__
+        architecture = type(teacher).__name__
         source = str(model) if named else str(vars(teacher).get("name_or_path") or f"a {architecture}")
+        check_float(teacher, source)
+        kind = kind_of(teacher)
         words = {
             "tokenizer": tokenizer, "generator": generator, "text_pair": text_pair or None, "teacher_bits": teacher_bits
         }  # fmt: skip
@@ -81,7 +89,6 @@ class Subject:
             raise ValueError(f"text_pair is {text_pair!r}; give True or False")
         if teacher_bits is not None and (type(teacher_bits) is not int or teacher_bits not in get_args(TeacherBits)):
             raise ValueError(f"teacher_bits is {teacher_bits!r}; give 8 or 4, or leave it off for a teacher in floats")
-        check_float(teacher, source)
         if batches is not None and not isinstance(batches, Iterable):
             raise ValueError(f"batches is {batches!r}; give an iterable of dicts of tensors")
         if kind == "image":
@@ -165,7 +172,7 @@ class Subject:
         job = self.job
         if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
             if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
-                wide: Any = (job.start if self.named else copy.deepcopy(job.start)).float()
+                wide: Any = (job.start if self.named else copied(job.start)).float()
                 if job.generator[0] is job.start:
                     job.generator = (wide, job.generator[1])  # pyright: ignore[reportAttributeAccessIssue]
                 job.teacher = job.start = wide
@@ -186,9 +193,33 @@ class Subject:
 
 
 def check_float(teacher: nn.Module, source: str) -> None:
-    """Raises ValueError for a model that is quantized already and for weights that are not finite, before anything is
-    spent."""
+    """Raises ValueError for a model that is quantized already, for one that no student can be a copy of and for weights
+    that are not finite, before anything is spent."""
     if is_quantized(teacher):
         raise ValueError(f"{source} is quantized already; give the float model")
-    if broken := [name for name, p in teacher.named_parameters() if not p.isfinite().all()]:
+    check_own(teacher)
+    if broken := list(unfinite(teacher)):
         raise ValueError(f"{source} has weights that are not finite ({', '.join(broken[:4])}): give a model that works")
+
+
+def key_of(
+    subject: Subject, given: Mapping[str, Any], score: Callable[..., Any] | None, effort: Effort,
+    options: Mapping[str, Any], preset: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What kept runs belong to: the teacher by name and weights, and everything else that the numbers depend on."""
+    named = {name: given.get(name) for name in SUBJECT if name not in ("tokenizer", "processor", "generator")}
+    return {
+        "model": subject.name, "weights": told(subject.model), "reader": told(subject.reader),
+        "generator": told_model(given.get("generator")), **{name: told(value) for name, value in named.items()},
+        "score": told(score), "effort": effort, "preset": preset,
+        "options": {name: told(value) for name, value in sorted(options.items())},
+    }  # fmt: skip
+
+
+def config_name(config: str | QuantConfig) -> str:
+    """A configuration's name in tables: its text, or the bits of weights and inputs and the start of a hash."""
+    if isinstance(config, str):
+        return config
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
+    weights, inputs = (16 if grid is None else grid.bits for grid in (config.weight, config.activation or config.input))
+    return f"w{weights}a{inputs}-{digest[:8]}"

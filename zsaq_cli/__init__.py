@@ -30,7 +30,7 @@ Exit codes:
 3    a package or an extra is missing: the message says which
 4    the Hub could not be reached or broke off: the same command may be repeated
 70   a mistake of zsaq itself: please report the traceback
-130  interrupted
+130  interrupted (143 by SIGTERM): zsaq quantize goes on with --resume
 
 Example:
 

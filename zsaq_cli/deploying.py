@@ -185,6 +185,10 @@ def local(folder: str) -> Path:
     """Raises ValueError for anything but the folder of a saved model."""
     path = Path(os.path.expanduser(folder))
     if not (path / "config.json").is_file():
+        from zsaq.atomic import former_of
+
+        if former := former_of(path):
+            raise ValueError(f"a save of {folder} was killed; {former} holds what lay there before: rename it")
         raise ValueError(f"{folder} is no folder of a saved student (it has no config.json): run zsaq quantize first")
     return path
 

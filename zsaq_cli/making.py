@@ -23,6 +23,13 @@ Size = Annotated[
     typer.Option("--size", min=1, max=2**14, help="Images: their side in pixels, if nothing in MODEL names it."),
 ]
 MANY = 2**31 - 1
+Every = Annotated[
+    int | None,
+    typer.Option("--checkpoint_every", help="Keep the run's state every so many steps; default: every five minutes."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on where a run with the same arguments was stopped; comparisons always do.")
+]
 BY_MODEL = "by the model"  # a setting that depends on what is quantized
 OPEN: Any = {"allow_extra_args": True, "ignore_unknown_options": True}  # a method's own options
 
@@ -39,6 +46,8 @@ def quantize(
     text_pair: Pair = False,
     preset: Preset = None,
     size: Size = None,
+    checkpoint_every: Every = None,
+    resume: Resume = False,
     license: Annotated[
         str | None, typer.Option("--license", help="Of MODEL, if its card names none; for the student's card.")
     ] = None,
@@ -63,7 +72,8 @@ def quantize(
 
         student = launch.run(
             model, bits, output_dir, method=method, effort=effort, seed=seed, license=license,
-            **subject(model, generator, text_pair, size), preset=preset, **launch.options_of(context.args),
+            **subject(model, generator, text_pair, size), preset=preset, checkpoint_every=checkpoint_every,
+            resume=resume, **launch.options_of(context.args),
         )  # fmt: skip
         results = student.zsaq.results
         facts = {
@@ -100,6 +110,8 @@ def compare(
     text_pair: Pair = False,
     preset: Preset = None,
     size: Size = None,
+    checkpoint_every: Every = None,
+    resume: Resume = True,
     task: Annotated[str | None, typer.Option("--task", help="Score: GLUE task: sst2, stsb, mrpc, ...")] = None,
     text: Annotated[str | None, typer.Option("--text", help="Score: UTF-8 text file for the perplexity.")] = None,
     images: Annotated[str | None, typer.Option("--images", help="Score: class folders, parquet, or Hub id.")] = None,
@@ -125,9 +137,11 @@ def compare(
     def work() -> Outcome:
         import zsaq
         from zsaq import launch
+        from zsaq.io.target import ready_comparison
         from zsaq.io.teacher import load_teacher
         from zsaq_cli.scoring import scorer
 
+        ready_comparison(output_dir)
         teacher = load_teacher(model)
         notes: list[str] = []
         score, _ = scorer(
@@ -135,7 +149,7 @@ def compare(
         )
         table = zsaq.compare(
             model, bits.split(","), methods.split(","), seeds=numbers(seeds), score=score, folder=output_dir,
-            effort=effort, preset=preset,  # pyright: ignore[reportArgumentType]
+            effort=effort, preset=preset, checkpoint_every=checkpoint_every,  # pyright: ignore[reportArgumentType]
             **subject(model, generator, text_pair, size), **launch.options_of(context.args),
         )  # fmt: skip
         table.write(output_dir)

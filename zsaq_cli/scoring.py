@@ -52,6 +52,7 @@ def evaluate(
     """
 
     def work() -> Outcome:
+        from zsaq.atomic import check_file
         from zsaq.report.table import Table
 
         if any(bound is not None and math.isnan(bound) for bound in (at_least, at_most)):
@@ -60,6 +61,8 @@ def evaluate(
             raise ValueError("--data_dir goes with --task")
         if record and not (Path(model) / "results.json").is_file():
             raise ValueError(f"--record needs {model}/results.json, which zsaq quantize writes; leave --record off")
+        if record:
+            check_file(Path(model) / "results.json")
         student, other = opened(model), opened(teacher) if teacher else None
         told: list[str] = []
         options = {"window": window, "limit": limit, "batch_size": batch_size, "tell": told.append}
@@ -94,13 +97,15 @@ def opened(source: str) -> "PreTrainedModel":
     from zsaq.eval.pretrained import load_model, path_of
     from zsaq.foreign import made
     from zsaq.io.loading import auto_class_of
+    from zsaq.io.verifying import is_student
 
     source = path_of(source)
-    with made(source, "model"):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        quantization = config.to_dict().get("quantization_config")
-    ours = isinstance(quantization, dict) and quantization.get("quant_method") == "zsaq"
-    model = zsaq.load(source) if ours else load_model(source, auto_class_of(config))
+    if is_student(source):
+        model = zsaq.load(source)
+    else:
+        with made(source, "model"):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        model = load_model(source, auto_class_of(config))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
 
 

@@ -8,9 +8,7 @@ ResNet 98.4 %, ViT 96.2 %.
 
 import hashlib
 import io
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +29,7 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from examples.cache import made_once
 from zsaq.script import told
 from zsaq.train.logging import say
 from zsaq.vision.image_spec import ImageSpec
@@ -78,30 +77,21 @@ class Digits:
 def prepare(cache: Path | None = None, log: Log = say, recipes: dict[str, Recipe] = RECIPES) -> Digits:
     """The embedded default, from the cache or trained now; `log` takes the progress, a line at a time.
 
-    `cache`: the folder of all such defaults; by default `$XDG_CACHE_HOME/zsaq` or `~/.cache/zsaq`. Whatever changes the
+    `cache`: the folder of all such defaults (`examples.cache`). Whatever changes the
     result (this source, the recipes, the libraries) changes the name of the folder in it.
     """
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zsaq"
-    folder = cache / f"digits-{fingerprint(recipes)}"
     images, pixels, labels = read_scans()
     train, test = ((pixels[part], labels[part]) for part in (slice(None, -HELD_OUT), slice(-HELD_OUT, None)))
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=cache, prefix="digits-unfinished-", ignore_cleanup_errors=True
-        ) as unfinished:
-            finished = Path(unfinished, "finished")
-            for name, model in make(train, recipes, log).items():
-                model.save_pretrained(finished / name)
-                PROCESSOR.save_pretrained(finished / name)
-                accuracy = score(model, [{"pixel_values": test[0], "labels": test[1]}])["top1"]
-                log(f"{name}: {100 * accuracy:.1f} % of the {HELD_OUT} digits that were held out")
-            save_images(images[-HELD_OUT:], labels[-HELD_OUT:].tolist(), finished / "test.parquet")
-            try:
-                finished.rename(folder)
-            except OSError:  # another process was faster
-                if not folder.exists():
-                    raise
+
+    def fill(folder: Path) -> None:
+        for name, model in make(train, recipes, log).items():
+            model.save_pretrained(folder / name)
+            PROCESSOR.save_pretrained(folder / name)
+            accuracy = score(model, [{"pixel_values": test[0], "labels": test[1]}])["top1"]
+            log(f"{name}: {100 * accuracy:.1f} % of the {HELD_OUT} digits that were held out")
+        save_images(images[-HELD_OUT:], labels[-HELD_OUT:].tolist(), folder / "test.parquet")
+
+    folder = made_once(cache, f"digits-{fingerprint(recipes)}", fill)
     log(f"the embedded teachers are in {folder}")
     resnet = ResNetForImageClassification.from_pretrained(folder / "resnet").eval()
     return Digits(resnet, ViTForImageClassification.from_pretrained(folder / "vit").eval(), test, train, folder)

@@ -7,10 +7,9 @@ comments and never sees a sentence of the task. Both are trained once, in about 
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tokenizers
@@ -19,6 +18,7 @@ import transformers
 from transformers import AutoTokenizer, BertForSequenceClassification, OPTForCausalLM, PreTrainedTokenizerFast
 
 from examples import embedded_corpus, embedded_training
+from examples.cache import made_once
 from examples.embedded_training import Log, train_generator, train_teacher, train_tokenizer
 from zsaq.train.logging import say
 
@@ -41,24 +41,11 @@ class Embedded:
 def prepare(cache: Path | None = None, log: Log = say) -> Embedded:
     """The embedded default, from the cache or trained now; `log` takes the progress, a line at a time.
 
-    `cache`: the folder of all such defaults; by default `$XDG_CACHE_HOME/zsaq` or `~/.cache/zsaq`. Whatever changes the
+    `cache`: the folder of all such defaults (`examples.cache`). Whatever changes the
     result (these sources, Python, the libraries) changes the name of the folder in it. Raises ValueError if this
-    Python's standard library has no sources.
+    Python's standard library has no sources, and for a cache that cannot be written.
     """
-    cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zsaq"
-    folder = cache / f"embedded-{fingerprint()}"
-    if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            dir=cache, prefix="embedded-unfinished-", ignore_cleanup_errors=True
-        ) as unfinished:
-            finished = Path(unfinished, "finished")
-            make(finished, log)
-            try:
-                finished.rename(folder)
-            except OSError:  # another process was faster
-                if not folder.exists():
-                    raise
+    folder = made_once(cache, f"embedded-{fingerprint()}", partial(make, log=log))
     log(f"the embedded teacher and generator are in {folder}")
     data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     return Embedded(

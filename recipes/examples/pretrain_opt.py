@@ -30,6 +30,8 @@ from transformers import (
     get_cosine_schedule_with_warmup,
 )
 
+from zsaq.atomic import atomic_folder
+from zsaq.io.target import ready_new
 from zsaq.script import natural, positive, told
 from zsaq.train.trainer import processes
 
@@ -159,7 +161,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.hidden % 64 or args.length < 3:
         raise ValueError(f"--hidden {args.hidden} must be a multiple of 64, --length {args.length} at least 3")
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    target = ready_new(args.output_dir)
 
     set_seed(args.seed)
     accelerator = processes()
@@ -204,15 +206,16 @@ def main() -> None:
             )
     if accelerator.is_main_process:
         model.generation_config.update(pad_token_id=pad, bos_token_id=bos, eos_token_id=eos)
-        model.save_pretrained(args.output_dir)
-        tokenizer.save_pretrained(args.output_dir)
         record = {
             **vars(args),
             "tokens": sum(map(len, data)),
             "perplexity": math.exp(mean),
             "seconds": time.time() - begin,
         }
-        Path(args.output_dir, "pretraining.json").write_text(json.dumps(record, indent=1))
+        with atomic_folder(target, ready_new) as folder:
+            model.save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+            (folder / "pretraining.json").write_text(json.dumps(record, indent=1))
 
 
 if __name__ == "__main__":

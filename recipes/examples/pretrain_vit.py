@@ -13,7 +13,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, get_cosine_schedule_with_warmup
 
+from zsaq.atomic import atomic_folder
+from zsaq.io.target import ready_new
 from zsaq.script import natural, positive, told
 from zsaq.train.trainer import processes
 
@@ -110,7 +111,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.size % args.patch or args.hidden % args.heads:
         raise ValueError(f"--size {args.size} must be a multiple of --patch, --hidden {args.hidden} of --heads")
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    target = ready_new(args.output_dir)
 
     set_seed(args.seed)
     accelerator = processes()
@@ -158,11 +159,12 @@ def main() -> None:
         if args.test:
             record["top1"] = accuracy(bare, *read_images(args.test, args.size), accelerator.device)
             accelerator.print(f"top-1 on {args.test}: {record['top1']:.2f} %", flush=True)
-        bare.save_pretrained(args.output_dir)
-        ViTImageProcessor(
-            size={"height": args.size, "width": args.size}, image_mean=list(MEAN), image_std=list(DEVIATION)
-        ).save_pretrained(args.output_dir)
-        Path(args.output_dir, "pretraining.json").write_text(json.dumps(record, indent=1))
+        with atomic_folder(target, ready_new) as folder:
+            bare.save_pretrained(folder)
+            ViTImageProcessor(
+                size={"height": args.size, "width": args.size}, image_mean=list(MEAN), image_std=list(DEVIATION)
+            ).save_pretrained(folder)
+            (folder / "pretraining.json").write_text(json.dumps(record, indent=1))
     accelerator.end_training()
 
 

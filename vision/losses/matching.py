@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Capture, Pair
+from zsaq.train.randomness import generator
 from zsaq.train.synthesis import seed_of
 from zsaq.vision.sources.pixels import Unrolled
 from zsaq.vision.sources.swing import Latents
@@ -129,7 +130,7 @@ class GradientMatching(Objective):
             raise ValueError(f"radius is {radius}; give a positive number, in the space of latents")
         self.source, self.layer, self.radius, self.released = source, layer, radius, released
         self.captures = layer.captures
-        self.rng = torch.Generator().manual_seed(seed)
+        self.rng = generator(seed)
 
     def __call__(self, pair: Pair) -> Tensor:
         here = self.layer(pair)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective, labels_of
 from zsaq.train.pair import Batch, Capture, Pair, run_model
+from zsaq.train.randomness import generator
 from zsaq.vision.models import batch_norms
 
 Form = Literal["batch", "instance"]
@@ -195,7 +196,7 @@ class SoftInception(Objective):
     def __init__(self, low: float, seed: int = 0) -> None:
         if not 0 <= low <= 1:
             raise ValueError(f"low is {low}; give a probability")
-        self.low, self.rng = low, torch.Generator().manual_seed(seed)
+        self.low, self.rng = low, generator(seed)
 
     def __call__(self, pair: Pair) -> Tensor:
         soft, where = torch.rand(2, generator=self.rng).tolist()

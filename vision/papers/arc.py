@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from zsaq.quant.config import QuantConfig
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
 from zsaq.train.trainer import Loop
 from zsaq.vision.image_spec import ImageSpec
@@ -107,7 +108,7 @@ class SearchedGenerator(Source):
             self.norm = ConditionalNorm(CHANNELS, spec.classes, EPS)
             self.paint = nn.Conv2d(CHANNELS, spec.channels, 3, padding=1)
             self.last = nn.BatchNorm2d(spec.channels, affine=False)
-        self.rng = torch.Generator().manual_seed(seed_of(seed, process_index()))
+        self.rng = generator(seed_of(seed, process_index()))
 
     def forward(self) -> Batch:
         device = self.paint.weight.device

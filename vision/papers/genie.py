@@ -56,9 +56,7 @@ def train(groups: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, 
     for i, source in enumerate(groups):
         synthesizer = synthesizer_of(source, teacher)
         with swing(teacher, seed_of(seed, i)):
-            for _ in range(steps - 1):
-                next(synthesizer)
-            finished.append(next(synthesizer)["pixel_values"].cpu())
+            finished.append(synthesizer.finish(steps)["pixel_values"].cpu())
         source.cpu()
         losses += synthesizer.losses
     batch = {"pixel_values": torch.cat(finished)}

@@ -21,6 +21,7 @@ from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import Static
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.pair import Batch, Pair
+from zsaq.train.randomness import generator
 from zsaq.train.reconstruction import reconstruct, scaled_rate
 from zsaq.train.synthesis import Source, Synthesizer
 from zsaq.train.trainer import Loop, calibrate
@@ -43,7 +44,7 @@ class Jittered(Source):
 
     def __init__(self, source: Pixels, reach: int, seed: int = 0) -> None:
         super().__init__()
-        self.source, self.reach, self.rng = source, reach, torch.Generator().manual_seed(seed)
+        self.source, self.reach, self.rng = source, reach, generator(seed)
 
     def forward(self) -> Batch:
         batch = self.source()
@@ -121,10 +122,7 @@ def psaq_images(
         synthesizer = Synthesizer(
             jittered, objective, optimizer, teacher, scheduler=schedule, stage=f"psaq, round {turn}"
         )
-        for _ in range(share):
-            next(synthesizer)
-            with torch.no_grad():
-                source.pixels.clamp_(low, high)
+        synthesizer.finish(share, lambda: source.pixels.data.clamp_(low, high))
         losses += synthesizer.losses
     batch = {name: value.detach() for name, value in source().items()}
     if folder is not None:

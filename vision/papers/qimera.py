@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from zsaq.quant.config import QuantConfig
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
 from zsaq.train.trainer import Loop
 from zsaq.vision.image_spec import ImageSpec
@@ -47,7 +48,7 @@ class Superposed(Source):
         with seeded(seed):
             self.mapping = nn.Linear(embedding.shape[1], 100)
             self.decoder = Decoder(spec, 100, by_label=spec.size > 64)
-        self.rng = torch.Generator().manual_seed(seed_of(seed, process_index()))
+        self.rng = generator(seed_of(seed, process_index()))
 
     def forward(self) -> Batch:
         device, width = self.embedding.device, self.embedding.shape[1]

@@ -82,9 +82,7 @@ def sharpen(
             pixels = torch.optim.Adam([source.latents], lr_pixels)
             optimizers, schedules = [pixels], [StepLR(pixels, decay_every, 0.95)]
         synthesizer = Synthesizer(source, objective, optimizers, teacher, student, scheduler=schedules, stage="sadag")
-        for _ in range(steps - 1):
-            next(synthesizer)
-        batch = next(synthesizer)
+        batch = synthesizer.finish(steps)
         diverse.remember(Pair(teacher, student, batch, layer.captures))
         finished.append(batch["pixel_values"].cpu())
         source.cpu()

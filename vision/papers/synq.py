@@ -13,6 +13,7 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import CE, KL, AtWorstInput, Sum
 from zsaq.train.pair import Batch
+from zsaq.train.streams import Mapped
 from zsaq.train.trainer import Loop
 from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
@@ -107,7 +108,7 @@ def synq(
     return fine_tune(
         quantize_model(teacher, config) if fresh else config, teacher, clear, objective,
         steps=steps, lr=lr, batch_size=batch_size, loop=loop, ranges=ranges if fresh else [],
-        batches=(filtered(view, cutoff) for view in views(images, batch_size, seed)),
+        batches=Mapped(lambda view: filtered(view, cutoff), views(images, batch_size, seed)),
     )  # fmt: skip
 
 

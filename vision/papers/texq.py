@@ -17,6 +17,9 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.objectives import KL
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
+from zsaq.train.stages import stage
+from zsaq.train.streams import Mapped
 from zsaq.train.synthesis import Synthesizer, process_index, seed_of
 from zsaq.train.trainer import Loop, calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
@@ -51,14 +54,17 @@ def centres(
     return moments_of(teacher, minibatches(images, batch_size))
 
 
-def mixup(batches: Iterator[Batch], seed: int = 0) -> Iterator[Batch]:
+def mixup(batches: Iterator[Batch], seed: int = 0) -> Mapped:
     """Each image mixed with another of its batch, in one random proportion a batch. Labels are not mixed: they go."""
-    rng = torch.Generator().manual_seed(seed_of(seed, process_index()))
-    for batch in batches:
+    rng = generator(seed_of(seed, process_index()))
+
+    def mixed(batch: Batch) -> Batch:
         pixels = batch["pixel_values"]
         share = float(torch.rand((), generator=rng))
         other = torch.randperm(len(pixels), generator=rng).to(pixels.device)
-        yield {"pixel_values": share * pixels + (1 - share) * pixels[other]}
+        return {"pixel_values": share * pixels + (1 - share) * pixels[other]}
+
+    return Mapped(mixed, batches)
 
 
 def texq(
@@ -82,9 +88,11 @@ def texq(
     objective += centred * BatchNormStats(teacher, weights=layered(teacher, 0.0, 1.0), targets=targets)
     adam, schedule = paced_adam(source, warmup + calibration + steps, warmup=warmup)
     synthesizer = Synthesizer(source, objective, adam, teacher, scheduler=schedule, stage="texq")
-    for _ in range(warmup):
-        next(synthesizer)
-    student = calibrate(quantize_model(teacher, config), islice(synthesizer, calibration), loop.accelerator)
+    synthesizer.advance(warmup)
+    student = quantize_model(teacher, config)
+    with stage("calibrate", student=student, synthesizer=synthesizer) as at:
+        if at.todo:
+            calibrate(student, islice(synthesizer, calibration), loop.accelerator)
     distill(student, teacher, mixup(synthesizer, seed), 20 * KL(20.0), sgd(student, lr), steps, loop)
     if folder is not None:
         album(next(synthesizer), folder, synthesizer.losses)

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from typing import Self, final
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
 from zsaq.train.synthesis import process_index, seed_of
 
 TRIES = 10  # draws of a box before the whole image is taken, as in the usual per-image crop
@@ -65,7 +67,7 @@ def random_crops(pixels: Tensor, scale: tuple[float, float], rng: torch.Generato
 
 def views(
     batch: Batch, batch_size: int, seed: int = 0, crops: bool = True, scale: tuple[float, float] = (0.5, 1.0)
-) -> Iterator[Batch]:
+) -> "Views":
     """Endless mini-batches of a fixed set, shuffled anew each time all have been seen; with `crops`, random ones.
 
     Every entry of `batch` has the samples first. With several processes each has a stream of its own. Raises ValueError
@@ -74,22 +76,34 @@ def views(
     n = len(batch["pixel_values"])
     if n < 1 or batch_size < 1:
         raise ValueError(f"there are {n} images, and batch_size is {batch_size}; give at least one of each")
-    return _views(
-        batch, batch_size, torch.Generator().manual_seed(seed_of(seed, process_index())), scale if crops else None
-    )
+    return Views(batch, batch_size, generator(seed_of(seed, process_index())), scale if crops else None)
 
 
-def _views(batch: Batch, batch_size: int, rng: torch.Generator, scale: tuple[float, float] | None) -> Iterator[Batch]:
-    n = len(batch["pixel_values"])
-    order = torch.empty(0, dtype=torch.long)
-    while True:
-        while len(order) < batch_size:
-            order = torch.cat([order, torch.randperm(n, generator=rng)])
-        index, order = order[:batch_size], order[batch_size:]
-        part = {name: value[index.to(value.device)] for name, value in batch.items()}
-        if scale is not None:
-            part["pixel_values"] = random_crops(part["pixel_values"], scale, rng)
-        yield part
+@final
+class Views(Iterator[Batch]):
+    """See `views`; the place of the stream is the `order` of what was not shown yet."""
+
+    def __init__(self, batch: Batch, batch_size: int, rng: torch.Generator, scale: tuple[float, float] | None) -> None:
+        self.batch, self.batch_size, self.rng, self.scale = batch, batch_size, rng, scale
+        self.order = torch.empty(0, dtype=torch.long)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        while len(self.order) < self.batch_size:
+            self.order = torch.cat([self.order, torch.randperm(len(self.batch["pixel_values"]), generator=self.rng)])
+        index, self.order = self.order[: self.batch_size], self.order[self.batch_size :]
+        part = {name: value[index.to(value.device)] for name, value in self.batch.items()}
+        if self.scale is not None:
+            part["pixel_values"] = random_crops(part["pixel_values"], self.scale, self.rng)
+        return part
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"order": self.order}
+
+    def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
+        self.order = state_dict["order"]
 
 
 def minibatches(images: Batch, batch_size: int) -> Iterator[Batch]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
 from zsaq.vision.image_spec import ImageSpec
 
@@ -107,7 +108,7 @@ class Conditional(Source):
         with seeded(seed):
             self.embedding = nn.Embedding(spec.classes, width) if small else None
             self.decoder = Decoder(spec, width, by_label=not small)
-        self.rng = torch.Generator().manual_seed(seed_of(seed, process_index()))
+        self.rng = generator(seed_of(seed, process_index()))
 
     def forward(self) -> Batch:
         device = self.decoder.linear.weight.device

@@ -51,8 +51,7 @@ def optimised_images(
         synthesizer = Synthesizer(
             source, objective, adam, teacher, scheduler=plateau, stage=f"{stage}, batch {turn + 1}"
         )
-        for _ in range(steps):
-            next(synthesizer)
+        synthesizer.finish(steps)
         batches.append({name: value.detach() for name, value in pixels().items()})
         losses += synthesizer.losses
         if finished is not None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.sources.crops import random_crops
@@ -78,7 +79,7 @@ class Cropped(Source):
         if not 0 <= share <= 1:
             raise ValueError(f"share is {share}; give a share of the calls, 0 to 1")
         self.source, self.scale, self.share = source, scale, share
-        self.rng = torch.Generator().manual_seed(seed_of(seed, process_index()))
+        self.rng = generator(seed_of(seed, process_index()))
 
     def forward(self) -> Batch:
         batch = self.source()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.sources.generators import quarter, seeded
@@ -57,7 +58,7 @@ def swing(teacher: nn.Module, seed: int = 0) -> Iterator[None]:
     2212.04780, sec. 3.2). The input is padded by reflection by 1 and cut back at a random place; a map one pixel wide
     is left as it is.
     """
-    rng = torch.Generator().manual_seed(seed)
+    rng = generator(seed)
 
     def shift(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
         height, width = args[0].shape[-2:]

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from zsaq.atomic import check_file, told
 from zsaq.deploy.parity import machine
 from zsaq.deploy.runtimes import RUNTIMES
 from zsaq.deploy.timing import BASE, OURS, Bench, Inputs, Run, floats_of
@@ -45,13 +46,16 @@ def bench(
     `shapes`: (batch, tokens) for text, (batch,) for images. `threads`: as torch has them, for all runtimes. A runtime
     that is not installed, or that fails on this model, is told in `left_out` with its reason. `slower` names, by shape,
     the runtimes that are faster than our export. With `write` all goes into the folder, as bench.json. Raises
-    ValueError as `zsaq.load` does, for fewer than one repeat or thread, and for shapes that the model does not take.
+    ValueError as `zsaq.load` does, for fewer than one repeat or thread, for shapes that the model does not take, and
+    with `write` for a folder that cannot be written to.
     """
     folder = Path(folder)
     before = torch.get_num_threads()
     threads = before if threads is None else threads
     if min(repeats, threads) < 1:
         raise ValueError(f"repeats is {repeats} and threads {threads}; give at least 1")
+    if write:
+        check_file(folder / BENCH)
     model = load(folder, dtype=torch.float32)
     image = model.main_input_name == "pixel_values"
     if shapes is None:
@@ -61,7 +65,7 @@ def bench(
         raise ValueError("shapes is empty; give at least one")
     torch.set_num_threads(threads)
     try:
-        with tempfile.TemporaryDirectory() as work:
+        with tempfile.TemporaryDirectory(prefix="zsaq-") as work, told(Path(work)):
             subject = Bench(model, floats_of(model), folder, Path(work), threads)
             subject.twin.save_pretrained(subject.work / "floats")
             timed = [(runtime.name, partial(runtime.time, subject)) for runtime in RUNTIMES if runtime.time is not None]
@@ -98,7 +102,8 @@ def made_ready(
         gc.collect()
         memory = resident()
         try:
-            run, size = make()
+            with told(Path(tempfile.gettempdir()) / "zsaq"):
+                run, size = make()
             for inputs in batches.values():
                 run(inputs)
         except (ImportError, ValueError, RuntimeError, NotImplementedError, AttributeError, OSError) as error:

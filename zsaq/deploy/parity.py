@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from zsaq.atomic import check_file
 from zsaq.deploy.comparison import TOLERANCE
 from zsaq.deploy.runtimes import RUNTIMES
 from zsaq.io.added import PARITY, write_added
@@ -58,10 +59,12 @@ def verify(folder: str | Path, seed: int = 0, write: bool = True) -> dict[str, A
 
     `agrees` is true if in every runtime each layer is within `tolerance` (relative to its largest output) of its rule,
     and so is what passes between layers; an export of another student disagrees, and says so. With `write` the report
-    goes into the folder, as parity.json. Raises ValueError as `zsaq.load` does, and for a model that reads neither text
-    nor images.
+    goes into the folder, as parity.json. Raises ValueError as `zsaq.load` does, for a model that reads neither text nor
+    images, and before anything is computed for a folder that cannot be written to.
     """
     folder = Path(folder)
+    if write:
+        check_file(folder / PARITY)
     model = load(folder, dtype=torch.float32)
     batches = batches_of(model, seed)
     parts: dict[str, dict[str, Any]] = {}

@@ -13,12 +13,13 @@ from typing import Any, Final, final
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.atomic import atomic_folder
+from zsaq.atomic import atomic_folder, check_room
 from zsaq.deploy import checks, timing
 from zsaq.deploy.compressed.write import to_compressed
 from zsaq.deploy.onnx.write import BLOCKS, to_onnx
-from zsaq.io.added import EXPORT, write_added
-from zsaq.io.checksums import MANIFEST, check_manifest, fingerprint
+from zsaq.io.added import write_export
+from zsaq.io.checksums import fingerprint, sealed_files
+from zsaq.io.saving import weight_bytes
 
 Batches = list[dict[str, Tensor]]
 
@@ -64,14 +65,20 @@ def formats() -> dict[str, Runtime]:
     return {runtime.place: runtime for runtime in RUNTIMES if runtime.write is not None}
 
 
+def absent(place: Path) -> None:
+    """Raises ValueError for what exists."""
+    if os.path.lexists(place):
+        raise ValueError(f"{place} exists; remove it or give another target")
+
+
 def export(source: str | Path, to: str, target: str | Path | None = None) -> dict[str, Any]:
     """Write the saved student in the folder `source` for another runtime; returns facts about what was written.
 
     `to`: "onnx", for ONNX Runtime; "compressed-tensors", for stock transformers, and vLLM where it has the kernels.
     `target` is a new folder, by default one called like the format within `source`. The facts also go into its
-    export.json, with the fingerprint of the student. The folder appears whole or not at all. Raises ValueError for
-    another format, a source that is no folder, an existing target, a manifest that does not match, and a rule that the
-    runtime does not have, by the layer's name.
+    export.json, with the fingerprint of the student and the hashes of all that was written. The folder appears whole or
+    not at all. Raises ValueError for another format, a source that is no folder, an existing target, a manifest that
+    does not match, and a rule that the runtime does not have, by the layer's name.
     """
     if to not in formats():
         raise ValueError(f"to is {to!r}; give one of {', '.join(formats())}")
@@ -79,13 +86,12 @@ def export(source: str | Path, to: str, target: str | Path | None = None) -> dic
     if not source.is_dir():
         raise ValueError(f"{source} is no folder; give the folder of a saved student")
     place = source / to if target is None else Path(target)
-    if os.path.lexists(place):
-        raise ValueError(f"{place} exists; remove it or give another target")
-    if (source / MANIFEST).is_file():
-        check_manifest(source)
+    absent(place)
+    sealed_files(source)
+    check_room(place, weight_bytes(source))
     write = formats()[to].write
     assert write is not None
-    with atomic_folder(place) as partial:
+    with atomic_folder(place, absent) as partial:
         facts = write(source, partial)
-        write_added(partial / EXPORT, facts, fingerprint(source))
+        write_export(partial, facts, fingerprint(source))
     return facts

@@ -16,7 +16,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from zsaq.deploy.onnx.session import Session
 from zsaq.deploy.onnx.weights import Weights
 from zsaq.deploy.onnx.write import BLOCKS, MODEL, WEIGHTS, write_graph
-from zsaq.io.added import read_export
+from zsaq.io.added import sealed_export
 from zsaq.quant.packed import packed_layers
 
 OURS: Final = "zsaq onnx"
@@ -137,7 +137,7 @@ def exported(bench: Bench) -> Timed:
     place = bench.folder / "onnx"
     if not (place / MODEL).is_file():
         raise ValueError(f"there is no export: zsaq export {bench.folder} --to onnx")
-    read_export(place)
+    sealed_export(place)
     return onnx_run(place / MODEL, bench.threads), size_of(place, MODEL, WEIGHTS)
 
 
@@ -146,5 +146,5 @@ def blocks_onnx(bench: Bench) -> Timed:
     place = bench.folder / "onnx"
     if not (place / BLOCKS).is_file():
         raise ValueError("the export has no second graph: only inputs of 8 bits a token have one")
-    read_export(place)
+    sealed_export(place)
     return onnx_run(place / BLOCKS, bench.threads), size_of(place, BLOCKS, WEIGHTS)

@@ -6,13 +6,22 @@ from pathlib import Path
 from typing import Any, Final
 
 from zsaq.atomic import write_text
-from zsaq.io.checksums import fingerprint, mismatch
+from zsaq.form import read_json
+from zsaq.io.checksums import (
+    check_hashes,
+    check_sizes,
+    checked_entries,
+    entry,
+    fingerprint,
+    mismatch,
+    regular_files,
+    sealed_files,
+)
 from zsaq.io.record import read_results
 from zsaq.run import RESULTS
 
 EXPORT, PARITY, BENCH = "export.json", "parity.json", "bench.json"
-KEY: Final = "fingerprint"
-LARGEST: Final = 2**24  # bytes of a file that is read
+KEY, FILES = "fingerprint", "files"
 MODELS: Final = ("*.onnx", "*.safetensors")  # what makes a folder an export
 
 
@@ -27,26 +36,42 @@ def read_added(path: Path, model: str | None) -> dict[str, Any]:
     Raises ValueError for everything else, also where there is no such file.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it has {path.stat().st_size:,} bytes, more than {LARGEST:,} are not read")
-        facts = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        facts = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path.name} cannot be read: {error}; make it again") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path.name} cannot be read: it is no object; make it again")
     if model is not None and (problem := mismatch(facts.get(KEY), model)):
         raise ValueError(f"{path.parent.name}/{path.name} {problem}")
     return facts
 
 
+def write_export(place: Path, facts: Mapping[str, Any], model: str) -> Path:
+    """As `write_added`, of the export in the folder `place`, with sizes and hashes of its files as they are now."""
+    return write_added(place / EXPORT, {**facts, FILES: {n: entry(p) for n, p in regular_files(place).items()}}, model)
+
+
 def read_export(place: Path) -> dict[str, Any]:
-    """What the export in the folder `place` says of itself; it is one of the model in the folder around it.
+    """What the export in the folder `place` says of itself; it is one of the model in the folder around it, which is
+    what its manifest says, if it has one.
 
     Where no model lies around it, as when an export is shipped alone, there is none to compare with. Raises ValueError
-    as `read_added` does.
+    as `read_added` and `check_manifest` do.
     """
     around = place.absolute().parent
-    return read_added(place / EXPORT, fingerprint(around) if (around / "config.json").is_file() else None)
+    facts = read_added(place / EXPORT, fingerprint(around) if (around / "config.json").is_file() else None)
+    sealed_files(around)
+    return facts
+
+
+def sealed_export(place: Path) -> dict[str, Any]:
+    """As `read_export`, and every file of the export is what was written. Raises ValueError for others too."""
+    facts = read_export(place)
+    wanted = checked_entries(facts.get(FILES), f"{place / EXPORT} does not tell what the export consists of")
+    present = {name: path for name, path in regular_files(place).items() if name != EXPORT}
+    if foreign := sorted(present.keys() - wanted.keys()):
+        raise ValueError(f"{place}: {foreign[0]} is foreign, {EXPORT} does not list it; take it away")
+    check_sizes(place, EXPORT, wanted, present)
+    check_hashes(place, EXPORT, wanted, present)
+    return facts
 
 
 def check_added(folder: Path) -> None:

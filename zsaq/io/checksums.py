@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from zsaq.atomic import write_text
+from zsaq.form import read_json
 
 MANIFEST: Final = "zsaq_manifest.json"
 MANIFEST_VERSION: Final = 1
@@ -26,7 +27,6 @@ DOCUMENTS: Final = (".md", ".png", ".svg", ".jpg", ".jpeg", ".html", ".pdf", ".c
 ADDED: Final = ("results.json", "parity.json", "bench.json")
 TEMPLATES: Final = "additional_chat_templates"  # the one folder below that tokenizers read
 PACKAGES: Final = ("zsaq", "torch", "transformers")
-LARGEST: Final = 2**24  # bytes of a manifest: far above a hundred thousand files
 FETCH: Final = "fetch the files again, or save the student again with zsaq.save"
 
 
@@ -47,24 +47,39 @@ def check_manifest(folder: str | Path) -> dict[str, Any]:
     root = Path(folder)
     manifest = read_manifest(root / MANIFEST)
     wanted, present = manifest["files"], regular_files(root)
-    for name, known in wanted.items():
-        if name not in present:
-            raise ValueError(f"{root}: {name} is missing, {MANIFEST} lists it; {FETCH}")
-        size = present[name].stat().st_size
-        if size != known["size"]:
-            raise ValueError(f"{root}: {name} has {size} bytes, {MANIFEST} says {known['size']}; {FETCH}")
+    check_sizes(root, MANIFEST, wanted, present)
     read = {"", TEMPLATES, *(name.rpartition("/")[0] for name in wanted)}  # folders that a loader looks into
     if foreign := [n for n in present if n not in wanted and not added(n) and n.rpartition("/")[0] in read]:
         raise ValueError(
             f"{root}: {foreign[0]} is foreign, {MANIFEST} does not list it and a loader may read it; take it away "
             f"(beside a model may lie {', '.join(ADDED)}, folders, and documents: {' '.join(DOCUMENTS)})"
         )
+    check_hashes(root, MANIFEST, wanted, present)
+    return manifest
+
+
+def check_sizes(root: Path, listing: str, wanted: Mapping[str, Any], present: Mapping[str, Path]) -> None:
+    """Raises ValueError for the first file of `listing` that is missing or has another size."""
+    for name, known in wanted.items():
+        if name not in present:
+            raise ValueError(f"{root}: {name} is missing, {listing} lists it; {FETCH}")
+        size = present[name].stat().st_size
+        if size != known["size"]:
+            raise ValueError(f"{root}: {name} has {size} bytes, {listing} says {known['size']}; {FETCH}")
+
+
+def check_hashes(root: Path, listing: str, wanted: Mapping[str, Any], present: Mapping[str, Path]) -> None:
+    """Raises ValueError for the first file that has changed."""
     for name, known in wanted.items():
         if (digest := sha256(present[name])) != known["sha256"]:
             raise ValueError(
-                f"{root}: {name} has the sha256 {digest[:12]}..., {MANIFEST} says {known['sha256'][:12]}...; {FETCH}"
+                f"{root}: {name} has the sha256 {digest[:12]}..., {listing} says {known['sha256'][:12]}...; {FETCH}"
             )
-    return manifest
+
+
+def sealed_files(folder: str | Path) -> dict[str, Any] | None:
+    """What the manifest of `folder` lists, being so; None where there is no manifest. Raises as `check_manifest`."""
+    return check_manifest(folder)["files"] if os.path.lexists(Path(folder) / MANIFEST) else None
 
 
 def identity(files: Mapping[str, Mapping[str, Any]]) -> str:
@@ -95,13 +110,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """A manifest that nobody has checked yet, its form checked. Raises ValueError for everything else."""
     wrong = f"{path} is no manifest of zsaq"
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"it has {path.stat().st_size} bytes, more than {LARGEST}")
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_json(path)
+    except ValueError as error:
         raise ValueError(f"{wrong} ({error}); {FETCH}") from error
     keys = {"format_version", "files", *PACKAGES}
-    if not isinstance(data, dict) or set(data) != keys:
+    if set(data) != keys:
         raise ValueError(f"{wrong}: its keys are not {sorted(keys)}; {FETCH}")
     if type(data["format_version"]) is not int or data["format_version"] != MANIFEST_VERSION:
         raise ValueError(
@@ -110,9 +123,16 @@ def read_manifest(path: Path) -> dict[str, Any]:
         )
     if not all(isinstance(data[name], str) for name in PACKAGES):
         raise ValueError(f"{wrong}: the versions of {', '.join(PACKAGES)} must be texts; {FETCH}")
-    if not isinstance(data["files"], dict) or "config.json" not in data["files"]:
-        raise ValueError(f"{wrong}: files must be an object and name config.json; {FETCH}")
-    for name, known in data["files"].items():
+    if "config.json" not in checked_entries(data["files"], wrong):
+        raise ValueError(f"{wrong}: files must name config.json; {FETCH}")
+    return data
+
+
+def checked_entries(files: Any, wrong: str) -> dict[str, dict[str, Any]]:
+    """Sizes and hashes by name, of JSON that nobody has checked. Raises ValueError that begins with `wrong`."""
+    if not isinstance(files, dict):
+        raise ValueError(f"{wrong}: files must be an object; {FETCH}")
+    for name, known in files.items():
         if not is_plain_path(name):
             raise ValueError(f"{wrong}: {name!r:.200} is no plain relative path; {FETCH}")
         if (
@@ -124,7 +144,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             or not 0 <= known["size"] < 2**63
         ):
             raise ValueError(f"{wrong}: {name} is {known!r:.200}, not 64 hex digits of sha256 and a size; {FETCH}")
-    return data
+    return files
 
 
 def is_plain_path(name: str) -> bool:

@@ -1,13 +1,10 @@
 """A saved student comes back, whole and verified, or not at all."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, StrictDataclassError
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -22,14 +19,12 @@ from transformers import (
     PreTrainedModel,
 )
 
-from zsaq.foreign import UNMADE
-from zsaq.io.checksums import MANIFEST, check_manifest, identity, read_manifest
+from zsaq.io.folder import bounded
 from zsaq.io.record import record_of
-from zsaq.quant.adapter import ZsaqConfig
+from zsaq.io.verifying import verified
 from zsaq.quant.guard import AGAIN
 from zsaq.quant.packed import quantized
 from zsaq.quant.plan import plan_of
-from zsaq.run import RESULTS
 
 AUTO_CLASSES: Final = (
     AutoModelForSequenceClassification,
@@ -41,8 +36,16 @@ AUTO_CLASSES: Final = (
     AutoModelForImageClassification,
     AutoModel,
 )
-FOREIGN_KEYS: Final = ("auto_map", "custom_pipelines", "transformers_weights")
-ADAPTERS: Final = ("adapter_config.json", "adapter_model.safetensors")
+UNBUILDABLE: Final = (  # what transformers raises for values that it has not foreseen
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    StrictDataclassError,
+    TypeError,
+)
 
 
 def auto_class_of(config: PreTrainedConfig) -> Any:
@@ -59,28 +62,12 @@ def auto_class_of(config: PreTrainedConfig) -> Any:
     )
 
 
-def saved_config(source: str | Path, folder: str | Path, revision: str | None) -> PreTrainedConfig:
-    """The config of what lies in `folder`. Raises ValueError for what zsaq has not saved, in the name of `source`."""
-    none = f"{source} is no folder or Hub id of a saved student"
+def config_of(folder: Path, source: str | Path) -> PreTrainedConfig:
+    """What transformers makes of the config.json in `folder`. Raises ValueError, in the name of `source`."""
     try:
-        raw, _ = PreTrainedConfig.get_config_dict(folder, revision=revision)
-    except (OSError, ValueError, *UNMADE) as error:
-        raise ValueError(f"{none} ({error}); {AGAIN}") from error
-    if not isinstance(raw, dict):
-        raise ValueError(f"{none}: its config.json holds {raw!r:.100} and no object; {AGAIN}")
-    if raw and "quantization_config" not in raw:
-        raise ValueError(f"{none}: it has no quantization_config, so it is a float model: load it with transformers")
-    if raw:
-        ZsaqConfig.from_dict(raw["quantization_config"])
-    if foreign := [key for key in FOREIGN_KEYS if raw.get(key)]:
-        raise ValueError(
-            f"{source}: its config.json has {', '.join(foreign)}, which runs other code or reads other files than zsaq "
-            "saves: take it out, or fetch the files again"
-        )
-    try:
-        return AutoConfig.from_pretrained(folder, revision=revision, trust_remote_code=False)
-    except (OSError, ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
-        raise ValueError(f"{none} ({error}); {AGAIN}") from error
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, *UNBUILDABLE) as error:
+        raise ValueError(f"{source} is no folder or Hub id of a saved student ({error}); {AGAIN}") from error
 
 
 def load(
@@ -98,28 +85,27 @@ def load(
     scale times code. `device_map`: as in transformers. Where there is a manifest, every file has to be what it says.
     The model's `zsaq` is a `Record` with the results that lie beside it, if they belong to it and can be read.
     Raises ValueError, with the layer's or the file's name and what to do, for whatever does not fit: no or another
-    `quantization_config`, an unknown format, remote code, missing, extra, wrongly shaped or typed tensors, scales or
-    codes that no grid has, layers drawn at random.
+    `quantization_config`, an unknown format, remote code, a config that asks for more than the files hold, missing,
+    extra, wrongly shaped or typed tensors, scales or codes that no grid has, numbers that are not finite, layers drawn
+    at random.
     """
-    folder, fingerprint = verified(source, revision)
-    revision = None if folder != source else revision
-    config = saved_config(source, folder, revision)
-    auto = auto_class_of(config) if auto_class is None else auto_class
+    found = verified(source, revision)
+    auto = auto_class_of(config_of(found.folder, source)) if auto_class is None else auto_class
     try:
-        model, info = auto.from_pretrained(
-            folder,
-            revision=revision,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-            dtype=dtype,
-            device_map=device_map,
-        )
-    except OSError as error:
-        raise ValueError(f"{source} has no readable model.safetensors ({error}); {AGAIN}") from error
+        with bounded(found.header, source):
+            model, info = auto.from_pretrained(
+                found.folder,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=dtype,
+                device_map=device_map,
+            )
     except torch.OutOfMemoryError:
         raise
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+    except OSError as error:
+        raise ValueError(f"{source} has files that cannot be read ({error}); {AGAIN}") from error
+    except UNBUILDABLE as error:
         raise ValueError(
             f"{source}: no model can be made of its config.json ({type(error).__name__}: {error}); {AGAIN}"
         ) from error
@@ -133,32 +119,6 @@ def load(
             raise ValueError(f"{source}: {sorted(map(str, info[what]))} {remedy}; {AGAIN}")
     if lost := set(plan_of(model).chosen) ^ {name for name, _ in quantized(model)}:
         raise ValueError(f"{source}: {lost} did not become packed layers; {AGAIN}")
-    vars(model)["zsaq"] = record_of(
-        Path(folder), fingerprint
-    )  # not by setattr: a module would copy it by its own rules
+    # Not by setattr: a module would copy it by its own rules.
+    vars(model)["zsaq"] = record_of(found.folder, found.fingerprint)
     return model.eval()
-
-
-def verified(source: str | Path, revision: str | None) -> tuple[str | Path, str | None]:
-    """Where the files lie that `source` means, being what the manifest says, and what the manifest calls the model.
-
-    Without a manifest it is `source` itself, and None. From the Hub, what the manifest lists is fetched at the commit
-    that holds the manifest, and the results beside it. Raises ValueError.
-    """
-    folder = Path(source)
-    if not folder.is_dir():
-        try:
-            manifest = Path(hf_hub_download(str(source), MANIFEST, revision=revision))
-            folder = manifest.parent
-            for name in (*read_manifest(manifest)["files"], RESULTS):
-                with suppress(EntryNotFoundError):  # `check_manifest` names it
-                    hf_hub_download(str(source), name, revision=folder.name)
-        except EntryNotFoundError:  # transformers fetches what it needs, and says what it misses
-            return source, None
-        except (OSError, HfHubHTTPError, HFValidationError) as error:
-            raise ValueError(f"{source} is no folder or Hub id of a saved student ({error}); {AGAIN}") from error
-    if os.path.lexists(folder / MANIFEST):
-        return folder, identity(check_manifest(folder)["files"])
-    if any((folder / name).exists() for name in ADAPTERS):
-        raise ValueError(f"{folder} holds an adapter, which reads another model than the one saved here: take it away")
-    return folder, None

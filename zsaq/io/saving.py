@@ -1,8 +1,6 @@
 """A saved model is whole or not there: written beside its place, read back, compared, then renamed."""
 
 import dataclasses
-import json
-import os
 import shutil
 import warnings
 from pathlib import Path
@@ -13,17 +11,18 @@ from torch import Tensor, distributed
 from transformers import PreTrainedModel
 
 from zsaq.atomic import atomic_folder
-from zsaq.io.checksums import MANIFEST, fingerprint, write_checksums
+from zsaq.io.checksums import fingerprint, write_checksums
 from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import load
 from zsaq.io.record import Record
+from zsaq.io.target import check_target
 from zsaq.quant.adapter import packed_state
+from zsaq.quant.kept import check_kept
 from zsaq.quant.layers import quant_layers
-from zsaq.quant.plan import plan_of
+from zsaq.quant.placing import is_log
 from zsaq.run import Results
 
 DRAWN: Final = ("curves.png", *(f"pictures/**/{name}.png" for name in ("images", "spectrum", "losses")))  # by zsaq
-LINE: Final = 2**16  # bytes of a log's first line that are read
 TOKENS: Final = 8
 ROUNDING_NOISE: Final = 0.05  # of the largest answer: what roundings in another order may do, and no damaged layer does
 
@@ -41,18 +40,31 @@ def save(
     results.json with the student's bytes; `files`: a folder whose logs of steps, curves.png and pictures go along; by
     default all three are those that travel with the student (`student.zsaq`). All is written to a folder beside it,
     read back, compared tensor by tensor and by the answers to random inputs, and renamed. A folder that this function
-    has written is replaced whole, with all that was added to it; any other that is not empty is
-    refused. In several processes the main one alone writes and the others return at once; where they read the folder
-    afterwards, they have to wait for it first (`accelerator.wait_for_everyone`). Raises ValueError for that, for a
-    model that is not quantized, and if what was saved does not come back. Warns of a model that reads neither text nor
-    images, whose answers cannot be compared.
+    has written is replaced whole, with all that was made of it; any other that is not empty is refused, and so is one
+    where something else lies beside the student. In several processes of one run the main one alone writes and the
+    others return at once; where they read the folder afterwards, they have to wait for it first
+    (`accelerator.wait_for_everyone`). Of several runs that save to one folder the last one wins, whole; what a killed
+    one left goes. Raises ValueError for that, for a model that is not quantized, not whole, or not what its codes say
+    (`zsaq.quant.kept`), and if what was saved does not come back; OSError for what the disk refuses. Warns of a model
+    that reads neither text nor images, whose answers cannot be compared.
     """
-    plan_of(student)
+    return write(student, folder, *parts, results=results, files=files)[0]
+
+
+def write(
+    student: PreTrainedModel, folder: str | Path, *parts: Any, results: Results | None = None, files: Path | None = None
+) -> tuple[Path, Results | None]:
+    """`save`; also the results as they were written, None for none."""
+    check_kept(student)
+    if away := [name for name, tensor in student.state_dict().items() if tensor.is_meta]:
+        raise ValueError(
+            f"{away[0]} lies on the meta device, a device_map has offloaded it: load the model whole, and save that"
+        )
     target, record = check_target(folder), vars(student).get("zsaq", Record())
     if not is_main():
-        return target
+        return target, None
     parts, results, files = parts or record.parts, results or record.results, files or record.files
-    with atomic_folder(target) as partial:
+    with atomic_folder(target, check_target) as partial:
         partial.mkdir()
         type(student).save_pretrained(student, partial)  # its class's own, whatever the instance was given
         for part in parts:
@@ -65,22 +77,13 @@ def save(
             saved = dataclasses.replace(results.student, bytes=weight_bytes(partial))
             rows = (*results.rows[:-1], saved)
             dataclasses.replace(results, rows=rows, fingerprint=fingerprint(partial)).write(partial)
-    return target
+            results = Results.read(partial)
+    return target, results
 
 
 def is_main() -> bool:
     """Whether this process writes; the others hold the same student."""
     return not (distributed.is_available() and distributed.is_initialized()) or distributed.get_rank() == 0
-
-
-def check_target(folder: str | Path) -> Path:
-    """Where a model may be saved: a new folder, an empty one, or one that `save` has written. Raises ValueError."""
-    if not str(folder):
-        raise ValueError("the folder to save to is empty text: give a name")
-    target = Path(os.path.expanduser(folder)).absolute()
-    if target.exists() and not (target / MANIFEST).is_file() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"{target} exists and was not written by zsaq.save: give a new folder, or empty this one")
-    return target
 
 
 def weight_bytes(folder: Path) -> int:
@@ -96,16 +99,6 @@ def copy_logged(source: Path, target: Path) -> None:
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
-
-
-def is_log(path: Path) -> bool:
-    """Whether a file begins with a line of a stage's log (`StepLog.write`)."""
-    try:
-        with path.open("rb") as file:
-            line = json.loads(file.readline(LINE))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(line, dict) and {"step", "seconds"} <= line.keys()
 
 
 def check_read_back(student: PreTrainedModel, again: PreTrainedModel, target: Path) -> None:

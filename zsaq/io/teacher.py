@@ -20,7 +20,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto import modeling_auto
 
 from zsaq.foreign import UNMADE
+from zsaq.io.folder import CONFIG, read_config
 from zsaq.io.loading import auto_class_of
+from zsaq.io.verifying import bounded_by
 
 Kind = Literal["text", "causal", "image", "other"]
 MAPPINGS: Final[dict[Kind, Any]] = {
@@ -41,12 +43,15 @@ def load_teacher(source: str | Path) -> PreTrainedModel:
         raise ValueError(f"{source} is no folder: give one with config.json, or a Hub id")
     source = str(Path(os.path.expanduser(source))) if source.startswith("~") else source
     try:
+        if (Path(source) / CONFIG).is_file():
+            read_config(Path(source))
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.to_dict().get("quantization_config"):
             raise ValueError("it is quantized already; give the float model")
-        model, info = auto_class_of(config).from_pretrained(
-            source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-        )
+        with bounded_by(source):
+            model, info = auto_class_of(config).from_pretrained(
+                source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            )
     except (OSError, ValueError, *UNMADE) as error:
         if isinstance(error.__cause__, LocalEntryNotFoundError):
             raise ConnectionError(f"{source} is not here and the Hub was not reached: {error}") from error

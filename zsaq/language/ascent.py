@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.distributed as dist
@@ -14,6 +14,7 @@ from zsaq.language.models import Vocabulary, output_layer, token_table
 from zsaq.language.soft_text import SoftText, soft
 from zsaq.language.text import Partner, Text
 from zsaq.language.text_generator import TextGenerator
+from zsaq.train.state import Tensors
 from zsaq.train.trainer import Divergence
 
 
@@ -57,6 +58,13 @@ class Ascent:
         self.reference = generator if own else reference or copy.deepcopy(generator).requires_grad_(False)
         with torch.no_grad():
             text.bridge.fit(self.soft(generator, text.newest))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"generator": Tensors(self.text.generator).state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        Tensors(self.text.generator).load_state_dict(state_dict["generator"])
+        self.optimizer.load_state_dict(state_dict["optimizer"])
 
     def soft(self, model: PreTrainedModel, text: Text, support: Tensor | None = None) -> SoftText:
         return soft(model, text, self.text.vocabulary, top=self.top, chunk=self.chunk, support=support)

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from transformers import PreTrainedModel
 
@@ -12,6 +11,7 @@ from zsaq.method import Budget
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.pair import Batch
+from zsaq.train.streams import drawn, stream_of
 from zsaq.train.trainer import Loop
 
 Fit = Callable[[TextJob, QuantConfig, Budget, int, Loop], PreTrainedModel]
@@ -64,7 +64,7 @@ def layer_wise(source: BatchSource) -> Fit:
     """ZeroQuant's layer-wise distillation alone."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        batches = source(job, seed)
+        batches = stream_of(source(job, seed))
         student = student_of(job.start, config, batches, loop)
         return warm_start(student, job.teacher, batches, budget["steps"], budget["lr"], loop)
 
@@ -75,7 +75,7 @@ def gptq_rounded(source: BatchSource) -> Fit:
     """GPTQ's rounding; no step is taken."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        return gptq_student(job.start, config, islice(source(job, seed), budget["calibration"]), loop)
+        return gptq_student(job.start, config, drawn(stream_of(source(job, seed)), budget["calibration"]), loop)
 
     return fit
 
@@ -84,8 +84,8 @@ def gptq_qat(source: BatchSource) -> Fit:
     """Plain steps from GPTQ's rounding."""
 
     def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        batches = source(job, seed)
-        student = gptq_student(job.start, config, islice(batches, budget["calibration"]), loop)
+        batches = stream_of(source(job, seed))
+        student = gptq_student(job.start, config, drawn(batches, budget["calibration"]), loop)
         steps, lr, hidden = budget["steps"], budget["lr"], budget["hidden"]
         return pull(student, job.teacher, batches, steps=steps, lr=lr, hidden=hidden, loop=loop)
 

@@ -16,6 +16,7 @@ from zsaq.language.sources import over_and_over, random_tokens, texts
 from zsaq.language.text import Text
 from zsaq.language.text_generator import TextGenerator
 from zsaq.language.writing import load_generator, with_adapters
+from zsaq.quant.tokens import check_tokens
 from zsaq.train.pair import Batch
 
 DEFAULT_GENERATOR = "facebook/opt-125m"  # writes for a classifier where no other is named
@@ -92,9 +93,10 @@ class TextJob:
 
     @property
     def words(self) -> PreTrainedTokenizerBase:
-        """The teacher's tokenizer. Raises ValueError if there is none."""
+        """The teacher's tokenizer. Raises ValueError if there is none, and for one of another model."""
         if self.tokenizer is None:
             raise ValueError(f"text for {type(self.start).__name__} needs its tokenizer, and none was given")
+        check_tokens(self.start, self.tokenizer)
         return self.tokenizer
 
     @property

@@ -19,11 +19,14 @@ from zsaq.language.models import block_list, blocks, task_kind, token_table
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import QuantEmbedding, parameter_groups, quant_layers
 from zsaq.quant.model import quantize_model
+from zsaq.quant.ranges import static_ranges
 from zsaq.train.gptq import gptq
 from zsaq.train.objectives import KL, HiddenStates, LayerWise, LogitMSE, Sum
 from zsaq.train.optim import Clip, Wrapper
 from zsaq.train.pair import Batch
 from zsaq.train.sam import SAM
+from zsaq.train.stages import stage
+from zsaq.train.streams import stream_of
 from zsaq.train.trainer import Adversary, Loop, calibrate, distill
 
 CALIBRATION = 16  # batches that fill static ranges of inputs
@@ -45,7 +48,13 @@ def student_of(
     """
     student = quantize_model(teacher, with_learned_ranges(config)).float()
     token_table(student).weight.requires_grad_(False)
-    return calibrate(student, islice(batches, CALIBRATION), loop and loop.accelerator)
+    if not static_ranges(student):
+        return calibrate(student, (), loop and loop.accelerator)
+    stream = stream_of(batches)
+    with stage("calibrate", student=student, stream=stream) as at:
+        if at.todo:
+            calibrate(student, islice(stream, CALIBRATION), loop and loop.accelerator)
+    return student
 
 
 def divergence(teacher: PreTrainedModel, hidden: float) -> Sum:
@@ -142,7 +151,7 @@ def sam_sga(
     """
     if not 0 <= warm < steps:
         raise ValueError(f"warm is {warm} of {steps} steps; give 0 or more, and fewer than steps")
-    stream = iter(text)
+    stream = stream_of(text)
     student = warm_start(student_of(start or teacher, config, stream, loop), teacher, stream, warm, lr, loop)
     return pull(
         student, teacher, stream, steps=steps - warm, lr=lr, hidden=hidden, rho=rho, adversary=ascent, ratio=ratio,

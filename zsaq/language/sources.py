@@ -9,6 +9,7 @@ from zsaq.language.layout import Layout
 from zsaq.language.models import printable
 from zsaq.language.text import Text, encode, similar, text_pairs
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
 
 POOL = 10  # batches that are drawn together, so that each can hold rows of similar length
 
@@ -22,7 +23,7 @@ def random_tokens(
     seed: int = 0,
 ) -> Iterator[Batch]:
     """Printable tokens of the teacher, uniform and independent; length[0]..length[1] in each content."""
-    tokens, rng = printable(tokenizer), torch.Generator().manual_seed(seed)
+    tokens, rng = printable(tokenizer), generator(seed)
     low, high = length
     if not 1 <= low <= high:
         raise ValueError(f"length is {length}; give 1 <= first <= last")
@@ -56,7 +57,7 @@ def texts(
     contents = [rows] if isinstance(rows, Text) else [encode(tokenizer, list(c)) for c in columns(rows)]
     if len(contents) > len(layout.gaps) - 1:
         raise ValueError("pairs of texts were given, but the layout is for single ones; make it with text_pair=True")
-    rng = torch.Generator().manual_seed(seed)
+    rng = generator(seed)
     lengths = torch.stack([content.mask.sum(1) for content in contents]).sum(0)
     order = torch.empty(0, dtype=torch.int64)
     size = batch_size * max(1, min(POOL, len(rows) // batch_size))

@@ -13,6 +13,7 @@ from zsaq.language.models import Vocabulary
 from zsaq.language.text import Text, similar, text_pairs
 from zsaq.language.writing import write
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator as generator_of
 
 
 @final
@@ -59,7 +60,7 @@ class TextGenerator:
         self.vocabulary = Vocabulary.of(generator, tokenizer)
         self.batch_size, self.refresh, self.fresh = batch_size, refresh, fresh
         self.style = {"length": length, "greedy": greedy, "temperature": temperature, "uniform_start": uniform_start}
-        self.rng = torch.Generator().manual_seed(seed)
+        self.rng = generator_of(seed)
         self.buffer: deque[list[int]] = deque(maxlen=capacity)
         self.ready: list[Text] = []
         self.started = False
@@ -97,6 +98,18 @@ class TextGenerator:
             self.ready = self.gather()
         text = self.ready.pop()
         return self.layout.place(*(text_pairs(text, self.rng) if self.layout.text_pair else (text,)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is written and not yet read, and what may be read again; the stream of random numbers is the run's."""
+        texts = [self.newest, self.translated, Text.of(list(self.buffer)), *self.ready]
+        pairs = [(text.ids, text.mask) for text in texts]
+        return {"texts": pairs, "started": self.started, "replays": self.replays}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        device = self.newest.ids.device
+        self.newest, self.translated, past, *ready = (Text(*pair).to(device) for pair in state_dict["texts"])
+        self.buffer = deque(past.lists(), self.buffer.maxlen)
+        self.ready, self.started, self.replays = ready, state_dict["started"], state_dict["replays"]
 
     def gather(self) -> list[Text]:
         """The next `refresh` batches: the newest texts, and what is missing from those before them."""

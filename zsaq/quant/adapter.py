@@ -9,6 +9,7 @@ a `quantization_config` in config.json:
 """
 
 import copy
+from types import MethodType
 from typing import Any, Final, final
 
 from torch import Tensor
@@ -17,13 +18,17 @@ from transformers.quantizers import HfQuantizer, register_quantization_config, r
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from zsaq.quant.config import QuantConfig
-from zsaq.quant.guard import AGAIN, check_header, decoys, expect, read_header
+from zsaq.quant.finite import check_loaded, check_teacher
+from zsaq.quant.guard import AGAIN, check_header, check_size, decoys, expect, read_header
+from zsaq.quant.kept import check_kept, keep_size
+from zsaq.quant.latents import is_step, latents, restore
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.packed import PackedLayer, packed_layers, quantized
 from zsaq.quant.packed_model import check_ranges, pack_plan, packed_weight, round_plan
+from zsaq.quant.placing import METHOD, guard
 from zsaq.quant.plan import Plan, make_plan, plan_of
+from zsaq.quant.reach import check_forwards
 
-METHOD: Final = "zsaq"
 FORMAT_VERSION: Final = 1
 
 
@@ -71,16 +76,20 @@ class ZsaqConfig(QuantizationConfigMixin):
 @final
 class ZsaqQuantizer(HfQuantizer):
     quantization_config: ZsaqConfig
+    resumable = False  # whether what is saved now is to be trained on
 
     def is_serializable(self) -> bool:
         return True
 
     @property
     def is_trainable(self) -> bool:
-        return False
+        return True  # by adapters beside the packed layers
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
-        return packed_state(model), {}
+        if vars(model).get("_hf_peft_config_loaded"):  # transformers takes the adapters out of it, and saves them alone
+            return model.state_dict(), {}
+        check_kept(model)
+        return packed_state(model) | (latents(model) if self.resumable else {}), {}
 
     def _process_model_before_weight_loading(
         self, model: PreTrainedModel, checkpoint_files: list[str] | None = None, **kwargs: Any
@@ -95,23 +104,27 @@ class ZsaqQuantizer(HfQuantizer):
         for _, layer in quantized(model):
             layer._is_hf_initialized = True  # type: ignore[assignment]
         if checkpoint_files is not None:
-            check_header(model, read_header(checkpoint_files))
+            header = read_header(checkpoint_files)
+            check_header(model, header)
+            check_size(model, header)
         expect(model)
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **kwargs: Any) -> None:
         vars(model)["_weight_conversions"] = []
+        watch(model)
         if self.quantization_config.plan is None:
             self.round(model)
             return
         for name, layer in quantized(model):
             try:
                 if isinstance(layer, PackedLayer):
-                    layer.cache = None
+                    layer.release()
                     layer.check()
                 else:
                     layer.output_quantizer.ranges.check()
             except ValueError as error:
                 raise ValueError(f"{name}: {error}; {AGAIN}") from None
+        check_loaded(model)
 
     def round(self, model: PreTrainedModel) -> None:
         """A float model that was just loaded becomes a packed one. Raises ValueError for one on several devices."""
@@ -121,7 +134,9 @@ class ZsaqQuantizer(HfQuantizer):
                 f"device_map spreads the float model over {sorted(places)}: round it on one device, save it, and give "
                 "zsaq.load the device_map"
             )
+        check_teacher(model)
         plan = make_plan(model, self.quantization_config.config)
+        check_forwards(model, plan)
         untie(model, plan)
         round_plan(model, plan)
         self.pre_quantized = True
@@ -130,6 +145,7 @@ class ZsaqQuantizer(HfQuantizer):
 
 register_quantization_config(METHOD)(ZsaqConfig)
 register_quantizer(METHOD)(ZsaqQuantizer)
+guard()
 
 
 def attach(student: PreTrainedModel) -> None:
@@ -137,7 +153,26 @@ def attach(student: PreTrainedModel) -> None:
     config = ZsaqConfig(plan_of(student))
     student.config.quantization_config = config
     # Tensors are called as their modules are, not by the names of older versions.
-    vars(student).update(hf_quantizer=ZsaqQuantizer(config), _weight_conversions=[])
+    vars(student).update(
+        hf_quantizer=ZsaqQuantizer(config), _weight_conversions=[], save_pretrained=MethodType(save_pretrained, student)
+    )
+    watch(student)
+
+
+def watch(model: PreTrainedModel) -> None:
+    """A model that keeps the size of its tables, and reads what was saved of it."""
+    keep_size(model)
+    model.register_load_state_dict_pre_hook(restore)
+
+
+def save_pretrained(student: PreTrainedModel, folder: Any, *args: Any, **options: Any) -> None:
+    """transformers' own; what Trainer saves in a folder of its steps holds the latent weights too, to go on from."""
+    quantizer = vars(student)["hf_quantizer"]
+    quantizer.resumable = is_step(folder)
+    try:
+        type(student).save_pretrained(student, folder, *args, **options)
+    finally:
+        quantizer.resumable = False
 
 
 def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:

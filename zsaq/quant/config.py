@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
@@ -159,16 +160,43 @@ class QuantConfig:
         return cls(**values)
 
     @classmethod
+    def from_saved(cls, data: Any) -> "QuantConfig":
+        """As `from_dict`, of JSON that `to_dict` has written and nobody else: no default stands in for a key that
+        lacks. Raises ValueError that names the keys."""
+        if lost := list(_lost(data)):
+            raise ValueError(
+                f"the saved configuration has no {', '.join(lost[:8])}, and no default is assumed for what is saved: "
+                "fetch the files again, or save the student again"
+            )
+        return cls.from_dict(data)
+
+    @classmethod
     def _rule(cls, rule: Any) -> "tuple[str, QuantConfig | None]":
         if not isinstance(rule, list | tuple) or len(rule) != 2:
-            raise ValueError(f"rule {rule!r} is not a pair [glob, configuration or null]")
+            raise ValueError(f"rule {rule!r:.200} is not a pair [glob, configuration or null]")
+        if isinstance(rule[1], dict) and rule[1].get("rules"):
+            raise ValueError(f"rule {rule[0]!r:.200} has rules of its own; list them all at the top level")
         return rule[0], None if rule[1] is None else cls.from_dict(rule[1])
+
+
+def _lost(data: Any) -> Iterator[str]:
+    """The keys that a configuration in JSON lacks, as in weight.bits, those of its rules too."""
+    if not isinstance(data, dict):
+        return
+    rules = data.get("rules")
+    ruled = [rule[1] for rule in rules if isinstance(rule, list) and len(rule) == 2] if isinstance(rules, list) else []
+    for start, config in {"": data, **{f"rules.{number}.": config for number, config in enumerate(ruled)}}.items():
+        if isinstance(config, dict):
+            yield from (f"{start}{f.name}" for f in dataclasses.fields(QuantConfig) if f.name not in config)
+            for name, grid in ((name, config.get(name)) for name in GRIDS):
+                if isinstance(grid, dict):
+                    yield from (f"{start}{name}.{f.name}" for f in dataclasses.fields(Grid) if f.name not in grid)
 
 
 def _known(data: Any, kind: type) -> dict[str, Any]:
     allowed = [f.name for f in dataclasses.fields(kind)]
     if not isinstance(data, dict):
-        raise ValueError(f"{kind.__name__} is {data!r}; give an object with the keys {allowed}")
+        raise ValueError(f"{kind.__name__} is {data!r:.200}; give an object with the keys {allowed}")
     if unknown := [key for key in data if key not in allowed]:
-        raise ValueError(f"{kind.__name__} has the unknown keys {unknown}; allowed are {allowed}")
+        raise ValueError(f"{kind.__name__} has the unknown keys {unknown!r:.200}; allowed are {allowed}")
     return dict(data)

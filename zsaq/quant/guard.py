@@ -15,13 +15,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from zsaq.quant.packed import packed_layers, quantized
+from zsaq.quant.packed import PackedLayer, packed_layers, quantized
 
 NOTE: Final = "!! This is a zsaq model: pip install zsaq, and import zsaq before from_pretrained !!"
 FLOATS: Final = ("F64", "F32", "F16", "BF16")
 DTYPE_NAMES: Final = {torch.uint8: "U8", torch.int64: "I64", torch.float32: "F32"}
 AGAIN: Final = "save the student again with save_pretrained, or fetch the files again"
+TRAINED: Final = ("latent", "weight_quantizer.ranges.scale", "weight_quantizer.ranges.zero")  # `quant.latents`
 DECOY: Final = ("U8", (1,))
+SPARE, TIMES = 2**28, 4  # bytes of masks and the like, and how many times the files' size they may have on top
 
 Header = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -36,7 +38,8 @@ def expect(model: PreTrainedModel) -> None:
     layers = "|".join(re.escape(name) for name, _ in packed_layers(model))
     known: Any = model._keys_to_ignore_on_load_unexpected
     several = list if known is None else type(known)  # transformers 5.5 has lists or None there, 5.23 has sets
-    decoyed = [rf"^{re.escape(NOTE)}$", rf"^({layers})\.weight$"]
+    trained = "|".join(re.escape(name) for name in TRAINED)
+    decoyed = [rf"^{re.escape(NOTE)}$", rf"^({layers})\.(weight|{trained})$"]
     model._keys_to_ignore_on_load_unexpected = several([*(known or ()), *decoyed])
     never: Any = model._keys_to_ignore_on_save or ()
     model._keys_to_ignore_on_load_missing = several(rf"^{re.escape(name)}$" for name in never)
@@ -60,6 +63,13 @@ def read_header(files: list[str]) -> Header:
     return header
 
 
+def trained_shapes(layer: nn.Module) -> dict[str, tuple[int, ...]]:
+    """What a checkpoint of training may hold of a layer besides its codes."""
+    if not isinstance(layer, PackedLayer) or layer.table is not None:
+        return {}
+    return dict(zip(TRAINED, (layer.shape, tuple(layer.scale.shape), tuple(layer.scale.shape)), strict=True))
+
+
 def check_header(model: nn.Module, header: Header) -> None:
     """Raises ValueError for missing, foreign, wrongly shaped or wrongly typed tensors, before any of them is read."""
     state = model.state_dict()
@@ -73,7 +83,11 @@ def check_header(model: nn.Module, header: Header) -> None:
                 raise ValueError(f"{name}: the tensor {key} is missing; {AGAIN}")
             if header[key] != wanted:
                 raise ValueError(f"{name}: {key} is {header[key]}, its plan asks for {wanted}; {AGAIN}")
-        known = {*buffers, f"{name}.bias"}
+        shapes = {f"{name}.{key}": shape for key, shape in trained_shapes(layer).items()}
+        for key in shapes.keys() & header.keys():
+            if header[key][0] not in FLOATS or header[key][1] != shapes[key]:
+                raise ValueError(f"{name}: {key} is {header[key]}, its plan asks for floats {shapes[key]}; {AGAIN}")
+        known = {*buffers, *shapes, f"{name}.bias"}
         if extra := [key for key in header if key.startswith(f"{name}.") and key not in known]:
             raise ValueError(f"{name}: its plan knows no tensors {extra}; {AGAIN}")
     for key, (dtype, shape) in header.items():
@@ -82,3 +96,18 @@ def check_header(model: nn.Module, header: Header) -> None:
             raise ValueError(
                 f"{key.rpartition('.')[0]}: {key} is {(dtype, shape)}, the model asks for {wanted}; {AGAIN}"
             )
+
+
+def check_size(model: nn.Module, header: Header) -> None:
+    """Raises ValueError for a model whose tensors, beside those in the files, would fill far more memory than these:
+    what a config asks for and no file holds is drawn or computed, and would be allocated first."""
+    tied = getattr(model, "all_tied_weights_keys", {})
+    sizes = {name: value.nbytes for name, value in (*model.named_parameters(), *model.named_buffers())}
+    held = sum(size for name, size in sizes.items() if name in header)
+    more = {name: size for name, size in sizes.items() if name not in header and name not in tied}
+    if sum(more.values()) > SPARE + TIMES * held:
+        name = max(more, key=lambda name: more[name])
+        raise ValueError(
+            f"{name}: the config asks for {more[name]:,} bytes that are in no file, whose tensors have {held:,}; "
+            f"{AGAIN}"
+        )

@@ -1,6 +1,5 @@
 """From teacher to student, and what was done to each of its modules."""
 
-import copy
 from typing import TypeVar
 
 from torch import nn
@@ -8,14 +7,17 @@ from transformers import PreTrainedModel
 
 from zsaq.quant.adapter import attach
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.finite import check_teacher
 from zsaq.quant.grid import Grid
 from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
 from zsaq.quant.packed import PackedEmbedding, PackedLayer
 from zsaq.quant.plan import Plan, make_plan, plan_of
+from zsaq.quant.reach import check_forwards, check_own, check_weights, copied, off_fast_path
 
 
 def apply_plan(model: nn.Module, plan: Plan) -> None:
     """Swap the chosen layers in place. Ends of a tie share one weight quantizer."""
+    off_fast_path(model)
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         layer, config = modules[name], plan.chosen[name]
@@ -42,16 +44,19 @@ def quantize_model(teacher: Model, config: QuantConfig | str) -> Model:
     """A student: a copy of the teacher in eval mode, seen through integers. The teacher is not touched.
 
     `config`: or its text, as in "w4a8g128". A transformers student saves itself packed: `student.save_pretrained`.
-    Raises ValueError if a rule matches nothing, a grid does not fit its layer, nothing would be quantized, or the
-    teacher is quantized already.
+    Raises ValueError if a rule matches nothing, a grid does not fit its layer, nothing would be quantized, the
+    teacher is quantized already, holds numbers that are not finite, or computes where a student cannot follow
+    (`zsaq.quant.reach`).
     """
     config = QuantConfig.given(config)
     if is_quantized(teacher):
         raise ValueError("the teacher is quantized already; give the float model")
-    if packed := [n for n, p in teacher.named_parameters() if not p.is_floating_point()]:
-        raise ValueError(f"{packed[0]} holds integers: the teacher was loaded in 8 or 4 bits; give the float model")
+    check_own(teacher)
+    check_weights(teacher, config)
+    check_teacher(teacher)
     plan = make_plan(teacher, config)
-    student = copy.deepcopy(teacher).eval().requires_grad_(True)
+    student = copied(teacher).eval().requires_grad_(True)
+    check_forwards(student, plan)
     apply_plan(student, plan)
     if isinstance(student, PreTrainedModel):
         attach(student)

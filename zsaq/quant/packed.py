@@ -12,68 +12,47 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.quant.codes import dequantize
-from zsaq.quant.grid import Grid
 from zsaq.quant.layers import Conv1D, QuantActivation, quant_activations
 from zsaq.quant.packing import pack, unpack
 from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.unpacked import WRITTEN, Unpacked
 
 
-class PackedLayer(nn.Module):
+class PackedLayer(Unpacked):
     """What the packed layers share. Never constructed: `become_packed` gives a layer its class.
 
     Buffers: `codes` [out, bytes] uint8; `scale` [out, 1], [out, groups, 1] or [1, 1], float32 whatever the model is
     cast to; `zero` like scale, uint8, only on asymmetric grids. The end of a tie has none and reads its table's.
     """
 
-    codes: Tensor
-    scale: Tensor
-    zero: Tensor
     bias: Tensor | None
-    grid: Grid
-    shape: tuple[int, int]  # of the codes: output rows, input columns
-    table: "PackedLayer | None"
     input_quantizer: Quantizer | None
-    dtype: torch.dtype  # of the model around it
-    cache: Tensor | None
-
-    def zeros(self) -> Tensor | float:
-        return self.grid.zero if self.grid.symmetric else self.zero
-
-    def dequantized(self, dtype: torch.dtype) -> Tensor:
-        """The weight, rows first and flat [out, in * ...], unpacked once for each device and dtype, then kept."""
-        if self.table is not None:
-            return self.table.dequantized(dtype)
-        if self.cache is None or (self.cache.dtype, self.cache.device) != (dtype, self.codes.device):
-            # An inference tensor would be of no use to a later pass with gradients.
-            with torch.inference_mode(False), torch.no_grad():
-                codes = unpack(self.codes, self.grid.bits, self.shape).short() + self.grid.low
-                self.cache = dequantize(codes, self.scale, self.zeros(), self.grid).to(dtype)
-            self.cache._is_hf_initialized = True  # type: ignore[attr-defined]  # or transformers would draw it anew
-        return self.cache
-
-    @property
-    def weight(self) -> Tensor:
-        """The weight in the model's dtype and the float layer's layout. For reading: what is written there is lost."""
-        return self.dequantized(self.dtype)
 
     def inputs(self, x: Tensor) -> Tensor:
         return x if self.input_quantizer is None else self.input_quantizer(x)
 
     def _apply(self, fn, recurse: bool = True):
         scale = None if self.table is not None else self.scale
+        kept = self.shown if self.table is None and self.written() else None
         super()._apply(fn, recurse)
-        self.dtype, self.cache = fn(torch.empty(0, dtype=self.dtype)).dtype, None
+        self.release()
+        self.dtype, self.shown = fn(torch.empty(0, dtype=self.dtype)).dtype, None if kept is None else fn(kept)
         if scale is not None and self.scale.dtype != torch.float32:  # cast with the model: it would lose bits
             self.scale = scale.to(self.scale.device)
         return self
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        self.cache = None
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        weight = state_dict.get(f"{prefix}weight")
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            raise ValueError(f"{prefix}weight cannot be loaded: {WRITTEN}")
+        self.release()
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def check(self) -> None:
         """Raises ValueError for values that no student has."""
         if self.table is None:
+            if self.codes.is_meta:
+                raise ValueError("its codes lie on the meta device: leave offload_buffers off")
             if not (self.scale.isfinite() & (self.scale > 0)).all():
                 raise ValueError("scale is not finite and positive everywhere")
             codes = unpack(self.codes, self.grid.bits, self.shape)
@@ -96,9 +75,11 @@ class PackedLinear(PackedLayer, nn.Linear):  # type: ignore[misc]
 
 @final
 class PackedConv1D(PackedLayer, Conv1D):  # type: ignore[misc]
-    @property
-    def weight(self) -> Tensor:
-        return self.dequantized(self.dtype).T
+    def laid_out(self, rows: Tensor) -> Tensor:
+        return rows.T
+
+    def flat(self, weight: Tensor) -> Tensor:
+        return weight.T
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.inputs(x)
@@ -107,16 +88,15 @@ class PackedConv1D(PackedLayer, Conv1D):  # type: ignore[misc]
 
 @final
 class PackedConv2d(PackedLayer, nn.Conv2d):  # type: ignore[misc]
-    @property
-    def weight(self) -> Tensor:
-        return self.kernel(self.dtype)
+    def laid_out(self, rows: Tensor) -> Tensor:
+        return rows.view(self.out_channels, -1, *self.kernel_size)
 
-    def kernel(self, dtype: torch.dtype) -> Tensor:
-        return self.dequantized(dtype).view(self.out_channels, -1, *self.kernel_size)
+    def flat(self, weight: Tensor) -> Tensor:
+        return weight.flatten(1)
 
     def forward(self, input: Tensor) -> Tensor:
         x = self.inputs(input)
-        return self._conv_forward(x, self.kernel(x.dtype), self.bias)
+        return self._conv_forward(x, self.laid_out(self.dequantized(x.dtype)), self.bias)
 
 
 @final
@@ -125,6 +105,9 @@ class PackedEmbedding(PackedLayer, nn.Embedding):  # type: ignore[misc]
 
     def forward(self, input: Tensor) -> Tensor:
         owner = self if self.table is None else self.table
+        owner.follow()
+        if owner.shown is not None:
+            return F.embedding(input, owner.shown)
         flat = input.flatten()
         codes = unpack(F.embedding(flat, owner.codes), owner.grid.bits, (len(flat), owner.shape[1]))
         zero = owner.grid.zero if owner.grid.symmetric else owner.zero[flat]

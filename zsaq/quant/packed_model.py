@@ -21,6 +21,7 @@ from zsaq.quant.packed import PACKS, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.packing import pack, width
 from zsaq.quant.plan import Plan
 from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.reach import off_fast_path
 
 
 def check_ranges(model: nn.Module) -> None:
@@ -42,6 +43,7 @@ def pack_plan(model: nn.Module, plan: Plan) -> None:
 
     Raises ValueError for a module that the model lacks, that has no packed form, or whose group size does not fit.
     """
+    off_fast_path(model)
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         if type(modules.get(name)) in ACTIVATIONS:
@@ -81,7 +83,8 @@ def become_packed(layer: nn.Module, grid: Grid, inputs: Quantizer | None, owner:
     layer.__class__ = PACKS[type(layer)]
     assert isinstance(layer, PackedLayer)
     layer.grid, layer.shape = grid, (rows.shape[0], rows.shape[1])
-    layer.dtype, layer.cache, layer.input_quantizer = rows.dtype, None, inputs
+    layer.dtype, layer.input_quantizer = rows.dtype, inputs
+    layer.release()
     object.__setattr__(layer, "table", owner)  # not a submodule: the buffers belong to the table alone
     if owner is None:
         empty = partial(torch.empty, device=rows.device)

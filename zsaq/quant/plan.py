@@ -35,21 +35,24 @@ class Plan:
         keys = ["config", "modules", "tied", "left"]
         if not isinstance(data, dict) or set(data) != set(keys):
             raise ValueError(
-                f"a plan has the keys {keys}; this one has {list(data) if isinstance(data, dict) else data!r}"
+                f"a plan has the keys {keys}; this one has {list(data) if isinstance(data, dict) else data!r:.200}"
             )
         modules, tied, left = data["modules"], data["tied"], data["left"]
         if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
-            raise ValueError(f"modules is {modules!r}; give a list of module names")
+            raise ValueError(f"modules is {modules!r:.200}; give a list of module names")
         if not modules or len(set(modules)) < len(modules):
             raise ValueError("modules names nothing, or one module twice; name each quantized module once")
         for key in ("tied", "left"):
             if not isinstance(data[key], dict) or not all(
                 isinstance(s, str) for item in data[key].items() for s in item
             ):
-                raise ValueError(f"{key} is {data[key]!r}; give an object of texts")
-        if unknown := [name for pair in tied.items() for name in pair if name not in modules or pair[1] in tied]:
-            raise ValueError(f"tied names {unknown}; both ends must be in modules, and the second end not tied itself")
-        config, chosen = QuantConfig.from_dict(data["config"]), {}
+                raise ValueError(f"{key} is {data[key]!r:.200}; give an object of texts")
+        named = set(modules)
+        if unknown := [name for pair in tied.items() for name in pair if name not in named or pair[1] in tied]:
+            raise ValueError(
+                f"tied names {unknown!r:.200}; both ends must be in modules, and the second end not tied itself"
+            )
+        config, chosen = QuantConfig.from_saved(data["config"]), {}
         for name in modules:
             own, _ = config.of(tied.get(name, name))
             if own is None:

@@ -16,6 +16,7 @@ from typing import Any, Final, final
 from huggingface_hub import ModelCard
 from huggingface_hub import try_to_load_from_cache as cached
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+from yaml import YAMLError
 
 from zsaq.io.record import read_results
 from zsaq.quant.config import QuantConfig
@@ -43,6 +44,8 @@ def license_of(card: str | Path) -> dict[str, str]:
     try:
         metadata = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
+        return {}
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, YAMLError):  # a card of no known form
         return {}
     terms = {key: metadata.get(key) for key in ("license", "license_name", "license_link")}
     named = {key: value for key, value in terms.items() if isinstance(value, str) and value}

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.utils import yaml_dump
@@ -12,7 +13,7 @@ from torch import nn
 from zsaq.quant.model import coverage, describe
 from zsaq.quant.plan import plan_of
 from zsaq.report.card import Card, MetricScore
-from zsaq.report.table import Table, markdown
+from zsaq.report.table import Table, code, link, markdown, printable
 
 LIBRARY: Final = "zsaq"  # not "transformers": the Hub's snippet for that would not import zsaq
 PIPELINE_TAGS: Final = {  # how a transformers class is called at its end -> the Hub's pipeline_tag
@@ -56,16 +57,16 @@ def metadata(card: Card, repo_id: str, model: nn.Module) -> ModelCardData:
         "base_revision": card.base.revision, "base_sha256": card.base.sha256,
         "recipe": card.recipe, "recipe_sha256": card.recipe_sha256, "versions": dict(card.versions) or None,
     }  # fmt: skip
-    extra: dict[str, Any] = {LIBRARY: {key: value for key, value in facts.items() if value is not None}}
-    extra |= card.base.license
+    known = {key: value for key, value in facts.items() if value is not None}
+    extra: dict[str, Any] = plain({LIBRARY: known, **card.base.license})
     results = [
         EvalResult(
             task_type=tag or "other",
-            dataset_type=card.data.id or re.sub(r"\W+", "-", card.data.name.lower()).strip("-"),
-            dataset_name=card.data.name,
-            dataset_config=card.data.task,
-            dataset_split=card.data.split,
-            metric_type=score.metric,
+            dataset_type=plain(card.data.id) or re.sub(r"\W+", "-", card.data.name.lower()).strip("-") or "unnamed",
+            dataset_name=plain(card.data.name),
+            dataset_config=plain(card.data.task),
+            dataset_split=plain(card.data.split),
+            metric_type=plain(score.metric),
             metric_value=score.mean,
             metric_args={"seeds": list(card.seeds)} | ({} if score.spread is None else {"std": score.spread}),
         )
@@ -78,12 +79,21 @@ def metadata(card: Card, repo_id: str, model: nn.Module) -> ModelCardData:
         library_name=LIBRARY,
         tags=[LIBRARY, "quantization", *bits, *(["data-free", "zero-shot-quantization"] if card.zero_shot else [])],
         pipeline_tag=tag,
-        language=card.language,
-        metrics=[score.metric for score in student_scores(card)] or None,
+        language=plain(card.language),
+        metrics=[plain(score.metric) for score in student_scores(card)] or None,
         model_name=repo_id.rpartition("/")[2],
         eval_results=results or None,
         **extra,
     )
+
+
+def plain(value: Any) -> Any:
+    """JSON whose texts are single lines of what can be shown, for YAML that others read."""
+    if isinstance(value, dict):
+        return {printable(key): plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def student_scores(card: Card) -> list[MetricScore]:
@@ -138,13 +148,13 @@ def provenance(card: Card) -> str:
     base = f"[{card.base.id}](https://huggingface.co/{card.base.id})" if card.base.id else markdown(card.base.name)
     facts = {
         "base model": base,
-        "its revision": card.base.revision and f"`{card.base.revision}`",
-        "its weights' SHA-256": card.base.sha256 and f"`{card.base.sha256}`",
+        "its revision": card.base.revision and code(card.base.revision),
+        "its weights' SHA-256": card.base.sha256 and code(card.base.sha256),
         "method": markdown(card.method),
         "inputs of its training or calibration": card.inputs and markdown(card.inputs),
         "words about the model that were used": ", ".join(map(markdown, card.knowledge)),
-        "recipe": card.recipe and markdown(card.recipe),
-        "recipe's SHA-256": card.recipe_sha256 and f"`{card.recipe_sha256}`",
+        "recipe": card.recipe and link(card.recipe),
+        "recipe's SHA-256": card.recipe_sha256 and code(card.recipe_sha256),
         "budget": ", ".join(f"{markdown(k)} {markdown(v)}" for k, v in card.budget.items()),
         "seeds": ", ".join(map(str, card.seeds)),
         "versions": ", ".join(f"{markdown(k)} {markdown(v)}" for k, v in card.versions.items()),
@@ -176,12 +186,12 @@ def readme(card: Card, repo_id: str, folder: Path, model: nn.Module) -> str:
         "Evaluation": evaluation(card) if card.scores else "This model has not been evaluated.",
         "Quantization": weights(card, folder, model),
         "Provenance": provenance(card),
-        "Pictures": "\n\n".join(f"![{markdown(path)}]({path})" for path in pictures),
+        "Pictures": "\n\n".join(f"![{markdown(path)}]({quote(path)})" for path in pictures),
         "Limits": "\n".join(f"- {limit}" for limit in limits),
         "Licence": f"The base model's: {markdown(named)}."
-        + (f" {terms['license_link']}" if "license_link" in terms else ""),
+        + (f" {link(terms['license_link'])}" if "license_link" in terms else ""),
     }
-    title = f"# {repo_id.rpartition('/')[2]}\n\n{markdown(card.base.name)}, quantized with zsaq.\n\n"
+    title = f"# {markdown(repo_id.rpartition('/')[2])}\n\n{markdown(card.base.name)}, quantized with zsaq.\n\n"
     body = title + (NO_DATA if card.zero_shot else WITH_DATA)
     body += "".join(f"\n\n## {head}\n\n{text}" for head, text in parts.items() if text)
     return str(ModelCard(f"---\n{metadata(card, repo_id, model).to_yaml()}\n---\n\n{body}\n"))
@@ -194,7 +204,8 @@ def eval_files(card: Card) -> dict[str, str]:
         return {}
     score = scores[0]
     spread = "" if score.spread is None else f", standard deviation {score.spread:.6f}"
-    notes = f"{score.metric}, {data.split or 'split unknown'}, seeds {list(card.seeds)}{spread}; quantized by zsaq"
-    entry = EvalResultEntry(dataset_id=data.id, task_id=data.task, value=score.mean, notes=notes)
+    split, seeds = plain(data.split) or "split unknown", list(card.seeds)
+    notes = f"{plain(score.metric)}, {split}, seeds {seeds}{spread}; quantized by zsaq"
+    entry = EvalResultEntry(dataset_id=plain(data.id), task_id=plain(data.task), value=score.mean, notes=notes)
     name = re.sub(r"\W+", "-", f"{data.id}-{data.task}".lower())
     return {f".eval_results/{name}.yaml": yaml_dump(eval_result_entries_to_yaml([entry]))}

@@ -9,9 +9,12 @@ from statistics import fmean, stdev
 from typing import Any, final
 
 from zsaq.atomic import write_text
+from zsaq.form import parsed
 from zsaq.report.table import Table
 
 RUNS = "runs.jsonl"
+KINDS = {"config": str, "method": str, "zero_shot": bool, "of": dict}
+HUGE = 1e300  # beyond it sums of squares have no float
 KEYS = ("config", "method", "seed", "zero_shot", "seconds")  # of a run; the rest are scores
 
 
@@ -32,13 +35,13 @@ class Comparison:
         path = Path(folder) / RUNS
         lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
         try:
-            runs = [json.loads(line) for line in lines]
-        except (ValueError, RecursionError) as error:
+            runs: list[Any] = [parsed(line) for line in lines]
+        except ValueError as error:
             raise ValueError(
                 f"{path} holds a line that is no JSON ({error}): take it out, or give a new folder"
             ) from error
         for run in runs:
-            if not isinstance(run, dict) or not {*KEYS, "of"} <= set(run):
+            if not is_run(run):
                 raise ValueError(f"{path} holds {run!r:.200}, which is no run of zsaq.compare: give a new folder")
             if run["of"] != of:
                 raise ValueError(
@@ -145,6 +148,19 @@ class Comparison:
                 axis.axhline(run[metric], color="gray", linewidth=1, linestyle="--", label="teacher")
         axis.set_xticks(range(len(configs)), configs)
         axis.set_title(metric, fontsize=10)
+
+
+def is_run(run: Any) -> bool:
+    """Whether JSON that nobody has checked is a line of runs.jsonl: all of its keys, of their kinds, and scores."""
+    if not isinstance(run, dict) or not {*KEYS, "of"} <= set(run):
+        return False
+    numbers = [value for key, value in run.items() if key not in (*KEYS[:4], "of")]
+    return (
+        all(isinstance(run[key], kind) for key, kind in KINDS.items())
+        and type(run["seed"]) is int
+        and not any(isinstance(value, bool) or not isinstance(value, int | float) for value in numbers)
+        and all(abs(value) < HUGE for value in numbers)
+    )
 
 
 def cell(row: Mapping[str, Any], name: str) -> str:

@@ -1,12 +1,12 @@
 """What a run logged step by step, as curves: read once, drawn as PNG or inside of a page."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
 from zsaq.atomic import atomic_file
+from zsaq.form import parsed
 
 LARGEST: Final = 2**24  # bytes of a file that is read
 HUGE: Final = 1e300  # beyond it integers have no float
@@ -52,8 +52,8 @@ def read_curves(file: Path) -> list[Curve]:
     try:
         if file.stat().st_size > LARGEST:
             raise ValueError(f"it has more than {LARGEST:,} bytes")
-        lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, RecursionError) as error:
+        lines = [parsed(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file.name} cannot be read: {error}") from error
     points: dict[str, list[tuple[float, float]]] = {}
     for line in lines:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-from zsaq.atomic import write_text
+from zsaq.atomic import check_file, write_text
 from zsaq.io.added import BENCH, EXPORT, MODELS, PARITY, read_added
 from zsaq.io.checksums import MANIFEST, fingerprint
 from zsaq.io.record import read_results
@@ -100,9 +100,10 @@ def attempt(read: Any, *arguments: Any) -> Any:
 def report(folder: str | Path, target: Path | None = None) -> tuple[Path, dict[str, str]]:
     """Write the page (default: report.html in `folder`); its path, and what is missing with the command for it.
 
-    Raises ValueError for a folder without the config.json of a saved student.
+    Raises ValueError for a folder without the config.json of a saved student, and where the page cannot be written.
     """
     root = Path(folder)
+    page_file = check_file(target or root / "report.html")
     contents = Contents.of(root)
     missing = contents.missing()
     table = Table([{"what": name, "what makes it": command} for name, command in missing.items()])
@@ -124,4 +125,4 @@ def report(folder: str | Path, target: Path | None = None) -> tuple[Path, dict[s
         missing=table,
         sections=[part for part in parts if part.filled],
     )
-    return write_text(target or root / "report.html", page), missing
+    return write_text(page_file, page), missing

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zsaq.form import parsed
 from zsaq.io.checksums import fingerprint
 from zsaq.report.comparison import RUNS, Comparison
 
@@ -120,8 +120,8 @@ def mend(folder: str | Path, of: Mapping[str, Any], write: bool) -> str | None:
     lines = data.splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
         try:
-            run = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            run = parsed(line)
+        except ValueError as error:
             if number < len(lines):
                 raise ValueError(
                     f"{path}, line {number}, is no JSON ({error}): take it out, or give a new folder"

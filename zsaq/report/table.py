@@ -66,13 +66,16 @@ class Table:
         with atomic_file(Path(path)) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
-            writer.writerows(self.rows)
+            writer.writerows({name: cell_of(value) for name, value in row.items()} for row in self.rows)
         return Path(path)
 
     def to_terminal(self, title: str = "") -> "RichTable":
         """For `rich.console.Console.print`."""
-        from rich.markup import escape as plain
+        from rich.markup import escape
         from rich.table import Table as RichTable
+
+        def plain(text: str) -> str:
+            return escape(printable(text))
 
         table = RichTable(title=plain(title) or None, title_justify="left", show_header=self.head)
         for column, numeric in zip(self.columns, self.numeric() or [False] * len(self.columns), strict=True):
@@ -86,9 +89,33 @@ def is_number(text: str) -> bool:
     return text == NONE or re.fullmatch(r"-?[\d,]+(\.\d+)?(e[+-]?\d+)?( ± [\d.]+)?", text) is not None
 
 
+def printable(text: object) -> str:
+    """One line of what can be shown: no control characters (a terminal obeys them), no halves of characters."""
+    whole = str(text).encode("utf-8", "replace").decode()
+    return "".join(each if each.isprintable() else " " for each in " ".join(whole.split()))
+
+
 def markdown(text: object) -> str:
-    """One line without Markdown's or HTML's signs, for text that others chose."""
-    return re.sub(r"([|`*_<>\[\]\\])", r"\\\1", " ".join(str(text).split()))
+    """One line without Markdown's or HTML's signs, and without links, for text that others chose."""
+    plain = re.sub(r"([|`*_<>\[\]\\~&$#])", r"\\\1", printable(text))
+    return re.sub(r"(?i)\b(https?|ftp|mailto|www)([:.])", r"\1\\\2", plain)
+
+
+def code(text: object) -> str:
+    """The same as a span of code, where all signs but its own are plain."""
+    return f"`{printable(text).replace('`', chr(39)) or ' '}`"
+
+
+def link(text: object) -> str:
+    """An address that can be followed, if it is one of the web and nothing else; any other text as it is."""
+    address = printable(text)
+    return f"<{address}>" if re.fullmatch(r"https://[\w.-]+(/[\w./~%?=&#+-]*)?", address, re.ASCII) else markdown(text)
+
+
+def cell_of(value: Any) -> Any:
+    """As a spreadsheet shows it: a text that it would take for a formula begins with an apostrophe."""
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) and not is_number(value)
+    return f"'{value}" if formula else value
 
 
 def one_line(value: Any, depth: int = 0) -> str:
@@ -102,7 +129,7 @@ def one_line(value: Any, depth: int = 0) -> str:
     if isinstance(value, int):
         return f"{value:,}" if abs(value) < 10**300 else "a number of more than 300 digits"
     if not isinstance(value, Mapping | list | tuple):
-        return str(value)
+        return printable(value)
     if not value:
         return "none"
     if depth > DEEP:

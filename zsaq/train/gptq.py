@@ -17,6 +17,7 @@ from zsaq.quant.layers import QuantConv1D, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached, call_of
 from zsaq.train.logging import StepLog
 from zsaq.train.pair import Batch
+from zsaq.train.stages import stage as stage_of
 from zsaq.train.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -53,8 +54,12 @@ def gptq(
         raise ValueError(f"damping is {damping!r}, with {len(chunks)} batches; give a positive number and a batch")
     student.to(loop.accelerator.device).eval()
     layers = {name: _layers(student, name) for name, _ in blocks}
-    with StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log:
-        for number, (name, left) in enumerate(layers.items(), 1):
+    with (
+        StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log,
+        stage_of(stage, student=student, log=log) as at,
+    ):
+        for number in at.steps(len(layers)):
+            name, left = list(layers.items())[number - 1]
             block, errors = student.get_submodule(name), []
             calls = [
                 (*call_of(student, block, batch, answers=False)[:2], batch.get("attention_mask")) for batch in chunks

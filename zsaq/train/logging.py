@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Self, final
+from typing import Any, ClassVar, Self, final
 
 from accelerate import Accelerator
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -28,7 +28,7 @@ from rich.progress import (
 )
 from transformers.utils import logging as transformers_logging
 
-from zsaq.train.synthesis import watched
+from zsaq.train.watching import watched
 
 
 def say(line: str) -> None:
@@ -110,7 +110,7 @@ class StepLog:
         self.file = None
         if self.speaks and folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-            self.file = (folder / f"{stage}.jsonl").open("w", encoding="utf-8")
+            self.file = (folder / f"{stage}.jsonl").open("w+", encoding="utf-8")
         self.bar = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[metrics]}"), console=self.console,
@@ -131,6 +131,22 @@ class StepLog:
         StepLog.running.remove(self)
         if self.file is not None:
             self.file.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was written until now, and the seconds that it took."""
+        lines = ""
+        if self.file is not None:
+            self.file.seek(0)
+            lines = self.file.read()
+        return {"lines": lines, "seconds": time.perf_counter() - self.began}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.began = time.perf_counter() - state_dict["seconds"]
+        if self.file is not None:
+            self.file.seek(0)
+            self.file.truncate()
+            self.file.write(state_dict["lines"])
+            self.file.flush()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One step's numbers; `step` counts from 1."""

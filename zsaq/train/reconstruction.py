@@ -18,7 +18,10 @@ from zsaq.quant.layers import quant_layers
 from zsaq.train.calls import Calls, collect
 from zsaq.train.logging import StepLog
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
 from zsaq.train.rounding import Softened, qdrop
+from zsaq.train.stages import Stage
+from zsaq.train.stages import stage as stage_of
 from zsaq.train.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -95,40 +98,44 @@ def reconstruct(
     if rough := [name for name, layer in quant_layers(student) if layer.weight.dtype != torch.float32]:
         raise ValueError(f"the weights of {rough[:4]} are not float32 and would not hold what is learned; use .float()")
     recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step))
-    rng = torch.Generator(device).manual_seed(seed)
-    draw = torch.Generator().manual_seed(seed)
+    rng, draw = generator(seed, device), generator(seed)
     done = set(fixed)
     with StepLog(loop.accelerator, stage, steps * len(blocks), loop.folder, loop.every) as log:
         for number, (name, _) in enumerate(blocks):
             block, twin = _block(student, name, "student"), _block(teacher, name, "teacher")
-            soft = Softened(block, joint, drop, rng, done)
-            if not soft.soft:
-                continue
-            try:
-                calls = collect(student, block, teacher, twin, chunks, budget)
-                for step, (error, undecided) in enumerate(_learn(block, soft, calls, recipe, rng, draw), 1):
-                    now = number * steps + step
-                    if now % loop.every == 0 or step in (1, steps):
-                        metrics = {"block": number + 1, "error": error.item(), "undecided": undecided.item()}
-                        if not all(map(math.isfinite, metrics.values())):
-                            raise ValueError(
-                                f"{stage}, block {name}, step {step}: the loss is not finite ({metrics}). The block is "
-                                "as it was before; lower the learning rates or look at the batches"
-                            )
-                        log.write(now, metrics)
-            except BaseException:
-                soft.restore()
-                raise
-            done |= soft.harden()
+            with stage_of(f"{stage}, block {name}", block=block, log=log) as at:
+                soft = Softened(block, joint, drop, rng, done)
+                if not soft.soft:
+                    continue
+                try:
+                    calls = collect(student, block, teacher, twin, chunks, budget) if at.todo else None
+                    for step, error, undecided in _learn(block, soft, calls, recipe, rng, draw, at):
+                        now = number * steps + step
+                        if now % loop.every == 0 or step in (1, steps):
+                            metrics = {"block": number + 1, "error": error.item(), "undecided": undecided.item()}
+                            if not all(map(math.isfinite, metrics.values())):
+                                raise ValueError(
+                                    f"{stage}, block {name}, step {step}: the loss is not finite ({metrics}). The "
+                                    "block is as it was before; lower the learning rates or look at the batches"
+                                )
+                            log.write(now, metrics)
+                except BaseException:
+                    soft.restore()
+                    raise
+                done |= soft.harden()
     if done == set(fixed):
         raise ValueError(f"the blocks {[name for name, _ in blocks]} hold no quantizer; give the blocks of the student")
     return student
 
 
 def _learn(
-    block: nn.Module, soft: Softened, calls: Calls, recipe: _Recipe, rng: torch.Generator, draw: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Steps of one block; each gives its error and sum of undecided bits. `rng` drops, `draw` chooses the samples."""
+    block: nn.Module, soft: Softened, calls: Calls | None, recipe: _Recipe, rng: torch.Generator,
+    draw: torch.Generator, at: Stage,
+) -> Iterator[tuple[int, Tensor, Tensor]]:  # fmt: skip
+    """Steps of one block, none of one that is done; each gives its number, its error and its sum of undecided bits.
+    `rng` drops, `draw` chooses the samples."""
+    if calls is None:
+        return
     device, steps = rng.device, recipe.steps
     with torch.no_grad():  # finds the first activation steps
         rows = torch.arange(min(FIRST, len(calls.x)))
@@ -142,7 +149,7 @@ def _learn(
     schedule = LambdaLR(
         optimizer, [lambda t, on=decays: 0.5 + 0.5 * math.cos(math.pi * t / steps * on) for _, _, decays in kept]
     )
-    for step in range(1, steps + 1):
+    for step in at.steps(steps, optimizer=optimizer, schedule=schedule):
         rows = torch.randperm(len(calls.x), generator=draw)[: recipe.batch_size].to(calls.x.device)
         x, y, seen = (t[rows].to(device) for t in (calls.x, calls.y, calls.seen))
         with torch.enable_grad():
@@ -157,7 +164,7 @@ def _learn(
             parameter.grad = grad
         optimizer.step()
         schedule.step()
-        yield error.detach(), undecided.detach()
+        yield step, error.detach(), undecided.detach()
 
 
 def _block(model: nn.Module, name: str, whose: str) -> nn.Module:

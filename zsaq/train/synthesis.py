@@ -7,8 +7,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Self, final
+from typing import Any, Self, final
 
 import torch
 import torch.distributed as dist
@@ -17,19 +16,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.pair import Batch, Pair
-
-Watcher = Callable[[str, int, int | None, float], None]
-_watchers: list[Watcher] = []
-
-
-@contextmanager
-def watched(watcher: Watcher) -> Iterator[None]:
-    """Inside, each step of each `Synthesizer` calls `watcher(stage, step, steps, loss)`; `step` counts from 1."""
-    _watchers.append(watcher)
-    try:
-        yield
-    finally:
-        _watchers.remove(watcher)
+from zsaq.train.stages import stage
+from zsaq.train.state import Held, Tensors
+from zsaq.train.watching import tell
 
 
 class Source(nn.Module, ABC):
@@ -109,9 +98,42 @@ class Synthesizer(Iterator[Batch]):
         for scheduler in self.schedulers:
             scheduler.step(*([value] if isinstance(scheduler, ReduceLROnPlateau) else []))
         self.losses.append(value)
-        for watcher in _watchers:
-            watcher(self.stage, len(self.losses), self.steps, value)
+        tell(self.stage, len(self.losses), self.steps, value)
         return {name: value.detach() for name, value in batch.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "source": Tensors(self.source).state_dict(), "losses": self.losses,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedulers": [scheduler.state_dict() for scheduler in self.schedulers],
+        }  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.source.to(next(self.teacher.parameters()).device)  # where the optimizers' states have to be
+        Tensors(self.source).load_state_dict(state_dict["source"])
+        for optimizer, state in zip(self.optimizers, state_dict["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        for scheduler, state in zip(self.schedulers, state_dict["schedulers"], strict=True):
+            scheduler.load_state_dict(state)
+        self.losses = list(state_dict["losses"])
+
+    def advance(self, steps: int) -> None:
+        """`steps` steps, as a stage of the run, after which it goes on."""
+        with stage(self.stage, synthesizer=self) as at:
+            for _ in at.steps(steps):
+                next(self)
+
+    def finish(self, steps: int, then: Callable[[], object] | None = None) -> Batch:
+        """`steps` steps, as a stage of the run; the batch of the last one. `then` is called after each. The source is
+        done with them: of its optimizers nothing is kept."""
+        last = Held()
+        with stage(self.stage, source=self.source, last=last) as at:
+            for _ in at.steps(steps, synthesizer=self):
+                last.value = next(self), self.losses
+                if then is not None:
+                    then()
+        batch, self.losses = last.value
+        return batch
 
 
 def synthesize(
@@ -136,9 +158,7 @@ def synthesize(
     synthesizer = Synthesizer(
         source, objective, optimizer, teacher, student, scheduler=scheduler, stage=stage, steps=steps
     )
-    for _ in range(steps - 1):
-        next(synthesizer)
-    batch = next(synthesizer)
+    batch = synthesizer.finish(steps)
     if losses is not None:
         losses += synthesizer.losses
     return batch

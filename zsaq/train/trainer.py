@@ -23,6 +23,8 @@ from zsaq.train.logging import StepLog
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.optim import NotFinite, Wrapper
 from zsaq.train.pair import Batch, Pair, run_model
+from zsaq.train.stages import stage as stage_of
+from zsaq.train.streams import stream_of
 
 Model = TypeVar("Model", bound=nn.Module)
 Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -79,15 +81,6 @@ class Loop:
             raise ValueError(
                 f"accumulate is {self.accumulate}, warmup {self.warmup}; give at least 1, and a share below 1"
             )
-
-
-def repeat(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """A finite collection of batches, over and over. Raises ValueError if it is empty."""
-    kept = list(batches)
-    if not kept:
-        raise ValueError("there is no batch to repeat")
-    while True:
-        yield from kept
 
 
 def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator | None = None) -> Model:
@@ -160,10 +153,14 @@ def distill(
         optimizer.no_sync = model.no_sync
     schedule = get_scheduler(loop.schedule, innermost, int(steps * loop.warmup), steps)
     total = objective if isinstance(objective, Sum) else 1.0 * objective
-    stream = iter(batches)
+    stream = stream_of(batches)
+    lasting = {"student": student, "stream": stream} | ({} if adversary is None else {"adversary": adversary})
 
-    with StepLog(accelerator, stage, steps, loop.folder, loop.every) as log:
-        for step in range(1, steps + 1):
+    with (
+        StepLog(accelerator, stage, steps, loop.folder, loop.every) as log,
+        stage_of(stage, **lasting, log=log) as at,
+    ):
+        for step in at.steps(steps, optimizer=optimizer, schedule=schedule):
             window = _window(stream, loop.accumulate, device, step, steps)
             pairs = [Pair(teacher, model, batch, total.captures) for batch in window]
             metrics: dict[str, float] = {}

@@ -144,7 +144,7 @@ def check_written(folder: Path, model: Any, layers: dict[str, Stored]) -> None:
         if name not in layers or layer.dtype == torch.float32:  # else scales are rounded, and the tensors were compared
             same = torch.equal(modules[name].get_parameter("weight"), layer.weight)
             assert same, f"{name}: the stock loader reads other weights"
-        layer.cache = None
+        layer.release()
 
 
 def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zsaq.deploy.onnx.write import BLOCKS, MODEL
-from zsaq.io.added import read_export
+from zsaq.io.added import sealed_export
 
 LENGTHS: Final = (1, 4, 16, 64, 256)  # tokens at which the two graphs are compared
 
@@ -74,14 +74,15 @@ class OnnxModel:
     the same codes in kernels that round inputs once a block instead of once a token: which is finer, but not the rule
     that was trained. Both are timed when the export is opened, on this machine and with these `threads` (0: as many
     as there are), and `short` is the number of tokens up to which it wins. Raises ValueError where there is no export,
-    and for one that lies in the folder of another student than it was made of.
+    for one whose files have changed since it was written, and for one that lies in the folder of another student than
+    it was made of, or of one that its manifest does not fit.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0, same_rule: bool = True) -> None:
         place = Path(folder) / "onnx" if (Path(folder) / "onnx").is_dir() else Path(folder)
         if not (place / MODEL).is_file():
             raise ValueError(f"{folder} holds no {MODEL}: run zsaq export {folder} --to onnx")
-        facts = read_export(place)
+        facts = sealed_export(place)
         self.exact = Session(place / MODEL, threads=threads)
         self.blocks: Session | None = None
         self.short = 0
