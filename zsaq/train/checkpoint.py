@@ -7,6 +7,7 @@ place of its steps.
 """
 
 import fcntl
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
