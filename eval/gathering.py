@@ -15,6 +15,16 @@ def share(items: Sequence[Item], accelerator: Accelerator | None) -> Sequence[It
     return items if accelerator is None else items[accelerator.process_index :: accelerator.num_processes]
 
 
+def ranks(index: list[int], accelerator: Accelerator | None) -> list[int]:
+    """The places of the numbers `index` among those of all processes, so that left-out ones leave no gap."""
+    numbers = torch.tensor(index, dtype=torch.int64)
+    if accelerator is not None and accelerator.num_processes > 1:
+        padded = accelerator.pad_across_processes(numbers.to(accelerator.device), pad_index=-1)
+        numbers = cast(Tensor, accelerator.gather(padded)).cpu()
+    place = {number: rank for rank, number in enumerate(sorted(numbers[numbers >= 0].tolist()))}
+    return [place[number] for number in index]
+
+
 def gather_rows(index: list[int], values: Tensor, total: int, accelerator: Accelerator | None) -> Tensor:
     """All processes' rows `values` (n, width) put at their places `index`: shape (total, width), on the CPU.
 

@@ -17,8 +17,9 @@ from transformers import AutoModelForSequenceClassification
 from zsaq.atomic import check_file, write_text
 from zsaq.eval.metrics import METRICS
 from zsaq.eval.pretrained import load_with_tokenizer
-from zsaq.eval.scoring import compare_to_teacher, grade, predict
+from zsaq.eval.scoring import below, compare_to_teacher, grade, predict
 from zsaq.eval.tasks import TASKS, Task, find_task, label_order, read_rows
+from zsaq.script import positive, told
 from zsaq.train.trainer import processes
 
 AVERAGES = (
@@ -67,6 +68,8 @@ def evaluate_task(task: Task, args: argparse.Namespace, accelerator: Accelerator
             )
         )
     result = grade(task, rows, logits[0])
+    for who, answer in zip(("model", "teacher"), logits, strict=False):
+        notes += [f"{who}: {note}" for note in below(task, grade(task, rows, answer), len(rows))]
     if args.teacher:
         result |= compare_to_teacher(task, rows, logits[0], logits[1])
     return result | {"samples": len(rows), "labels": list(task.labels), "notes": notes}
@@ -96,8 +99,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--task", nargs="+", required=True, help=f"any of {', '.join(TASKS)} (mnli: both), or all")
     parser.add_argument("--data_dir", help="holds [<task>/]<split>.parquet, .tsv or .jsonl; default: the Hub")
     parser.add_argument("--split", default="validation", help="a split, or several joined: validation+test")
-    parser.add_argument("--batch_size", type=int, default=64, help="sentences a batch on each process")
-    parser.add_argument("--max_length", type=int, default=128, help="tokens; longer inputs are truncated")
+    parser.add_argument("--batch_size", type=positive, default=64, help="sentences a batch on each process")
+    parser.add_argument("--max_length", type=positive, default=128, help="tokens; longer inputs are truncated")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args(argv)
     if args.output:
@@ -120,4 +123,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -6,9 +6,7 @@ table, then a JSON object as the last line.
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,16 +20,21 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, Bi
 from transformers.image_processing_backends import PilBackend
 
 from zsaq.atomic import check_file, write_text
-from zsaq.eval.gathering import gather_rows
-from zsaq.eval.images import ImageSource, Picture, class_order, open_pictures
+from zsaq.eval.batching import Batch, batches
+from zsaq.eval.chance import below_chance
+from zsaq.eval.gathering import gather_rows, ranks
+from zsaq.eval.images import ImageSource, open_pictures
+from zsaq.eval.labels import class_order
 from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load_model
+from zsaq.eval.remarks import Remarks
+from zsaq.eval.suiting import reads
+from zsaq.foreign import UNMADE
+from zsaq.script import positive, told
 from zsaq.train.pair import run_model
 from zsaq.train.trainer import processes
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Transform = Callable[[Image.Image], Tensor]
-Batch = Mapping[str, Tensor]
 
 
 def grade(logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> dict[str, Tensor]:
@@ -40,6 +43,8 @@ def grade(logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> dict
 
     Raises ValueError for labels outside of 0 ... C - 1, and for logits that are not finite.
     """
+    if logits.ndim != 2:
+        raise ValueError(f"the model answers logits of the shape {list(logits.shape)}: it is no classifier")
     classes = logits.shape[1]
     if labels.min() < 0 or labels.max() >= classes:
         wrong = labels[(labels < 0) | (labels >= classes)][0]
@@ -71,12 +76,14 @@ def score(
     """Means of `grade` over all samples, and their number as "samples".
 
     `batches` are of {"pixel_values": [B, ...], "labels": [B] int64}; with an accelerator each process gives its own,
-    with the samples' numbers as "index" [B], and all get the means of all. Models are used where they are, in eval
-    mode, and put back into their own. Raises ValueError like `grade`, and if there is no sample.
+    with the samples' numbers as "index" [B], where some may be left out, and all get the means of all. Models are used
+    where they are, in eval mode, and put back into their own. Raises ValueError like `grade`, and if there is no
+    sample.
     """
     models = [m for m in (model, teacher) if m is not None]
     modes, index, tables, names = [m.training for m in models], [], [], []
     for each in models:
+        reads(each, "pixel_values", "images")
         each.eval()
     for batch in batches:
         size = len(batch["labels"])
@@ -93,29 +100,9 @@ def score(
     if not counts.min():
         raise ValueError(f"the processes got {counts.tolist()} samples to score: give each at least one image")
     total = int(counts.sum())
+    index = ranks(index, accelerator)
     means = gather_rows(index, torch.cat(tables), total, accelerator).mean(0)
     return {**dict(zip(names, means.tolist(), strict=True)), "samples": total}
-
-
-def batches(
-    pictures: Iterable[Picture], transform: Transform, order: list[int], size: int, share: tuple[int, int], threads: int
-) -> Iterator[Batch]:
-    """What `score` reads: this process's pictures, every n-th with `share` (first, n), decoded by threads.
-
-    Not a DataLoader with workers: a stream of `datasets` splits itself among those once more, and rows are lost.
-    """
-    own = ((n, p) for n, p in enumerate(pictures) if n % share[1] == share[0])
-    pool = ThreadPoolExecutor(threads)
-    while chunk := list(islice(own, size)):
-        pixels = list(pool.map(lambda row: transform(row[1].image()), chunk))
-        # A label outside of the names goes on as it is: `grade` tells what is wrong with it.
-        labels = [order[p.label] if 0 <= p.label < len(order) else p.label for _, p in chunk]
-        yield {
-            "index": torch.tensor([n for n, _ in chunk]),
-            "pixel_values": torch.stack(pixels),
-            "labels": torch.tensor(labels),
-        }
-    pool.shutdown()
 
 
 def processor_of(names: Sequence[str], size: int | None, resize: int | None, mean: Any, deviation: Any) -> PilBackend:
@@ -131,8 +118,8 @@ def processor_of(names: Sequence[str], size: int | None, resize: int | None, mea
         )  # fmt: skip
     for name in names:
         try:
-            processor = AutoImageProcessor.from_pretrained(name, backend="pil")
-        except (OSError, ValueError):
+            processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
+        except (OSError, ValueError, *UNMADE):
             continue
         if isinstance(processor, PilBackend):
             return processor
@@ -146,21 +133,26 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> dict[str, An
     models = [load_model(name, AutoModelForImageClassification).to(accelerator.device) for name in names]  # pyright: ignore[reportArgumentType]
     processor = processor_of(names, args.size, args.resize, args.mean, args.std)
     pictures = open_pictures(ImageSource(args.data_dir, args.split, (args.image_column, args.label_column)))
-    order, note = class_order(pictures.names, models[0].config)
+    order, note = class_order(pictures.names, *(model.config for model in models))
+    remarks = Remarks()
     mode = "L" if models[0].config.to_dict().get("num_channels", 3) == 1 else "RGB"
 
     def transform(image: Image.Image) -> Tensor:
         return processor(images=image.convert(mode), return_tensors="pt")["pixel_values"][0]
 
     share = accelerator.process_index, accelerator.num_processes
-    stream = batches(pictures, transform, order, args.batch_size, share, args.threads)
+    stream = batches(pictures, transform, order, args.batch_size, share, args.threads, remarks)
     result = score(models[0], stream, *models[1:], accelerator=accelerator)
+    notes = [*pictures.notes, *remarks.notes(pictures.name, accelerator), *([note] if note else [])]
+    for who in ("", "teacher_")[: len(models)]:
+        if low := below_chance(result[f"{who}top1"], int(result["samples"]), len(order)):
+            notes.append(f"{'teacher' if who else 'model'}: {low}")
     settings = {
         "class": type(processor).__name__,
         "backend": processor.backend,
         **json.loads(processor.to_json_string()),
     }
-    return {**result, "classes": len(order), "processor": settings, "notes": [note] if note else []}
+    return {**result, "classes": len(order), "processor": settings, "notes": notes}
 
 
 def table(report: Mapping[str, Any]) -> Table:
@@ -186,17 +178,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--split", help="folder or start of file names in --data_dir; on the Hub: validation if absent")
     parser.add_argument("--image_column", default="image")
     parser.add_argument("--label_column", default="label")
-    parser.add_argument("--size", type=int, help="side in pixels of what the model is shown, for want of a processor")
-    parser.add_argument("--resize", type=int, help="the shorter side before the middle is cut out; default: --size")
+    parser.add_argument("--size", type=positive, help="side in pixels of what the model is shown")
+    parser.add_argument(
+        "--resize", type=positive, help="the shorter side before the middle is cut out; default: --size"
+    )
     parser.add_argument("--mean", type=float, nargs="+", default=MEAN, help="with --size; default: ImageNet's")
     parser.add_argument("--std", type=float, nargs="+", default=DEVIATION, help="with --size; default: ImageNet's")
-    parser.add_argument("--batch_size", type=int, default=64, help="images a batch on each process")
-    parser.add_argument("--threads", type=int, default=4, help="that decode images, on each process")
+    parser.add_argument("--batch_size", type=positive, default=64, help="images a batch on each process")
+    parser.add_argument("--threads", type=positive, default=4, help="that decode images, on each process")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args(argv)
-    for name in ("batch_size", "threads"):
-        if vars(args)[name] < 1:
-            raise ValueError(f"{name} is {vars(args)[name]}: give at least 1")
     if args.output:
         check_file(args.output)
 
@@ -214,4 +205,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -9,6 +9,7 @@ tail is dropped, the first token of each window is not predicted; exp of the mea
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from zsaq.atomic import check_file, write_text
 from zsaq.eval import metrics
+from zsaq.eval.chance import worse_than_uniform
 from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load_with_tokenizer
+from zsaq.eval.reading import read_text
+from zsaq.eval.suiting import context_of, logits_of, writes
+from zsaq.script import positive, told
 from zsaq.train.trainer import processes
 
 CONVENTION = "gptq"
@@ -64,7 +69,10 @@ def perplexity(
 
     Raises `ValueError` for windows that fit neither the model nor the text, another vocabulary, or losses that are nan.
     """
-    context = model.config.max_position_embeddings
+    models = [model] if teacher is None else [model, teacher]
+    for each in models:
+        writes(each)
+    context = min(context_of(each) or sys.maxsize for each in models)
     if not 2 <= window <= context:
         raise ValueError(f"window is {window}: the model allows 2 to {context} tokens")
     if max_windows is not None and max_windows < 1:
@@ -78,14 +86,13 @@ def perplexity(
     windows = ids[: count * window].view(count, window)
     mine = share(range(count), accelerator)
 
-    models = [model] if teacher is None else [model, teacher]
     training = [each.training for each in models]
     for each in models:
         each.eval()
     sums = [torch.empty(0, 1 if teacher is None else 4, device=model.device)]
     for start in range(0, len(mine), batch_size):
         batch = windows[list(mine[start : start + batch_size])].to(model.device)
-        sums.append(torch.stack(_measure([each(input_ids=batch).logits for each in models], batch), 1))
+        sums.append(torch.stack(_measure([_answer(each, batch) for each in models], batch), 1))
     for each, mode in zip(models, training, strict=True):
         each.train(mode)
 
@@ -98,6 +105,18 @@ def perplexity(
         result |= {"kl": means[:, 2].mean().item(), "agreement": means[:, 3].mean().item()}
         result["teacher_perplexity"] = metrics.perplexity(means[:, 1])
     return result
+
+
+def left_out(tokens: int, window: int, windows: int) -> str | None:
+    """A note on the tokens that are not measured, if there are any."""
+    if windows < tokens // window:
+        return f"measured on the first {windows} of {tokens // window} windows of {window} tokens"
+    tail = tokens - windows * window
+    return f"the last {tail} of {tokens} tokens fill no window of {window} and are not measured" if tail else None
+
+
+def _answer(model: PreTrainedModel, batch: Tensor) -> Tensor:
+    return logits_of(model(input_ids=batch), tuple(batch.shape), type(model).__name__)
 
 
 def _measure(logits: list[Tensor], batch: Tensor) -> list[Tensor]:
@@ -121,23 +140,20 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--teacher", help="folder or Hub id of the model it came from: adds KL and agreement")
     parser.add_argument("--text", type=Path, nargs="+", required=True, help="UTF-8 texts, joined by two newlines")
     parser.add_argument("--separator", help='what stands between documents in the text, as "<|endoftext|>"')
-    parser.add_argument("--window", type=int, help="tokens; default: the model's context, at most 2,048")
-    parser.add_argument("--max_windows", type=int, help="use only the first so many windows")
-    parser.add_argument("--batch_size", type=int, help="windows at once; default: 2,048 tokens' worth")
+    parser.add_argument("--window", type=positive, help="tokens; default: the model's context, at most 2,048")
+    parser.add_argument("--max_windows", type=positive, help="use only the first so many windows")
+    parser.add_argument("--batch_size", type=positive, help="windows at once; default: 2,048 tokens' worth")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args(argv)
 
-    for file in args.text:
-        if not file.is_file():
-            raise ValueError(f"--text {file} is no file: give a UTF-8 text file")
+    text = "\n\n".join(map(read_text, args.text))
     if args.output:
         check_file(args.output)
     accelerator = processes()
     model, tokenizer = load_with_tokenizer(args.model, AutoModelForCausalLM)
     teacher = load_with_tokenizer(args.teacher, AutoModelForCausalLM)[0] if args.teacher else None
-    text = "\n\n".join(file.read_text(encoding="utf-8") for file in args.text)
     ids = tokenize(tokenizer, text, args.separator)
-    window = args.window or min(2048, model.config.to_dict().get("max_position_embeddings", 2048))
+    window = args.window or min(2048, context_of(model) or 2048)
     models = [each if each is None else each.to(accelerator.device) for each in (model, teacher)]
     values = perplexity(
         models[0],  # pyright: ignore[reportArgumentType]
@@ -155,7 +171,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "windows_are": "non-overlapping",
         "unit": "per token; kl in nats",
     }
-    report = {**settings, "window": window, **values}
+    notes = [left_out(len(ids), window, int(values["windows"]))]
+    for who in ("", "teacher_") if args.teacher else ("",):
+        low = worse_than_uniform(values[f"{who}perplexity"], model.config.get_text_config().vocab_size)
+        notes.append(f"{'teacher' if who else 'model'}: {low}" if low else None)
+    report = {**settings, "window": window, **values, "notes": [note for note in notes if note]}
     if accelerator.is_main_process:
         view = Table("quantity", "value")
         for name, value in values.items():
@@ -164,6 +184,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             f"{args.model}: perplexity per token, convention {CONVENTION}, non-overlapping windows of {window} tokens"
         )
         Console().print(view)
+        print("".join(f"{note}\n" for note in report["notes"]), end="")
         if args.output:
             write_text(args.output, json.dumps(report, indent=2) + "\n")
         print(json.dumps(report), flush=True)
@@ -172,4 +193,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

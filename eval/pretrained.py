@@ -1,10 +1,12 @@
 """Models and tokenizers from the Hub or a folder, quantized ones included."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from zsaq.foreign import made
 from zsaq.io.loading import load
 from zsaq.io.verifying import bounded_by, is_student
 from zsaq.quant.tokens import check_tokens
@@ -14,28 +16,40 @@ def load_model(name: str, auto: Any) -> PreTrainedModel:
     """The model of a folder or Hub id, through the transformers auto class `auto`, in eval mode; a student of zsaq is
     verified as `zsaq.load` verifies it.
 
-    Raises `ValueError` where it is damaged, and where the checkpoint lacks weights of that class, which would be scored
-    with random numbers.
+    Raises `ValueError` where it is damaged, where no model can be made of it, and where the checkpoint lacks weights of
+    that class, which would be scored with random numbers; `ConnectionError` where it is not here and the Hub is not
+    reached.
     """
-    name = _path(name)
+    name = path_of(name)
     if is_student(name):
         return load(name, auto)
-    with bounded_by(name):
-        model, info = auto.from_pretrained(name, output_loading_info=True)
-    if info["missing_keys"]:
-        raise ValueError(f"{name!r} has no weights for {sorted(info['missing_keys'])}: give one with this head")
+    with made(name, "model"), bounded_by(name):
+        model, info = auto.from_pretrained(
+            name, output_loading_info=True, trust_remote_code=False, use_safetensors=True
+        )
+    if lost := sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}):
+        raise ValueError(f"{name!r} has no weights for {lost}: give one with this head")
     return model.eval()
 
 
 def load_with_tokenizer(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer of a folder or Hub id; raises `ValueError` like :func:`load_model`, and for a tokenizer of
-    another model."""
-    model, tokenizer = load_model(name, auto), AutoTokenizer.from_pretrained(_path(name))
+    """Model and tokenizer of a folder or Hub id; raises like :func:`load_model`, and for a tokenizer of another
+    model."""
+    model, tokenizer = load_model(name, auto), tokenizer_of(name)
     check_tokens(model, tokenizer)
     return model, tokenizer
 
 
-def _path(name: str) -> str:
-    if name.startswith((".", "/", "~")) and not Path(name).expanduser().is_dir():
+def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id; raises like :func:`load_model`."""
+    with made(name, "tokenizer"):
+        return AutoTokenizer.from_pretrained(path_of(name), trust_remote_code=False)
+
+
+def path_of(name: str) -> str:
+    """The folder or id. Raises `ValueError` for what is meant for a folder and is none."""
+    path = Path(os.path.expanduser(name))
+    meant = name.startswith((".", "/", "~")) or path.exists()
+    if not name or (meant and not path.is_dir()):
         raise ValueError(f"{name!r} is no folder: give a folder with config.json, or an id on the Hub")
-    return str(Path(name).expanduser()) if name.startswith("~") else name
+    return str(path) if name.startswith("~") else name

@@ -1,14 +1,16 @@
 """Score a classification or regression model in memory on rows of a GLUE task, alone and against its teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from zsaq.eval.chance import below_chance, below_zero
 from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import METRICS, accuracy, kl, pearson
+from zsaq.eval.suiting import context_of, logits_of, reads
 from zsaq.eval.tasks import Example, Task, find_task, label_order, targets
 
 
@@ -35,6 +37,7 @@ def predict(
     """
     task = find_task(task)
     targets(task, rows)
+    reads(model, "input_ids", "a task of texts")
     order = label_order(task, model.config)[0] if order is None else order
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}: give at least 1")
@@ -43,7 +46,7 @@ def predict(
     encoded = tokenizer(sentences[0], pair, truncation=True, max_length=max_length)
     by_length = sorted(range(len(rows)), key=lambda i: len(encoded["input_ids"][i]), reverse=True)
     longest = len(encoded["input_ids"][by_length[0]])
-    limit = min(tokenizer.model_max_length, model.config.to_dict().get("max_position_embeddings", longest))
+    limit = min(tokenizer.model_max_length, context_of(model) or longest)
     if longest > limit:
         raise ValueError(f"{task.name}: an input has {longest} tokens, the model takes {limit}: lower max_length")
     batches = share([by_length[i : i + batch_size] for i in range(0, len(rows), batch_size)], accelerator)
@@ -55,7 +58,13 @@ def predict(
         inputs = {name: [column[i] for i in batch] for name, column in encoded.items()}
         # Padding a tokenized batch is meant: tokenizing anew for every batch would not allow the sort by length.
         tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
-        logits.append(model(**tokenizer.pad(inputs, return_tensors="pt").to(model.device)).logits.float())
+        output = model(**tokenizer.pad(inputs, return_tensors="pt").to(model.device))
+        answer = logits_of(output, (len(batch),), type(model).__name__).float()
+        if answer.shape[1] != task.outputs:
+            raise ValueError(
+                f"{type(model).__name__} answers {answer.shape[1]} numbers, {task.name} has {task.outputs}"
+            )
+        logits.append(answer)
     model.train(training)
 
     result = gather_rows([i for batch in batches for i in batch], torch.cat(logits), len(rows), accelerator)
@@ -100,6 +109,16 @@ def grade(task: Task, rows: Sequence[Example], logits: Tensor) -> dict[str, floa
     truth, guess = targets(task, rows).numpy(), _decide(task, logits)
     values = {name: METRICS[name](guess, truth) for name in task.metrics}
     return values | {"score": sum(values.values()) / len(values)}
+
+
+def below(task: Task, numbers: Mapping[str, float], samples: int) -> list[str]:
+    """Notes on those of the task's metrics that are worse than guessing."""
+    notes = [
+        below_chance(numbers[name], samples, len(task.labels)) if name == "accuracy"
+        else below_zero(name, numbers[name], samples)
+        for name in task.metrics if name != "f1"
+    ]  # fmt: skip
+    return [note for note in notes if note]
 
 
 def compare_to_teacher(task: Task, rows: Sequence[Example], logits: Tensor, teacher: Tensor) -> dict[str, float]:

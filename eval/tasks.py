@@ -1,7 +1,5 @@
 """The eight GLUE tasks: columns, labels, metrics; their rows from the Hub or from local files; their label order."""
 
-import csv
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import pyarrow.parquet
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig
+
+from zsaq.eval.labels import names_of
+from zsaq.eval.reading import SHARD, label_names, read_table, shards
 
 HUB = "nyu-mll/glue"
 Example = Mapping[str, Any]
@@ -92,23 +92,29 @@ def read_rows(task: Task | str, split: str = "validation", data_dir: str | Path 
 def _read_local(task: Task, split: str, data_dir: Path) -> Iterable[Example]:
     for folder in (data_dir / task.config, data_dir):
         files = [file for kind in ("parquet", "tsv", "jsonl") if (file := folder / f"{split}.{kind}").is_file()]
-        files = files or [sorted(folder.glob(f"{split}-?????-of-?????.parquet"))]
         if len(files) > 1:
             raise ValueError(f"{task.name}: {', '.join(map(str, files))} all hold {split!r}: keep one of them")
-        match files[0]:
-            case list() as shards if shards:
-                return [row for shard in shards for row in pyarrow.parquet.read_table(shard).to_pylist()]
-            case Path(suffix=".parquet") as file:
-                return pyarrow.parquet.read_table(file).to_pylist()
-            case Path(suffix=".tsv") as file:
-                with file.open(encoding="utf-8", newline="") as lines:
-                    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-            case Path() as file:
-                return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+        parts = [file for file in shards(folder, f"{split}-") if SHARD.sub("", file.stem) == split]
+        if files or parts:
+            return [row for file in files or parts for row in _in_glues_order(task, file, read_table(file))]
     raise ValueError(
         f"{task.name}: no file for split {split!r} in {data_dir / task.config} or {data_dir}: "
         f"put {split}.parquet, {split}.tsv or {split}.jsonl there, or name another split"
     )
+
+
+def _in_glues_order(task: Task, file: Path, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, where a parquet file names its labels in another order than GLUE. Raises ValueError for other names."""
+    names = label_names(file, "label") if file.suffix == ".parquet" and task.labels else None
+    if names is None or all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(names)):
+        return rows
+    plain, wanted = [_plain(name) for name in names], [_plain(name) for name in task.labels]
+    if sorted(plain) != sorted(wanted):
+        raise ValueError(
+            f"{task.name}: {file} names its labels {names}, GLUE's are {list(task.labels)}: give data of this task"
+        )
+    place = {number: wanted.index(name) for number, name in enumerate(plain)}
+    return [row | {"label": place.get(row["label"], row["label"])} for row in rows]
 
 
 def targets(task: Task, rows: Sequence[Example]) -> Tensor:
@@ -124,7 +130,9 @@ def targets(task: Task, rows: Sequence[Example]) -> Tensor:
             raise ValueError(f"{task.name}: row {number} has columns {sorted(row)} and lacks {sorted(missing)}")
         for column in task.columns:
             if not isinstance(row[column], str):
-                raise ValueError(f"{task.name}: row {number}, column {column!r} is {row[column]!r}: it must be text")
+                raise ValueError(
+                    f"{task.name}: row {number}, column {column!r} is {row[column]!r:.99}: it must be text"
+                )
         values.append(_target(task, number, row["label"]))
     return torch.tensor(values, dtype=torch.int64 if task.labels else torch.float64)
 
@@ -134,13 +142,13 @@ def _target(task: Task, number: int, label: object) -> float:
         return task.labels.index(str(label))
     allowed = f"0 to {len(task.labels) - 1} or one of {', '.join(task.labels)}" if task.labels else "0 to 5"
     wrong = ValueError(
-        f"{task.name}: row {number} has label {label!r}, allowed is {allowed} (GLUE hides its test labels as -1)"
+        f"{task.name}: row {number} has label {label!r:.100}, allowed is {allowed} (GLUE hides its test labels as -1)"
     )
-    if not isinstance(label, int | float | str):
+    if not isinstance(label, int | float | str) or isinstance(label, bool):
         raise wrong
     try:
         value = float(label)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise wrong from None
     fits = value in range(len(task.labels)) if task.labels else 0 <= value <= 5
     if not fits:
@@ -161,8 +169,8 @@ def label_order(task: Task, *configs: PretrainedConfig) -> tuple[list[int], str 
                 f"{task.name} needs a head with {task.outputs} outputs, the model's has {config.num_labels}: "
                 f"give a model fine-tuned on {task.name}"
             )
-        names = [str(name) for _, name in sorted((config.id2label or {}).items())]
-        if not task.labels or all(name in (f"LABEL_{i}", str(i)) for i, name in enumerate(names)):
+        names = names_of(config) if task.labels else []
+        if not names:
             continue
         plain, wanted = [_plain(name) for name in names], [_plain(name) for name in task.labels]
         if sorted(plain) != sorted(wanted):

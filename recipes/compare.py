@@ -8,10 +8,12 @@ Every finished run is a line of `runs.jsonl`, and a run that stands there is not
 be given, such as --steps 120 (`zsaq methods NAME` lists them); --effort (default here: light) scales the rest.
 """
 
-from examples import subjects
-
 import zsaq
 from zsaq import launch
+from zsaq.script import positive, told
+
+with told():
+    from examples import subjects
 
 
 def main() -> None:
@@ -23,11 +25,14 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--text", help="causal: what the perplexity is measured on")
     parser.add_argument("--real_text", help="causal: text for the rows with real data")
-    parser.add_argument("--window", type=int, default=256)
-    parser.add_argument("--max_windows", type=int)
+    parser.add_argument("--window", type=positive, default=256)
+    parser.add_argument("--max_windows", type=positive)
     parser.add_argument("--separator")
     parser.add_argument("--generator")
     args = launch.parse(parser)
+    needed = {"embedded": (), "classifier": ("teacher", "task"), "causal": ("teacher", "text")}[args.kind]
+    if missing := [f"--{name}" for name in needed if vars(args)[name] is None]:
+        parser.error(f"{args.kind} needs {' and '.join(missing)}")
     with launch.session(args) as loop:
         accelerator = loop.accelerator
         if args.kind == "embedded":
@@ -41,4 +46,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -8,10 +8,12 @@ Every finished run is a line of `runs.jsonl`, and a run that stands there is not
 be given, such as --images 64 (`zsaq methods NAME` lists them); --effort (default here: light) scales the rest.
 """
 
-from examples import subjects
-
 import zsaq
 from zsaq import launch
+from zsaq.script import positive, told
+
+with told():
+    from examples import subjects
 
 
 def main() -> None:
@@ -19,7 +21,7 @@ def main() -> None:
     parser.add_argument("job", choices=["digits-resnet", "digits-vit", "cifar", "mobilenet"])
     parser.add_argument("--weights", help="cifar, mobilenet: a state dict in safetensors, see examples/")
     parser.add_argument("--test", nargs="+", default=[], help="cifar, mobilenet: parquet files with test images")
-    parser.add_argument("--limit", type=int, help="mobilenet: how many images of each such file, if not all")
+    parser.add_argument("--limit", type=positive, help="mobilenet: how many images of each such file, if not all")
     parser.add_argument("--real", help="cifar, mobilenet: a parquet file for the rows with real data")
     args = launch.parse(parser)
     if args.job in ("cifar", "mobilenet") and not (args.weights and args.test):
@@ -35,4 +37,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -11,12 +11,15 @@ and a folder: the model and its image processor, results.json, pictures of the i
 and a JSON line for every step.
 """
 
-from examples import subjects
-
 import zsaq
 from zsaq import launch
-from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
-from zsaq.eval.images import ImageSource
+from zsaq.script import positive, told
+
+with told():
+    from examples import subjects
+
+    from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
+    from zsaq.eval.images import ImageSource
 
 DIGITS = ("digits-resnet", "digits-vit")
 
@@ -30,8 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--image_column", default="image")
     parser.add_argument("--label_column", default="label")
     parser.add_argument("--real", help="training images for rows with real data, which are not zero-shot")
-    parser.add_argument("--size", type=int, help="side in pixels of what the teacher is shown, for want of a processor")
-    parser.add_argument("--resize", type=int, help="the shorter side before the middle is cut out; default: --size")
+    parser.add_argument("--size", type=positive, help="side in pixels of what the teacher is shown")
+    parser.add_argument("--resize", type=positive, help="shorter side before the middle is cut out; default: --size")
     parser.add_argument("--mean", type=float, nargs="+", default=MEAN, help="with --size; default: ImageNet's")
     parser.add_argument("--std", type=float, nargs="+", default=DEVIATION, help="with --size; default: ImageNet's")
     args = launch.parse(parser, argv)
@@ -50,4 +53,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -8,9 +8,11 @@ CPython's own documentation, and a small OPT that it trains on CPython's comment
 Ends with a table, and a folder: the model, results.json, curves.png, and a JSON line for every step.
 """
 
-from examples import subjects
-
 from zsaq import launch
+from zsaq.script import told
+
+with told():
+    from examples import subjects
 
 
 def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __doc__) -> None:
@@ -35,4 +37,5 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

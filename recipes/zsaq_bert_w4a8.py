@@ -6,5 +6,8 @@ accelerate launch recipes/zsaq_bert_w4a8.py --bits w8a8 --teacher DIR_OR_ID --ta
 
 from zsaq_bert_w2a8 import main
 
+from zsaq.script import told
+
 if __name__ == "__main__":
-    main("w4a8", "zsaq_bert_w4a8", __doc__)
+    with told():
+        main("w4a8", "zsaq_bert_w4a8", __doc__)

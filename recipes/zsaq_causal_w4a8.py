@@ -5,17 +5,19 @@
 The generator is the teacher itself unless --generator names another. --text serves the perplexity alone.
 """
 
-from examples import subjects
-
 from zsaq import launch
+from zsaq.script import positive, told
+
+with told():
+    from examples import subjects
 
 
 def main() -> None:
     parser = launch.parser(__doc__, "w4a8", "zsaq_causal_w4a8", method="zsaq")
     parser.add_argument("--teacher", required=True, help="causal language model, folder or Hub id")
     parser.add_argument("--text", required=True, help="text file for the perplexity")
-    parser.add_argument("--window", type=int, default=256, help="tokens a window (default: %(default)s)")
-    parser.add_argument("--max_windows", type=int, help="measure on the first of them only")
+    parser.add_argument("--window", type=positive, default=256, help="tokens a window (default: %(default)s)")
+    parser.add_argument("--max_windows", type=positive, help="measure on the first of them only")
     parser.add_argument("--separator", help="what stands between the documents of --text, such as '<|endoftext|>'")
     args = launch.parse(parser)
     with launch.session(args) as loop:
@@ -27,4 +29,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

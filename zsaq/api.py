@@ -86,8 +86,8 @@ def quantize(
     began, loop = time.perf_counter(), loop or Loop()
     if checkpoint is None and (resume or checkpoint_every is not None):
         raise ValueError("resume and checkpoint_every are for a run that is kept: give its folder as checkpoint")
-    if type(seed) is not int or seed < 0:
-        raise ValueError(f"seed is {seed!r}; give an integer of at least 0")
+    if type(seed) is not int or not 0 <= seed < 2**32:  # numpy's bounds
+        raise ValueError(f"seed is {seed!r}; give an integer of at least 0 and below 2**32")
     if isinstance(baselines, str):
         raise ValueError(f"baselines is {baselines!r}; give a list of names")
     if score is not None and not callable(score):

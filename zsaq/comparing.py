@@ -46,10 +46,12 @@ def compare(
     for name, several in {"configs": configs, "methods": methods}.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
             raise ValueError(f"{name} is {several!r:.200}; give a list of at least one")
+    if folder is not None and not str(folder):
+        raise ValueError("folder is empty text; give one for the runs, or None to keep none")
     if not isinstance(seeds, Iterable) or not (seeds := list(seeds)):
         raise ValueError(f"seeds is {seeds!r:.80}; give a list of at least one integer")
-    if wrong := [seed for seed in seeds if type(seed) is not int or seed < 0]:
-        raise ValueError(f"seeds has {wrong[0]!r}; give integers of at least 0")
+    if wrong := [seed for seed in seeds if type(seed) is not int or not 0 <= seed < 2**32]:
+        raise ValueError(f"seeds has {wrong[0]!r}; give integers of at least 0 and below 2**32")
     if score is not None and not callable(score):
         raise ValueError(f"score is {score!r:.200}; give a function of a model that answers numbers by name, or one")
     if folder is not None:

@@ -31,6 +31,7 @@ from zsaq.report.card import base_of
 from zsaq.report.curves import draw_curves
 from zsaq.report.hub import ready
 from zsaq.report.table import Table
+from zsaq.script import told
 from zsaq.student import noted
 from zsaq.train.logging import quiet, say
 from zsaq.train.optim import NotFinite
@@ -126,19 +127,15 @@ def table_parser(text: str | None, bits: str, names: list[str]) -> argparse.Argu
 def session(args: argparse.Namespace) -> Iterator[Loop]:
     """A loop over all processes, on a terminal that shows our own lines alone; an error that a user can mend is told in
     one line, with exit code 2, an output folder that cannot be first of all. Trackers write beside it."""
-    try:
-        with quiet():
-            (ready_comparison if "methods" in vars(args) else ready_target)(args.output_dir)
-            # What trackers write would be foreign in the folder of the student.
-            options = {"mixed_precision": args.mixed_precision, "project_dir": f"{args.output_dir}-trackers"}
-            accelerator = processes(args.trackers, **options)
-            if args.trackers:
-                accelerator.init_trackers(args.name, {key: str(value) for key, value in vars(args).items()})
-            yield Loop(accelerator)
-            accelerator.end_training()
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with told(), quiet():
+        (ready_comparison if "methods" in vars(args) else ready_target)(args.output_dir)
+        # What trackers write would be foreign in the folder of the student.
+        options = {"mixed_precision": args.mixed_precision, "project_dir": f"{args.output_dir}-trackers"}
+        accelerator = processes(args.trackers, **options)
+        if args.trackers:
+            accelerator.init_trackers(args.name, {key: str(value) for key, value in vars(args).items()})
+        yield Loop(accelerator)
+        accelerator.end_training()
 
 
 def main(

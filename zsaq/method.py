@@ -36,8 +36,8 @@ class Budget:
         numbers = options | dict(given or {})
         for name in method.budgets:
             least = 0 if name.startswith("warm") else 1
-            if type(numbers[name]) is not int or numbers[name] < least:
-                raise ValueError(f"{name} is {numbers[name]!r}; give an integer of at least {least}")
+            if type(numbers[name]) is not int or not least <= numbers[name] < 2**31:
+                raise ValueError(f"{name} is {numbers[name]!r}; give an integer of at least {least} and below 2**31")
         warm = numbers.get("warm")
         if warm is not None and (type(warm) is not int or warm < 0):
             raise ValueError(f"warm is {warm!r}; give an integer of at least 0")
@@ -58,7 +58,7 @@ def alike(value: Any, default: Any) -> bool:
         fitting = isinstance(value, tuple | list) and len(value) == len(default)
         return fitting and all(map(alike, value, default))
     if isinstance(default, float):
-        return type(value) in (int, float) and math.isfinite(value) and value >= min(default, 0)
+        return type(value) in (int, float) and min(default, 0) <= value < math.inf
     return type(value) is type(default)
 
 

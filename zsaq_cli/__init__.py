@@ -5,6 +5,8 @@ transformers, which takes seconds that `zsaq --help` shall not take, and fails w
 `zsaq doctor` shall tell.
 """
 
+import io
+import sys
 import traceback
 
 import typer
@@ -45,7 +47,10 @@ for command in (quantize, compare, methods, evaluate, export, verify, bench, rep
 
 
 def main() -> None:
-    """The console script."""
+    """The console script. A name that the terminal cannot show is no reason to fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(prog_name="zsaq")
     except Exception as error:

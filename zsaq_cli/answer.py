@@ -51,6 +51,12 @@ def answer(as_json: bool, work: Callable[[], Outcome]) -> NoReturn:
     except (ValueError, OSError) as error:
         # An extra that the library missed and told about in its own words.
         complain(as_json, MISSING if isinstance(error.__context__, ImportError) else BAD_INPUT, str(error))
+    except (MemoryError, RuntimeError) as error:
+        from zsaq.script import STARVED, starved
+
+        if not starved(error):
+            raise
+        complain(as_json, BAD_INPUT, f"{STARVED} ({error})")
     if as_json:
         print(json.dumps(plain(outcome.facts)))
     else:

@@ -1,5 +1,6 @@
 """What is done with a saved student: `zsaq export`, `verify`, `bench`, `report` and `push`."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,7 +78,9 @@ def verify(folder: Folder, size: Size = None, as_json: Json = False) -> None:
 
 def bench(
     folder: Folder,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Rounds; all runtimes take turns in each.")] = 10,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, max=10**6, help="Rounds; all runtimes take turns in each.")
+    ] = 10,
     shape: Annotated[
         list[str] | None, typer.Option("--shape", help="Batch x tokens, as 1x128; images: batch. May be repeated.")
     ] = None,
@@ -188,7 +191,7 @@ def push(
 
 def local(folder: str) -> Path:
     """Raises ValueError for anything but the folder of a saved model."""
-    path = Path(folder).expanduser()
+    path = Path(os.path.expanduser(folder))
     if not (path / "config.json").is_file():
         from zsaq.atomic import former_of
 

@@ -5,6 +5,7 @@ from collections import Counter
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from zsaq_cli.answer import Json, Outcome, answer, hushed
 
@@ -18,8 +19,10 @@ Generator = Annotated[
 Pair = Annotated[bool, typer.Option("--text_pair", help="Text: the teacher reads pairs of texts.")]
 Preset = Annotated[str | None, typer.Option("--preset", help="Images: what the bits mean; default: the method's own.")]
 Size = Annotated[
-    int | None, typer.Option("--size", min=1, help="Images: their side in pixels, if nothing in MODEL names it.")
+    int | None,
+    typer.Option("--size", min=1, max=2**14, help="Images: their side in pixels, if nothing in MODEL names it."),
 ]
+MANY = 2**31 - 1
 Every = Annotated[
     int | None,
     typer.Option("--checkpoint_every", help="Keep the run's state every so many steps; default: every five minutes."),
@@ -114,7 +117,9 @@ def compare(
     images: Annotated[str | None, typer.Option("--images", help="Score: class folders, parquet, or Hub id.")] = None,
     data_dir: Annotated[str | None, typer.Option("--data_dir", help="With --task: folder with the split.")] = None,
     split: Annotated[str | None, typer.Option("--split", help="Default: validation.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, help="Score on so many rows, windows, images.")] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, max=MANY, help="Score on so many rows, windows, images.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare methods on MODEL: a student for each of --bits, --methods and --seeds.
@@ -138,7 +143,10 @@ def compare(
 
         ready_comparison(output_dir)
         teacher = load_teacher(model)
-        score, _ = scorer(teacher, model, task, text, images, data_dir, split, size=size, limit=limit)
+        notes: list[str] = []
+        score, _ = scorer(
+            teacher, model, task, text, images, data_dir, split, size=size, limit=limit, tell=notes.append
+        )
         table = zsaq.compare(
             model, bits.split(","), methods.split(","), seeds=numbers(seeds), score=score, folder=output_dir,
             effort=effort, preset=preset, checkpoint_every=checkpoint_every,  # pyright: ignore[reportArgumentType]
@@ -146,7 +154,7 @@ def compare(
         )  # fmt: skip
         table.write(output_dir)
         shown = table.table().to_terminal(f"{output_dir}, also as table.md and table.csv")
-        return Outcome({"folder": output_dir, "rows": table.rows()}, (shown,))
+        return Outcome({"folder": output_dir, "rows": table.rows(), "notes": notes}, (shown, *map(escape, notes)))
 
     answer(as_json, hushed(work))
 

@@ -1,9 +1,11 @@
 """`zsaq evaluate`: a student on real data, beside its teacher; the scores can be kept in its results.json."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from zsaq_cli.answer import FAILED, FINE, Json, Outcome, answer, hushed
 
@@ -27,9 +29,10 @@ def evaluate(
     split: Annotated[str | None, typer.Option("--split", help="Default: validation.")] = None,
     window: Annotated[int | None, typer.Option("--window", help="With --text: tokens a window.")] = None,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, help="Only the first so many rows, windows or images.")
+        int | None,
+        typer.Option("--limit", min=1, max=2**31 - 1, help="Only the first so many rows, windows or images."),
     ] = None,
-    batch_size: Annotated[int, typer.Option("--batch_size", min=1)] = 64,
+    batch_size: Annotated[int, typer.Option("--batch_size", min=1, max=2**20)] = 64,
     at_least: Annotated[float | None, typer.Option("--at_least", help="Exit code 1 for a lower score.")] = None,
     at_most: Annotated[float | None, typer.Option("--at_most", help="Exit code 1 for a higher score.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the scores in DIR's results.json.")] = False,
@@ -52,6 +55,8 @@ def evaluate(
         from zsaq.atomic import check_file
         from zsaq.report.table import Table
 
+        if any(bound is not None and math.isnan(bound) for bound in (at_least, at_most)):
+            raise ValueError("--at_least or --at_most is nan; give a number")
         if data_dir is not None and task is None:
             raise ValueError("--data_dir goes with --task")
         if record and not (Path(model) / "results.json").is_file():
@@ -59,78 +64,88 @@ def evaluate(
         if record:
             check_file(Path(model) / "results.json")
         student, other = opened(model), opened(teacher) if teacher else None
-        options = {"window": window, "limit": limit, "batch_size": batch_size}
+        told: list[str] = []
+        options = {"window": window, "limit": limit, "batch_size": batch_size, "tell": told.append}
         score, data = scorer(other, model, task, text, images, data_dir, split, student=student, **options)
-        scores = {model: score(student)} | ({teacher: score(other)} if teacher else {})
+        scores, own = {model: score(student)}, len(told)
+        if teacher:
+            scores[teacher] = score(other)
+        notes = list(dict.fromkeys([*told[:own], *(f"teacher: {note}" for note in told[own:])]))
         first, value = next(iter(scores[model].items()))
         holds = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
         facts = {
             "model": model, "teacher": teacher, "data": data, **scores[model],
             **{f"teacher_{name}": number for name, number in scores.get(teacher or "", {}).items()},
-            "at_least": at_least, "at_most": at_most, "holds": holds,
+            "at_least": at_least, "at_most": at_most, "holds": holds, "notes": notes,
         }  # fmt: skip
         if record:
             keep(Path(model), scores[model], scores.get(teacher or ""), data)
-        shown = Table.of_facts(facts).to_terminal("scores")
-        return Outcome({**facts, "score": first}, (shown,), FINE if holds else FAILED)
+        few = {name: fact for name, fact in facts.items() if name != "notes"}
+        shown = (Table.of_facts(few).to_terminal("scores"), *map(escape, notes))
+        return Outcome({**facts, "score": first}, shown, FINE if holds else FAILED)
 
     answer(as_json, hushed(work))
 
 
 def opened(source: str) -> "PreTrainedModel":
-    """A student through `zsaq.load`, which verifies it; any other model as transformers loads it."""
+    """A student through `zsaq.load`, which verifies it; any other model as transformers loads it. Raises ValueError for
+    what is none."""
     import torch
     from transformers import AutoConfig
 
     import zsaq
-    from zsaq.eval.pretrained import load_model
+    from zsaq.eval.pretrained import load_model, path_of
+    from zsaq.foreign import made
     from zsaq.io.loading import auto_class_of
     from zsaq.io.verifying import is_student
 
+    source = path_of(source)
     if is_student(source):
         model = zsaq.load(source)
     else:
-        model = load_model(source, auto_class_of(AutoConfig.from_pretrained(source, trust_remote_code=False)))
+        with made(source, "model"):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        model = load_model(source, auto_class_of(config))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
 
 
 def scorer(
     teacher: Any, model: str, task: str | None, text: str | None, images: str | None, data_dir: str | None,
     split: str | None, *, student: Any = None, size: int | None = None, window: int | None = None,
-    limit: int | None = None, batch_size: int = 64,
+    limit: int | None = None, batch_size: int = 64, tell: Any = None,
 ) -> "tuple[Any, dict[str, Any]]":  # fmt: skip
     """A function that scores a model on one of the three kinds of data, beside the teacher if there is one, and what
-    the data is called. `model`: a folder or id with the tokenizer or the image processor. Raises ValueError."""
-    from transformers import AutoTokenizer
-
+    the data is called. `model`: a folder or id with the tokenizer or the image processor; `tell` takes notes, by
+    default to stderr. Raises ValueError."""
     from zsaq.eval import scorers
     from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
     from zsaq.eval.images import ImageSource
+    from zsaq.eval.pretrained import tokenizer_of
     from zsaq.eval.tasks import HUB, find_task, read_rows
     from zsaq.language.models import longest
 
     if [task, text, images].count(None) != 2:
         raise ValueError("give one of --task, --text and --images: a score is of one kind of data")
     first = f", first {limit}" if limit else ""
+    heard = {"tell": tell} if tell else {}
     if task is not None:
         spec, part = find_task(task), split or "validation"
         rows = read_rows(spec, part, data_dir)[:limit]
         data: dict[str, Any] = {"name": f"GLUE {task}", "split": part + (f"{first} rows" if limit else "")}
         if data_dir is None and limit is None:
             data |= {"id": HUB, "task": spec.config}
-        return scorers.glue(spec, teacher, AutoTokenizer.from_pretrained(model), rows=rows), data
+        return scorers.glue(spec, teacher, tokenizer_of(model), rows=rows, **heard), data
     reader = student or teacher
     if text is not None:
-        window = window or min(2048, longest(reader) or 2048)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        score = scorers.text(text, teacher, tokenizer, window=window, max_windows=limit)
+        window = min(2048, longest(reader) or 2048) if window is None else window
+        score = scorers.text(text, teacher, tokenizer_of(model), window=window, max_windows=limit, **heard)
         return score, {"name": Path(text).name} | (
             {"split": f"first {limit} windows of {window} tokens"} if limit else {}
         )
     assert images is not None
     processor = processor_of([model], size, None, MEAN, DEVIATION)
     score = scorers.pictures(
-        ImageSource(images, split), reader.config, processor, teacher, limit=limit, batch_size=batch_size
+        ImageSource(images, split), reader.config, processor, teacher, limit=limit, batch_size=batch_size, **heard
     )
     return score, {"name": Path(images).name, "split": f"{split or 'all'}{first} images" if limit else split}
 

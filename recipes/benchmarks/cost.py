@@ -19,13 +19,14 @@ from statistics import median
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from zsaq import Batch, Loop, Pair, QuantConfig, distill
+from zsaq.io.teacher import load_teacher, tokenizer_of
 from zsaq.language.ascent import Ascent
 from zsaq.language.sam_sga import divergence, student_of, student_optimizer
 from zsaq.language.text_generator import TextGenerator
 from zsaq.language.writing import load_generator
+from zsaq.script import positive, told
 
 
 def timed(do: Callable[[], object]) -> float:
@@ -46,12 +47,14 @@ def main() -> None:
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--generator", required=True)
     parser.add_argument("--bits", default="w2a8")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=positive, default=20)
     args = parser.parse_args()
-    teacher = AutoModelForSequenceClassification.from_pretrained(args.teacher, dtype=torch.float32).eval()
-    teacher.requires_grad_(False)
+    teacher, words = load_teacher(args.teacher), tokenizer_of(args.teacher)
+    if words is None:
+        raise ValueError(f"{args.teacher} has no tokenizer: give a folder or id with one")
+    teacher.float().requires_grad_(False)
     generator, tokenizer = load_generator(args.generator)
-    text = TextGenerator.of(generator, tokenizer, teacher, AutoTokenizer.from_pretrained(args.teacher))
+    text = TextGenerator.of(generator, tokenizer, teacher, words)
     ascent = Ascent(text, teacher, lr=1e-5)
     student = student_of(teacher, QuantConfig.parse(args.bits))
     trained = [p for p in student.parameters() if p.requires_grad]
@@ -111,4 +114,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

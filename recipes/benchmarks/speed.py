@@ -23,6 +23,7 @@ from transformers import (
 
 from zsaq import QuantConfig, calibrate, export, quantize_model, save
 from zsaq.deploy.bench import bench
+from zsaq.script import positive, told
 from zsaq.vision.presets import uniform
 
 
@@ -51,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shape", choices=list(BUILDERS))
     parser.add_argument("--bits", required=True)
-    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--repeats", type=positive, default=10)
     parser.add_argument("--output_dir", required=True)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -66,4 +67,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

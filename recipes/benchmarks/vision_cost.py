@@ -19,8 +19,8 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
-from recipes.examples.cifar import SPEC, load_resnet
 from zsaq import KL, Batch, Objective, Pair, Wrapper, calibrate, quantize_model
+from zsaq.script import positive, told
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.objectives import Sum
 from zsaq.vision import presets
@@ -32,6 +32,9 @@ from zsaq.vision.papers.hast import hast_images, hast_objective
 from zsaq.vision.papers.synq import filtered, synq_objective
 from zsaq.vision.papers.zeroq import zeroq_images
 from zsaq.vision.sources.crops import views
+
+with told():
+    from recipes.examples.cifar import SPEC, load_resnet
 
 Clock = tuple[float, float]  # seconds on the clock and of the processor
 
@@ -86,8 +89,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True)
     parser.add_argument("--bits", default="w4a4")
-    parser.add_argument("--batch_size", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--batch_size", type=positive, default=200)
+    parser.add_argument("--steps", type=positive, default=20)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -119,4 +122,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -1,6 +1,7 @@
 """Teachers and test images of CIFAR-10: ResNets as He et al. 2016 (arXiv 1512.03385, sec. 4.2) build them, read from a
 state dict in safetensors with the usual names (`conv1, bn1, layer{1,2,3}.{i}.{conv1,bn1,conv2,bn2}, linear`)."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.eval.images import ImageSource, open_pictures
+from zsaq.foreign import made
 from zsaq.vision.image_spec import ImageSpec
 
 SPEC = ImageSpec(classes=10, size=32)
@@ -59,11 +61,16 @@ def load_resnet(path: str | Path) -> CifarResNet:
     """The ResNet of a state dict, in eval mode; its depth is read from the names. Raises ValueError if they differ."""
     if not Path(path).is_file():
         raise ValueError(f"{path} is no file; give a state dict in safetensors")
-    state = load_file(path)
-    depth = {int(name.split(".")[1]) for name in state if name.startswith("layer1.")}
-    if depth != set(range(len(depth))) or not depth or "linear.weight" not in state:
+    with made(str(path), "net"):
+        state = load_file(path)
+    depth = {int(name.split(".")[1]) for name in state if re.match(r"layer1\.\d{1,9}\.", name)}
+    head = state.get("linear.weight")
+    if head is None or head.ndim != 2 or depth != set(range(len(depth))) or not depth:
         raise ValueError(f"{path} holds {sorted(state)[:4]} ...; give a CIFAR ResNet with layer1.0.conv1 ... linear")
-    model = CifarResNet(len(depth), len(state["linear.weight"]))
+    model = CifarResNet(len(depth), len(head))
+    own = model.state_dict()
+    if other := sorted(n for n in own.keys() & state.keys() if own[n].shape != state[n].shape):
+        raise ValueError(f"{path} has other shapes in {other[:4]}; give a CIFAR ResNet of He et al.")
     missing, unknown = model.load_state_dict(state, strict=False)
     # Batches that were counted in training have no meaning here, and not everyone stores their number.
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
@@ -83,5 +90,7 @@ def normalised(image: Image.Image) -> Tensor:
 
 def test_images(path: str | Path) -> tuple[Tensor, Tensor]:
     """All images [N, 3, 32, 32] float32 in normalised space and labels [N] int64 of a parquet file."""
-    rows = [(normalised(row.image()), int(row.label)) for row in open_pictures(ImageSource(str(path)))]
+    rows = [(normalised(row.image()), row.label) for row in open_pictures(ImageSource(str(path)))]
+    if not rows:
+        raise ValueError(f"{path} holds no rows; give labelled images")
     return torch.stack([image for image, _ in rows]), torch.tensor([label for _, label in rows])

@@ -16,10 +16,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 import transformers
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
@@ -32,9 +30,15 @@ from transformers import (
 )
 
 from examples.cache import made_once
-from zsaq.eval.imagenet import score
+from zsaq.script import told
 from zsaq.train.logging import say
 from zsaq.vision.image_spec import ImageSpec
+
+with told():
+    import datasets
+    from PIL import Image
+
+    from zsaq.eval.imagenet import score
 
 SPEC = ImageSpec(classes=10, size=32)
 HELD_OUT = 450
@@ -180,4 +184,5 @@ def fit(name: str, model: nn.Module, pixels: Tensor, labels: Tensor, recipe: Rec
 
 
 if __name__ == "__main__":
-    prepare()
+    with told():
+        prepare()

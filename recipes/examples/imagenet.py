@@ -14,6 +14,7 @@ from transformers import BitImageProcessorPil, MobileNetV2Config, MobileNetV2For
 
 from zsaq.eval.imagenet import DEVIATION, MEAN
 from zsaq.eval.images import ImageSource, open_pictures
+from zsaq.foreign import made
 from zsaq.vision.image_spec import ImageSpec
 
 SPEC = ImageSpec(classes=1000, size=224)
@@ -48,7 +49,8 @@ def load_mobilenet(path: str | Path) -> MobileNetV2ForImageClassification:
     """
     if not Path(path).is_file():
         raise ValueError(f"{path} is no file; give a state dict in safetensors")
-    state, where = load_file(path), places()
+    with made(str(path), "net"):
+        state, where = load_file(path), places()
     stems = {name: where.get(name.rpartition(".")[0]) for name in state}
     strange = sorted(name for name, place in stems.items() if place is None)
     if strange or "classifier.1.weight" not in state:
@@ -77,6 +79,6 @@ def stream(path: str | Path, limit: int | None = None, size: int = 50) -> Iterat
     in normalised space and labels [B] int64."""
     rows = islice(open_pictures(ImageSource(str(path))), limit)
     while chunk := list(islice(rows, size)):
-        shown = [row.image().convert("RGB") for row in chunk]
+        shown = [row.image() for row in chunk]
         pixels = PROCESSOR(images=shown, return_tensors="pt")["pixel_values"]
         yield {"pixel_values": pixels, "labels": torch.tensor([row.label for row in chunk])}

@@ -18,11 +18,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from datasets import load_dataset
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from transformers import (
-    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     OPTConfig,
@@ -34,7 +32,12 @@ from transformers import (
 
 from zsaq.atomic import atomic_folder
 from zsaq.io.target import ready_new
+from zsaq.script import natural, positive, told
 from zsaq.train.trainer import processes
+
+with told():
+    from zsaq.eval.pretrained import tokenizer_of
+    from zsaq.eval.reading import read_table, read_text
 
 Ids = list[int]
 
@@ -44,9 +47,12 @@ def read_documents(paths: list[str]) -> list[str]:
     documents: list[str] = []
     for path in paths:
         if path.endswith(".parquet"):
-            documents += load_dataset("parquet", data_files=path, split="train")["text"]
+            rows = read_table(Path(path))
+            if not all(isinstance(row.get("text"), str) for row in rows):
+                raise ValueError(f"{path} has no column text that holds a text in each row")
+            documents += (row["text"] for row in rows)
         else:
-            documents += Path(path).read_text().replace("<|endoftext|>", "\n").splitlines()
+            documents += read_text(path).replace("<|endoftext|>", "\n").splitlines()
     return [text for text in (re.sub(r"\s+", " ", d).strip() for d in documents) if text and not text.startswith("= ")]
 
 
@@ -113,6 +119,13 @@ class NextToken(torch.nn.Module):
         return torch.nn.functional.cross_entropy(logits + weight, index)
 
 
+def vocabulary(name: str) -> int:
+    """The number of tokens in "bpe:8192". Raises ValueError for anything else."""
+    if not re.fullmatch(r"bpe:\d{3,6}", name):
+        raise ValueError(f"--tokenizer is {name!r}; give bpe: and a number of tokens from 258, such as bpe:8192")
+    return int(name.removeprefix("bpe:"))
+
+
 def build(arch: str, hidden: int, embed: int, layers: int, length: int, **ids: Any) -> PreTrainedModel:
     """`ids`: vocab_size, pad_token_id, bos_token_id, eos_token_id."""
     if arch == "gpt2":
@@ -133,32 +146,38 @@ def main() -> None:
     )
     parser.add_argument("--arch", choices=["opt", "gpt2"], default="opt")
     parser.add_argument("--unit", choices=["sentence", "window"], default="sentence")
-    parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--embed", type=int, default=128, help="OPT's word_embed_proj_dim")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--length", type=int, default=64, help="longest sequence, in tokens")
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--hidden", type=positive, default=256)
+    parser.add_argument("--embed", type=positive, default=128, help="OPT's word_embed_proj_dim")
+    parser.add_argument("--layers", type=positive, default=4)
+    parser.add_argument("--length", type=positive, default=64, help="longest sequence, in tokens")
+    parser.add_argument("--batch", type=positive, default=32)
     parser.add_argument(
-        "--negatives", type=int, default=2048, help="random tokens in the softmax; 0 takes the whole vocabulary"
+        "--negatives", type=natural, default=2048, help="random tokens in the softmax; 0 takes the whole vocabulary"
     )
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=positive, default=3000)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--output_dir", required=True)
     args = parser.parse_args()
+    if args.hidden % 64 or args.length < 3:
+        raise ValueError(f"--hidden {args.hidden} must be a multiple of 64, --length {args.length} at least 3")
     target = ready_new(args.output_dir)
 
     set_seed(args.seed)
     accelerator = processes()
     documents = read_documents(args.text)
     if args.tokenizer.startswith("bpe:"):
-        tokenizer = train_bpe(documents, int(args.tokenizer.removeprefix("bpe:")))
+        tokenizer = train_bpe(documents, vocabulary(args.tokenizer))
     else:
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+        tokenizer = tokenizer_of(args.tokenizer)
     bos: Any = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     eos: Any = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     pad: Any = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if bos is None or eos is None:
+        raise ValueError(f"{args.tokenizer} has no tokens for begin and end; give another tokenizer, or bpe:8192")
     data = examples(documents, tokenizer, args.unit, args.length, bos, eos)
+    if len(data) < args.batch:
+        raise ValueError(f"{args.text} make {len(data)} sequences, fewer than --batch {args.batch}: give more text")
     accelerator.print(f"{len(data)} sequences, {sum(map(len, data))} tokens")
 
     ids = {"vocab_size": len(tokenizer), "pad_token_id": pad, "bos_token_id": bos, "eos_token_id": eos}
@@ -200,4 +219,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -18,14 +18,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import set_seed
-from datasets import load_dataset
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, get_cosine_schedule_with_warmup
 
 from zsaq.atomic import atomic_folder
 from zsaq.io.target import ready_new
+from zsaq.script import natural, positive, told
 from zsaq.train.trainer import processes
+
+with told():
+    from zsaq.eval.images import ImageSource, open_pictures
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BORDER = 4
@@ -33,15 +36,15 @@ BORDER = 4
 
 def read_images(path: str, size: int) -> tuple[Tensor, Tensor]:
     """Images uint8 [N, 3, size, size] and labels int64 [N] of a parquet file with columns `image` and `label`."""
-    rows: Any = load_dataset("parquet", data_files=path, split="train")
-    if missing := {"image", "label"} - set(rows.column_names):
-        raise ValueError(f"{path} has the columns {rows.column_names}, not {sorted(missing)}; give labelled images")
-    images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
-    for place, row in enumerate(rows):
-        picture = row["image"].convert("RGB")
+    images, labels = [], []
+    for row in open_pictures(ImageSource(path)):
+        picture = row.image()
         picture = picture if picture.size == (size, size) else picture.resize((size, size))
-        images[place] = torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    return images, torch.tensor(rows["label"])
+        images.append(torch.from_numpy(np.array(picture)).permute(2, 0, 1))
+        labels.append(row.label)
+    if not images:
+        raise ValueError(f"{path} holds no rows; give labelled images")
+    return torch.stack(images), torch.tensor(labels)
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -94,16 +97,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", required=True, help="parquet with columns image and label")
     parser.add_argument("--test", help="the same, for the accuracy in the record; never trained on")
-    parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
-    parser.add_argument("--patch", type=int, default=4)
-    parser.add_argument("--hidden", type=int, default=192)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--heads", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--size", type=positive, default=32, help="side of the images in pixels")
+    parser.add_argument("--patch", type=positive, default=4)
+    parser.add_argument("--hidden", type=positive, default=192)
+    parser.add_argument("--layers", type=positive, default=6)
+    parser.add_argument("--heads", type=positive, default=3)
+    parser.add_argument("--batch", type=positive, default=256)
     parser.add_argument("--mixup", type=float, default=0.2, help="0 mixes nothing")
-    parser.add_argument("--steps", type=int, default=10_000)
+    parser.add_argument("--steps", type=positive, default=10_000)
     parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--output_dir", required=True)
     args = parser.parse_args()
     if args.size % args.patch or args.hidden % args.heads:
@@ -166,4 +169,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

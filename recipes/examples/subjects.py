@@ -3,6 +3,7 @@
 Data serves the scores alone; real data serves the rows that end in "-real", which are not zero-shot.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from zsaq.eval.imagenet import batches
 from zsaq.eval.images import ImageSource, class_order, open_pictures
 from zsaq.eval.perplexity import tokenize
 from zsaq.eval.pretrained import load_model, load_with_tokenizer
+from zsaq.eval.reading import read_text
 from zsaq.eval.tasks import HUB, Task, find_task, read_rows
 from zsaq.language.text import Text
 from zsaq.run import Data
@@ -70,7 +72,7 @@ def causal(
     def real() -> Text:
         """Rows as long as synthetic ones, cut from the running text."""
         assert real_text is not None
-        stream = tokenize(tokenizer, Path(real_text).read_text(encoding="utf-8")[:4_000_000], None)
+        stream = tokenize(tokenizer, read_text(real_text)[:4_000_000], None)
         length = min(128, window - 2)
         rows = stream[: len(stream) // length * length].view(-1, length)
         return Text(rows, torch.ones_like(rows, dtype=torch.bool))
@@ -137,14 +139,15 @@ def pictures(
     """A transformers classifier, folder or Hub id; `processor` gives size and normalisation of what it is shown."""
     model = load_model(teacher, AutoModelForImageClassification)
     score = scorers.pictures(test, model.config, processor, model, accelerator=accelerator) if test else None
-    name = Path(test.data).expanduser() if test else None
+    name = Path(os.path.expanduser(test.data)) if test else None
     hub = None if name is None or name.exists() else test and test.data
 
     def shown() -> Tensor:
         assert real is not None
         dataset = open_pictures(real)
         order, _ = class_order(dataset.names, model.config)
-        transform = lambda image: processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]  # noqa: E731
+        mode = "L" if model.config.to_dict().get("num_channels", 3) == 1 else "RGB"
+        transform = lambda image: processor(images=image.convert(mode), return_tensors="pt")["pixel_values"][0]  # noqa: E731
         return torch.cat([batch["pixel_values"] for batch in batches(dataset, transform, order, 64, (0, 1), 4)])
 
     return {

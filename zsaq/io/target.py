@@ -62,8 +62,11 @@ def check_comparison(folder: str | Path) -> Path:
 
 
 def placed(folder: str | Path) -> Path:
-    """An absolute path, in the user's home where it says so; of a link the place that it leads to."""
-    path = Path(folder).expanduser().absolute()
+    """An absolute path, in the user's home where it says so; of a link the place that it leads to. Raises ValueError
+    for empty text."""
+    if not str(folder):
+        raise ValueError("the folder to save to is empty text: give a name")
+    path = Path(os.path.expanduser(folder)).absolute()
     return path.resolve() if path.is_symlink() else path
 
 
@@ -104,7 +107,7 @@ def float_bytes(model: Any) -> int:
         return sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
     if not isinstance(model, str | Path):
         return 0
-    folder = Path(model).expanduser()
+    folder = Path(os.path.expanduser(model))
     if not folder.is_dir():
         with suppress(HFValidationError):
             config = try_to_load_from_cache(str(model), "config.json")

@@ -1,5 +1,6 @@
 """A float model from a folder or the Hub, to be quantized; what kind of model it is; and that it stays as it is."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto import modeling_auto
 
+from zsaq.foreign import UNMADE
 from zsaq.io.folder import CONFIG, read_config
 from zsaq.io.loading import auto_class_of
 from zsaq.io.verifying import bounded_by
@@ -37,9 +39,9 @@ def load_teacher(source: str | Path) -> PreTrainedModel:
     random; ConnectionError where the Hub is not reached.
     """
     source = str(source)
-    if source.startswith((".", "/", "~")) and not Path(source).expanduser().is_dir():
+    if source.startswith((".", "/", "~")) and not Path(os.path.expanduser(source)).is_dir():
         raise ValueError(f"{source} is no folder: give one with config.json, or a Hub id")
-    source = str(Path(source).expanduser()) if source.startswith("~") else source
+    source = str(Path(os.path.expanduser(source))) if source.startswith("~") else source
     try:
         if (Path(source) / CONFIG).is_file():
             read_config(Path(source))
@@ -50,7 +52,7 @@ def load_teacher(source: str | Path) -> PreTrainedModel:
             model, info = auto_class_of(config).from_pretrained(
                 source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
             )
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, *UNMADE) as error:
         if isinstance(error.__cause__, LocalEntryNotFoundError):
             raise ConnectionError(f"{source} is not here and the Hub was not reached: {error}") from error
         raise ValueError(f"{source} cannot be quantized: {error}") from error
@@ -62,7 +64,7 @@ def load_teacher(source: str | Path) -> PreTrainedModel:
 def name_of(source: str) -> str:
     """What a model is called where others read it: a Hub id as it is, of a folder, or what looks like one, the last
     part alone."""
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     known = not path.is_dir() and re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", source)
     return source if known else path.resolve().name
 
@@ -105,7 +107,7 @@ def tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer that lies beside a model; None where there is none."""
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, *UNMADE):
         return None
 
 
@@ -113,5 +115,5 @@ def processor_of(source: str | Path) -> BaseImageProcessor | None:
     """The image processor that lies beside a model, on Pillow; None where there is none."""
     try:
         return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError):
+    except (OSError, ValueError, ImportError, *UNMADE):
         return None

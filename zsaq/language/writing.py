@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from zsaq.foreign import UNMADE
 from zsaq.language.models import Vocabulary, longest
 from zsaq.language.text import Text
 from zsaq.train.optim import NotFinite
@@ -26,9 +27,10 @@ def load_generator(path_or_id: str) -> tuple[PreTrainedModel, PreTrainedTokenize
         if info["missing_keys"]:
             raise ValueError(f"it has no weights for {sorted(info['missing_keys'])[:4]}")
         return model.eval(), AutoTokenizer.from_pretrained(path_or_id, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, *UNMADE) as error:
+        why = next(iter(str(error).splitlines()), type(error).__name__)
         raise ValueError(
-            f"the generator {path_or_id} cannot be loaded ({str(error).splitlines()[0]}); give generator= "
+            f"the generator {path_or_id} cannot be loaded ({why}); give generator= "
             "(--generator) the folder or id of another causal language model"
         ) from error
 

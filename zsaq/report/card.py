@@ -6,6 +6,7 @@ What the files themselves tell (grids, coverage, bytes, pictures) is read from t
 
 import hashlib
 import math
+import os
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ OF_A_RUN: Final = ("config", "method", "zero_shot", "budget", "data", "base", "r
 def base_of(source: str | Path, license: str | None = None) -> Base:
     """What is quantized, of a folder or a Hub id; the licence from its card, in the folder, the cache or the Hub,
     unless given. It is {} where none is known: nothing is published then."""
-    folder = Path(source).expanduser()
+    folder = Path(os.path.expanduser(source))
     local = folder.is_dir()
     terms = {"license": license} if license is not None else license_of(folder / "README.md" if local else str(source))
     if local:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +34,7 @@ def told(value: Any) -> str:
 
 def told_model(source: Any) -> str:
     """A model that is named by a path or id: a folder by the hash of its files, an id as it is; else as `told`."""
-    if isinstance(source, str | Path) and (folder := Path(source).expanduser()).is_dir():
+    if isinstance(source, str | Path) and (folder := Path(os.path.expanduser(source))).is_dir():
         return fingerprint(folder)[:16]
     return told(str(source) if isinstance(source, Path) else source)
 

@@ -7,6 +7,7 @@ place of its steps.
 """
 
 import fcntl
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -57,7 +58,7 @@ class Checkpoint:
     ) -> None:
         if every is not None and (type(every) is not int or every < 1):
             raise ValueError(f"checkpoint_every is {every!r}; give a number of steps, at least 1")
-        self.folder, self.every, self.resume = Path(folder).expanduser().absolute(), every, resume
+        self.folder, self.every, self.resume = Path(os.path.expanduser(folder)).absolute(), every, resume
         self.records = Records(self.folder, {name: str(value) for name, value in key.items()})
         self.streams, self.stopper = Streams(), Stopper()
         self.open: list[Open] = []

@@ -1,0 +1,37 @@
+"""Whether a model can be scored on a kind of data: what it reads, how long, and the form of what it answers."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+def reads(model: nn.Module, name: str, data: str) -> None:
+    """Raises ValueError for a model of transformers whose main input is another than `name`."""
+    own = getattr(model, "main_input_name", name)
+    if own != name:
+        raise ValueError(f"{type(model).__name__} reads {own}, not {name}: it cannot be scored on {data}")
+
+
+def writes(model: PreTrainedModel) -> None:
+    """Raises ValueError for what is no causal language model, whose next token is asked for."""
+    reads(model, "input_ids", "a text")
+    if model.config.is_encoder_decoder or not model.can_generate():
+        raise ValueError(f"{type(model).__name__} is no causal language model: perplexity is of those alone")
+
+
+def logits_of(output: Any, shape: tuple[int, ...], who: str) -> Tensor:
+    """The logits in a model's answer. Raises ValueError if they do not begin with `shape` and end with one number for
+    each class or token."""
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor) or logits.ndim != len(shape) + 1 or tuple(logits.shape[:-1]) != shape:
+        found = list(logits.shape) if isinstance(logits, Tensor) else "none"
+        raise ValueError(f"{who} answers logits of the shape {found}, not {[*shape, 'classes']}: it has another head")
+    return logits
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """How many tokens the model's config lets it read; None where it sets no end."""
+    config = model.config.get_text_config()
+    positions = getattr(config, "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None

@@ -1,0 +1,149 @@
+"""Recipes, benchmarks and examples: what a user can mend is one line and exit code 2, from the first import on."""
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from commands import toys_in
+from faults import BINARY
+
+ROOT = Path(__file__).parents[1]
+RECIPES = ROOT / "recipes"
+SCRIPTS = sorted(
+    str(path.relative_to(RECIPES)) for path in RECIPES.rglob("*.py") if "__main__" in path.read_text(encoding="utf-8")
+)
+TEXT = "--task sst2 --data_dir {toys} --output_dir {out}"
+VISION = "vision_quantize.py --teacher {toys}/resnet --method rtn-noise --output_dir {out}"
+LINES = [
+    "zsaq_bert_w2a8.py --teacher {toys}/bert",
+    "zsaq_bert_w2a8.py --teacher /nowhere " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {junk} " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {toys}/opt " + TEXT,
+    "zsaq_bert_w2a8.py --teacher no/such/model " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {toys}/bert --bits w9a9 " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {toys}/bert --steps 0 " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {toys}/bert --stesp 1 " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {toys}/bert --lr nan " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {toys}/bert --trackers magic " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {toys}/bert --generator {junk} " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {toys}/bert --split none " + TEXT,
+    "zsaq_bert_w2a8.py --teacher {toys}/bert --task magic --data_dir {toys} --output_dir {out}",
+    "zsaq_bert_w2a8.py --teacher {toys}/bert --task sst2 --data_dir {toys} --output_dir {file}",
+    "zsaq_bert_w4a8.py --teacher {junk} " + TEXT,
+    "zsaq_causal_w4a8.py --teacher {toys}/opt --text {file} --output_dir {out}",
+    "zsaq_causal_w4a8.py --teacher {toys}/opt --text /nowhere --output_dir {out}",
+    "zsaq_causal_w4a8.py --teacher {toys}/opt --text {toys}/validation.jsonl --window 0 --output_dir {out}",
+    "zsaq_causal_w4a8.py --teacher {toys}/opt --text {toys}/validation.jsonl --window 99999 --output_dir {out}",
+    "zsaq_causal_w4a8.py --teacher {toys}/bert --text {toys}/validation.jsonl --output_dir {out}",
+    "compare.py classifier --methods rtn --output_dir {out}",
+    "compare.py causal --methods rtn --teacher {toys}/opt --output_dir {out}",
+    "compare.py causal --methods rtn --teacher {junk} --text {file} --output_dir {out}",
+    "compare.py classifier --methods rtn --teacher {toys}/bert --bits w0 " + TEXT,
+    "compare.py classifier --methods rtn --teacher {toys}/bert --seeds x " + TEXT,
+    "compare.py classifier --methods rtn-real --teacher {toys}/bert " + TEXT,
+    VISION + " --teacher {junk}",
+    VISION + " --size 0",
+    VISION + " --size -5",
+    VISION + " --mean 1 2 --size 16 --data_dir {toys}/images",
+    VISION + " --data_dir {file}",
+    VISION + " --data_dir {junk}",
+    VISION + " --data_dir /nowhere",
+    VISION + " --data_dir {toys}/images --split none/none",
+    VISION + " --bits w99",
+    VISION + " --image_steps x",
+    "vision_compare.py cifar --methods zeroq --output_dir {out}",
+    "vision_compare.py cifar --methods zeroq --weights {file} --test {file} --output_dir {out}",
+    "vision_compare.py mobilenet --methods zeroq --weights {file} --test {file} --output_dir {out}",
+    "vision_compare.py mobilenet --methods zeroq --weights {file} --test {file} --limit 0 --output_dir {out}",
+    "vision_compare.py cifar --methods zeroq --weights {weights} --test {file} --output_dir {out}",
+    "benchmarks/cost.py --teacher {junk} --generator {junk}",
+    "benchmarks/cost.py --teacher {toys}/bert --generator {junk}",
+    "benchmarks/cost.py --teacher {toys}/bert --generator {toys}/opt --steps 0",
+    "benchmarks/cost.py --teacher {toys}/bert --generator {toys}/opt --bits x",
+    "benchmarks/speed.py bert-base --bits w9 --output_dir {out}",
+    "benchmarks/speed.py bert-base --bits w4a8 --output_dir {out} --repeats -1",
+    "benchmarks/vision_cost.py --teacher {file}",
+    "benchmarks/vision_cost.py --teacher {weights}",
+    "examples/pretrain_opt.py --text /nowhere --output_dir {out}",
+    "examples/pretrain_opt.py --text {file} --output_dir {out}",
+    "examples/pretrain_opt.py --text {parquet} --output_dir {out}",
+    "examples/pretrain_opt.py --text {toys}/validation.jsonl --output_dir {out} --tokenizer bpe:x",
+    "examples/pretrain_opt.py --text {toys}/validation.jsonl --output_dir {out} --tokenizer {junk}",
+    "examples/pretrain_opt.py --text {toys}/validation.jsonl --output_dir {out} --tokenizer bpe:300",
+    "examples/pretrain_opt.py --text {toys}/validation.jsonl --output_dir {out} --hidden 100",
+    "examples/pretrain_opt.py --text {toys}/validation.jsonl --output_dir {out} --steps 0",
+    "examples/pretrain_opt.py --text {toys}/validation.jsonl --output_dir {file}",
+    "examples/pretrain_vit.py --train {parquet} --output_dir {out}",
+    "examples/pretrain_vit.py --train /nowhere --output_dir {out}",
+    "examples/pretrain_vit.py --train {toys}/images --output_dir {out}",
+    "examples/pretrain_vit.py --train {toys}/images --output_dir {out} --size 33",
+    "examples/pretrain_vit.py --train {toys}/images --output_dir {out} --seed -1",
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("recipes")
+    places = {"toys": toys_in(root / "toys"), "junk": root / "junk", "file": root / "file"}
+    places |= {"parquet": root / "junk.parquet", "weights": root / "w.safetensors"}
+    places["junk"].mkdir()
+    (places["junk"] / "config.json").write_bytes(b"[" * 10**5)
+    Image.new("RGB", (4, 4)).save(places["junk"] / "a.png")
+    for name in ("file", "parquet", "weights"):
+        places[name].write_bytes(BINARY)
+    return places
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_fault_is_one_line(
+    line: str,
+    places: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    script, *words = [word.format(**places, out=tmp_path / "out") for word in line.split(" ")]
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.syspath_prepend(str(RECIPES))
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(RECIPES / script), run_name="__main__")
+    *_, last = capfd.readouterr().err.rstrip("\n").split("\n")
+    assert left.value.code == 2 and ("error: " in last), last
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+ABSENT = """
+import contextlib, io, runpy, sys
+for name in ("datasets", "pyarrow", "PIL", "sklearn", "matplotlib"):
+    sys.modules[name] = None  # as if it were not installed
+sys.path[:0] = [{root!r}, {recipes!r}]
+for script in {scripts!r}:
+    said, sys.argv = io.StringIO(), [script]
+    try:
+        with contextlib.redirect_stderr(said):
+            runpy.run_path(script, run_name="__main__")
+        code = 0
+    except SystemExit as left:
+        code = left.code
+    print(script, code, repr(said.getvalue()))
+    for name in [n for n in sys.modules if n.split(".")[0] in ("examples", "recipes", "zsaq_bert_w2a8")]:
+        del sys.modules[name]
+"""
+
+
+def test_an_extra_that_is_missing_is_one_line() -> None:
+    """Not of those that need none, which then miss their arguments."""
+    scripts = [str(RECIPES / script) for script in SCRIPTS]
+    code = ABSENT.format(root=str(ROOT), recipes=str(RECIPES), scripts=scripts)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(SCRIPTS) > 10
+    for line in lines:
+        needs_none = any(name in line for name in ("cost.py 2", "speed.py 2"))
+        assert needs_none or (" 3 'error: " in line and line.count("\\n") == 1 and "zsaq[all]" in line), line

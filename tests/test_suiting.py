@@ -1,0 +1,70 @@
+"""A model is scored on what it is for, and refused by name on anything else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification, T5Config, T5ForConditionalGeneration
+
+from glue_toys import rows, teacher, tokenizer
+from language_toys import bert, bpe, opt, wordpiece
+from vision_toys import images, resnet
+from zsaq.eval import imagenet, scorers, scoring
+from zsaq.eval.images import ImageSource
+from zsaq.eval.perplexity import perplexity
+from zsaq.eval.suiting import context_of
+
+SMALL: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+def models() -> dict[str, Any]:
+    torch.manual_seed(0)
+    config = BertConfig(num_hidden_layers=1, **SMALL)
+    t5 = T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    return {
+        "classifier": bert(wordpiece(), labels=2), "masked": BertForMaskedLM(config).eval(),
+        "tokens": BertForTokenClassification(config).eval(), "base": BertForMaskedLM(config).bert.eval(),
+        "encoder-decoder": T5ForConditionalGeneration(t5).eval(), "images": resnet(), "causal": opt(bpe()),
+    }  # fmt: skip
+
+
+MODELS = models()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "causal"])
+def test_perplexity_is_of_causal_language_models(name: str) -> None:
+    with pytest.raises(ValueError, match=r"is no causal language model|cannot be scored on a text"):
+        perplexity(MODELS[name], torch.arange(40), 8)
+    with pytest.raises(ValueError, match=r"is no causal language model|cannot be scored on a text"):
+        perplexity(MODELS["causal"], torch.arange(40), 8, teacher=MODELS[name])
+
+
+@pytest.mark.parametrize("name", ["masked", "tokens", "base", "images", "causal"])
+def test_a_task_is_of_classifiers_of_texts(name: str) -> None:
+    with pytest.raises(ValueError, match=r"answers logits of the shape|cannot be scored on a task of texts"):
+        scoring.predict(MODELS[name], tokenizer(), "sst2", rows("sst2"))
+    with pytest.raises(ValueError, match=r"sst2 needs a head|answers logits|cannot be scored on a task of texts"):
+        scorers.glue("sst2", None, tokenizer(), rows=rows("sst2"))(MODELS[name])
+    assert len(scoring.predict(teacher(), tokenizer(), "sst2", rows("sst2"))) == 7
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "images"])
+def test_images_are_for_classifiers_of_images(name: str) -> None:
+    batch = {"pixel_values": images(2), "labels": torch.tensor([0, 1])}
+    with pytest.raises(ValueError, match="cannot be scored on images"):
+        imagenet.score(MODELS[name], [batch])
+    with pytest.raises(ValueError, match="cannot be scored on images"):
+        imagenet.score(MODELS["images"], [batch], MODELS[name])
+    with pytest.raises(ValueError, match="it is no classifier"):
+        imagenet.grade(torch.zeros(2, 3, 4), torch.zeros(2))
+
+
+def test_the_context_of_a_model() -> None:
+    assert context_of(MODELS["encoder-decoder"]) is None and context_of(MODELS["classifier"]) == 32
+
+
+def test_a_source_that_is_nothing(tmp_path: Path) -> None:
+    for source in ("", str(tmp_path / "none"), "~nobody/x"):
+        with pytest.raises(ValueError, match="does not exist"):
+            scorers.pictures(ImageSource(source), MODELS["images"].config, None)
