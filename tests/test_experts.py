@@ -26,8 +26,8 @@ from zsaq.train.sam import SAM
 from zsaq.train.streams import repeat
 from zsaq.train.trainer import calibrate, distill
 
-SMALL = BERT | {"num_key_value_heads": 2} | ENDS
-MOE = SMALL | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
+SMALL: dict[str, Any] = BERT | {"num_key_value_heads": 2} | ENDS
+MOE: dict[str, Any] = SMALL | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 MAKERS: dict[str, Any] = {
     "mixtral": lambda: T.MixtralForCausalLM(T.MixtralConfig(**SMALL, num_local_experts=4)),
     "qwen3": lambda: T.Qwen3MoeForCausalLM(T.Qwen3MoeConfig(**MOE, head_dim=8)),

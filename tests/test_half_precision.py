@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_what_is_rounded_in_16_bits_is_what_float32_would_make_of_it(kind: str, 
 def test_scales_stay_float32_when_a_student_is_cast(dtype: torch.dtype) -> None:
     config = QuantConfig(Grid(4), Grid(8, per="tensor"), ranges="learned")
     student = quantize_model(nn.Sequential(nn.Linear(8, 4)), config)
-    layer = student[0]
+    layer: Any = student[0]
     layer.input_quantizer.ranges.hold(torch.full((1, 1), -3e-4), torch.full((1, 1), 1e-4))
     before = {name: each.clone() for name, each in student.state_dict().items() if "ranges" in name}
     student.to(dtype)
@@ -92,7 +93,7 @@ def test_weights_of_16_bits_get_scales_of_float32_in_latent_and_packed_layers(ra
 
 
 def test_a_learned_scale_s_rate_is_finite_for_weights_whose_squares_float16_does_not_hold() -> None:
-    teacher = nn.Sequential(nn.Linear(16, 8, bias=False))
+    teacher: Any = nn.Sequential(nn.Linear(16, 8, bias=False))
     nn.init.normal_(teacher[0].weight, std=1e-5)
     config = QuantConfig(Grid(4), ranges="learned")
     rates = [parameter_groups(quantize_model(model, config), 1e-3)[1]["lr"] for model in (teacher, teacher.half())]
@@ -101,7 +102,7 @@ def test_a_learned_scale_s_rate_is_finite_for_weights_whose_squares_float16_does
 
 @HALVES
 def test_a_saved_student_in_16_bits_answers_alike(dtype: torch.dtype, tmp_path: Path) -> None:
-    student = quantize_model(TEACHERS["bert"]().eval().to(dtype), "w4a8")
+    student: Any = quantize_model(TEACHERS["bert"]().eval().to(dtype), "w4a8")
     student.save_pretrained(tmp_path)
     with torch.no_grad():
         assert torch.equal(load(tmp_path)(IDS).logits, student(IDS).logits)

@@ -14,25 +14,25 @@ from zsaq import QuantConfig, coverage, quantize_model
 from zsaq.quant.plan import make_plan, plan_of
 
 W4 = QuantConfig.parse("w4a16")
-BERT = {
+BERT: dict[str, Any] = {
     "vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24,
     "max_position_embeddings": 32,
 }  # fmt: skip
-ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-PAIR = {
+ENDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+PAIR: dict[str, Any] = {
     "vocab_size": 64, "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 32,
     "decoder_start_token_id": 1, **ENDS,
 }  # fmt: skip
-SPEECH = {key: value for key, value in PAIR.items() if key != "max_position_embeddings"} | {
+SPEECH: dict[str, Any] = {key: value for key, value in PAIR.items() if key != "max_position_embeddings"} | {
     "num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 16, "classifier_proj_size": 12
 }  # fmt: skip
 T5 = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
-VIT = {
+VIT: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 16,
     "patch_size": 8,
 }  # fmt: skip
-GPT2 = {"vocab_size": 64, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, **ENDS}
+GPT2: dict[str, Any] = {"vocab_size": 64, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32, **ENDS}
 TWO = T.CLIPConfig(text_config=BERT | ENDS, vision_config=VIT, projection_dim=12)
 CODERS = T.EncoderDecoderConfig.from_encoder_decoder_configs(T.BertConfig(**BERT), T.BertConfig(**BERT))
 START: Any = {"decoder_start_token_id": 0}

@@ -13,13 +13,25 @@ from zsaq.io.inputs import LENGTH, READABLE, SIDE, image_shape, random_inputs, t
 from zsaq.io.loading import auto_class_of
 from zsaq.io.record import Record
 
-TOWER = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 8}
-TEXT = {
+TOWER: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "patch_size": 8,
+}
+TEXT: dict[str, Any] = {
     "vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
     "max_position_embeddings": 12, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2,
 }  # fmt: skip
-BOTH = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
-BART = TEXT | BOTH | {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+BOTH: dict[str, Any] = {
+    "d_model": 16,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_ffn_dim": 16,
+    "decoder_ffn_dim": 16,
+}
+BART: dict[str, Any] = TEXT | BOTH | {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
 
 
 class Processor:

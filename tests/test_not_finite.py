@@ -49,7 +49,7 @@ def test_a_generator_s_broken_weights_are_named_before_a_step(method: str, value
 
 
 def test_a_generator_whose_answers_overflow_is_named() -> None:
-    generator = opt(bpe())
+    generator: Any = opt(bpe())
     with torch.no_grad():
         generator.model.decoder.final_layer_norm.weight.fill_(3e38)
     with pytest.raises(NotFinite, match="answers of the generator OPTForCausalLM are not finite: take another"):
