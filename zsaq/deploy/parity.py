@@ -22,8 +22,8 @@ from transformers import PreTrainedModel
 
 from zsaq.atomic import check_file
 from zsaq.deploy.comparison import TOLERANCE
-from zsaq.deploy.runtimes import RUNTIMES
-from zsaq.io.added import PARITY, write_added
+from zsaq.deploy.runtimes import RUNTIMES, formats
+from zsaq.io.added import PARITY, export_digest, write_added
 from zsaq.io.checksums import fingerprint
 from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import load
@@ -81,6 +81,7 @@ def verify(folder: str | Path, seed: int = 0, write: bool = True) -> dict[str, A
         "seed": seed,
         "inputs": [{name: list(value.shape) for name, value in batch.items()} for batch in batches],
         "machine": machine(),
+        "exports": {name: export_digest(folder / name) for name in formats() if (folder / name).is_dir()},
         **parts,
     }
     if write:
