@@ -2,13 +2,17 @@
 
 import errno
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from examples.cache import made_once
 from transformers import PreTrainedModel
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
+
+from examples.cache import made_once
 
 import zsaq
 from full_disks import forbid
