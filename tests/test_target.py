@@ -20,6 +20,7 @@ from language_toys import bert, wordpiece
 from saved_student import folder, names, saved
 from students import TEACHERS
 from zsaq import launch
+from zsaq.deploy.bench import bench
 from zsaq.deploy.parity import verify
 from zsaq.deploy.runtimes import export
 from zsaq.io import rescue, target
@@ -143,7 +144,7 @@ def test_reports_and_exports_are_refused_first_where_they_cannot_be_written(
         monkeypatch.setattr(f"zsaq.deploy.{module}.load", never)
     works: list[Callable[[], Any]] = [
         lambda: verify(folder), lambda: report(folder), lambda: export(folder, "onnx"),
-        lambda: zsaq.deploy.bench.bench(folder, write=True),
+        lambda: bench(folder, write=True),
     ]  # fmt: skip
     for work in works:
         with pytest.raises(ValueError, match="cannot be written"):

@@ -141,7 +141,7 @@ def guard() -> None:
         else:
             put(self, save_directory, *args, **options)
 
-    PreTrainedModel.save_pretrained = save_pretrained
+    PreTrainedModel.save_pretrained = save_pretrained  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def method_of(model: PreTrainedModel) -> str | None:
