@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_written_is_found_first(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    for place in (tmp_path / "file" / "model", Path("/proc/nowhere/model"), tmp_path / ("x" * 250)):
+    for place in (tmp_path / "file" / "model", Path("/proc/nowhere/model"), tmp_path / ("x" * 300)):
         with pytest.raises(ValueError, match=r"cannot be written|exists and"):
             PLACES[what](place)
     forbid(monkeypatch, tmp_path)
@@ -125,7 +125,7 @@ def test_a_comparison_goes_where_nothing_else_lies(tmp_path: Path, held: list[st
         (tmp_path / name).write_text("")
     with pytest.raises(ValueError, match=r"was not made by zsaq\.compare \(it holds"):
         PLACES["compare"](tmp_path)
-    assert names(tmp_path) == held
+    assert names(tmp_path) == sorted(held)
     with pytest.raises(ValueError, match="was not made by"):
         check_comparison(tmp_path / held[0])
 
@@ -206,6 +206,7 @@ def test_a_session_refuses_its_folder_before_anything_is_made(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     TEACHERS["bert"]().save_pretrained(tmp_path)
+    capsys.readouterr()
     flags = launch.parser("text", "w4a8", "toy"), launch.table_parser("text", "w4a8", ["rtn"])
     for parser, words in zip(flags, ([], ["--methods", "rtn"]), strict=True):
         args = launch.parse(parser, [*words, "--output_dir", str(tmp_path)])

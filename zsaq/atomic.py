@@ -232,6 +232,8 @@ def check_room(target: Path, size: int = 0) -> None:
     folder = next(parent for parent in target.parents if os.path.lexists(parent))
     remedy = f"give another folder, or make room in {folder} and the right to write there"
     try:
+        with suppress(FileNotFoundError):
+            target.lstat()  # refuses names that are too long
         with claimed(folder / target.name) as (stem, _):
             probe = folder / f"{stem}.partial"
             try:

@@ -63,8 +63,10 @@ def check_comparison(folder: str | Path) -> Path:
 
 def placed(folder: str | Path) -> Path:
     """An absolute path, in the user's home where it says so; of a link the place that it leads to."""
-    path = Path(folder).expanduser().absolute()
-    return path.resolve() if path.is_symlink() else path
+    try:
+        return Path(folder).expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # links in a circle, a home that nobody has
+        raise ValueError(f"{folder} leads nowhere ({error}): give another folder") from error
 
 
 def ready_target(folder: str | Path, size: int = 0) -> Path:
@@ -93,7 +95,7 @@ def ready_new(folder: str | Path, size: int = 0) -> Path:
     target = placed(folder)
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not empty: give a new folder")
-    check_room(target / "probe", size)
+    check_room(target, size)
     return target
 
 

@@ -83,8 +83,7 @@ def put(student: PreTrainedModel, folder: str | Path, is_main_process: bool = Tr
     none while it is put in place: its config comes last. Raises ValueError for a file, and for a folder that holds
     another model or a part of one.
     """
-    target = Path(folder).absolute()
-    target = target.resolve() if target.is_symlink() else target
+    target = Path(folder).resolve()
     if not is_main_process:
         PLAIN(student, target, is_main_process, *args, **options)
         return
