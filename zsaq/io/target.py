@@ -52,7 +52,8 @@ def check_target(folder: str | Path) -> Path:
 def check_comparison(folder: str | Path) -> Path:
     """Where a comparison may be kept: a new folder, an empty one, or one of a comparison. Raises ValueError."""
     target = placed(folder)
-    held = sorted(path.name for path in target.iterdir() if not path.name.startswith(".")) if target.is_dir() else []
+    there = os.listdir(target) if os.path.isdir(target) else []
+    held = sorted(name for name in there if not name.startswith("."))
     ours = RUNS if RUNS[0] in held else RUNS[-1:]  # before the first run ends there are its steps alone
     others = [name for name in held if name not in ours]
     if others or (os.path.lexists(target) and not target.is_dir()):
