@@ -15,7 +15,9 @@ from saved_student import Vocabulary, folder, names, saved
 from students import CONFIGS, TEACHERS, bits, student_of
 from zsaq import Results
 from zsaq.io.loading import load
+from zsaq.io.record import Record
 from zsaq.run import Row
+from zsaq.student import finish
 
 __all__ = ["folder", "saved"]
 W2, W8 = CONFIGS["w2a8"], CONFIGS["w8a8"]
@@ -45,7 +47,7 @@ def by_loaded(student: PreTrainedModel, folder: Path) -> None:
 def by_results(student: PreTrainedModel, folder: Path) -> None:
     """A student that saves itself whole, given options of transformers."""
     results = Results("bert", "rtn", W2, 0, True, "none", (Row("rtn"),))
-    zsaq.student.finish(student, zsaq.io.record.Record(results)).save_pretrained(folder, max_shard_size="1MB")
+    finish(student, Record(results)).save_pretrained(folder, max_shard_size="1MB")
 
 
 PARTS = ("model.safetensors", "pytorch_model.bin", "adapter_config.json", "parity.json", "onnx/x", "a/export.json")

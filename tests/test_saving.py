@@ -2,6 +2,10 @@
 
 import json
 import os
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +104,34 @@ def test_a_rename_that_fails_puts_the_folder_back(folder: Path, monkeypatch: pyt
     with pytest.raises(OSError, match="no"):
         save(student_of("gpt2", CONFIGS["w2a8"]), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before and names(folder.parent) == ["copy"]
+
+
+SAVER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import zsaq
+from students import CONFIGS, student_of
+student = student_of(sys.argv[3], CONFIGS["w2a8"])
+print("begun", flush=True)
+while True:
+    zsaq.save(student, Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_that_save_to_one_folder_and_are_killed_leave_a_whole_model(tmp_path: Path) -> None:
+    rng, target = random.Random(0), tmp_path / "model"
+    for _ in range(4):
+        command = [sys.executable, "-c", SAVER, str(Path(__file__).parent), str(target)]
+        savers = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in ("bert", "gpt2")]
+        for saver in savers:
+            assert saver.stdout is not None and saver.stdout.readline() == "begun\n"
+        time.sleep(rng.uniform(0.5, 2.0))
+        for saver in savers:
+            assert saver.poll() is None, "one tripped over the other"
+            saver.kill()
+            saver.communicate()
+        load(target if target.exists() else zsaq.atomic.former_of(target) or target)
+    save(student_of("bert", CONFIGS["w8a8"]), target)
+    assert names(tmp_path) == ["model"]

@@ -71,9 +71,10 @@ def leftovers(target: Path) -> dict[str, list[Path]]:
     """What lies beside `target` by the names of this module, by writer."""
     name = re.compile(rf"(\.{re.escape(target.name)}\.[0-9a-f]{{8}})\.(partial.*|former|lock)")
     found: dict[str, list[Path]] = {}
-    for path in target.parent.iterdir() if target.parent.is_dir() else ():
-        if match := name.fullmatch(path.name):
-            found.setdefault(match[1], []).append(path)
+    with suppress(OSError):  # no folder, or one that others alone may read
+        for path in target.parent.iterdir():
+            if match := name.fullmatch(path.name):
+                found.setdefault(match[1], []).append(path)
     return found
 
 
@@ -194,6 +195,18 @@ def atomic_folder(target: Path, check: Callable[[Path], Any] | None = None) -> I
         sweep(target, formers=True)
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Inside, no other process is inside for this folder; on file systems without locks of folders it may be."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def moved(source: Path, target: Path) -> bool:
     """Whether the folder `source` is now at `target`, where there was none or an empty one."""
     try:
@@ -219,6 +232,8 @@ def check_room(target: Path, size: int = 0) -> None:
     folder = next(parent for parent in target.parents if os.path.lexists(parent))
     remedy = f"give another folder, or make room in {folder} and the right to write there"
     try:
+        with suppress(FileNotFoundError):
+            target.lstat()  # refuses names that are too long
         with claimed(folder / target.name) as (stem, _):
             probe = folder / f"{stem}.partial"
             try:
@@ -228,6 +243,6 @@ def check_room(target: Path, size: int = 0) -> None:
                 shutil.rmtree(probe, ignore_errors=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise ValueError(f"{target} cannot be written ({error.strerror}): {remedy}") from error
+        raise ValueError(f"{target} cannot be written ({error.strerror or error}): {remedy}") from error
     if free < size:
         raise ValueError(f"{target}: {size:,} bytes may be written, and {free:,} are free: {remedy}")

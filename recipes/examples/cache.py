@@ -13,7 +13,7 @@ def made_once(cache: Path | None, name: str, make: Callable[[Path], None]) -> Pa
     Raises ValueError where it cannot be written, before anything is made.
     """
     folder = (cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "zsaq") / name
-    if folder.exists():
+    if os.path.exists(folder):  # unlike the path's own, also of a name that is too long
         return folder
     try:
         check_room(folder)

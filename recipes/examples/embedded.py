@@ -9,7 +9,6 @@ import hashlib
 import json
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import tokenizers
@@ -45,7 +44,7 @@ def prepare(cache: Path | None = None, log: Log = say) -> Embedded:
     result (these sources, Python, the libraries) changes the name of the folder in it. Raises ValueError if this
     Python's standard library has no sources, and for a cache that cannot be written.
     """
-    folder = made_once(cache, f"embedded-{fingerprint()}", partial(make, log=log))
+    folder = made_once(cache, f"embedded-{fingerprint()}", lambda folder: make(folder, log))
     log(f"the embedded teacher and generator are in {folder}")
     data = json.loads((folder / "data.json").read_text(encoding="utf-8"))
     return Embedded(

@@ -23,8 +23,8 @@ from transformers import PreTrainedModel
 from zsaq.atomic import check_file
 from zsaq.deploy.comparison import TOLERANCE
 from zsaq.deploy.foreign import in_one_line
-from zsaq.deploy.runtimes import RUNTIMES
-from zsaq.io.added import PARITY, read_export, write_added
+from zsaq.deploy.runtimes import RUNTIMES, formats
+from zsaq.io.added import PARITY, export_digest, read_export, write_added
 from zsaq.io.checksums import fingerprint
 from zsaq.io.inputs import configs_of, random_inputs, sides_of, text_limit
 from zsaq.io.loading import load
@@ -114,6 +114,7 @@ def verify(
         "inputs": [{name: list(value.shape) for name, value in batch.items()} for batch in batches],
         "not_reached": [] if "pixel_values" in batches[0] else [n for n in windows_of(model) if n >= longest],
         "machine": machine(),
+        "exports": {name: export_digest(folder / name) for name in formats() if (folder / name).is_dir()},
         **parts,
     }
     if write:

@@ -1,5 +1,6 @@
 """What is added to a saved model later, and names the model that it belongs to: parity report, timings, exports."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +14,11 @@ from zsaq.io.checksums import (
     checked_entries,
     entry,
     fingerprint,
+    is_plain_path,
     mismatch,
     regular_files,
     sealed_files,
+    sha256,
 )
 from zsaq.io.record import read_results
 from zsaq.run import RESULTS
@@ -49,6 +52,23 @@ def write_export(place: Path, facts: Mapping[str, Any], model: str) -> Path:
     return write_added(place / EXPORT, {**facts, FILES: {n: entry(p) for n, p in regular_files(place).items()}}, model)
 
 
+def export_digest(place: Path) -> str:
+    """sha256 over the names and bytes of an export's files."""
+    files = [path for path in sorted(place.rglob("*")) if path.is_file()]
+    text = "".join(f"{path.relative_to(place).as_posix()} {sha256(path)}\n" for path in files)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_parity(folder: Path, model: str | None) -> dict[str, Any]:
+    """parity.json of the model in `folder`, as `read_added`, which is also of the exports that lie there now."""
+    facts = read_added(folder / PARITY, model)
+    exports: Any = facts.get("exports", {})
+    for name, digest in exports.items() if isinstance(exports, dict) else ():
+        if is_plain_path(name) and (folder / name).is_dir() and export_digest(folder / name) != digest:
+            raise ValueError(f"{PARITY} is of another export than lies in {name} now: run zsaq verify {folder} again")
+    return facts
+
+
 def read_export(place: Path) -> dict[str, Any]:
     """What the export in the folder `place` says of itself; it is one of the model in the folder around it, which is
     what its manifest says, if it has one.
@@ -79,8 +99,9 @@ def check_added(folder: Path) -> None:
     model = fingerprint(folder)
     if (folder / RESULTS).exists():
         read_results(folder, model)
-    for path in (folder / PARITY, folder / BENCH):
-        if path.exists():
-            read_added(path, model)
+    if (folder / PARITY).exists():
+        read_parity(folder, model)
+    if (folder / BENCH).exists():
+        read_added(folder / BENCH, model)
     for place in sorted({path.parent for kind in MODELS for path in folder.rglob(kind)} - {folder}):
         read_added(place / EXPORT, model)

@@ -52,7 +52,8 @@ def check_target(folder: str | Path) -> Path:
 def check_comparison(folder: str | Path) -> Path:
     """Where a comparison may be kept: a new folder, an empty one, or one of a comparison. Raises ValueError."""
     target = placed(folder)
-    held = sorted(path.name for path in target.iterdir() if not path.name.startswith(".")) if target.is_dir() else []
+    there = os.listdir(target) if os.path.isdir(target) else []
+    held = sorted(name for name in there if not name.startswith("."))
     ours = RUNS if RUNS[0] in held else RUNS[-2:]  # before the first run ends there are its steps alone
     others = [name for name in held if name not in ours]
     if others or (os.path.lexists(target) and not target.is_dir()):
@@ -66,8 +67,10 @@ def placed(folder: str | Path) -> Path:
     for empty text."""
     if not str(folder):
         raise ValueError("the folder to save to is empty text: give a name")
-    path = Path(os.path.expanduser(folder)).absolute()
-    return path.resolve() if path.is_symlink() else path
+    try:
+        return Path(folder).expanduser().resolve()
+    except (RuntimeError, OSError) as error:  # links in a circle, a home that nobody has
+        raise ValueError(f"{folder} leads nowhere ({error}): give another folder") from error
 
 
 def ready_target(folder: str | Path, size: int = 0) -> Path:
@@ -96,7 +99,7 @@ def ready_new(folder: str | Path, size: int = 0) -> Path:
     target = placed(folder)
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"{target} exists and is not empty: give a new folder")
-    check_room(target / "probe", size)
+    check_room(target, size)
     return target
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from transformers import PreTrainedModel
 
-from zsaq.atomic import beside, remove, settle_all
+from zsaq.atomic import beside, locked, remove, settle_all
 
 METHOD: Final = "zsaq"
 PLAIN: Final = PreTrainedModel.save_pretrained
@@ -83,24 +83,27 @@ def put(student: PreTrainedModel, folder: str | Path, is_main_process: bool = Tr
     none while it is put in place: its config comes last. Raises ValueError for a file, and for a folder that holds
     another model or a part of one.
     """
-    target = Path(folder).absolute()
-    target = target.resolve() if target.is_symlink() else target
+    target = Path(folder).resolve()
     if not is_main_process:
         PLAIN(student, target, is_main_process, *args, **options)
         return
-    check_place(target)
+    if target.is_dir():
+        with locked(target):
+            replaced(target)
+    elif os.path.lexists(target):
+        raise ValueError(f"{target} is no folder: give one that is, or a new one")
     options |= {"repo_id": target.name} if options.get("push_to_hub") and "repo_id" not in options else {}
     with beside(target) as (partial, _, mode):
         PLAIN(student, partial, is_main_process, *args, **options)
         settle_all(partial, mode)
-        check_place(target)
         target.mkdir(exist_ok=True)
-        old = [path for path in target.iterdir() if method_in(target) == METHOD and is_own(path)]
-        readers = sorted(path.name for path in old if matches(path, READERS))
-        for path in sorted(old, key=lambda path: path.name != CONFIG):
-            remove(path)
-        for path in sorted(partial.iterdir(), key=lambda path: path.name == CONFIG):
-            os.replace(path, target / path.name)
+        with locked(target):
+            old = replaced(target)
+            readers = sorted(path.name for path in old if matches(path, READERS))
+            for path in sorted(old, key=lambda path: path.name != CONFIG):
+                remove(path)
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == CONFIG):
+                os.replace(path, target / path.name)
     if readers:
         warnings.warn(
             f"{', '.join(readers)} of the model that lay in {target} went with it: save the tokenizer or processor "
@@ -109,20 +112,18 @@ def put(student: PreTrainedModel, folder: str | Path, is_main_process: bool = Tr
         )
 
 
-def check_place(target: Path) -> None:
-    """Raises ValueError for a place where `put` would lose something or mix two models."""
-    if not target.is_dir():
-        if os.path.lexists(target):
-            raise ValueError(f"{target} is no folder: give one that is, or a new one")
-        return
+def replaced(target: Path) -> list[Path]:
+    """What of an earlier student in the folder `target` goes for a new one. Raises ValueError where `put` would lose
+    something else, or mix two models."""
     if method_in(target) == METHOD:
-        return
+        return [path for path in target.iterdir() if is_own(path)]
     for path in sorted(target.iterdir()):
         if is_export(path) or matches(path, (*MODEL, *MADE)):
             raise ValueError(
                 f"{target} holds {path.name}, which is no student of zsaq and would be mixed with this one or lost: "
                 "give a new folder, or empty this one"
             )
+    return []
 
 
 def guard() -> None:
@@ -139,7 +140,7 @@ def guard() -> None:
         else:
             put(self, save_directory, *args, **options)
 
-    PreTrainedModel.save_pretrained = save_pretrained
+    PreTrainedModel.save_pretrained = save_pretrained  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def method_of(model: PreTrainedModel) -> str | None:

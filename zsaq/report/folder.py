@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from zsaq.atomic import check_file, write_text
-from zsaq.io.added import BENCH, EXPORT, MODELS, PARITY, read_added
+from zsaq.io.added import BENCH, EXPORT, MODELS, PARITY, read_added, read_parity
 from zsaq.io.checksums import MANIFEST, fingerprint
 from zsaq.io.record import read_results
 from zsaq.io.saving import weight_bytes
@@ -54,7 +54,7 @@ class Contents:
             root,
             config,
             attempt(read_results, root, model) if (root / RESULTS).exists() else None,
-            attempt(read_added, root / PARITY, model) if (root / PARITY).exists() else None,
+            attempt(read_parity, root, model) if (root / PARITY).exists() else None,
             attempt(read_added, root / BENCH, model) if (root / BENCH).exists() else None,
             {place.name: attempt(read_added, place / EXPORT, model) for place in places},
         )
