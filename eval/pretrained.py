@@ -6,6 +6,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.io.loading import load
+from zsaq.io.teacher import readable
 from zsaq.io.verifying import bounded_by, is_student
 from zsaq.quant.tokens import check_tokens
 
@@ -30,9 +31,16 @@ def load_model(name: str, auto: Any) -> PreTrainedModel:
 def load_with_tokenizer(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a folder or Hub id; raises `ValueError` like :func:`load_model`, and for a tokenizer of
     another model."""
-    model, tokenizer = load_model(name, auto), AutoTokenizer.from_pretrained(_path(name))
+    model = load_model(name, auto)
+    return model, tokenizer_for(model, name)
+
+
+def tokenizer_for(model: PreTrainedModel, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id. Raises `ValueError` for one that is damaged or not the model's."""
+    with readable(name, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(_path(name))
     check_tokens(model, tokenizer)
-    return model, tokenizer
+    return tokenizer
 
 
 def _path(name: str) -> str:

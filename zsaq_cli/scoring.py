@@ -98,16 +98,16 @@ def scorer(
 ) -> "tuple[Any, dict[str, Any]]":  # fmt: skip
     """A function that scores a model on one of the three kinds of data, beside the teacher if there is one, and what
     the data is called. `model`: a folder or id with the tokenizer or the image processor. Raises ValueError."""
-    from transformers import AutoTokenizer
-
     from zsaq.eval import scorers
     from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
     from zsaq.eval.images import ImageSource
+    from zsaq.eval.pretrained import tokenizer_for
     from zsaq.eval.tasks import HUB, find_task, read_rows
     from zsaq.language.models import longest
 
     if [task, text, images].count(None) != 2:
         raise ValueError("give one of --task, --text and --images: a score is of one kind of data")
+    reader = student or teacher
     first = f", first {limit}" if limit else ""
     if task is not None:
         spec, part = find_task(task), split or "validation"
@@ -115,11 +115,10 @@ def scorer(
         data: dict[str, Any] = {"name": f"GLUE {task}", "split": part + (f"{first} rows" if limit else "")}
         if data_dir is None and limit is None:
             data |= {"id": HUB, "task": spec.config}
-        return scorers.glue(spec, teacher, AutoTokenizer.from_pretrained(model), rows=rows), data
-    reader = student or teacher
+        return scorers.glue(spec, teacher, tokenizer_for(reader, model), rows=rows), data
     if text is not None:
         window = window or min(2048, longest(reader) or 2048)
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = tokenizer_for(reader, model)
         score = scorers.text(text, teacher, tokenizer, window=window, max_windows=limit)
         return score, {"name": Path(text).name} | (
             {"split": f"first {limit} windows of {window} tokens"} if limit else {}

@@ -102,16 +102,30 @@ def kind_of(model: nn.Module) -> Kind:
 
 
 def tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies beside a model; None where there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError):
-        return None
+    """The tokenizer that lies beside a model; None where there is none. Raises ValueError for one that is damaged."""
+    with readable(source, "tokenizer"):
+        try:
+            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError, KeyError):
+            return None
 
 
 def processor_of(source: str | Path) -> BaseImageProcessor | None:
-    """The image processor that lies beside a model, on Pillow; None where there is none."""
+    """The image processor that lies beside a model, on Pillow; None where there is none. Raises as `tokenizer_of`."""
+    with readable(source, "image processor"):
+        try:
+            return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+        except (OSError, ValueError, ImportError, KeyError):
+            return None
+
+
+@contextmanager
+def readable(source: object, what: str) -> Iterator[None]:
+    """Inside, what transformers raises for a `what` of another form than it has foreseen becomes ValueError."""
     try:
-        return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError):
-        return None
+        yield
+    except (AttributeError, LookupError, RecursionError, TypeError) as error:
+        raise ValueError(
+            f"the {what} of {source} cannot be read ({type(error).__name__}: {error}): save it again with its "
+            "save_pretrained, or fetch the files again"
+        ) from error
