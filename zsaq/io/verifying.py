@@ -30,7 +30,7 @@ from zsaq.run import RESULTS
 ADAPTERS: Final = ("adapter_config.json", "adapter_model.safetensors")
 GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
 BESIDE: Final = (GENERATION, TOKENIZER, "preprocessor_config.json", "processor_config.json", "special_tokens_map.json")
-VOCABULARIES: Final = ("vocab", "merges")  # of a tokenizer_config.json: texts there are paths
+VOCABULARIES: Final = ("vocab", "merges", "vocab_file", "merges_file", "spm_file", "source_spm", "target_spm")  # paths
 
 
 @final
@@ -100,8 +100,8 @@ def check_beside(folder: Path) -> None:
         try:
             data = read_json(folder / name)
             check_config(data)
-            named = {key: value for key, value in data.items() if key in VOCABULARIES or key.endswith("_file")}
-            if name == TOKENIZER and (others := [key for key, value in named.items() if isinstance(value, str)]):
+            others = [key for key in VOCABULARIES if isinstance(data.get(key), str)]
+            if name == TOKENIZER and others:
                 raise ValueError(f"its {others[0]} names another file: take it out")
         except ValueError as error:
             raise ValueError(f"{folder / name}: {error}; {AGAIN}") from error
