@@ -35,15 +35,16 @@ def load_model(name: str, auto: Any) -> PreTrainedModel:
 def load_with_tokenizer(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of a folder or Hub id; raises like :func:`load_model`, and for a tokenizer of another
     model."""
-    model, tokenizer = load_model(name, auto), tokenizer_of(name)
-    check_tokens(model, tokenizer)
-    return model, tokenizer
+    model = load_model(name, auto)
+    return model, tokenizer_for(model, name)
 
 
-def tokenizer_of(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or Hub id; raises like :func:`load_model`."""
+def tokenizer_for(model: PreTrainedModel, name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id; raises like :func:`load_model`, and for one that is not the model's."""
     with made(name, "tokenizer"):
-        return AutoTokenizer.from_pretrained(path_of(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(path_of(name), trust_remote_code=False)
+    check_tokens(model, tokenizer)
+    return tokenizer
 
 
 def path_of(name: str) -> str:

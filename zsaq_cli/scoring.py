@@ -120,12 +120,13 @@ def scorer(
     from zsaq.eval import scorers
     from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
     from zsaq.eval.images import ImageSource
-    from zsaq.eval.pretrained import tokenizer_of
+    from zsaq.eval.pretrained import tokenizer_for
     from zsaq.eval.tasks import HUB, find_task, read_rows
     from zsaq.language.models import longest
 
     if [task, text, images].count(None) != 2:
         raise ValueError("give one of --task, --text and --images: a score is of one kind of data")
+    reader = student or teacher
     first = f", first {limit}" if limit else ""
     heard = {"tell": tell} if tell else {}
     if task is not None:
@@ -134,11 +135,10 @@ def scorer(
         data: dict[str, Any] = {"name": f"GLUE {task}", "split": part + (f"{first} rows" if limit else "")}
         if data_dir is None and limit is None:
             data |= {"id": HUB, "task": spec.config}
-        return scorers.glue(spec, teacher, tokenizer_of(model), rows=rows, **heard), data
-    reader = student or teacher
+        return scorers.glue(spec, teacher, tokenizer_for(reader, model), rows=rows, **heard), data
     if text is not None:
         window = min(2048, longest(reader) or 2048) if window is None else window
-        score = scorers.text(text, teacher, tokenizer_of(model), window=window, max_windows=limit, **heard)
+        score = scorers.text(text, teacher, tokenizer_for(reader, model), window=window, max_windows=limit, **heard)
         return score, {"name": Path(text).name} | (
             {"split": f"first {limit} windows of {window} tokens"} if limit else {}
         )

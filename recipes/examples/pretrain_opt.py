@@ -36,8 +36,8 @@ from zsaq.script import natural, positive, told
 from zsaq.train.trainer import processes
 
 with told():
-    from zsaq.eval.pretrained import tokenizer_of
     from zsaq.eval.reading import read_table, read_text
+    from zsaq.io.teacher import tokenizer_of
 
 Ids = list[int]
 
@@ -169,7 +169,9 @@ def main() -> None:
     if args.tokenizer.startswith("bpe:"):
         tokenizer = train_bpe(documents, vocabulary(args.tokenizer))
     else:
-        tokenizer = tokenizer_of(args.tokenizer)
+        tokenizer: Any = tokenizer_of(args.tokenizer)
+        if tokenizer is None:
+            raise ValueError(f"{args.tokenizer} has no tokenizer: give a folder or id that has one, or bpe:8192")
     bos: Any = tokenizer.cls_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     eos: Any = tokenizer.sep_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     pad: Any = eos if tokenizer.pad_token_id is None else tokenizer.pad_token_id

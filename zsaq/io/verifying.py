@@ -29,7 +29,9 @@ from zsaq.quant.guard import AGAIN, Header, read_header
 from zsaq.run import RESULTS
 
 ADAPTERS: Final = ("adapter_config.json", "adapter_model.safetensors")
-GENERATION: Final = "generation_config.json"
+GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
+BESIDE: Final = (GENERATION, TOKENIZER, "preprocessor_config.json", "processor_config.json", "special_tokens_map.json")
+VOCABULARIES: Final = ("vocab", "merges", "vocab_file", "merges_file", "spm_file", "source_spm", "target_spm")  # paths
 
 
 @final
@@ -72,7 +74,7 @@ def verified(source: str | Path, revision: str | None = None) -> Verified:
     except ValueError as error:
         raise ValueError(f"{none} ({error}); {AGAIN}") from error
     check_ours(config, source)
-    check_generation(folder)
+    check_beside(folder)
     header = read_header([str(path) for path in weight_files(folder, sealed)])
     try:
         check_config(config, largest_of(header))
@@ -96,13 +98,19 @@ def check_ours(config: Mapping[str, Any], source: str | Path) -> None:
         raise ValueError(f"{source}: {error}") from error
 
 
-def check_generation(folder: Path) -> None:
-    """Raises ValueError for a generation_config.json that is none."""
-    if (folder / GENERATION).exists():
+def check_beside(folder: Path) -> None:
+    """Raises ValueError for JSON beside the model that is none, and for a tokenizer that reads other files."""
+    for name in BESIDE:
+        if not (folder / name).exists():
+            continue
         try:
-            check_config(read_json(folder / GENERATION))
+            data = read_json(folder / name)
+            check_config(data)
+            others = [key for key in VOCABULARIES if isinstance(data.get(key), str)]
+            if name == TOKENIZER and others:
+                raise ValueError(f"its {others[0]} names another file: take it out")
         except ValueError as error:
-            raise ValueError(f"{folder / GENERATION}: {error}; {AGAIN}") from error
+            raise ValueError(f"{folder / name}: {error}; {AGAIN}") from error
 
 
 def is_student(source: str | Path) -> bool:

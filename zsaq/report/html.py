@@ -13,8 +13,18 @@ def environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True, undefined=StrictUndefined
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=visible,
     )
+
+
+def visible(value: Any) -> Any:
+    """A value as a page shows it: texts without control characters."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return "".join(each if each.isprintable() else " " for each in value)
 
 
 def render(template: str, **values: Any) -> str:
