@@ -48,7 +48,10 @@ def answers_by_its_integers(student: Any) -> bool:
 HARMLESS: dict[str, Callable[[Any], Any]] = {
     "dispatched": lambda m: dispatch_model(m, {"": "cpu"}, force_hooks=True),
     "dispatched in parts": lambda m: dispatch_model(
-        m, {"bert": "cpu", "classifier": "cpu"}, main_device=torch.device("cpu"), force_hooks=True
+        m,
+        {"bert": "cpu", "classifier": "cpu"},
+        main_device="cpu",
+        force_hooks=True,  # pyright: ignore
     ),
     "one hook of accelerate": lambda m: add_hook_to_module(dense(m), ModelHook()),
     "two hooks of accelerate": lambda m: add_hook_to_module(
@@ -88,7 +91,7 @@ def test_a_student_of_a_dispatched_teacher_is_any_student(tmp_path: Any) -> None
     student: Any = quantize_model(dispatch_model(copy.deepcopy(teacher), {"": "cpu"}, force_hooks=True), "w2a8")
     assert torch.equal(bits(student, IDS), bits(plain, IDS))
     assert vars(student).keys() == vars(plain).keys()
-    student.to(torch.float64)
+    student.to(torch.float64)  # pyright: ignore[reportCallIssue]
     assert {p.dtype for p in student.parameters()} == {torch.float64} and teacher.dtype == torch.float32
     assert torch.equal(bits(zsaq.load(zsaq.save(student.float(), tmp_path / "x")), IDS), bits(plain, IDS))
 
