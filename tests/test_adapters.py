@@ -48,10 +48,8 @@ def test_adapters_learn_beside_the_codes(kind: str, tmp_path: Path) -> None:
 def test_adapters_of_transformers_come_back_beside_the_codes(family: str, tmp_path: Path) -> None:
     zsaq.save(student_of(family, CONFIGS["w4a8g16"]), tmp_path / "base")
     model = zsaq.load(tmp_path / "base")
-    target: dict[str, Any] = (
-        {"target_modules": ["c_attn"], "fan_in_fan_out": True} if family == "gpt2" else {"target_modules": ["q_proj"]}
-    )
-    model.add_adapter(LoraConfig(**target, init_lora_weights=False))
+    layers = ["c_attn"] if family == "gpt2" else ["q_proj"]
+    model.add_adapter(LoraConfig(target_modules=layers, fan_in_fan_out=family == "gpt2", init_lora_weights=False))
     trainer(model, family, tmp_path / "run").train()
     model.save_pretrained(str(tmp_path / "adapter"))
     again = zsaq.load(tmp_path / "base")

@@ -48,7 +48,10 @@ def answers_by_its_integers(student: Any) -> bool:
 HARMLESS: dict[str, Callable[[Any], Any]] = {
     "dispatched": lambda m: dispatch_model(m, {"": "cpu"}, force_hooks=True),
     "dispatched in parts": lambda m: dispatch_model(
-        m, {"bert": "cpu", "classifier": "cpu"}, main_device="cpu", force_hooks=True
+        m,
+        {"bert": "cpu", "classifier": "cpu"},
+        main_device="cpu",
+        force_hooks=True,  # pyright: ignore
     ),
     "one hook of accelerate": lambda m: add_hook_to_module(dense(m), ModelHook()),
     "two hooks of accelerate": lambda m: add_hook_to_module(
@@ -85,10 +88,10 @@ def test_what_changes_nothing_is_let_through(kind: str) -> None:
 def test_a_student_of_a_dispatched_teacher_is_any_student(tmp_path: Any) -> None:
     teacher = bert()
     plain = quantize_model(teacher, "w2a8")
-    student = quantize_model(dispatch_model(copy.deepcopy(teacher), {"": "cpu"}, force_hooks=True), "w2a8")
+    student: Any = quantize_model(dispatch_model(copy.deepcopy(teacher), {"": "cpu"}, force_hooks=True), "w2a8")
     assert torch.equal(bits(student, IDS), bits(plain, IDS))
     assert vars(student).keys() == vars(plain).keys()
-    student.to(torch.float64)
+    student.to(torch.float64)  # pyright: ignore[reportCallIssue]
     assert {p.dtype for p in student.parameters()} == {torch.float64} and teacher.dtype == torch.float32
     assert torch.equal(bits(zsaq.load(zsaq.save(student.float(), tmp_path / "x")), IDS), bits(plain, IDS))
 
@@ -110,7 +113,7 @@ def methods_of_old(module: Any) -> None:
 OFFLOADED, OWN = "lies on the meta device", "has a forward of its own"
 COMPUTED, HOOK = "dense: its weight is computed from other tensors", "dense: a forward hook of this Linear"
 REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "offloaded": (lambda m: cpu_offload(m, "cpu"), OFFLOADED),
+    "offloaded": (lambda m: cpu_offload(m, torch.device("cpu")), OFFLOADED),
     "meta": (lambda m: m.to("meta"), OFFLOADED),
     "one meta buffer": (lambda m: m.register_buffer("x", torch.empty(1, device="meta")), "x lies on the meta"),
     "a layer's closure": (lambda m: patched(dense(m)), OWN),
