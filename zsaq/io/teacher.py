@@ -11,12 +11,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
-from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto import modeling_auto
 
 from zsaq.foreign import UNMADE
@@ -101,19 +97,3 @@ def kind_of(model: nn.Module) -> Kind:
         if names & {name for value in values for name in value}:
             return kind
     return "other"
-
-
-def tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies beside a model; None where there is none."""
-    try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, *UNMADE):
-        return None
-
-
-def processor_of(source: str | Path) -> BaseImageProcessor | None:
-    """The image processor that lies beside a model, on Pillow; None where there is none."""
-    try:
-        return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, ImportError, *UNMADE):
-        return None
