@@ -63,11 +63,14 @@ def check_comparison(folder: str | Path) -> Path:
 
 def placed(folder: str | Path) -> Path:
     """An absolute path, in the user's home where it says so; of a link the place that it leads to. Raises ValueError
-    for empty text."""
+    for empty text and for a link that leads to itself."""
     if not str(folder):
         raise ValueError("the folder to save to is empty text: give a name")
     path = Path(os.path.expanduser(folder)).absolute()
-    return path.resolve() if path.is_symlink() else path
+    try:
+        return path.resolve() if path.is_symlink() else path
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"{path} is a link that leads nowhere ({error}): give another folder") from error
 
 
 def ready_target(folder: str | Path, size: int = 0) -> Path:
