@@ -171,7 +171,7 @@ def measured(names: list[str], onnx: bool = True) -> list[Row]:
 def table(rows: list[Row]) -> str:
     """Markdown. A row that ends early has its reason in the column where it ended."""
     lines = ["| class | share | bit-equal | ONNX |", "|---|---|---|---|"]
-    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row.cells()) + " |" for row in rows]
+    lines += ["| " + " | ".join(cell.replace("|", "/") for cell in row.cells()) + " |" for row in rows]
     return "\n".join(lines)
 
 
