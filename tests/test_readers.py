@@ -17,8 +17,8 @@ from zsaq.eval.pretrained import load_with_tokenizer
 from zsaq.io.added import EXPORT
 from zsaq.io.checksums import MANIFEST
 from zsaq.io.loading import load
+from zsaq.io.readers import processor_of, tokenizer_of
 from zsaq.io.saving import save
-from zsaq.io.teacher import processor_of, tokenizer_of
 from zsaq.language.job import TextJob
 from zsaq.quant.tokens import check_tokens
 

@@ -37,6 +37,8 @@ def read_json(path: Path, largest: int = LARGEST) -> dict[str, Any]:
     """The object in a file of JSON. Raises ValueError for no file, one that is too large or too deep, and for anything
     else than one object."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise ValueError("it is no regular file")
         if path.stat().st_size > largest:
             raise ValueError(f"it has {path.stat().st_size} bytes, more than {largest}")
         data = parsed(path.read_bytes())

@@ -42,6 +42,8 @@ class Base:
     def __post_init__(self) -> None:
         if self.license and not ({"license"} <= set(self.license) <= {"license", "license_name", "license_link"}):
             raise ValueError(f"license of {self.name} is {dict(self.license)!r}; give {{'license': 'apache-2.0'}}")
+        if odd := {key: term for key, term in self.license.items() if not isinstance(term, str) or not plain(term)}:
+            raise ValueError(f"license of {self.name} is {odd!r:.200}; give a line of text, such as 'apache-2.0'")
         if self.id is not None:
             validate_repo_id(self.id)
 
@@ -178,6 +180,11 @@ def finite(number: float) -> bool:
         return math.isfinite(number)
     except OverflowError:
         return False
+
+
+def plain(text: str) -> bool:
+    """Whether it is a line that any terminal and file can show: something, no control characters, no half of a pair."""
+    return bool(text) and text.isprintable()
 
 
 def endless(data: Mapping[str, Any]) -> str | None:

@@ -12,7 +12,8 @@ from typing import Any, Final, Literal, final, get_args
 
 from torch import nn
 
-from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of, processor_of, tokenizer_of
+from zsaq.io.readers import processor_of, tokenizer_of
+from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of
 from zsaq.language import methods as language
 from zsaq.language.job import TextJob
 from zsaq.method import Effort, Method
@@ -189,7 +190,9 @@ class Subject:
         return [self.model, *([generator[0]] if isinstance(generator, tuple) else [])]
 
     def base(self, license: str | None) -> Base:
-        return base_of(self.source, license) if self.named else Base(self.name, {"license": license} if license else {})
+        """Raises ValueError for a license that is no line of text."""
+        terms = {} if license is None else {"license": license}
+        return base_of(self.source, license) if self.named else Base(self.name, terms)
 
 
 def check_float(teacher: nn.Module, source: str) -> None:

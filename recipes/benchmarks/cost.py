@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from zsaq import Batch, Loop, Pair, QuantConfig, distill
-from zsaq.io.teacher import load_teacher, tokenizer_of
+from zsaq.io.readers import tokenizer_of
+from zsaq.io.teacher import load_teacher
 from zsaq.language.ascent import Ascent
 from zsaq.language.sam_sga import divergence, student_of, student_optimizer
 from zsaq.language.text_generator import TextGenerator

@@ -37,7 +37,7 @@ from zsaq.train.trainer import processes
 
 with told():
     from zsaq.eval.reading import read_table, read_text
-    from zsaq.io.teacher import tokenizer_of
+    from zsaq.io.readers import tokenizer_of
 
 Ids = list[int]
 

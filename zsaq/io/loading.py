@@ -111,7 +111,9 @@ def load(
         raise
     except OSError as error:
         raise ValueError(f"{source} has files that cannot be read ({error}); {AGAIN}") from error
-    except UNBUILDABLE as error:
+    except (ValueError, *UNBUILDABLE) as error:
+        if isinstance(error, ValueError) and AGAIN in str(error):  # a layer's own
+            raise
         raise ValueError(
             f"{source}: no model can be made of its config.json ({type(error).__name__}: {error}); {AGAIN}"
         ) from error

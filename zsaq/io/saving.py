@@ -133,9 +133,12 @@ def check_read_back(student: PreTrainedModel, again: PreTrainedModel, target: Pa
 def outputs_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """Logits, or hidden states, in eval mode; the modes of all modules are afterwards as they were."""
     modes = {module: module.training for module in model.modules()}
+    drawn = [model.device] if model.device.type == "cuda" else []
     cast = {k: v.to(model.device, model.dtype if v.is_floating_point() else None) for k, v in inputs.items()}
     try:
-        return model.eval()(**cast)[0]
+        with torch.random.fork_rng(drawn):  # for models that draw in every mode, as masked autoencoders do
+            torch.manual_seed(0)
+            return model.eval()(**cast)[0]
     finally:
         for module, training in modes.items():
             module.training = training

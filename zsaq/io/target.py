@@ -64,7 +64,7 @@ def check_comparison(folder: str | Path) -> Path:
 
 def placed(folder: str | Path) -> Path:
     """An absolute path, in the user's home where it says so; of a link the place that it leads to. Raises ValueError
-    for empty text."""
+    for empty text and for a link that leads to itself."""
     if not str(folder):
         raise ValueError("the folder to save to is empty text: give a name")
     try:

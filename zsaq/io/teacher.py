@@ -11,15 +11,11 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import nn
 from transformers import (
     AutoConfig,
-    AutoImageProcessor,
-    AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
-from transformers.image_processing_utils import BaseImageProcessor
 from transformers.models.auto import modeling_auto
 
-from zsaq.foreign import UNMADE, made
+from zsaq.foreign import UNMADE
 from zsaq.io.folder import CONFIG, read_config
 from zsaq.io.loading import auto_class_of
 from zsaq.io.verifying import bounded_by
@@ -101,21 +97,3 @@ def kind_of(model: nn.Module) -> Kind:
         if names & {name for value in values for name in value}:
             return kind
     return "other"
-
-
-def tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase | None:
-    """The tokenizer that lies beside a model; None where there is none. Raises ValueError for one that is damaged."""
-    with made(str(source), "tokenizer"):
-        try:
-            return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        except (OSError, ValueError, KeyError):
-            return None
-
-
-def processor_of(source: str | Path) -> BaseImageProcessor | None:
-    """The image processor that lies beside a model, on Pillow; None where there is none. Raises as `tokenizer_of`."""
-    with made(str(source), "image processor"):
-        try:
-            return AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-        except (OSError, ValueError, ImportError, KeyError):
-            return None

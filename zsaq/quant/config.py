@@ -83,6 +83,7 @@ class QuantConfig:
         match = re.fullmatch(
             rf"w(\d{{1,2}})a(\d{{1,2}})(?:e(\d{{1,2}}))?(?:([gb])(\d{{1,9}}))?(?:-({LEVELS}))?",
             str(text).strip().lower(),
+            re.ASCII,  # digits of other scripts are no digits here
         )
         widths = {int(match[i] or 8) for i in (1, 2, 3)} if match else set()
         if not match or not widths <= {*range(2, 9), 16} or (match[4] and int(match[1]) == 16):

@@ -48,7 +48,7 @@ def license_of(card: str | Path) -> dict[str, str]:
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, YAMLError):  # a card of no known form
         return {}
     terms = {key: metadata.get(key) for key in ("license", "license_name", "license_link")}
-    named = {key: value for key, value in terms.items() if isinstance(value, str) and value}
+    named = {key: " ".join(value.split()) for key, value in terms.items() if isinstance(value, str) and value}
     return named if "license" in named else {}
 
 
