@@ -30,7 +30,7 @@ SMALL: dict[str, Any] = BERT | {"num_key_value_heads": 2} | ENDS
 MOE: dict[str, Any] = SMALL | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 MAKERS: dict[str, Any] = {
     "mixtral": lambda: T.MixtralForCausalLM(T.MixtralConfig(**SMALL, num_local_experts=4)),
-    "qwen3": lambda: T.Qwen3MoeForCausalLM(T.Qwen3MoeConfig(**MOE, head_dim=8)),
+    "qwen3": lambda: T.Qwen3MoeForCausalLM(T.Qwen3MoeConfig(**dict[str, Any](MOE, head_dim=8))),
     "olmoe": lambda: T.OlmoeForCausalLM(T.OlmoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2)),
 }
 IDS = torch.arange(36).reshape(3, 12) * 5 % 64
@@ -105,7 +105,7 @@ def test_a_trained_student_comes_back_bit_for_bit(name: str, config: QuantConfig
         for parameter in student.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.01)
     calibrate(student, [BATCH])
-    again = zsaq.load(zsaq.save(student, tmp_path / "x"))
+    again: Any = zsaq.load(zsaq.save(student, tmp_path / "x"))
     with torch.no_grad():
         assert torch.equal(again(IDS).logits, student(IDS).logits)
     assert coverage(again) == coverage(student) and len(experts_of(again)) == 2

@@ -102,7 +102,8 @@ def test_a_learned_scale_s_rate_is_finite_for_weights_whose_squares_float16_does
 
 @HALVES
 def test_a_saved_student_in_16_bits_answers_alike(dtype: torch.dtype, tmp_path: Path) -> None:
-    student: Any = quantize_model(TEACHERS["bert"]().eval().to(dtype), "w4a8")
+    teacher: Any = TEACHERS["bert"]().eval()
+    student: Any = quantize_model(teacher.to(dtype), "w4a8")
     student.save_pretrained(tmp_path)
     with torch.no_grad():
         assert torch.equal(load(tmp_path)(IDS).logits, student(IDS).logits)

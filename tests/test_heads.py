@@ -27,7 +27,7 @@ PAIR: dict[str, Any] = {
 SPEECH: dict[str, Any] = {key: value for key, value in PAIR.items() if key != "max_position_embeddings"} | {
     "num_mel_bins": 8, "max_source_positions": 16, "max_target_positions": 16, "classifier_proj_size": 12
 }  # fmt: skip
-T5 = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+T5: dict[str, Any] = {"vocab_size": 64, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
 VIT: dict[str, Any] = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 16,
     "patch_size": 8,
@@ -81,7 +81,7 @@ def test_heads_stay_in_floats_and_their_ties_whole(name: str, config: Any, named
     ("name", "config", "left"),
     [
         ("CLIPModel", TWO, set()),
-        ("BertModel", T.BertConfig(**BERT, num_labels=16), {"embeddings.position_embeddings"}),
+        ("BertModel", T.BertConfig(**dict[str, Any](BERT, num_labels=16)), {"embeddings.position_embeddings"}),
         ("T5Model", T.T5Config(**T5, **START), set()),
     ],
 )

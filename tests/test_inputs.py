@@ -156,7 +156,7 @@ def test_texts_of_the_longest_length_run_and_longer_ones_are_refused(
 
 
 def test_a_decoder_gets_tokens_of_its_own_and_each_text_one_end() -> None:
-    config = of.BartConfig(**BART, num_labels=2)
+    config = of.BartConfig(**dict[str, Any](BART, num_labels=2))
     model = of.BartForSequenceClassification(config).eval()
     inputs = random_inputs(model, (3, 6))
     assert set(inputs) == {"input_ids", "attention_mask", "decoder_input_ids"}

@@ -46,6 +46,7 @@ class Table(nn.Embedding):
     def __init__(self, rows: int, width: int, factor: float) -> None:
         super().__init__(rows, width)
         self.scalar_embed_scale = factor
+        self.embed_scale: Tensor
         self.register_buffer("embed_scale", torch.tensor(factor), persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ def test_a_subclass_counts_if_it_answers_as_its_base_does(module: nn.Module, kin
 
 
 def test_a_subclass_keeps_what_else_it_has() -> None:
-    student = quantize_model(nn.Sequential(Named(8, 8)), W4)
+    student: Any = quantize_model(nn.Sequential(Named(8, 8)), W4)
     assert isinstance(student[0], Named) and student[0].named() == 1
     assert type(student[0]) is type(quantize_model(nn.Sequential(Named(8, 4)), W4)[0])
     plain = quantize_model(nn.Sequential(nn.Linear(8, 8)), W4)
@@ -162,7 +163,7 @@ def test_what_would_mostly_stay_in_floats_is_refused_unless_a_rule_says_so(model
 def test_what_the_configuration_wishes_is_no_reason_to_refuse() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(64, 64), Own(16, 16))
     assert set(make_plan(model, replace(W4, rules=(("1", None), ("2", None)))).chosen) == {"0"}
-    table = T.GPT2LMHeadModel(T.GPT2Config(**GPT2 | {"vocab_size": 2000}))
+    table = T.GPT2LMHeadModel(T.GPT2Config(**{**GPT2, **dict[str, Any](vocab_size=2000)}))
     plan = make_plan(table, W4)  # heads, and tables that are tied to them, stay in floats
     share = Share.of(table, plan.chosen, plan.left)
     assert share.quantized < share.total / 4 and not share.wished and "Embedding 9" in share.told()
