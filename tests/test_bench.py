@@ -42,7 +42,7 @@ def measured(exported: Path) -> dict[str, Any]:
     """With our own graph in place of the float one, which takes seconds to trace."""
     with pytest.MonkeyPatch.context() as patch:
         source = exported / "onnx"
-        copy = lambda _, target, __, optimize: shutil.copytree(source, target, dirs_exist_ok=True)  # noqa: E731
+        copy = lambda _, target, __, optimize, size: shutil.copytree(source, target, dirs_exist_ok=True)  # noqa: E731
         patch.setattr(timing, "write_graph", copy)
         for package in ABSENT.values():
             patch.setitem(sys.modules, package, None)

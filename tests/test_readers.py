@@ -105,11 +105,11 @@ def test_a_damaged_tokenizer_or_processor_is_told(text: str, tmp_path: Path) -> 
     TEACHERS["bert"]().save_pretrained(tmp_path / "m")
     (tmp_path / "m" / "tokenizer_config.json").write_text(text)
     for read in (tokenizer_of, lambda folder: load_with_tokenizer(str(folder), AutoModelForSequenceClassification)):
-        with pytest.raises(ValueError, match=r"the tokenizer of .* cannot be read .*: save it again"):
+        with pytest.raises(ValueError, match=r"no tokenizer can be made of"):
             read(tmp_path / "m")
     if not text.startswith('{"eos'):
         (tmp_path / "m" / "preprocessor_config.json").write_text(text)
-        with pytest.raises(ValueError, match=r"the image processor of .* cannot be read"):
+        with pytest.raises(ValueError, match=r"no processor can be made of"):
             processor_of(tmp_path / "m")
 
 

@@ -165,12 +165,12 @@ def watch(model: PreTrainedModel) -> None:
     model.register_load_state_dict_pre_hook(restore)
 
 
-def save_pretrained(student: PreTrainedModel, folder: Any, *args: Any, **options: Any) -> None:
+def save_pretrained(student: PreTrainedModel, save_directory: Any, *args: Any, **options: Any) -> None:
     """transformers' own; what Trainer saves in a folder of its steps holds the latent weights too, to go on from."""
     quantizer = vars(student)["hf_quantizer"]
-    quantizer.resumable = is_step(folder)
+    quantizer.resumable = is_step(save_directory)
     try:
-        type(student).save_pretrained(student, folder, *args, **options)
+        type(student).save_pretrained(student, save_directory, *args, **options)
     finally:
         quantizer.resumable = False
 
