@@ -7,7 +7,6 @@ also where a library makes them for the user alone.
 """
 
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError
+
+from zsaq.locks import hold
 
 REFUSED: Final = {  # what a disk says to who writes; the rest is told as it is
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
@@ -50,7 +51,7 @@ def claimed(target: Path) -> Iterator[tuple[str, int]]:
         lock = target.with_name(f"{stem}.lock")
         handle = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(handle)
         except BlockingIOError:  # another writer takes it for a leftover
             os.close(handle)
             continue
@@ -102,7 +103,7 @@ def unheld(lock: Path) -> Iterator[None]:
         yield
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        hold(handle)
         yield
     finally:
         os.close(handle)
@@ -201,7 +202,7 @@ def locked(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            hold(handle, wait=True)
         yield
     finally:
         os.close(handle)

@@ -6,7 +6,6 @@ after one of its steps. A run that goes on is started anew, and every stage that
 place of its steps.
 """
 
-import fcntl
 import os
 import time
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any, ClassVar, Final, Protocol, Self, final
 
 import torch.distributed as dist
 
+from zsaq.locks import hold
 from zsaq.train.logging import say
 from zsaq.train.randomness import Streams
 from zsaq.train.records import ANEW, MANIFEST, Records, agreed, rank
@@ -127,13 +127,15 @@ class Checkpoint:
             self.folder.mkdir(parents=True, exist_ok=True)
             if rank() == 0:
                 self.lock = (self.folder / LOCK).open("w")
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ValueError(f"the checkpoint {self.folder} cannot be written ({error}): give another") from error
+        try:
+            if self.lock is not None:
+                hold(self.lock.fileno())
         except BlockingIOError:
             raise Taken(f"another run writes to {self.folder}: wait for it, or give another folder") from None
-        except OSError as error:
-            raise ValueError(
-                f"the checkpoint {self.folder} cannot be written ({error}): give another folder"
-            ) from error
+        except OSError:
+            say(f"files in {self.folder} have no locks: see to it that no other run writes there")
 
     def read(self) -> None:
         """Raises ValueError for what the run cannot go on from."""
