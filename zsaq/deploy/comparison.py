@@ -118,9 +118,9 @@ def hooked(model: nn.Module, names: Any, hook: Any) -> Iterator[None]:
 
 
 def see(model: PreTrainedModel, names: Any, inputs: dict[str, Tensor]) -> tuple[Answers, Seen]:
-    """What the model answers, and what passes the named layers."""
+    """What the model answers, and what passes the named layers: copies, since a model may go on in the same memory."""
     seen: Seen = {}
-    with hooked(model, names, lambda name, _, i, o: seen.setdefault(name, []).append((i, o))):
+    with hooked(model, names, lambda name, _, i, o: seen.setdefault(name, []).append((i.clone(), o.clone()))):
         return answers_of(model(**inputs)), seen
 
 
