@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from exported import exported
-from zsaq.deploy.comparison import difference, round_plainly
+from zsaq.deploy.comparison import difference, round_plainly, see
 from zsaq.deploy.parity import batches_of
 from zsaq.io.inputs import random_inputs
 from zsaq.io.loading import load
@@ -60,3 +60,24 @@ def test_inputs_that_the_model_does_not_take_are_refused(exported: Path) -> None
     batches = batches_of(model, 0)
     assert [tuple(b["input_ids"].shape) for b in batches] == [(1, 2), (1, 16), (3, 24)]
     assert batches[2]["attention_mask"].sum(1).tolist() == [24, 13, 21]
+
+
+class InPlace(torch.nn.Module):
+    """Goes on in the memory of what its layer took and put out, as DeBERTa does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.linear(x)
+        x.zero_()
+        return {"logits": y.mul_(0.5)}
+
+
+def test_what_passes_a_layer_is_what_it_was_then() -> None:
+    model, x = InPlace(), torch.randn(3, 4)
+    kept = x.clone()
+    _, seen = see(model, ["linear"], {"x": x})  # pyright: ignore[reportArgumentType]
+    ((taken, put),) = seen["linear"]
+    assert torch.equal(taken, kept) and torch.equal(put, model.linear(kept))
