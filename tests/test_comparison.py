@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from exported import exported
 from zsaq.deploy.comparison import difference, round_plainly, see
@@ -60,6 +61,18 @@ def test_inputs_that_the_model_does_not_take_are_refused(exported: Path) -> None
     batches = batches_of(model, 0)
     assert [tuple(b["input_ids"].shape) for b in batches] == [(1, 2), (1, 16), (3, 24)]
     assert batches[2]["attention_mask"].sum(1).tolist() == [24, 13, 21]
+
+
+@pytest.mark.parametrize("window", [4, 8, 32])
+def test_every_token_of_a_checked_text_sees_one_that_is_read(window: int) -> None:
+    config = MistralConfig(
+        vocab_size=90, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, sliding_window=window,
+    )  # fmt: skip
+    for inputs in batches_of(MistralForCausalLM(config), 0):
+        for row in inputs["attention_mask"]:
+            assert all(row[max(0, at - window + 1) : at + 1].any() for at in range(len(row)))
+    assert any((inputs["attention_mask"] == 0).any() for inputs in batches_of(MistralForCausalLM(config), 0))
 
 
 class InPlace(torch.nn.Module):
