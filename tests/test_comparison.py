@@ -1,6 +1,7 @@
 """What parity measures by: the plain rule of rounding, ties, distances, and the inputs drawn."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,6 +87,15 @@ class InPlace(torch.nn.Module):
         y = self.linear(x)
         x.zero_()
         return {"logits": y.mul_(0.5)}
+
+
+def test_a_model_that_draws_is_watched_drawing_alike() -> None:
+    model = torch.nn.Dropout().train()  # draws in this mode, as masked autoencoders do in every
+    wrapped: Any = lambda x: {"logits": model(x)}  # noqa: E731
+    wrapped.named_modules = lambda: [("", model)]
+    before = torch.random.get_rng_state()
+    one, other = (see(wrapped, [], {"x": torch.ones(64)})[0]["logits"] for _ in range(2))
+    assert torch.equal(one, other) and torch.equal(before, torch.random.get_rng_state())
 
 
 def test_what_passes_a_layer_is_what_it_was_then() -> None:
