@@ -223,7 +223,7 @@ def hostile_inputs(root: Path, rng: random.Random, count: int) -> list[Tally]:
     return [
         *json_of_a_folder(root, rng, count),
         *teachers(root, rng, count),
-        bits(rng, 4 * count),
+        bits(rng, 20 * count),
         options(rng, count),
         paths(root, rng, count),
     ]

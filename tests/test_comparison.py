@@ -1,12 +1,14 @@
 """What parity measures by: the plain rule of rounding, ties, distances, and the inputs drawn."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from exported import exported
-from zsaq.deploy.comparison import difference, round_plainly
+from zsaq.deploy.comparison import difference, round_plainly, see
 from zsaq.deploy.parity import batches_of
 from zsaq.io.inputs import random_inputs
 from zsaq.io.loading import load
@@ -60,3 +62,45 @@ def test_inputs_that_the_model_does_not_take_are_refused(exported: Path) -> None
     batches = batches_of(model, 0)
     assert [tuple(b["input_ids"].shape) for b in batches] == [(1, 2), (1, 16), (3, 24)]
     assert batches[2]["attention_mask"].sum(1).tolist() == [24, 13, 21]
+
+
+@pytest.mark.parametrize("window", [4, 8, 32])
+def test_every_token_of_a_checked_text_sees_one_that_is_read(window: int) -> None:
+    config = MistralConfig(
+        vocab_size=90, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, sliding_window=window,
+    )  # fmt: skip
+    for inputs in batches_of(MistralForCausalLM(config), 0):
+        for row in inputs["attention_mask"]:
+            assert all(row[max(0, at - window + 1) : at + 1].any() for at in range(len(row)))
+    assert any((inputs["attention_mask"] == 0).any() for inputs in batches_of(MistralForCausalLM(config), 0))
+
+
+class InPlace(torch.nn.Module):
+    """Goes on in the memory of what its layer took and put out, as DeBERTa does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.linear(x)
+        x.zero_()
+        return {"logits": y.mul_(0.5)}
+
+
+def test_a_model_that_draws_is_watched_drawing_alike() -> None:
+    model = torch.nn.Dropout().train()  # draws in this mode, as masked autoencoders do in every
+    wrapped: Any = lambda x: {"logits": model(x)}  # noqa: E731
+    wrapped.named_modules = lambda: [("", model)]
+    before = torch.random.get_rng_state()
+    one, other = (see(wrapped, [], {"x": torch.ones(64)})[0]["logits"] for _ in range(2))
+    assert torch.equal(one, other) and torch.equal(before, torch.random.get_rng_state())
+
+
+def test_what_passes_a_layer_is_what_it_was_then() -> None:
+    model, x = InPlace(), torch.randn(3, 4)
+    kept = x.clone()
+    _, seen = see(model, ["linear"], {"x": x})  # pyright: ignore[reportArgumentType]
+    ((taken, put),) = seen["linear"]
+    assert torch.equal(taken, kept) and torch.equal(put, model.linear(kept))

@@ -107,15 +107,22 @@ def exported(folder: Path, model: PreTrainedModel) -> str:
     try:
         report, inputs = verify(folder, write=False), inputs_of(model)
         want, got = answers(model, inputs)[0], OnnxModel(folder, threads=1)(**inputs)
+        got = next(iter(got.values())) if isinstance(got, dict) else got
     except (ValueError, OSError) as error:  # what was written has to run
         return f"{FAULT}: {first_line(error)[:LONGEST]}"
     for name, part in report.items():
         if isinstance(part, dict) and part.get("agrees") is False:
-            return f"{FAULT}: {name} disagrees: {part.get('error') or part['worst']}"
+            return f"{FAULT}: {name} disagrees: {part.get('error') or reasons(part)}"
     if got.shape != want.shape:
         return f"{FAULT}: the graph answers {tuple(got.shape)}, the model {tuple(want.shape)}"
     apart = float((got - want).abs().max() / want.abs().max())
     return YES if apart < FAR else f"{FAULT}: the graph answers otherwise, by {apart:.2g}"
+
+
+def reasons(part: dict[str, Any]) -> str:
+    """What of a report of parity does not agree."""
+    kinds = ("disagree", "layers_not_seen_alone")
+    return "; ".join(f"{kind} {part[kind][:2]}" for kind in kinds if part.get(kind)) or str(part.get("end_to_end"))
 
 
 def measure(name: str, folder: Path, bits: str = "w4a8", onnx: bool = True) -> Row:

@@ -103,14 +103,18 @@ def norms_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, str
 
 @contextmanager
 def hooked(model: nn.Module, names: Any, hook: Any) -> Iterator[None]:
-    """`hook(name, module, input, output)` after each call of the named modules; what it returns replaces the output."""
+    """`hook(name, module, input, output)` after each call of the named modules; what it returns replaces the output.
+
+    What the model draws inside, it draws alike each time.
+    """
     modules = dict(model.named_modules())
     handles = [
         modules[name].register_forward_hook(lambda module, i, o, name=name: hook(name, module, i[0], o))
         for name in names
     ]
     try:
-        with torch.no_grad():
+        with torch.random.fork_rng([]), torch.no_grad():
+            torch.manual_seed(0)
             yield
     finally:
         for handle in handles:
@@ -118,9 +122,9 @@ def hooked(model: nn.Module, names: Any, hook: Any) -> Iterator[None]:
 
 
 def see(model: PreTrainedModel, names: Any, inputs: dict[str, Tensor]) -> tuple[Answers, Seen]:
-    """What the model answers, and what passes the named layers."""
+    """What the model answers, and what passes the named layers: copies, since a model may go on in the same memory."""
     seen: Seen = {}
-    with hooked(model, names, lambda name, _, i, o: seen.setdefault(name, []).append((i, o))):
+    with hooked(model, names, lambda name, _, i, o: seen.setdefault(name, []).append((i.clone(), o.clone()))):
         return answers_of(model(**inputs)), seen
 
 

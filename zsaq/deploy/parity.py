@@ -45,16 +45,18 @@ def windows_of(model: PreTrainedModel) -> list[int]:
 
 def batches_of(model: PreTrainedModel, seed: int, size: tuple[int, int] | None = None) -> list[dict[str, Tensor]]:
     """Random tokens, rows of several lengths, so that some are padded, one with a hole in its mask, and one longer than
-    each window of attention up to `LONGEST`; or noise as images of that size."""
+    each window of attention up to `LONGEST`; or noise as images of that size. No token is so far behind the last that
+    is read that its window holds none: each way of computing attention answers there as it likes."""
     if model.main_input_name == "pixel_values":
         return [random_inputs(model, (2,), seed, size)]
     longer = [
         (1, n + BEYOND) for n in windows_of(model) if SHAPES[-1][1] < n + BEYOND <= min(LONGEST, text_limit(model))
     ]
+    narrowest = min(windows_of(model), default=2 * LONGEST)
     batches = []
     for i, (rows, length) in enumerate((*SHAPES, *longer)):
         inputs = random_inputs(model, (rows, min(length, text_limit(model))), seed + i, size)
-        inputs["attention_mask"][1:2, length // 2 + 1 :] = 0
+        inputs["attention_mask"][1:2, max(length // 2, length - narrowest // 2) + 1 :] = 0
         inputs["attention_mask"][2:, 3:6] = 0
         batches.append(inputs)
     return batches

@@ -64,12 +64,12 @@ def check_comparison(folder: str | Path) -> Path:
 
 def placed(folder: str | Path) -> Path:
     """An absolute path, in the user's home where it says so; of a link the place that it leads to. Raises ValueError
-    for empty text and for a link that leads to itself."""
+    for empty text and for what leads nowhere."""
     if not str(folder):
         raise ValueError("the folder to save to is empty text: give a name")
     try:
         return Path(folder).expanduser().resolve()
-    except (RuntimeError, OSError) as error:  # links in a circle, a home that nobody has
+    except (RuntimeError, OSError, ValueError) as error:  # a circle of links, a home of nobody, no text of a path
         raise ValueError(f"{folder} leads nowhere ({error}): give another folder") from error
 
 
