@@ -1,5 +1,6 @@
 """Nothing that a model's attention computes is lost in a graph: soft-caps, sinks, biases, windows, odd widths."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from zsaq.io.inputs import answers_of, random_inputs
 
 pytest.importorskip("onnxruntime")
 NOISE = 1e-4  # of the largest; what is lost is hundreds of times as much
-QUICK = ("gemma2: soft-cap", "gpt_oss: sinks", "t5: position bias")
+QUICK = ("gemma2: soft-cap",)
 
 
 def texts(model: Any) -> dict[str, Tensor]:
@@ -34,7 +35,9 @@ def texts(model: Any) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in MODELS])
 def test_the_graph_answers_as_the_student(name: str, tmp_path: Path) -> None:
-    quantize_model(sharp(name), QuantConfig.parse("w8a16")).save_pretrained(tmp_path / "student")
+    floats = (("*.experts", None),) if name.startswith("gpt_oss") else ()  # they have no quantized form
+    config = dataclasses.replace(QuantConfig.parse("w8a16"), rules=floats)
+    quantize_model(sharp(name), config).save_pretrained(tmp_path / "student")
     to_onnx(tmp_path / "student", tmp_path / "onnx")
     model = load(tmp_path / "student")
     inputs = texts(model)

@@ -26,7 +26,7 @@ from zsaq.report.comparison import RUNS, Comparison
 from zsaq.report.folder import report
 from zsaq.report.table import Table, code, link, markdown
 from zsaq.run import RESULTS as NAME
-from zsaq.run import Base, Data, Results
+from zsaq.run import Base, Data, Results, plain
 
 __all__ = ["one_thread"]
 
@@ -157,13 +157,14 @@ FOREIGN: Final = (
 @pytest.mark.parametrize("text", FOREIGN)
 def test_foreign_texts_of_a_card_are_plain_text(text: str, student: tuple[Path, Any]) -> None:
     folder, model = student
-    base = Base(text, {"license": "other", "license_name": text, "license_link": text}, revision=text, sha256=text)
+    term = text if plain(text) else "a line"  # of anything else no licence is made: see test_terms
+    base = Base(text, {"license": "other", "license_name": term, "license_link": term}, revision=text, sha256=text)
     scores = tuple(replace(s, metric=text) for s in CARD.scores)
     hostile = replace(
         CARD, base=base, scores=scores, data=Data(text, split=text), recipe=text, recipe_sha256=text, language=text,
         budget={text: text}, limits=(text,), versions={text: text}, inputs=text, knowledge=(text,),
     )  # fmt: skip
-    plain = readme(CARD, "me/tiny-w2a8", folder, model)
+    harmless = readme(CARD, "me/tiny-w2a8", folder, model)
     written = readme(hostile, "me/tiny-w2a8", folder, model)
     read, body = ModelCard(written), ModelCard(written).text
     assert read.data.to_dict()["license"] == "other" and read.data.to_dict()["library_name"] == "zsaq"
@@ -172,7 +173,7 @@ def test_foreign_texts_of_a_card_are_plain_text(text: str, student: tuple[Path, 
     for sign in ("](javascript", "](https://evil", "<img", "<script", "\x1b", "\x9b", "\u202e"):
         assert sign not in bare
     heads = [line for line in body.splitlines() if line.startswith("#")]
-    assert heads == [line for line in ModelCard(plain).text.splitlines() if line.startswith("#")]
+    assert heads == [line for line in ModelCard(harmless).text.splitlines() if line.startswith("#")]
     followed = "<https://evil.example/login>"  # an address may be followed where one is asked for, and shows where to
     assert (followed in body) == (text == "https://evil.example/login")
     assert not re.search(r"https://evil|www\.evil", bare.replace(followed, ""))

@@ -67,8 +67,8 @@ def test_uniform_ranges_cover_what_calibration_saw() -> None:
     teacher, batch = resnet(), {"pixel_values": images(4, 32)}
     student = calibrate(quantize_model(teacher, uniform("w8a8", teacher)), [batch])
     seen = []
-    teacher.resnet.embedder.embedder.activation.register_forward_hook(lambda _, __, out: seen.append(out))
     floats = quantize_model(teacher, uniform("w8a8", teacher)).resnet.embedder.embedder.activation
+    teacher.resnet.embedder.embedder.activation.register_forward_hook(lambda _, __, out: seen.append(out))
     with torch.no_grad():
         exact, rounded = teacher(**batch).logits, student(**batch).logits
     assert (exact - rounded).abs().max() < 0.15 * exact.std() and not torch.equal(exact, rounded)
