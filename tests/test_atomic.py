@@ -89,7 +89,7 @@ def test_without_locks_nothing_is_swept_and_all_else_works(tmp_path: Path, monke
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "no locks available")
 
-    monkeypatch.setattr(zsaq.atomic.fcntl, "flock", no_locks)
+    monkeypatch.setattr("zsaq.locks.fcntl.flock", no_locks)
     (tmp_path / ".model.0123abcd.lock").write_text("")
     put(tmp_path / "model", "new")
     assert held(tmp_path) == [".model.0123abcd.lock", "model"]
@@ -204,3 +204,16 @@ def test_two_processes_that_are_killed_leave_a_whole_folder(tmp_path: Path) -> N
         assert place is None or (len(texts(place)) == 1 and held(place) == ["a", "b"]), "whole"
     put(target, "last")
     assert texts(target) == {"last"} and held(tmp_path) == ["model"]
+
+
+def test_what_was_written_within_what_was_written_is_swept_too(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    names = ("model", "other")
+    stems = [stem for name in names for stem in (f".{name}.0123abcd", f"..{name}.0123abcd.partial.4567cdef")]
+    for stem in stems:
+        (tmp_path / f"{stem}.partial").mkdir()
+        (tmp_path / f"{stem}.lock").touch()
+    with atomic_folder(target) as partial:
+        partial.mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir() if "model" in path.name) == ["model"]
+    assert len(list(tmp_path.iterdir())) == 5, "those of another place are its own"

@@ -69,8 +69,9 @@ def claimed(target: Path) -> Iterator[tuple[str, int]]:
 
 
 def leftovers(target: Path) -> dict[str, list[Path]]:
-    """What lies beside `target` by the names of this module, by writer."""
-    name = re.compile(rf"(\.{re.escape(target.name)}\.[0-9a-f]{{8}})\.(partial.*|former|lock)")
+    """What lies beside `target` by the names of this module, by writer, or by one within what another writes."""
+    own = r"\.[0-9a-f]{8}"
+    name = re.compile(rf"(\.+{re.escape(target.name)}(?:{own}\.partial)*{own})\.(partial(?:\.\w+)?|former|lock)")
     found: dict[str, list[Path]] = {}
     with suppress(OSError):  # no folder, or one that others alone may read
         for path in target.parent.iterdir():
