@@ -167,3 +167,20 @@ def test_a_generator_without_the_head_that_writes_is_refused(tmp_path: Path) -> 
     wordpiece().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"cannot be loaded \(it has no weights for .*; give generator="):
         text(method="gptq", generator=str(tmp_path), calibration=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        *(({"baselines": value}, "baselines is") for value in (0, 1.5, True, None, {"rtn"})),
+        *(({"method": value}, "method is") for value in ([], {}, [None], 3)),
+        *(({"method": "llm-qat", "lr": value}, "lr is 0") for value in (0, 0.0)),
+        *(({"generator": value}, "neither a folder here nor an id") for value in ("", "/no/such", "no/such/one", "\0")),
+        *(({"license": value}, "license of") for value in ("../../etc/passwd", "a\\b", "a\nb")),
+        *(({"config": value}, "is") for value in ("w04a8", "w4a08", "w2a8g016", "w2a8e04", "w0a8")),
+    ],
+)
+def test_values_that_cannot_be_are_refused_by_name(given: dict[str, Any], words: str) -> None:
+    options: dict[str, Any] = {"config": "w4a8", "method": "rtn", "tokenizer": wordpiece()} | given
+    with pytest.raises(ValueError, match=words):
+        zsaq.quantize(bert(wordpiece()), **options)

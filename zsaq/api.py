@@ -88,7 +88,9 @@ def quantize(
         raise ValueError("resume and checkpoint_every are for a run that is kept: give its folder as checkpoint")
     if type(seed) is not int or not 0 <= seed < 2**32:  # numpy's bounds
         raise ValueError(f"seed is {seed!r}; give an integer of at least 0 and below 2**32")
-    if isinstance(baselines, str):
+    if not isinstance(method, str | Callable):
+        raise ValueError(f"method is {method!r:.80}; give a name, or a function that answers the student")
+    if isinstance(baselines, str) or not isinstance(baselines, Sequence):
         raise ValueError(f"baselines is {baselines!r}; give a list of names")
     if score is not None and not callable(score):
         raise ValueError(f"score is {score!r}; give a function of a model that answers numbers by name")

@@ -231,9 +231,9 @@ def check_file(target: Path) -> Path:
 def check_room(target: Path, size: int = 0) -> None:
     """Raises ValueError if nothing of `size` bytes could be written at `target`, by trying it in the folder that is to
     hold it, or in the last one on the way there that exists; leaves nothing behind."""
-    folder = next(parent for parent in target.parents if os.path.lexists(parent))
-    remedy = f"give another folder, or make room in {folder} and the right to write there"
+    remedy = "give another folder, or make room there and the right to write"
     try:
+        folder = next(parent for parent in target.parents if os.path.lexists(parent))
         with suppress(FileNotFoundError):
             target.lstat()  # refuses names that are too long
         with claimed(folder / target.name) as (stem, _):
@@ -244,7 +244,8 @@ def check_room(target: Path, size: int = 0) -> None:
             finally:
                 shutil.rmtree(probe, ignore_errors=True)
         free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise ValueError(f"{target} cannot be written ({error.strerror or error}): {remedy}") from error
+    except (OSError, ValueError) as error:  # the latter for what is no path
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{str(target)!r:.200} cannot be written ({why}): {remedy}") from error
     if free < size:
         raise ValueError(f"{target}: {size:,} bytes may be written, and {free:,} are free: {remedy}")

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, final, get_args
+from typing import Any, Final, Literal, final, get_args
 
 Effort = Literal["light", "default", "best"]
+RATES: Final = ("lr", "generator_lr", "speed")
 
 
 @final
@@ -45,6 +46,8 @@ class Budget:
             off = numbers[name] is None and name in method.optional
             if default is not None and not off and not alike(numbers[name], default):
                 raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(default)}, as the default {default!r}")
+        if still := [name for name in RATES if numbers.get(name) == 0]:
+            raise ValueError(f"{still[0]} is 0, with which nothing is learned: give a positive number")
         return cls(effort, numbers)
 
     def __str__(self) -> str:

@@ -44,6 +44,8 @@ class Base:
             raise ValueError(f"license of {self.name} is {dict(self.license)!r}; give {{'license': 'apache-2.0'}}")
         if odd := {key: term for key, term in self.license.items() if not isinstance(term, str) or not plain(term)}:
             raise ValueError(f"license of {self.name} is {odd!r:.200}; give a line of text, such as 'apache-2.0'")
+        if "/" in self.license.get("license", "") or "\\" in self.license.get("license", ""):
+            raise ValueError(f"license of {self.name} is {self.license['license']!r:.200}; give its name, not a place")
         if self.id is not None:
             validate_repo_id(self.id)
 

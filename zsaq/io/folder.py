@@ -60,7 +60,8 @@ def check_config(raw: Mapping[str, Any], largest: int = MOST) -> None:
     for key, value in entries(raw):
         if no_number(key, value):
             raise ValueError(f"its {key} is {value}, which is no number; {AGAIN}")
-        if isinstance(value, int | float) and COUNTS.search(key) and not -1 <= value <= largest:
+        least = 0 if key.startswith("num_") else -1  # a place, counted from the end
+        if isinstance(value, int | float) and COUNTS.search(key) and not least <= value <= largest:
             raise ValueError(f"its {key} is {value!r:.40}, and the files hold nothing of that size; {AGAIN}")
         if key.strip("_") in KERNELS:
             kinds = value.values() if isinstance(value, dict) else [value]

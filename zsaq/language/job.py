@@ -1,11 +1,13 @@
 """What a language method works on: a teacher, and where its inputs can come from."""
 
 import copy
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self, final
 
 from accelerate import PartialState
+from huggingface_hub.utils import validate_repo_id
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.language.ascent import Ascent
@@ -84,6 +86,13 @@ class TextJob:
             generator = (teacher, tokenizer) if causal and tokenizer is not None else DEFAULT_GENERATOR
         elif not isinstance(generator, str | tuple):
             raise ValueError(f"generator is a {type(generator).__name__}; give a path, an id or (model, tokenizer)")
+        elif isinstance(generator, str) and not os.path.isdir(os.path.expanduser(generator)):
+            try:
+                validate_repo_id(generator)
+            except ValueError as error:
+                raise ValueError(
+                    f"generator is {generator!r:.200}, neither a folder here nor an id: {error}"
+                ) from error
         return cls(teacher, tokenizer, tokens, length, 16 if causal else 32, generator, text_pair, batches, real)
 
     @property

@@ -81,7 +81,7 @@ class QuantConfig:
         Raises ValueError for any other text.
         """
         match = re.fullmatch(
-            rf"w(\d{{1,2}})a(\d{{1,2}})(?:e(\d{{1,2}}))?(?:([gb])(\d{{1,9}}))?(?:-({LEVELS}))?",
+            rf"w([1-9]\d?)a([1-9]\d?)(?:e([1-9]\d?))?(?:([gb])([1-9]\d{{0,8}}))?(?:-({LEVELS}))?",
             str(text).strip().lower(),
             re.ASCII,  # digits of other scripts are no digits here
         )
