@@ -229,8 +229,8 @@ def check_file(target: Path) -> Path:
 
 
 def check_room(target: Path, size: int = 0) -> None:
-    """Raises ValueError if nothing of `size` bytes could be written at `target`, by trying it in the folder that is to
-    hold it, or in the last one on the way there that exists; leaves nothing behind."""
+    """Raises ValueError if nothing of `size` bytes could be written at `target`, by trying it in the last folder on the
+    way there that exists; leaves nothing behind."""
     remedy = "give another folder, or make room there and the right to write"
     try:
         folder = next(parent for parent in target.parents if os.path.lexists(parent))
@@ -245,7 +245,8 @@ def check_room(target: Path, size: int = 0) -> None:
                 shutil.rmtree(probe, ignore_errors=True)
         free = shutil.disk_usage(folder).free
     except (OSError, ValueError) as error:  # the latter for what is no path
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(f"{str(target)!r:.200} cannot be written ({why}): {remedy}") from error
+        raise ValueError(
+            f"{str(target)!r:.200} cannot be written ({getattr(error, 'strerror', None) or error}): {remedy}"
+        ) from error
     if free < size:
         raise ValueError(f"{target}: {size:,} bytes may be written, and {free:,} are free: {remedy}")

@@ -9,7 +9,8 @@ from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 from safetensors import SafetensorError
 
 UNMADE: Final = (  # beside ValueError and OSError
-    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, SafetensorError, StrictDataclassError,
+    ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, SafetensorError,
+    StrictDataclassError,
 )  # fmt: skip
 
 
