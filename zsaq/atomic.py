@@ -2,8 +2,7 @@
 
 Beside a place called `name` there are then, hidden, `.name.<8 hex>.partial`, what is being written,
 `.name.<8 hex>.former`, what lay there before, and `.name.<8 hex>.lock`, which the writer holds. Who was killed holds
-nothing: the next writer to the place takes away what was left. Files and folders get the modes that the umask says,
-also where a library makes them for the user alone.
+nothing: the next writer to the place takes away what was left. Files and folders get the modes that the umask says.
 """
 
 import errno
@@ -245,8 +244,7 @@ def check_room(target: Path, size: int = 0) -> None:
                 shutil.rmtree(probe, ignore_errors=True)
         free = shutil.disk_usage(folder).free
     except (OSError, ValueError) as error:  # the latter for what is no path
-        raise ValueError(
-            f"{str(target)!r:.200} cannot be written ({getattr(error, 'strerror', None) or error}): {remedy}"
-        ) from error
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(f"{str(target)!r:.200} cannot be written ({why}): {remedy}") from error
     if free < size:
         raise ValueError(f"{target}: {size:,} bytes may be written, and {free:,} are free: {remedy}")
