@@ -172,7 +172,7 @@ def test_a_generator_without_the_head_that_writes_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        *(({"baselines": value}, "baselines is") for value in (0, 1.5, True, None, {"rtn"})),
+        *(({"baselines": value}, "baselines is") for value in (0, 1.5, True, None, {"rtn"}, [[]], [3])),
         *(({"method": value}, "method is") for value in ([], {}, [None], 3)),
         *(({"method": "llm-qat", "lr": value}, "lr is 0") for value in (0, 0.0)),
         *(({"generator": value}, "neither a folder here nor an id") for value in ("", "/no/such", "no/such/one", "\0")),

@@ -90,7 +90,8 @@ def quantize(
         raise ValueError(f"seed is {seed!r}; give an integer of at least 0 and below 2**32")
     if not isinstance(method, str | Callable):
         raise ValueError(f"method is {method!r:.80}; give a name, or a function that answers the student")
-    if isinstance(baselines, str) or not isinstance(baselines, Sequence):
+    listed = isinstance(baselines, Sequence) and not isinstance(baselines, str)
+    if not listed or not all(isinstance(each, str | Callable) for each in baselines):
         raise ValueError(f"baselines is {baselines!r}; give a list of names")
     if score is not None and not callable(score):
         raise ValueError(f"score is {score!r}; give a function of a model that answers numbers by name")
