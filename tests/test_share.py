@@ -110,6 +110,7 @@ def test_a_scaled_table_is_quantized_and_comes_back_scaled(dtype: torch.dtype, t
     student = quantize_model(teacher, config).to(dtype)
     assert coverage(student)[name] == "weights 8-bit per channel"
     again = zsaq.load(zsaq.save(student, tmp_path / "x"))
+    assert float(again.model.embed_tokens.embed_scale) == scale, "it is in no file"
     rows = student.model.embed_tokens(torch.arange(64)).detach()
     assert torch.equal(again.model.embed_tokens(torch.arange(64)), rows)
     assert torch.allclose(rows.float(), scale * teacher.model.embed_tokens.weight, atol=0.02 * scale)

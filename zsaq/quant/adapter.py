@@ -21,6 +21,7 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import check_loaded, check_teacher
 from zsaq.quant.guard import AGAIN, check_header, check_size, decoys, expect, read_header
 from zsaq.quant.kept import check_kept, keep_size
+from zsaq.quant.kinds import refill
 from zsaq.quant.latents import is_step, latents, restore
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.packed import PackedLayer, packed_layers, quantized
@@ -118,6 +119,7 @@ class ZsaqQuantizer(HfQuantizer):
         for name, layer in quantized(model):
             try:
                 if isinstance(layer, PackedLayer):
+                    refill(layer)
                     layer.release()
                     layer.check()
                 else:

@@ -86,6 +86,13 @@ def factor_of(table: nn.Module) -> float:
     return float(factor) if isinstance(table, Scaled) else 1.0
 
 
+def refill(table: nn.Module) -> None:
+    """Give the tensor of a table's factor, which is in no file, the number that stands beside it."""
+    held = getattr(table, "embed_scale", None)
+    if isinstance(table, Scaled) and isinstance(held, Tensor) and hasattr(table, "scalar_embed_scale"):
+        held.fill_(factor_of(table))
+
+
 @cache
 def form_of(form: type, own: type) -> type:
     """The class that a layer of class `own` gets for its quantized `form`: what else a subclass has stays in it."""
