@@ -155,7 +155,8 @@ def test_hostile_text_is_escaped_wherever_it_stands(folder: Path) -> None:
     model = fingerprint(folder)
     rows = (Row(EVIL, 1, 0.0, {EVIL: 1.0}), Row("zsaq", 1, 0.0, {EVIL: 0.5}))
     hostile = results(
-        folder, rows=rows, data=Data(EVIL), versions={EVIL: EVIL}, base=Base(EVIL, {"license": EVIL.replace("/", "")}), inputs=EVIL,
+        folder, rows=rows, data=Data(EVIL), versions={EVIL: EVIL}, inputs=EVIL,
+        base=Base(EVIL, {"license": EVIL.replace("/", "")}),
         model=EVIL, budget={EVIL: [EVIL, {EVIL: EVIL}]}, machine={EVIL: EVIL}, knowledge=(EVIL,), preset=EVIL,
     )  # fmt: skip
     hostile.write(folder)
