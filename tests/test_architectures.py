@@ -25,7 +25,8 @@ def test_a_few_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 def test_what_draws_in_every_mode_is_saved_too(tmp_path: Path) -> None:
     teacher = tiny("ViTMAEForPreTraining")
-    save(student_of(teacher, "w4a8"), tmp_path / "model")
+    folder = save(student_of(teacher, "w4a8"), tmp_path / "model")
+    assert (folder / "model.safetensors").is_file()
 
 
 def test_there_are_as_many_as_the_page_says() -> None:

@@ -49,6 +49,13 @@ def test_a_recipe_goes_on_with_its_logs_and_its_rows(step: int, tmp_path: Path) 
     assert student.zsaq.results.seconds >= student.zsaq.results.student.seconds > 0
 
 
+def test_a_run_that_is_refused_before_its_first_step_leaves_nothing_behind(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="warm is 9 of 6 steps"):
+        job(tmp_path / "run", warm=9)
+    assert list(tmp_path.iterdir()) == []
+    job(tmp_path / "run")  # mended, without a word of the run before
+
+
 def test_a_comparison_goes_on_in_the_run_that_was_stopped(tmp_path: Path) -> None:
     given: dict[str, Any] = {"tokenizer": wordpiece(), "generator": (opt(bpe()), bpe()), "steps": 4, "score": score}
 

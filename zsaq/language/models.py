@@ -131,7 +131,7 @@ def check_ids(ids: dict[str, int], rows: int, model: str) -> None:
         named = ", ".join(f"{name} is token {i}" for name, i in beyond.items())
         raise ValueError(
             f"{named}, and {model} has {rows} rows of tokens: the tokenizer, or the token ids in its configuration, "
-            "are those of another model"
+            "are those of another model; give its own"
         )
 
 

@@ -63,6 +63,7 @@ class Checkpoint:
         self.streams, self.stopper = Streams(), Stopper()
         self.open: list[Open] = []
         self.counts: Counter[str] = Counter()
+        self.fresh = True  # no step is kept or taken
         self.taken, self.last, self.began = 0, time.monotonic(), time.perf_counter()
 
     @property
@@ -83,6 +84,8 @@ class Checkpoint:
         self.stopper.__exit__()
         if self.lock is not None:
             self.lock.close()
+        if isinstance(error, ValueError) and self.fresh:  # what was given is to be mended, and would be another run's
+            self.remove()
         if isinstance(error, Stopped) and rank() == 0:
             kept = f"what was done is kept in {self.folder}: give the same again with --resume (resume=True) to go on"
             say(f"stopped; {kept if self.records.steps else 'nothing was done yet that could be kept'}")
@@ -95,7 +98,7 @@ class Checkpoint:
     def remove(self) -> None:
         """What was kept is of no use any more."""
         if rank() == 0:
-            rmtree(self.folder)
+            rmtree(self.folder, ignore_errors=True)
 
     def prepare(self) -> None:
         """The folder, ours alone; what it holds is read. All processes refuse together."""
@@ -148,7 +151,7 @@ class Checkpoint:
                 f"{ANEW}"
             )
         kept.refuse_others(self.records.key)
-        self.records = kept
+        self.records, self.fresh = kept, False
         self.began -= kept.seconds.get("", 0.0)
 
     def save(self, stage: str, step: int | None, parts: Mapping[str, Stateful]) -> None:
@@ -175,7 +178,7 @@ class Checkpoint:
 
     def after(self, stage: str, step: int, parts: Mapping[str, Stateful]) -> None:
         """A step is done: keep its state if it is time, or if somebody asked the run to stop."""
-        self.taken += 1
+        self.taken, self.fresh = self.taken + 1, False
         due = time.monotonic() - self.last >= PERIOD if self.every is None else self.taken >= self.every
         due, asked = agreed(due, self.stopper.asked)
         if due or asked:
