@@ -23,17 +23,23 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.language": ["zsaq.foreign", "zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.eval": [*(f"zsaq.{room}" for room in "atomic foreign script io train quant".split())],  # no method
+    "zsaq.knowledge": [*(f"zsaq.{room}" for room in "language report io".split())],
+    "zsaq.keys": [*(f"zsaq.{room}" for room in "subject report method quant".split())],
     "zsaq.student": ["zsaq.atomic", "zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
     # The two files that see language and vision.
-    "zsaq.subject": [*(f"zsaq.{room}" for room in "language vision report io train run method quant".split())],
-    "zsaq.api": [
-        *(f"zsaq.{room}" for room in "subject student language vision report io train run method quant".split())
+    "zsaq.subject": [
+        *(f"zsaq.{room}" for room in "knowledge language vision report io train run method quant".split())
     ],
-    "zsaq.comparing": [*(f"zsaq.{room}" for room in "subject api student report io train method quant".split())],
+    "zsaq.api": [
+        *(f"zsaq.{room}" for room in "keys subject student language vision report io train run method quant".split())
+    ],
+    "zsaq.synthesizing": [*(f"zsaq.{room}" for room in "subject language report io train".split())],
+    "zsaq.comparing": [*(f"zsaq.{room}" for room in "keys subject api student report io train method quant".split())],
     "zsaq.launch": [*(f"zsaq.{room}" for room in "script comparing api student report io train method".split())],
     # The public page.
     "zsaq": [
-        *(f"zsaq.{room}" for room in "comparing api student vision deploy report io train run method quant".split())
+        *(f"zsaq.{room}" for room in "synthesizing comparing api student vision deploy report io train".split()),
+        *("zsaq.run", "zsaq.method", "zsaq.quant"),
     ],
     "zsaq_cli": ["zsaq"],
     "recipes": ["zsaq", "recipes.examples", "recipes.benchmarks"],

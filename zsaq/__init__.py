@@ -3,6 +3,7 @@
 from zsaq.api import methods, quantize
 from zsaq.comparing import compare
 from zsaq.deploy.runtimes import export
+from zsaq.io.corpus import Corpus
 from zsaq.io.saving import save
 from zsaq.method import Budget, Method
 from zsaq.quant.adapter import ZsaqConfig
@@ -16,6 +17,7 @@ from zsaq.report.comparison import Comparison
 from zsaq.report.hub import push_to_hub
 from zsaq.run import Results
 from zsaq.student import load
+from zsaq.synthesizing import synthesize_text
 from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.gptq import gptq
 from zsaq.train.inundation import GradientInundation, weight_codes
@@ -33,7 +35,7 @@ from zsaq.vision.image_spec import ImageSpec
 __version__ = "0.1.0"
 
 __all__ = [
-    "quantize", "compare", "methods", "load", "save", "export", "push_to_hub", "coverage",
+    "quantize", "compare", "methods", "synthesize_text", "Corpus", "load", "save", "export", "push_to_hub", "coverage",
     "ZsaqConfig", "QuantConfig", "Grid", "ImageSpec", "Method", "Budget", "Results", "Comparison", "Card",
     "quantize_model", "Quantizer", "Range", "MinMax", "MSEOptimal", "Static", "EMAMinMax",
     "calibrate", "distill", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",

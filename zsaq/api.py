@@ -19,7 +19,9 @@ from torch import nn
 
 from zsaq.io.record import Record
 from zsaq.io.teacher import unchanged
+from zsaq.keys import config_name, key_of
 from zsaq.language import methods as language
+from zsaq.language.methods import TEXT
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import coverage
@@ -27,7 +29,7 @@ from zsaq.quant.plan import make_plan, plan_of
 from zsaq.quant.share import Share
 from zsaq.run import Data, Results, Row
 from zsaq.student import Score, finish, numbers, saved_bytes
-from zsaq.subject import GIVEN, OWN, Subject, TeacherBits, config_name, key_of
+from zsaq.subject import GIVEN, OWN, Subject, TeacherBits
 from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.logging import SynthesisLog, say
 from zsaq.train.stages import part, stage
@@ -51,6 +53,7 @@ def quantize(
     baselines: Sequence[str] = (), zero_shot: bool | None = None, license: str | None = None, loop: Loop | None = None,
     tokenizer: Any = None, processor: Any = None, spec: ImageSpec | int | None = None, preset: str | None = None,
     generator: Any = None, text_pair: bool = False, batches: Iterable[Any] | None = None, real: Any = None,
+    corpus: Any = None, prompts: Sequence[str] | None = None, base: str | Path | None = None,
     teacher_bits: TeacherBits | None = None, checkpoint: str | Path | None = None, checkpoint_every: int | None = None,
     resume: bool = False, **options: Any,
 ) -> Any:  # fmt: skip
@@ -66,9 +69,12 @@ def quantize(
 
     `tokenizer`, `processor`: of a model that is given as an object; for a path or id they are loaded. `generator`: for
     text, a path or id of any causal language model, or (model, tokenizer); `text_pair`: the teacher reads pairs of
-    texts. `teacher_bits`: a language model of a path or id answers in 8 or 4 bits (bitsandbytes) to save memory.
-    `batches`: one's own inputs, for method "distill"; whether they are real is not known here, so the student
-    is called zero-shot only if `zero_shot=True` says so. `real`: real data, for rows that end in "-real".
+    texts. `corpus`: text that is there, of `zsaq.synthesize_text`, by path or id, or a list of texts (of unknown
+    origin: the student is then called zero-shot only if `zero_shot=True` says so). Without it the generator writes:
+    after `prompts`, or, if it has a chat template, after automatic ones, for which `base`, the path or id of the
+    teacher's public base, helps. `teacher_bits`: a language model of a path or id answers in 8 or 4 bits (bitsandbytes)
+    to save memory. `batches`: one's own inputs, for method "distill"; whether they are real is not known here, so the
+    student is called zero-shot only if `zero_shot=True` says so. `real`: real data, for rows that end in "-real".
 
     `score(student)` answers numbers by name (or one), reported and used for nothing; of the teacher and `baselines`,
     other methods by name, too. `data`: what was scored on. `license`: of the model, if its card names none. `loop`:
@@ -99,11 +105,13 @@ def quantize(
         raise ValueError("data is a zsaq.run.Data that says what score was measured on; give both, or neither")
     given: dict[str, Any] = {
         "tokenizer": tokenizer, "processor": processor, "spec": spec, "generator": generator, "batches": batches,
-        "real": real, "text_pair": text_pair, "teacher_bits": teacher_bits,
+        "real": real, "text_pair": text_pair, "teacher_bits": teacher_bits, "corpus": corpus, "prompts": prompts,
+        "base": base,
     }  # fmt: skip
     subject = Subject.of(model, **given)
     row = subject.choose(method, config)
-    if zero_shot is not None and row.inputs != OWN and row.name != GIVEN:
+    known = subject.zero_shot(row) == row.zero_shot
+    if zero_shot is not None and row.inputs != OWN and row.name != GIVEN and known:
         raise ValueError(f"zero_shot is for {GIVEN} and one's own methods; {row.name} says itself what it reads")
     others = [other for other in (subject.choose(name, config) for name in baselines) if other.name != row.name]
     subject.check_reads((*others, row))
@@ -122,7 +130,7 @@ def quantize(
             key |= circumstances(row, budget, seed, loop)
             keeper = Checkpoint(checkpoint, key, every=checkpoint_every, resume=resume)
         with nullcontext() if keeper is None else keeper:
-            base, size = subject.base(license), saved_bytes(subject.model)
+            origin, size = subject.base(license), saved_bytes(subject.model)
             subject.prepare((*others, row), loop)
             rows = [kept("teacher", lambda: Row("teacher", size, 0.0, numbers(score, subject.model)))]
             for other, plan, _, counts in work[:-1]:
@@ -130,9 +138,11 @@ def quantize(
             student, seconds = run(subject, row, work[-1][1], budget, seed, loop)
             rows.append(kept(row.name, lambda: Row(row.name, None, seconds, numbers(score, student))))
     results = Results(
-        subject.name, row.name, plan_of(student).config, seed, row.zero_shot if zero_shot is None else zero_shot,
-        row.inputs, tuple(rows), {"effort": effort, **budget.numbers}, named_preset, coverage(student),
-        data=data if score else None, base=base,
+        subject.name, row.name, plan_of(student).config, seed,
+        subject.zero_shot(row) if zero_shot is None else zero_shot, row.inputs, tuple(rows),
+        {"effort": effort, **budget.numbers}, named_preset, coverage(student),
+        knowledge=subject.knowledge if row.inputs == TEXT else (),
+        data=data if score else None, base=origin,
         seconds=round(time.perf_counter() - began if keeper is None else keeper.seconds, 2),
         machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(),
                  "processes": loop.accelerator.num_processes},

@@ -11,12 +11,13 @@ from torch import nn
 from zsaq.api import budget_of, circumstances, run
 from zsaq.io.target import ready_comparison
 from zsaq.io.teacher import unchanged
+from zsaq.keys import config_name, key_of
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.comparison import KEYS, Comparison
 from zsaq.report.runs import mend, once
 from zsaq.student import Score, numbers
-from zsaq.subject import OWN, SUBJECT, Subject, config_name, key_of
+from zsaq.subject import OWN, SUBJECT, Subject
 from zsaq.train.checkpoint import Checkpoint, Taken
 from zsaq.train.logging import say
 from zsaq.train.trainer import Loop
@@ -94,7 +95,7 @@ def compare(
             for name, row, config, budget in cells:
                 if done.holds(name, row.name, seed if budget.numbers or row.inputs == OWN else None):
                     continue
-                facts = {"config": name, "method": row.name, "seed": seed, "zero_shot": row.zero_shot}
+                facts = {"config": name, "method": row.name, "seed": seed, "zero_shot": subject.zero_shot(row)}
                 if folder is None:
                     student, seconds = run(subject, row, config, budget, seed, loop)
                     done = done.add(facts | {"seconds": seconds} | scored(score, student), of, None)

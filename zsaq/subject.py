@@ -3,26 +3,25 @@
 With `zsaq.api` the one place that sees language and vision.
 """
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, final, get_args
 
 from torch import nn
 
+from zsaq.io.corpus import Corpus
 from zsaq.io.readers import processor_of, tokenizer_of
 from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of
+from zsaq.knowledge import asking_of, used
 from zsaq.language import methods as language
 from zsaq.language.job import TextJob
-from zsaq.method import Effort, Method
+from zsaq.method import Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import unfinite
 from zsaq.quant.model import is_quantized
 from zsaq.quant.reach import check_own, copied
 from zsaq.report.card import base_of
-from zsaq.report.runs import told, told_model
 from zsaq.run import Base
 from zsaq.train.logging import say
 from zsaq.train.trainer import Loop
@@ -35,7 +34,10 @@ from zsaq.vision.models import spec_of
 OWN: Final = "the callable's own"  # inputs of a method that no table has
 GIVEN: Final = "distill"  # the method that learns from batches of the user's
 # What may stand beside a model.
-SUBJECT: Final = ("tokenizer", "processor", "spec", "generator", "batches", "real", "text_pair", "teacher_bits")
+SUBJECT: Final = (
+    *("tokenizer", "processor", "spec", "generator", "batches", "real", "text_pair", "teacher_bits"),
+    *("corpus", "prompts", "base"),
+)
 TeacherBits = Literal[4, 8]
 
 
@@ -53,6 +55,7 @@ class Subject:
     named: bool
     teacher_bits: TeacherBits | None = None
     given: frozenset[str] = frozenset()
+    corpus: Corpus | None = None
 
     @property
     def name(self) -> str:
@@ -67,7 +70,8 @@ class Subject:
     def of(
         cls, model: str | Path | nn.Module, *, tokenizer: Any = None, processor: Any = None,
         spec: ImageSpec | int | None = None, generator: Any = None, batches: Any = None, real: Any = None,
-        text_pair: bool = False, teacher_bits: TeacherBits | None = None,
+        text_pair: bool = False, teacher_bits: TeacherBits | None = None, corpus: Any = None,
+        prompts: Sequence[str] | None = None, base: str | Path | None = None,
     ) -> "Subject":  # fmt: skip
         """Loads what is named by a path or id. Raises ValueError for what belongs to another kind of model."""
         if not isinstance(model, nn.Module | str | Path):
@@ -75,13 +79,15 @@ class Subject:
         if not isinstance(real, Callable | None):
             raise ValueError(f"real is a {type(real).__name__}; give a function that answers the data when it is read")
         named = not isinstance(model, nn.Module)
+        text: Corpus | None = None
         teacher: Any = load_teacher(model) if named else model  # pyright: ignore[reportArgumentType]
         architecture = type(teacher).__name__
         source = str(model) if named else str(vars(teacher).get("name_or_path") or f"a {architecture}")
         check_float(teacher, source)
         kind = kind_of(teacher)
         words = {
-            "tokenizer": tokenizer, "generator": generator, "text_pair": text_pair or None, "teacher_bits": teacher_bits
+            "tokenizer": tokenizer, "generator": generator, "text_pair": text_pair or None,
+            "teacher_bits": teacher_bits, "corpus": corpus, "prompts": prompts, "base": base,
         }  # fmt: skip
         foreign = words if kind == "image" else {"processor": processor, "spec": spec}
         if given := [key for key, value in foreign.items() if value is not None]:
@@ -104,10 +110,24 @@ class Subject:
         else:
             reader = tokenizer if tokenizer is not None or not named else tokenizer_of(source)
             generator = str(generator) if isinstance(generator, Path) else generator
-            job = TextJob.of(teacher, reader, generator=generator, text_pair=text_pair, batches=batches, real=real)
+            text = None if corpus is None else Corpus.of(corpus)
+            pairs = text_pair or (text is not None and text.text_pair)
+            job = TextJob.of(teacher, reader, generator=generator, text_pair=pairs, batches=batches, real=real)
+            job.corpus = None if text is None else text.rows
+            job.asking = asking_of(teacher, source if named else None, prompts, pairs)
         sources = words | {"batches": batches, "real": real}
         given = {name for name, value in sources.items() if value is not None} - {"tokenizer"}
-        return cls(source, kind, job, reader, named, teacher_bits, frozenset(given))
+        return cls(source, kind, job, reader, named, teacher_bits, frozenset(given), text)
+
+    @property
+    def knowledge(self) -> tuple[str, ...]:
+        """Words about the model that were used."""
+        return used(self.job, self.corpus) if isinstance(self.job, TextJob) else ()
+
+    def zero_shot(self, row: Method) -> bool:
+        """Whether a run of it sees no real data, as far as is known: nobody knows where a corpus without facts is
+        from."""
+        return row.zero_shot and (row.inputs != language.TEXT or self.corpus is None or self.corpus.zero_shot)
 
     def choose(self, method: str | Callable[..., nn.Module], config: str | QuantConfig) -> Method:
         """The row of that name, or of "auto"; a callable becomes one. Raises ValueError, listing what there is."""
@@ -128,10 +148,11 @@ class Subject:
         """Raises ValueError for batches that none of the methods reads: nobody shall believe that a student has learned
         from them. What else is not read by these methods is told."""
         rows = list(rows)
+        readers_of_text = [row for row in rows if row.inputs == language.TEXT]
         readers = {
             "batches": [row for row in rows if row.name == GIVEN],
             "real": [row for row in rows if not row.zero_shot and row.name != GIVEN],
-            "generator": [row for row in rows if row.inputs == language.TEXT],
+            **dict.fromkeys(("generator", "corpus", "prompts", "base"), readers_of_text),
             "text_pair": [row for row in rows if row.inputs not in (language.NOTHING, language.OWN)],
             "teacher_bits": [row for row in rows if row.budgets],
         }
@@ -203,26 +224,3 @@ def check_float(teacher: nn.Module, source: str) -> None:
     check_own(teacher)
     if broken := list(unfinite(teacher)):
         raise ValueError(f"{source} has weights that are not finite ({', '.join(broken[:4])}): give a model that works")
-
-
-def key_of(
-    subject: Subject, given: Mapping[str, Any], score: Callable[..., Any] | None, effort: Effort,
-    options: Mapping[str, Any], preset: str | None,
-) -> dict[str, Any]:  # fmt: skip
-    """What kept runs belong to: the teacher by name and weights, and everything else that the numbers depend on."""
-    named = {name: given.get(name) for name in SUBJECT if name not in ("tokenizer", "processor", "generator")}
-    return {
-        "model": subject.name, "weights": told(subject.model), "reader": told(subject.reader),
-        "generator": told_model(given.get("generator")), **{name: told(value) for name, value in named.items()},
-        "score": told(score), "effort": effort, "preset": preset,
-        "options": {name: told(value) for name, value in sorted(options.items())},
-    }  # fmt: skip
-
-
-def config_name(config: str | QuantConfig) -> str:
-    """A configuration's name in tables: its text, or the bits of weights and inputs and the start of a hash."""
-    if isinstance(config, str):
-        return config
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
-    weights, inputs = (16 if grid is None else grid.bits for grid in (config.weight, config.activation or config.input))
-    return f"w{weights}a{inputs}-{digest[:8]}"

@@ -17,6 +17,15 @@ Generator = Annotated[
     typer.Option("--generator", help="Text: causal model that writes; default: the teacher, or facebook/opt-125m."),
 ]
 Pair = Annotated[bool, typer.Option("--text_pair", help="Text: the teacher reads pairs of texts.")]
+Base = Annotated[
+    str | None, typer.Option("--base", help="Text: MODEL's public base, if its card names none: folder or Hub id.")
+]
+Corpus = Annotated[
+    str | None, typer.Option("--corpus", help="Text that methods read: what zsaq synthesize wrote; folder or Hub id.")
+]
+Prompts = Annotated[
+    list[str] | None, typer.Option("--prompt", help="Text: what the generator is asked for; may be repeated.")
+]
 Preset = Annotated[str | None, typer.Option("--preset", help="Images: what the bits mean; default: the method's own.")]
 Size = Annotated[
     int | None,
@@ -42,6 +51,9 @@ def quantize(
     method: Annotated[str, typer.Option("--method", help="A name of `zsaq methods`, or auto.")] = "auto",
     effort: Effort = "default",
     generator: Generator = None,
+    corpus: Corpus = None,
+    prompts: Prompts = None,
+    base: Base = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     text_pair: Pair = False,
     preset: Preset = None,
@@ -72,8 +84,8 @@ def quantize(
 
         student = launch.run(
             model, bits, output_dir, method=method, effort=effort, seed=seed, license=license,
-            **subject(model, generator, text_pair, size), preset=preset, checkpoint_every=checkpoint_every,
-            resume=resume, **launch.options_of(context.args),
+            **subject(model, generator, text_pair, size, corpus, prompts, base), preset=preset,
+            checkpoint_every=checkpoint_every, resume=resume, **launch.options_of(context.args),
         )  # fmt: skip
         results = student.zsaq.results
         facts = {
@@ -107,6 +119,9 @@ def compare(
     seeds: Annotated[str, typer.Option("--seeds", help="With commas.")] = "0",
     effort: Effort = "default",
     generator: Generator = None,
+    corpus: Corpus = None,
+    prompts: Prompts = None,
+    base: Base = None,
     text_pair: Pair = False,
     preset: Preset = None,
     size: Size = None,
@@ -150,7 +165,7 @@ def compare(
         table = zsaq.compare(
             model, bits.split(","), methods.split(","), seeds=numbers(seeds), score=score, folder=output_dir,
             effort=effort, preset=preset, checkpoint_every=checkpoint_every,  # pyright: ignore[reportArgumentType]
-            **subject(model, generator, text_pair, size), **launch.options_of(context.args),
+            **subject(model, generator, text_pair, size, corpus, prompts, base), **launch.options_of(context.args),
         )  # fmt: skip
         table.write(output_dir)
         shown = table.table().to_terminal(f"{output_dir}, also as table.md and table.csv")
@@ -208,12 +223,18 @@ def methods(
     answer(as_json, hushed(work))
 
 
-def subject(model: str, generator: str | None, text_pair: bool, size: int | None) -> dict[str, Any]:
+def subject(
+    model: str, generator: str | None, text_pair: bool, size: int | None, corpus: str | None,
+    prompts: list[str] | None, base: str | None,
+) -> dict[str, Any]:  # fmt: skip
     """What was given of a model's surroundings, as `zsaq.quantize` takes it. Raises ValueError for a MODEL that is the
     option of a method, which click takes for it."""
     if model.startswith("-"):
         raise ValueError(f"MODEL is {model!r}: give the model first, and the method's own options behind it")
-    given = {"generator": generator, "text_pair": text_pair or None, "spec": size}
+    given = {
+        "generator": generator, "text_pair": text_pair or None, "spec": size, "corpus": corpus,
+        "prompts": prompts or None, "base": base,
+    }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
 
 

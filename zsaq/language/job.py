@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, final
 
@@ -11,17 +11,21 @@ from huggingface_hub.utils import validate_repo_id
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.language.ascent import Ascent
+from zsaq.language.asking import Asking, has_template
 from zsaq.language.bridge import BridgeKind
+from zsaq.language.chunks import Chunks, ChunkStream
 from zsaq.language.layout import Layout
 from zsaq.language.models import TaskKind, known_task_kind, longest, pretrained
+from zsaq.language.prompted import PromptedWriter
 from zsaq.language.sources import over_and_over, random_tokens, texts
 from zsaq.language.text import Text
 from zsaq.language.text_generator import TextGenerator
-from zsaq.language.writing import load_generator, with_adapters
+from zsaq.language.writing import fast_dtype, load_generator, with_adapters
 from zsaq.quant.tokens import check_tokens
 from zsaq.train.pair import Batch
 
-DEFAULT_GENERATOR = "facebook/opt-125m"  # writes for a classifier where no other is named
+DEFAULT_GENERATOR = "HuggingFaceTB/SmolLM2-135M-Instruct"  # writes for a classifier where no other is named
+PROMPTED = 48  # tokens of a prompted text at most
 LONGEST = 128  # tokens of a synthetic row, special ones included, where nothing is shorter
 RealRows = Text | list[str] | list[tuple[str, str]]
 
@@ -37,6 +41,10 @@ class TextJob:
     them from. `given`: batches of one's own. `real()`: unlabelled real text, not read before a method asks for it, and
     never by one that is zero-shot. `style`: further options of `TextGenerator`. `start`: the float model that students
     are copied from; the teacher is another only where `answer_in` loads it in few bits.
+
+    `corpus`: text that is there, which then is what methods read; else the generator writes: after the prompts of
+    `asking`, after automatic ones if it has a chat template and the teacher is no causal model, and from its begin
+    token otherwise. `chunks`: what it has written after prompts.
     """
 
     teacher: PreTrainedModel
@@ -49,6 +57,9 @@ class TextJob:
     given: Iterable[Batch] | None = None
     real: Callable[[], RealRows] | None = None
     style: Mapping[str, Any] = field(default_factory=dict)
+    corpus: Sequence[Any] | None = None
+    asking: Asking = field(default_factory=Asking)
+    chunks: Chunks | None = None
     start: PreTrainedModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,12 +137,36 @@ class TextJob:
             path, quantization_config=quantization, device_map={"": self.start.device}, dtype=self.start.dtype
         )
 
-    def text(self, seed: int) -> TextGenerator:
-        """An endless stream of the generator's text; nothing is copied. Raises ValueError for a generator that cannot
-        write, or not in the teacher's language."""
+    def text(self, seed: int) -> Iterator[Batch]:
+        """An endless stream of synthetic text: of the corpus, of prompted text, which all seeds share, or of what the
+        generator writes by itself; nothing is copied. Raises ValueError for a generator that cannot write, or not in
+        the teacher's language."""
         ours = self.words  # refused before anything is loaded
-        model, tokenizer = load_generator(self.generator) if isinstance(self.generator, str) else self.generator
-        return self._stream(model, tokenizer, ours, seed)
+        if self.corpus is not None:
+            return texts(list(self.corpus), ours, self.layout, self.batch_size, seed=process_seed(seed))
+        if self.chunks is None and not self.asks:
+            model, tokenizer = load_generator(self.generator) if isinstance(self.generator, str) else self.generator
+            return self._stream(model, tokenizer, ours, seed)
+        self.chunks = self.chunks or self.written(process_seed(0))
+        return ChunkStream(self.chunks, ours, self.layout, self.batch_size, seed=process_seed(seed))
+
+    @property
+    def asks(self) -> bool:
+        """Whether the generator is asked for text, by prompts."""
+        return self.asking.prompts is not None or (self.kind != "causal" and has_template(self.generator))
+
+    def written(self, seed: int, *, max_tokens: int | None = None, **options: Any) -> Chunks:
+        """Text that the generator writes after prompts: `max_tokens` of its own, by default what the teacher reads, at
+        most `PROMPTED`; `options` are those of `PromptedWriter`. Raises ValueError as that does."""
+        if isinstance(self.generator, str):
+            model, tokenizer = load_generator(self.generator, fast_dtype(self.start.device))
+            model.to(self.start.device)  # type: ignore[arg-type]
+        else:
+            model, tokenizer = self.generator
+        most = min(PROMPTED, self.length[1]) if self.kind == "causal" else PROMPTED
+        writer = PromptedWriter(model, tokenizer, max_tokens=max_tokens or most, **options)
+        layout = self.layout if self.kind in ("classification", "regression") else None
+        return Chunks(writer, self.asking.of(writer, self.start, self.tokenizer, layout, self.text_pair), seed=seed)
 
     def ascent(self, seed: int, *, bridge: BridgeKind = "auto", lora: bool = False, **options: Any) -> Ascent:
         """A generator that can climb, with its stream `text`; `options` are those of `Ascent`. Raises ValueError as

@@ -13,15 +13,26 @@ from zsaq.language.text import Text
 from zsaq.train.optim import NotFinite
 
 
-def load_generator(path_or_id: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in float32 and eval mode, and its tokenizer.
+def fast_dtype(device: torch.device | None = None) -> torch.dtype | None:
+    """What a model that only writes is loaded in: None, its own dtype, on an accelerator and on processors that
+    calculate with 16 bits; float32 elsewhere, where 16 bits are slower (2.4 times, on a Xeon of 2021)."""
+    if device is not None and device.type != "cpu":
+        return None
+    able = vars(torch.cpu).get("get_capabilities", dict)()
+    return None if any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")) else torch.float32
+
+
+def load_generator(
+    path_or_id: str, dtype: torch.dtype | None = torch.float32
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model in eval mode and `dtype` (None: its own), and its tokenizer.
 
     Raises ValueError for a path or id that cannot be loaded here, and for a model without a head that writes, which
     would be drawn at random.
     """
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path_or_id, dtype=torch.float32, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+            path_or_id, dtype=dtype or "auto", trust_remote_code=False, use_safetensors=True, output_loading_info=True
         )
         model, info = loaded
         if info["missing_keys"]:

@@ -1,0 +1,36 @@
+"""What kept runs belong to: a teacher, what was given with it, and configurations by name."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from zsaq.method import Effort
+from zsaq.quant.config import QuantConfig
+from zsaq.report.runs import told, told_model
+from zsaq.subject import SUBJECT, Subject
+
+
+def key_of(
+    subject: Subject, given: Mapping[str, Any], score: Callable[..., Any] | None, effort: Effort,
+    options: Mapping[str, Any], preset: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """What kept runs belong to: the teacher by name and weights, and everything else that the numbers depend on."""
+    apart = ("tokenizer", "processor", "generator", "base", "corpus")
+    named = {name: given.get(name) for name in SUBJECT if name not in apart}
+    return {
+        "model": subject.name, "weights": told(subject.model), "reader": told(subject.reader),
+        **{name: told_model(given.get(name)) for name in ("generator", "base")},
+        "corpus": subject.corpus and subject.corpus.sha256, **{name: told(value) for name, value in named.items()},
+        "score": told(score), "effort": effort, "preset": preset,
+        "options": {name: told(value) for name, value in sorted(options.items())},
+    }  # fmt: skip
+
+
+def config_name(config: str | QuantConfig) -> str:
+    """A configuration's name in tables: its text, or the bits of weights and inputs and the start of a hash."""
+    if isinstance(config, str):
+        return config
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
+    weights, inputs = (16 if grid is None else grid.bits for grid in (config.weight, config.activation or config.input))
+    return f"w{weights}a{inputs}-{digest[:8]}"

@@ -1,0 +1,78 @@
+"""Text for a teacher, written once and kept: `zsaq.synthesize_text`.
+
+corpus = zsaq.synthesize_text("path/or/id", n=2048, generator="HuggingFaceTB/SmolLM2-135M-Instruct")
+corpus.save("text")  # a data set that `datasets` loads; zsaq.quantize(model, "w2a8", corpus="text") reads it
+"""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from transformers import PreTrainedModel
+
+from zsaq.io.corpus import Corpus
+from zsaq.io.teacher import name_of
+from zsaq.language.chunks import Chunks
+from zsaq.language.job import TextJob
+from zsaq.report.card import base_of
+from zsaq.subject import Subject
+from zsaq.train.logging import say
+
+MOST: Final = 2**22  # rows of one corpus
+
+
+def synthesize_text(
+    model: str | Path | PreTrainedModel, n: int = 4096, *, prompts: Sequence[str] | None = None,
+    generator: Any = None, base: str | None = None, text_pair: bool = False, tokenizer: Any = None, seed: int = 0,
+    temperature: float = 1.0, max_tokens: int | None = None, chat: bool = True, license: str | None = None,
+) -> Corpus:  # fmt: skip
+    """`n` texts, or pairs of texts with `text_pair`, that fit a teacher; no data is read.
+
+    `generator`: a path or id of any causal language model, or (model, tokenizer). It goes on after `prompts`, several
+    of which are drawn at random; a prompt that holds {first} asks for the second text of a pair. Without prompts they
+    are made of what is known about the teacher: its labels, the kind of text that its name and card point at, and,
+    where `base` (a path or id of its public base) shows it, the words that its weights remember; where nothing is
+    known, of the kinds of text on which its own answers differ most (`Corpus.facts["origin"]` tells).
+
+    `temperature`, `max_tokens` (by default what the teacher reads, at most 48), `chat` as in `PromptedWriter`. The same
+    seed writes the same text on the same machine. `license`: the generator's, if its card names none. Raises ValueError
+    for a model that reads no text, and for what cannot be asked for.
+    """
+    if type(n) is not int or not 1 <= n <= MOST:
+        raise ValueError(f"n is {n!r}; give an integer from 1 to {MOST}")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed!r}; give an integer of at least 0 and below 2**32")
+    options = {"temperature": temperature, "max_tokens": max_tokens, "chat": chat}
+    subject = Subject.of(
+        model, tokenizer=tokenizer, generator=generator, text_pair=text_pair, prompts=prompts, base=base
+    )
+    job = subject.job
+    if not isinstance(job, TextJob):
+        raise ValueError(f"{subject.name} reads images; text is written for models that read text")
+    chunks = job.written(seed=seed, **options)
+    rows: list[Any] = []
+    fluency: list[float] = []
+    while len(rows) < n:
+        texts, values = chunks.read(len(chunks.kept))
+        rows += texts
+        fluency += values
+        say(f"written: {chunks.estimate(n)}")
+    return Corpus(tuple(rows[:n]), tuple(fluency[:n]), facts(subject.name, job.generator, chunks, license))
+
+
+def facts(teacher: str, generator: Any, chunks: Chunks, license: str | None) -> dict[str, Any]:
+    """How a corpus was written."""
+    writer, prompts = chunks.writer, chunks.prompts
+    source = generator if isinstance(generator, str) else str(generator[0].name_or_path or type(generator[0]).__name__)
+    terms = {"license": license} if license else dict(base_of(source).license)
+    return {
+        "teacher": teacher, "generator": name_of(source), **terms, "prompts": [*prompts.first, *prompts.second],
+        "origin": prompts.origin, "pairs": bool(prompts.second), "temperature": writer.temperature,
+        "max_tokens": writer.max_tokens, "chat": writer.chat, "seed": chunks.seed, "zsaq": version("zsaq"),
+        "dtype": str(writer.model.dtype).removeprefix("torch."), "texts_per_second": round(rate(chunks), 2),
+    }  # fmt: skip
+
+
+def rate(chunks: Chunks) -> float:
+    return sum(len(rows) for rows, _ in chunks.kept) / max(chunks.seconds, 1e-9)
