@@ -6,10 +6,7 @@ corpus.save("text")  # a data set that `datasets` loads; zsaq.quantize(model, "w
 
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
-
-from transformers import PreTrainedModel
 
 from zsaq.io.corpus import Corpus
 from zsaq.io.teacher import name_of
@@ -23,7 +20,7 @@ MOST: Final = 2**22  # rows of one corpus
 
 
 def synthesize_text(
-    model: str | Path | PreTrainedModel, n: int = 4096, *, prompts: Sequence[str] | None = None,
+    model: Any, n: int = 4096, *, prompts: Sequence[str] | None = None,
     generator: Any = None, base: str | None = None, text_pair: bool = False, tokenizer: Any = None, seed: int = 0,
     temperature: float = 1.0, max_tokens: int | None = None, chat: bool = True, license: str | None = None,
 ) -> Corpus:  # fmt: skip
