@@ -116,6 +116,7 @@ class Corpus:
         if self.fluency:
             table["fluency"] = pa.array(self.fluency, pa.float32())
         with atomic_folder(target) as place:
+            place.mkdir(exist_ok=True)
             pq.write_table(pa.table(table), place / FILE)
             facts = {**self.facts, "rows": len(self.rows), "sha256": self.sha256}
             (place / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -163,7 +163,8 @@ class TextJob:
             model.to(self.start.device)  # type: ignore[arg-type]
         else:
             model, tokenizer = self.generator
-        most = min(PROMPTED, self.length[1]) if self.kind == "causal" else PROMPTED
+        half = (longest(model) or 2 * PROMPTED) // 2  # the other is the prompt's
+        most = min(PROMPTED, half, self.length[1] if self.kind == "causal" else PROMPTED)
         writer = PromptedWriter(model, tokenizer, max_tokens=max_tokens or most, **options)
         layout = self.layout if self.kind in ("classification", "regression") else None
         return Chunks(writer, self.asking.of(writer, self.start, self.tokenizer, layout, self.text_pair), seed=seed)
