@@ -1,0 +1,110 @@
+"""Where SAM and SGA pay: one student in several forms of the fit, over budgets that differ by a hundred.
+
+    python recipes/benchmarks/minimax.py outputs/minimax --steps 160 500 1600
+    python recipes/benchmarks/minimax.py outputs/minimax --draw docs/minimax.png
+
+The embedded teacher and generator (no download), steps of 32 rows, no warm start. "fresh": endless new text of the
+generator; "fixed": 512 of its texts again and again; `real`: the teacher's own training sentences, an upper bound.
+Every run is a line of runs.jsonl, and one that stands there is not repeated: `held` is the KL on text of the generator
+that no run has learned from (what choices are made by), the others are scores on real test sentences; `seconds` are the
+processor's.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from itertools import islice, product
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from zsaq import KL, Batch, Loop, Pair, QuantConfig
+from zsaq.language.job import TextJob
+from zsaq.language.sam_sga import sam_sga
+from zsaq.language.sources import texts
+from zsaq.language.text import Text
+from zsaq.script import positive, told
+from zsaq.train.trainer import processes
+
+with told():
+    from examples import subjects
+
+PLAIN: Final[dict[str, Any]] = {"warm": 0, "rho": 0.0, "ratio": (5, 0)}
+LATE: Final = {"rho": 0.16, "sam_share": 0.15}
+FORMS: Final[dict[str, dict[str, Any]]] = {
+    "plain": {}, "late-sam": LATE, "sam": {"rho": 0.16}, "sga": {"ratio": (5, 1)},
+    "sam-sga": {"rho": 0.16, "ratio": (5, 1)}, "averaged": {"average": 1 / 3}, "late-sam-averaged": LATE | {"average": 0.15},
+    "chosen": {"choose": 4}, "real": {},
+}  # fmt: skip
+FIXED: Final = 512
+
+
+def fixed(job: TextJob, seed: int) -> Iterator[Batch]:
+    """So many texts of the generator over and over."""
+    writer = job.text(seed)
+    rows: list[list[int]] = []
+    while len(rows) < FIXED:
+        rows += writer.translated.lists()
+        writer.renew()
+    return texts(Text.of(rows[:FIXED]), job.words, job.layout, job.batch_size, seed=seed)
+
+
+def run(job: TextJob, form: str, text: str, bits: str, steps: int, seed: int) -> Any:
+    options = PLAIN | FORMS[form]
+    ascent = job.ascent(seed, lr=1e-4) if options["ratio"][1] else None
+    if ascent is not None:
+        source = ascent.text
+    else:
+        source = (job.real_text if form == "real" else job.text)(seed) if text == "fresh" else fixed(job, seed)
+    loop = Loop(processes(), every=10**9)
+    return sam_sga(job.teacher, QuantConfig.parse(bits), source, ascent, steps=steps, loop=loop, **options)
+
+
+@torch.no_grad()
+def distance(job: TextJob, student: Any, held: list[Batch]) -> float:
+    """KL(teacher || student) in nats, mean over the rows."""
+    return statistics.mean(float(KL()(Pair(job.teacher, student, batch))) for batch in held)
+
+
+def known(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--forms", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--text", nargs="+", choices=["fresh", "fixed"], default=["fresh"])
+    parser.add_argument("--bits", nargs="+", default=["w2a8"])
+    parser.add_argument("--steps", nargs="+", type=positive, default=[160, 500, 1600])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seconds", type=positive, help="begin no run after so many")
+    parser.add_argument("--draw", type=Path, help="draw what was measured into this file, and run nothing")
+    args = parser.parse_args()
+    file = args.folder / "runs.jsonl"
+    args.folder.mkdir(parents=True, exist_ok=True)
+    subject = subjects.python_docs(processes())
+    job = TextJob.of(subject["model"], subject["tokenizer"], generator=subject["generator"], real=subject["real"])
+    held = list(islice(job.text(1234), 32))
+    begin = time.monotonic()
+    for steps, bits, text, seed, form in product(args.steps, args.bits, args.text, args.seeds, args.forms):
+        key = {"form": form, "text": text, "bits": bits, "steps": steps, "seed": seed}
+        if any(key.items() <= each.items() for each in known(file)) or (args.seconds or 1e9) < time.monotonic() - begin:
+            continue
+        torch.manual_seed(seed)
+        start = time.process_time()
+        student = run(job, form, text, bits, steps, seed)
+        seconds = time.process_time() - start
+        line = key | {"seconds": round(seconds, 1), "held": round(distance(job, student, held), 5)}
+        line |= {name: round(value, 5) for name, value in subject["score"](student).items()}
+        with file.open("a") as log:
+            log.write(json.dumps(line) + "\n")
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    with told():
+        main()
