@@ -6,16 +6,17 @@
 The embedded teacher and generator (no download), steps of 32 rows, no warm start. "fresh": endless new text of the
 generator; "fixed": 512 of its texts again and again; `real`: the teacher's own training sentences, an upper bound.
 Every run is a line of runs.jsonl, and one that stands there is not repeated: `held` is the KL on text of the generator
-that no run has learned from (what choices are made by), the others are scores on real test sentences; `seconds` are the
-processor's.
+that no run has learned from (what choices are made by), the others are scores on real test sentences. `seconds` are the
+processor's, with what it took to write the text that was read, which the forms of one seed share.
 """
 
 import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator
-from itertools import islice, product
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import count, islice, product
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from zsaq.language.sam_sga import sam_sga
 from zsaq.language.sources import texts
 from zsaq.language.text import Text
 from zsaq.script import positive, told
+from zsaq.train.state import read_state, write_state
 from zsaq.train.trainer import processes
 
 with told():
@@ -36,10 +38,37 @@ PLAIN: Final[dict[str, Any]] = {"warm": 0, "rho": 0.0, "ratio": (5, 0)}
 LATE: Final = {"rho": 0.16, "sam_share": 0.15}
 FORMS: Final[dict[str, dict[str, Any]]] = {
     "plain": {}, "late-sam": LATE, "sam": {"rho": 0.16}, "sga": {"ratio": (5, 1)},
-    "sam-sga": {"rho": 0.16, "ratio": (5, 1)}, "averaged": {"average": 1 / 3}, "late-sam-averaged": LATE | {"average": 0.15},
+    "sam-sga": {"rho": 0.16, "ratio": (5, 1)}, "averaged": {"average": 1 / 3},
+    "late-sam-averaged": LATE | {"average": 0.15},
     "chosen": {"choose": 4}, "real": {},
 }  # fmt: skip
 FIXED: Final = 512
+
+
+class Tape:
+    """A stream that is written once, into a file, and read by many; and the processor's seconds that writing took."""
+
+    def __init__(self, file: Path, make: Callable[[], Iterator[Batch]]) -> None:
+        self.file, self.make = file, make
+        kept = read_state(file) if file.is_file() else {"batches": [], "seconds": 0.0}
+        self.batches, self.seconds = kept["batches"], kept["seconds"]
+        self.stream: Iterator[Batch] | None = None
+        self.read, self.kept = 0, len(self.batches)
+
+    def play(self) -> Iterator[Batch]:
+        for place in count():
+            if place == len(self.batches):
+                self.stream = self.stream or islice(self.make(), place, None)
+                start = time.process_time()
+                self.batches.append(next(self.stream))
+                self.seconds += time.process_time() - start
+            self.read = place + 1
+            yield self.batches[place]
+
+    def keep(self) -> None:
+        if len(self.batches) > self.kept:
+            write_state(self.file, {"batches": self.batches, "seconds": self.seconds})
+            self.kept = len(self.batches)
 
 
 def fixed(job: TextJob, seed: int) -> Iterator[Batch]:
@@ -52,15 +81,16 @@ def fixed(job: TextJob, seed: int) -> Iterator[Batch]:
     return texts(Text.of(rows[:FIXED]), job.words, job.layout, job.batch_size, seed=seed)
 
 
-def run(job: TextJob, form: str, text: str, bits: str, steps: int, seed: int) -> Any:
+def run(job: TextJob, tape: Tape, form: str, bits: str, steps: int, seed: int) -> tuple[Any, float]:
+    """The student, and the seconds."""
     options = PLAIN | FORMS[form]
     ascent = job.ascent(seed, lr=1e-4) if options["ratio"][1] else None
-    if ascent is not None:
-        source = ascent.text
-    else:
-        source = (job.real_text if form == "real" else job.text)(seed) if text == "fresh" else fixed(job, seed)
     loop = Loop(processes(), every=10**9)
-    return sam_sga(job.teacher, QuantConfig.parse(bits), source, ascent, steps=steps, loop=loop, **options)
+    before, start = tape.seconds, time.process_time()
+    source = tape.play() if ascent is None else ascent.text
+    student = sam_sga(job.teacher, QuantConfig.parse(bits), source, ascent, steps=steps, loop=loop, **options)
+    seconds = time.process_time() - start - (tape.seconds - before)
+    return student, seconds + (0.0 if ascent else tape.read * tape.seconds / len(tape.batches))
 
 
 @torch.no_grad()
@@ -90,14 +120,19 @@ def main() -> None:
     job = TextJob.of(subject["model"], subject["tokenizer"], generator=subject["generator"], real=subject["real"])
     held = list(islice(job.text(1234), 32))
     begin = time.monotonic()
-    for steps, bits, text, seed, form in product(args.steps, args.bits, args.text, args.seeds, args.forms):
+    tapes: dict[tuple[str, int], Tape] = {}
+    for seed, text, bits, steps, form in product(args.seeds, args.text, args.bits, args.steps, args.forms):
         key = {"form": form, "text": text, "bits": bits, "steps": steps, "seed": seed}
         if any(key.items() <= each.items() for each in known(file)) or (args.seconds or 1e9) < time.monotonic() - begin:
             continue
+        source = "real" if form == "real" else text
+        make = {"real": job.real_text, "fresh": job.text, "fixed": partial(fixed, job)}[source]
+        if (source, seed) not in tapes:
+            tapes[source, seed] = Tape(args.folder / f"{source}-{seed}.safetensors", partial(make, seed))
+        tape = tapes[source, seed]
         torch.manual_seed(seed)
-        start = time.process_time()
-        student = run(job, form, text, bits, steps, seed)
-        seconds = time.process_time() - start
+        student, seconds = run(job, tape, form, bits, steps, seed)
+        tape.keep()
         line = key | {"seconds": round(seconds, 1), "held": round(distance(job, student, held), 5)}
         line |= {name: round(value, 5) for name, value in subject["score"](student).items()}
         with file.open("a") as log:
