@@ -103,6 +103,65 @@ def known(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
+def summary(runs: list[dict[str, Any]]) -> dict[tuple[str, str, str, int], dict[str, tuple[float, float]]]:
+    """(text, bits, form, steps) -> mean and deviation over the seeds of every number, and how many `seeds`."""
+    groups: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
+    for each in runs:
+        groups.setdefault((each["text"], each["bits"], each["form"], each["steps"]), []).append(each)
+    ordered = sorted(groups, key=lambda key: (*key[:2], list(FORMS).index(key[2]), key[3]))
+    return {
+        key: {"seeds": (len(groups[key]), 0.0)}
+        | {
+            name: (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+            for name in ("seconds", "held", "kl", "agreement", "accuracy")
+            for values in [[each[name] for each in groups[key]]]
+        }
+        for key in ordered
+    }
+
+
+def table(runs: list[dict[str, Any]]) -> str:
+    """In Markdown, one number a cell."""
+    lines = [
+        "| text | bits | form | steps | seeds | seconds | KL, held-out synthetic | KL, real | agreement | accuracy |"
+    ]
+    lines += ["|---" * 10 + "|"]
+    for (text, bits, form, steps), of in summary(runs).items():
+        numbers = [f"{of['held'][0]:.4f} ± {of['held'][1]:.4f}", f"{of['kl'][0]:.4f} ± {of['kl'][1]:.4f}"]
+        numbers += [f"{100 * of[name][0]:.2f} ± {100 * of[name][1]:.2f}" for name in ("agreement", "accuracy")]
+        first = [text, bits, f"`{form}`", str(steps), str(of["seeds"][0]), f"{of['seconds'][0]:.0f}"]
+        lines.append(f"| {' | '.join(first + numbers)} |")
+    return "\n".join(lines)
+
+
+def draw(runs: list[dict[str, Any]], target: Path, teacher: float) -> None:
+    """KL and accuracy against seconds, a row of panels for each text at W2A8; bars are one deviation over the seeds."""
+    from matplotlib.figure import Figure
+
+    of = {key: value for key, value in summary(runs).items() if key[1] == "w2a8"}
+    rows = [text for text in ("fresh", "fixed") if any(key[0] == text for key in of)]
+    figure = Figure(figsize=(11, 4.2 * len(rows)), layout="constrained")
+    panels = figure.subplots(len(rows), 2, squeeze=False)
+    for line, text in zip(panels, rows, strict=True):
+        for panel, (name, label) in zip(line, {"kl": "KL to the teacher", "accuracy": "accuracy"}.items(), strict=True):
+            for color, form in enumerate(FORMS):
+                points = [value for key, value in of.items() if key[0] == text and key[2] == form]
+                if points:
+                    panel.errorbar(
+                        [each["seconds"][0] for each in points], [each[name][0] for each in points],
+                        [each[name][1] for each in points], label=form, color=f"C{color}", marker="o", markersize=4,
+                        capsize=3, linestyle="--" if form == "real" else "-",
+                    )  # fmt: skip
+            panel.set(xscale="log", xlabel="seconds on one core", ylabel=f"{label}, real test sentences")
+            panel.set_title({"fresh": "endless new text", "fixed": f"{FIXED} texts again and again"}[text])
+            if name == "kl":
+                panel.set_yscale("log")
+                panel.legend(frameon=False)
+            else:
+                panel.axhline(teacher, color="black", linewidth=0.8, linestyle=":")
+    figure.savefig(target, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -119,6 +178,10 @@ def main() -> None:
     subject = subjects.python_docs(processes())
     job = TextJob.of(subject["model"], subject["tokenizer"], generator=subject["generator"], real=subject["real"])
     held = list(islice(job.text(1234), 32))
+    if args.draw:
+        draw(known(file), args.draw, subject["score"](job.teacher)["accuracy"])
+        print(table(known(file)))
+        return
     begin = time.monotonic()
     tapes: dict[tuple[str, int], Tape] = {}
     for seed, text, bits, steps, form in product(args.seeds, args.text, args.bits, args.steps, args.forms):
