@@ -47,6 +47,12 @@ def test_static_input_ranges_come_from_the_methods_own_batches(name: str) -> Non
     assert torch.isfinite(fit(name, job, QuantConfig(Grid(4), STATIC))(**next(job.noise(1))).logits).all()
 
 
+def test_zsaq_without_sam_is_plain_steps_on_the_same_text() -> None:
+    ends = [fit("llm-qat", job_of("bert")), fit("zsaq", job_of("bert"), warm=0, rho=0.0)]
+    a, b = ([p.detach() for p in end.parameters()] for end in ends)
+    assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
+
+
 def floats_held(monkeypatch, name: str, kind: str, **given: Any) -> tuple[int, int]:
     """How often a method copies a model (the student's own copy left out), and how many optimizers climb."""
     copies, optimizers, real = [], [], copy.deepcopy

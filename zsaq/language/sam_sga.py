@@ -93,11 +93,8 @@ def student_optimizer(
 
     `lr` and `rho` count in grid steps: Adam moves every weight by about `lr` of the mean distance between two levels at
     a time, whatever the bits and the size of the weights. With one absolute rate for all, 30 training steps cost 8-bit
-    students what rounding had kept. Raises ValueError for a share beyond 1, and see `grid_step`.
+    students what rounding had kept. See `grid_step` for what is raised.
     """
-    for name, share in (("sam_share", sam_share), ("average", average)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} is {share}; give a share of the steps, from 0 to 1")
     unit = grid_step(student)
     optimizer: Wrapper = Clip(torch.optim.AdamW(parameter_groups(student, lr * unit), lr * unit, weight_decay=0.0), 1.0)
     if rho and (looks := round(sam_share * steps)):
@@ -172,6 +169,9 @@ def sam_sga(
     """
     if not 0 <= warm < steps:
         raise ValueError(f"warm is {warm} of {steps} steps; give 0 or more, and fewer than steps")
+    for name, share in (("sam_share", sam_share), ("average", average)):
+        if not 0 <= share <= 1:
+            raise ValueError(f"{name} is {share}; give a share of the steps, from 0 to 1")
     stream = stream_of(text)
     student = warm_start(student_of(start or teacher, config, stream, loop), teacher, stream, warm, lr, loop)
     return pull(
