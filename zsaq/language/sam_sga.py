@@ -86,8 +86,9 @@ def grid_step(student: PreTrainedModel) -> float:
 
 
 def student_optimizer(
-    student: PreTrainedModel, lr: float, rho: float = 0.0, *, steps: int = 1, sam_share: float = 1.0, average: float = 0.0
-) -> Wrapper:
+    student: PreTrainedModel, lr: float, rho: float = 0.0, *, steps: int = 1, sam_share: float = 1.0,
+    average: float = 0.0,
+) -> Wrapper:  # fmt: skip
     """AdamW without decay on the clipped gradient; SAM around it where rho is positive, in the last `sam_share` of the
     `steps`; the student leaves as its mean over the last `average` of them.
 

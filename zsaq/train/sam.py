@@ -34,7 +34,7 @@ class SAM(Wrapper):
     with like (without autocast, always), and measures the "cosine" between eps and the change of the weights that
     quantized layers use. Extra memory: a gradient per quantized weight, a copy of each other parameter.
 
-    SAM finds its flat minima late in training (Zhou et al. 2024, arXiv 2410.10373), and each of its steps costs two: the
+    SAM finds flat minima late in training (Zhou et al. 2024, arXiv 2410.10373), and each of its steps costs two: the
     first `after` steps are plain ones.
 
     Raises ValueError for a rho or an `after` that cannot be, if nothing is perturbed or in fewer than 32 bits, and
