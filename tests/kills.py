@@ -26,7 +26,7 @@ from zsaq import launch
 from zsaq.vision.image_spec import ImageSpec
 
 GENTLE = {128 + signal.SIGINT: "SIGINT", 128 + signal.SIGTERM: "SIGTERM"}
-TEXT = {"zsaq": {"steps": 8, "warm": 2, "ratio": (2, 1)}, "gptq-qat": {"calibration": 2, "steps": 4}}
+TEXT = {"zsaq-paper": {"steps": 8, "warm": 2, "ratio": (2, 1)}, "gptq-qat": {"calibration": 2, "steps": 4}}
 IMAGES = {
     "genie": {"images": 4, "image_steps": 6, "steps": 4, "batch_size": 4},
     "gdfq": {"warmup": 4, "calibration": 3, "steps": 6, "batch_size": 4},

@@ -54,9 +54,9 @@ def test_weights_of_a_language_model_alone(folders: Path, name: str) -> None:
 def test_zsaq_on_a_classifier_with_a_generator(folders: Path, generator: str) -> None:
     given: Any = {"objects": (opt(bpe()), bpe()), "path": str(folders / "opt"), "Path": folders / "opt"}[generator]
     student = zsaq.quantize(
-        bert(wordpiece()), "w2a8", method="zsaq", tokenizer=wordpiece(), generator=given, steps=3, ratio=(1, 1)
+        bert(wordpiece()), "w2a8", method="zsaq-paper", tokenizer=wordpiece(), generator=given, steps=3, ratio=(1, 1)
     )
-    assert student.zsaq.results.budget["steps"] == 3 and student.zsaq.results.method == "zsaq"
+    assert student.zsaq.results.budget["steps"] == 3 and student.zsaq.results.method == "zsaq-paper"
     assert student.zsaq.results.model == "a BertForSequenceClassification"
 
 
@@ -122,7 +122,7 @@ def test_the_teacher_stays_as_it_is(tmp_path: Path, name: str, training: bool) -
     buffers = {key: value.clone() for key, value in teacher.named_buffers()}
     before = state(teacher)
     if name == "opt":
-        student = zsaq.quantize(teacher, "w2a8", method="zsaq", tokenizer=reader, steps=2, ratio=(1, 1))
+        student = zsaq.quantize(teacher, "w2a8", method="zsaq-paper", tokenizer=reader, steps=2, ratio=(1, 1))
     else:
         student = zsaq.quantize(teacher, "w4a4", processor=reader, **FEW_IMAGES)
     assert same(before, state(teacher)) and student is not teacher

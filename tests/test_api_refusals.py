@@ -26,11 +26,11 @@ def image(**options: Any) -> Any:
     [
         ({"method": "magic"}, "method is 'magic'; for BertForSequenceClassification give one of rtn-minmax, rtn"),
         ({"method": "genie"}, "method is 'genie'; for BertForSequenceClassification"),
-        ({"method": "zsaq", "stesp": 3}, "zsaq has no option stesp; its options are steps=2000, warm=None"),
+        ({"method": "zsaq", "stesp": 3}, "zsaq has no option stesp; its options are steps=2000, warm=0"),
         ({"method": "rtn", "steps": 3}, "rtn has no option steps; its options are none"),
         ({"method": "zsaq", "steps": 0}, "steps is 0; give an integer of at least 1"),
         ({"method": "zsaq", "lr": "x"}, "lr is 'x'; give a finite number"),
-        ({"method": "zsaq", "ratio": 5}, "ratio is 5; give 2 values"),
+        ({"method": "zsaq-paper", "ratio": 5}, "ratio is 5; give 2 values"),
         ({"effort": "heroic"}, "effort is 'heroic'; give one of light, default, best"),
         ({"method": lambda *_: None, "effort": "heroic"}, "effort is 'heroic'"),
         ({"preset": "brecq"}, "preset is 'brecq': presets are for images"),

@@ -15,12 +15,12 @@ from zsaq.train.checkpoint import Checkpoint
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.methods import METHODS as VISION
 
-FEW_TEXT = {"steps": 3, "warm": 1, "calibration": 2, "ratio": (1, 1)}
+FEW_TEXT = {"steps": 3, "warm": 1, "calibration": 2, "ratio": (1, 1), "sam_share": 0.5}
 FEW_IMAGES = {
     "images": 4, "image_steps": 2, "warmup": 2, "calibration": 2, "steps": 2, "batch_size": 4, "centre_steps": 2,
     "tuning_steps": 2, "tuning_batch_size": 4, "warm_steps": 1, "sharpening": 2,
 }  # fmt: skip
-QUICK = {"zsaq", "gptq-qat", "gdfq", "synq", "genie"}  # every kind of stage
+QUICK = {"zsaq", "zsaq-paper", "gptq-qat", "gdfq", "synq", "genie"}  # every kind of stage
 
 
 BATCHES = [{"input_ids": torch.full((2, 5), word), "attention_mask": torch.ones(2, 5)} for word in (9, 11)]

@@ -160,7 +160,7 @@ def test_methods_lists_the_tables_and_the_options_of_one() -> None:
     }
     one = told("methods", "genie")
     assert {row["option"] for row in one["vision options"]} == set(zsaq.methods()["vision"]["genie"].options())
-    assert "by the model" in run("methods", "zsaq").stdout
+    assert "by the model" in run("methods", "zsaq-paper").stdout
     assert "there is no method 'magic'" in told("methods", "magic", code=2)["error"]
 
 

@@ -13,7 +13,7 @@ from zsaq.language.methods import METHODS, auto, find, suits
 from zsaq.method import Budget
 
 TOKEN, STATIC = Grid(8, per="token"), Grid(8, symmetric=False, per="tensor")
-CLIMBING = {"zsaq", "zsaq-no-sam"}
+CLIMBING = {"zsaq-paper", "zsaq-no-sam"}
 
 
 @pytest.mark.parametrize("kind", ["bert", "opt"])
@@ -34,7 +34,7 @@ def test_rounding_refuses_static_ranges_of_inputs(name: str) -> None:
         fit(name, job_of("bert"), QuantConfig(Grid(4), STATIC))
 
 
-@pytest.mark.parametrize("name", ["gptq", "zsaq"])
+@pytest.mark.parametrize("name", ["gptq", "zsaq", "zsaq-paper"])
 def test_the_same_seed_gives_the_same_student_and_another_another(name: str) -> None:
     ends = [[p.detach() for p in fit(name, job_of("bert"), seed=seed).parameters()] for seed in (3, 3, 4)]
     assert all(torch.equal(a, b) for a, b in zip(ends[0], ends[1], strict=True))
@@ -45,6 +45,12 @@ def test_the_same_seed_gives_the_same_student_and_another_another(name: str) -> 
 def test_static_input_ranges_come_from_the_methods_own_batches(name: str) -> None:
     job = job_of("bert")
     assert torch.isfinite(fit(name, job, QuantConfig(Grid(4), STATIC))(**next(job.noise(1))).logits).all()
+
+
+def test_zsaq_without_sam_is_plain_steps_on_the_same_text() -> None:
+    ends = [fit("llm-qat", job_of("bert")), fit("zsaq", job_of("bert"), warm=0, rho=0.0)]
+    a, b = ([p.detach() for p in end.parameters()] for end in ends)
+    assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
 
 
 def floats_held(monkeypatch, name: str, kind: str, **given: Any) -> tuple[int, int]:
@@ -71,13 +77,13 @@ def test_what_never_climbs_copies_no_model_and_makes_no_optimizer(monkeypatch, n
 
 @pytest.mark.parametrize("kind", ["bert", "opt"])
 def test_a_ratio_without_climbs_is_none(monkeypatch, kind: str) -> None:
-    assert floats_held(monkeypatch, "zsaq", kind, ratio=(5, 0)) == (0, 0)
+    assert floats_held(monkeypatch, "zsaq-paper", kind, ratio=(5, 0)) == (0, 0)
 
 
 @pytest.mark.parametrize("kind", ["bert", "opt"])
 def test_what_climbs_is_the_one_copy(monkeypatch, kind: str) -> None:
     """Of the generator, which is its own reference at the start, be it the teacher itself."""
-    assert floats_held(monkeypatch, "zsaq", kind) == (1, 1)
+    assert floats_held(monkeypatch, "zsaq-paper", kind) == (1, 1)
 
 
 def test_only_what_may_read_real_data_is_not_zero_shot() -> None:
@@ -109,7 +115,7 @@ def test_options_that_do_not_exist_are_refused() -> None:
         fit("zsaq", job_of("bert"), steps=4, warm=4)
 
 
-@pytest.mark.parametrize("name", ["zsaq", "zsaq-plain", "distill-real"])
+@pytest.mark.parametrize("name", ["zsaq-paper", "zsaq-plain", "distill-real"])
 def test_a_fifth_of_the_steps_is_taken_layer_by_layer(name: str, tmp_path) -> None:
     method = METHODS[name]
     budget = Budget.of(method, "default", {"steps": 10})

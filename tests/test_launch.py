@@ -33,11 +33,11 @@ def test_words_are_pairs() -> None:
 
 
 def test_a_recipe_has_a_flag_for_every_option_of_its_method() -> None:
-    flags = launch.parser("text", "w2a8", "toy", method="zsaq")
-    assert set(flags.get_default("own")) == set(zsaq.methods()["language"]["zsaq"].options())
+    flags = launch.parser("text", "w2a8", "toy", method="zsaq-paper")
+    assert set(flags.get_default("own")) == set(zsaq.methods()["language"]["zsaq-paper"].options())
     args = launch.parse(flags, ["--steps", "9", "--lora", "--ratio", "3,1", "--teacher_bits", "8"])
     assert args.options == {"steps": 9, "lora": True, "ratio": (3, 1)} and args.teacher_bits == 8
-    assert (args.bits, args.effort, args.output_dir, args.method) == ("w2a8", "light", "outputs/toy", "zsaq")
+    assert (args.bits, args.effort, args.output_dir, args.method) == ("w2a8", "light", "outputs/toy", "zsaq-paper")
     assert launch.parse(flags, []).options == {}
 
 

@@ -41,7 +41,7 @@ def spoiled(model: Any, value: float = torch.nan, name: str | None = None) -> An
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-@pytest.mark.parametrize("method", ["zsaq", "llm-qat", "gptq"])
+@pytest.mark.parametrize("method", ["zsaq-paper", "llm-qat", "gptq"])
 def test_a_generator_s_broken_weights_are_named_before_a_step(method: str, value: float) -> None:
     with pytest.raises(ValueError, match=r"the generator OPTFor.* not finite \(model.*take another generator"):
         generator = spoiled(opt(bpe()), value), bpe()

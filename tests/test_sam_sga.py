@@ -132,6 +132,19 @@ def test_a_warm_start_that_leaves_no_step_is_named() -> None:
         sam_sga(bert(), W2, text(), steps=4, warm=4)
 
 
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("name", ["sam_share", "average"])
+def test_a_share_that_cannot_be_is_named_before_a_step(name: str, share: float) -> None:
+    with pytest.raises(ValueError, match=rf"{name} is {share}; give a share of the steps, from 0 to 1"):
+        sam_sga(bert(), W2, (), steps=4, warm=2, **{name: share})
+
+
+def test_sam_takes_the_last_share_of_the_steps(tmp_path) -> None:
+    sam_sga(bert(), W2, text(), steps=12, warm=2, sam_share=0.3, loop=Loop(folder=tmp_path))
+    steps = [json.loads(line) for line in (tmp_path / "distill.jsonl").read_text().splitlines()]
+    assert ["gap" in step for step in steps] == [False] * 7 + [True] * 3
+
+
 @pytest.mark.parametrize("bits", ["w2a8", "w4a8", "w8a8"])
 def test_rates_count_in_grid_steps(bits: str) -> None:
     student = student_of(bert(), QuantConfig.parse(bits))

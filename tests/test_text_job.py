@@ -13,7 +13,7 @@ def test_the_generators_stay_as_they_are() -> None:
     job = job_of("bert")
     assert not isinstance(job.generator, str)
     before = copy.deepcopy(job.generator[0].state_dict())
-    fit("zsaq", job, generator_lr=1e-2)
+    fit("zsaq-paper", job, generator_lr=1e-2)
     assert all(torch.equal(value, before[key]) for key, value in job.generator[0].state_dict().items())
 
 
@@ -24,7 +24,7 @@ def test_a_generator_from_a_folder_climbs_too_and_with_adapters(tmp_path) -> Non
     job = TextJob.of(bert(tokenizer), tokenizer, generator=str(tmp_path))
     job.length, job.batch_size, job.style = (4, 10), 4, {"refresh": 2}
     pair = job_of("bert")
-    for name in ("llm-qat", "zsaq"):
+    for name in ("llm-qat", "zsaq-paper"):
         ends = [[p.detach() for p in fit(name, each).parameters()] for each in (job, pair)]
         assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
     pytest.importorskip("peft")
@@ -63,7 +63,7 @@ def test_what_a_job_lacks_is_named() -> None:
     teacher = bert(tokenizer)
     bare = TextJob.of(teacher)
     assert fit("rtn", bare) is not None
-    for name in ("llm-qat", "random-qat", "gptq", "zsaq"):
+    for name in ("llm-qat", "random-qat", "gptq", "zsaq", "zsaq-paper"):
         with pytest.raises(ValueError, match="BertForSequenceClassification needs its tokenizer"):
             fit(name, bare)
     with pytest.raises(ValueError, match=r"give batches=\.\.\."):

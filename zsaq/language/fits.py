@@ -92,18 +92,19 @@ def gptq_qat(source: BatchSource) -> Fit:
     return fit
 
 
-def adversarial(sam: bool = True, sga: bool = True) -> Fit:
-    """ZSAQ, whole or without a part. Where nothing climbs there is nothing that could."""
+FORM = ("rho", "sam_share", "average", "choose")
 
-    def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-        ratio, ascent = budget["ratio"] if sga else (1, 0), None
-        if ratio[1]:
-            options = {name: budget[name] for name in ("fluency", "diversity", "bridge", "eight_bit", "lora")}
-            ascent = job.ascent(seed, lr=budget["generator_lr"], **options)
-        return sam_sga(
-            job.teacher, config, job.text(seed) if ascent is None else ascent.text, ascent, steps=budget["steps"],
-            warm=warm_steps(budget), lr=budget["lr"], hidden=budget["hidden"], rho=budget["rho"] if sam else 0.0,
-            ratio=ratio, loop=loop, start=job.start,
-        )  # fmt: skip
 
-    return fit
+def minimax(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+    """ZSAQ with those parts that the row's budget names. Where nothing climbs there is nothing that could."""
+    numbers, ascent = budget.numbers, None
+    ratio = numbers.get("ratio", (1, 0))
+    if ratio[1]:
+        options = {name: budget[name] for name in ("fluency", "diversity", "bridge", "eight_bit", "lora")}
+        ascent = job.ascent(seed, lr=budget["generator_lr"], **options)
+    form = {"rho": 0.0} | {name: numbers[name] for name in FORM if name in numbers}
+    return sam_sga(
+        job.teacher, config, job.text(seed) if ascent is None else ascent.text, ascent, steps=budget["steps"],
+        warm=warm_steps(budget), lr=budget["lr"], hidden=budget["hidden"], ratio=ratio, loop=loop, start=job.start,
+        **form,
+    )  # fmt: skip

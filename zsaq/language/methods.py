@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 
 from zsaq.language.fits import (
     Fit,
-    adversarial,
     distilled,
     gptq_qat,
     gptq_rounded,
     layer_wise,
+    minimax,
     rounded,
     rounded_minmax,
     static,
@@ -38,6 +38,7 @@ PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
 SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from GPTQ's rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}
 RHO: Final = {"rho": 0.16}
+LATE: Final = {"sam_share": 0.15}  # of the steps, the last ones
 SGA: Final = {
     "ratio": (5, 1), "generator_lr": 1e-4, "fluency": 1.0, "diversity": 1.0, "bridge": "auto", "eight_bit": False,
     "lora": False,
@@ -86,15 +87,17 @@ ROWS: Final = (
         cost="as llm-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
     row("llm-qat", "distillation on sampled text; a causal teacher writes its own", distilled(TextJob.text), TEXT, QAT,
         cost=f"{STEP}, and writing", budgets=STEPS, settings=PLAIN),
-    row("zsaq-plain", "zsaq without SAM and SGA: layer-wise, then plain steps", distilled(TextJob.text, warm=True),
-        TEXT, ZSAQ, cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),
-    row("zsaq-no-sam", "zsaq with plain steps", adversarial(sam=False), TEXT, ZSAQ,
-        cost="as llm-qat, and a generator's step for every five", budgets=STEPS, settings=WARM | PLAIN | SGA),
-    row("zsaq-no-sga", "zsaq with a generator that never climbs", adversarial(sga=False), TEXT, ZSAQ,
-        cost="twice llm-qat's", budgets=STEPS, settings=WARM | PLAIN | RHO),
-    row("zsaq", "a generator climbs where student and teacher disagree, the student descends by SAM", adversarial(),
+    row("zsaq", "plain steps on a generator's text, the last of them by SAM", minimax, TEXT, ZSAQ,
+        cost="1.1 times llm-qat's", budgets=STEPS, settings={"warm": 0} | PLAIN | RHO | LATE),
+    row("zsaq-paper", "a generator climbs where student and teacher disagree, the student descends by SAM", minimax,
         TEXT, ZSAQ, cost="twice llm-qat's, and a generator's step for every five", budgets=STEPS,
         settings=WARM | PLAIN | RHO | SGA),
+    row("zsaq-no-sam", "zsaq-paper with plain steps", minimax, TEXT, ZSAQ,
+        cost="as llm-qat, and a generator's step for every five", budgets=STEPS, settings=WARM | PLAIN | SGA),
+    row("zsaq-no-sga", "zsaq-paper with a generator that never climbs", minimax, TEXT, ZSAQ,
+        cost="twice llm-qat's", budgets=STEPS, settings=WARM | PLAIN | RHO),
+    row("zsaq-plain", "zsaq-paper without SAM and SGA: layer-wise, then plain steps", minimax, TEXT, ZSAQ,
+        cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),
     row("distill", "distillation on batches of your own", distilled(TextJob.given_batches), OWN,
         cost=STEP, needs="a classifier or causal language model, and batches",
         budgets=STEPS, settings=PLAIN),

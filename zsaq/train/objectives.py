@@ -53,10 +53,22 @@ class Sum(Objective):
         return self.weighted(pair)[0]
 
 
-def _row_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean over rows of each row's mean of values [B, ...] where mask (same shape) holds."""
+class RowWise(Objective):
+    """An objective that is the mean of what each row gives."""
+
+    @abstractmethod
+    def rows(self, pair: Pair) -> Tensor:
+        """[B]"""
+
+    @final
+    def __call__(self, pair: Pair) -> Tensor:
+        return self.rows(pair).mean()
+
+
+def _row_means(values: Tensor, mask: Tensor) -> Tensor:
+    """Each row's mean of values [B, ...] where mask (same shape) holds."""
     values, mask = values.reshape(len(values), -1), mask.reshape(len(mask), -1)
-    return (torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp_min(1)).mean()
+    return torch.where(mask, values, 0).sum(1) / mask.sum(1).clamp_min(1)
 
 
 def relative_error(p: Tensor, q: Tensor, mask: Tensor) -> Tensor:
@@ -68,7 +80,7 @@ def relative_error(p: Tensor, q: Tensor, mask: Tensor) -> Tensor:
 
 
 @final
-class KL(Objective):
+class KL(RowWise):
     """T^2 * KL(P || Q) of softmax(logits / T), mean over rows; with a position axis, each row's is the mean over its
     positions that are not padding.
 
@@ -83,28 +95,28 @@ class KL(Objective):
             raise ValueError(f"direction is {direction!r}; give 'forward' (teacher || student) or 'reverse'")
         self.temperature, self.direction = temperature, direction
 
-    def __call__(self, pair: Pair) -> Tensor:
+    def rows(self, pair: Pair) -> Tensor:
         p, q = (F.log_softmax(out.logits / self.temperature, -1) for out in (pair.teacher, pair.student))
         if self.direction == "reverse":
             p, q = q, p
         divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
-        return self.temperature**2 * _row_mean(divergence, pair.mask)
+        return self.temperature**2 * _row_means(divergence, pair.mask)
 
 
 @final
-class LogitL1(Objective):
+class LogitL1(RowWise):
     """Mean over rows of |teacher - student|, a row's mean over its logits at positions that are not padding."""
 
-    def __call__(self, pair: Pair) -> Tensor:
-        return _row_mean((pair.teacher.logits - pair.student.logits).abs().mean(-1), pair.mask)
+    def rows(self, pair: Pair) -> Tensor:
+        return _row_means((pair.teacher.logits - pair.student.logits).abs().mean(-1), pair.mask)
 
 
 @final
-class LogitMSE(Objective):
+class LogitMSE(RowWise):
     """Mean over rows of the squared difference of the logits: the divergence of regression models."""
 
-    def __call__(self, pair: Pair) -> Tensor:
-        return _row_mean((pair.teacher.logits - pair.student.logits).square().mean(-1), pair.mask)
+    def rows(self, pair: Pair) -> Tensor:
+        return _row_means((pair.teacher.logits - pair.student.logits).square().mean(-1), pair.mask)
 
 
 def _captures(where: type | Callable[[str, nn.Module], bool]) -> tuple[Capture, Capture]:

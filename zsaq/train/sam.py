@@ -34,15 +34,22 @@ class SAM(Wrapper):
     with like (without autocast, always), and measures the "cosine" between eps and the change of the weights that
     quantized layers use. Extra memory: a gradient per quantized weight, a copy of each other parameter.
 
-    Raises ValueError for a rho that cannot be, if nothing is perturbed or in fewer than 32 bits, and NotFinite, with
-    all restored and no step taken, if a loss or the norm is not finite on any process.
+    SAM finds flat minima late in training (Zhou et al. 2024, arXiv 2410.10373), and each of its steps costs two: the
+    first `after` steps are plain ones.
+
+    Raises ValueError for a rho or an `after` that cannot be, if nothing is perturbed or in fewer than 32 bits, and
+    NotFinite, with all restored and no step taken, if a loss or the norm is not finite on any process.
     """
 
-    def __init__(self, base: torch.optim.Optimizer | Wrapper, student: nn.Module, rho: float = 0.05) -> None:
+    def __init__(
+        self, base: torch.optim.Optimizer | Wrapper, student: nn.Module, rho: float = 0.05, after: int = 0
+    ) -> None:
         super().__init__(base)
         if not 0 <= rho < math.inf:
             raise ValueError(f"rho is {rho!r}; give a finite number that is not negative")
-        self.student, self.rho = student, rho
+        if after < 0:
+            raise ValueError(f"after is {after}; give the number of plain steps before, 0 or more")
+        self.student, self.rho, self.after = student, rho, after
         self.measured: dict[str, Tensor] = {}
         self.perturbed()
 
@@ -51,7 +58,7 @@ class SAM(Wrapper):
             raise ValueError("SAM looks twice: give step a closure, and put Clip inside: SAM(Clip(optimizer), student)")
         # Counted in a parameter group, as schedulers keep their own there, so that checkpoints keep the phase.
         count = self.param_groups[0].setdefault("sam_steps", 0)
-        if self.rho:
+        if self.rho and count >= self.after:
             loss = self.look_twice(closure, probe=count % PROBE == 0)
         else:
             loss = look(closure)
