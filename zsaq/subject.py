@@ -24,6 +24,7 @@ from zsaq.quant.reach import check_own, copied
 from zsaq.report.card import base_of
 from zsaq.report.runs import told, told_model
 from zsaq.run import Base
+from zsaq.sentence import Sentence, told_pooling
 from zsaq.train.logging import say
 from zsaq.train.trainer import Loop
 from zsaq.vision import choice, presets
@@ -44,7 +45,7 @@ TeacherBits = Literal[4, 8]
 class Subject:
     """What is quantized: the job that methods work on, and what reads the model's inputs, tokenizer or processor;
     `source`: the path or id that it is known by; `named`: whether it was given by that; `given`: which sources of
-    inputs came with it, by name."""
+    inputs came with it, by name; `sentence`: how an embedding model pools, where its files tell."""
 
     source: str
     kind: Kind
@@ -53,6 +54,12 @@ class Subject:
     named: bool
     teacher_bits: TeacherBits | None = None
     given: frozenset[str] = frozenset()
+    sentence: Sentence | None = None
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What goes along with a student: its reader, and what sentence-transformers reads."""
+        return tuple(part for part in (self.reader, self.sentence) if part is not None)
 
     @property
     def name(self) -> str:
@@ -105,9 +112,10 @@ class Subject:
             reader = tokenizer if tokenizer is not None or not named else tokenizer_of(source)
             generator = str(generator) if isinstance(generator, Path) else generator
             job = TextJob.of(teacher, reader, generator=generator, text_pair=text_pair, batches=batches, real=real)
+        sentence = Sentence.of(teacher.name_or_path) if isinstance(job, TextJob) and job.kind == "embedding" else None
         sources = words | {"batches": batches, "real": real}
         given = {name for name, value in sources.items() if value is not None} - {"tokenizer"}
-        return cls(source, kind, job, reader, named, teacher_bits, frozenset(given))
+        return cls(source, kind, job, reader, named, teacher_bits, frozenset(given), sentence)
 
     def choose(self, method: str | Callable[..., nn.Module], config: str | QuantConfig) -> Method:
         """The row of that name, or of "auto"; a callable becomes one. Raises ValueError, listing what there is."""
@@ -172,6 +180,8 @@ class Subject:
         `teacher_bits`."""
         job = self.job
         if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
+            if job.kind == "embedding" and loop.accelerator.is_main_process:
+                say(told_pooling(self.sentence))
             if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
                 wide: Any = (job.start if self.named else copied(job.start)).float()
                 if job.generator[0] is job.start:
@@ -211,7 +221,8 @@ def key_of(
 ) -> dict[str, Any]:  # fmt: skip
     """What kept runs belong to: the teacher by name and weights, and everything else that the numbers depend on."""
     named = {name: given.get(name) for name in SUBJECT if name not in ("tokenizer", "processor", "generator")}
-    return {
+    pooled = {} if subject.sentence is None else {"pooling": str(subject.sentence.pooling)}
+    return pooled | {
         "model": subject.name, "weights": told(subject.model), "reader": told(subject.reader),
         "generator": told_model(given.get("generator")), **{name: told(value) for name, value in named.items()},
         "score": told(score), "effort": effort, "preset": preset,

@@ -26,6 +26,7 @@ from zsaq.io.verifying import verified
 from zsaq.quant.guard import AGAIN
 from zsaq.quant.packed import quantized
 from zsaq.quant.plan import plan_of
+from zsaq.sentence import Sentence
 
 AUTO_CLASSES: Final = (
     AutoModelForSequenceClassification,
@@ -66,6 +67,12 @@ def auto_class_of(config: PreTrainedConfig) -> Any:
     raise ValueError(
         f"architectures is {names!r}, and transformers has no such class for {type(config).__name__}: give auto_class"
     )
+
+
+def class_of(config: PreTrainedConfig, source: str | Path) -> Any:
+    """`auto_class_of`, and of a model of sentence-transformers the bare encoder, whatever head its config names: its
+    embedding is pooled from states."""
+    return auto_class_of(config) if Sentence.of(source) is None else AutoModel
 
 
 def config_of(folder: Path, source: str | Path) -> PreTrainedConfig:
