@@ -148,3 +148,41 @@ def test_the_pooling_of_the_teachers_folder_is_what_is_matched(tmp_path, capsys)
     model = encoder()
     zsaq.quantize(model, "w4a8", tokenizer=wordpiece(), method="llm-qat", generator=generator, steps=1)
     assert "embeddings are taken for mean over tokens: no files" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
+def test_a_rerankers_scale_does_not_matter(scale: float) -> None:
+    """The same reranker with logits in other units: the error of its answers weighs the same beside hidden states."""
+    tokenizer = wordpiece()
+    job = TextJob.of(bert(tokenizer, labels=1), tokenizer, generator=(opt(bpe()), bpe()), text_pair=True)
+    plain = quantize_model(job.teacher, W4)
+    batch = next(job.noise(0))
+    objective = divergence(job.teacher, 0.0)
+    assert [type(part).__name__ for _, part in objective.parts] == ["RelativeMSE"]
+    wanted = float(objective(Pair(job.teacher, plain, batch)).detach())
+    p, q = (model(**batch).logits.detach() for model in (job.teacher, plain))
+    assert wanted == pytest.approx(float((p - q).square().mean() / p.var(unbiased=False)), rel=1e-4)
+    for model in (job.teacher, plain):
+        with torch.no_grad():
+            model.classifier.weight.mul_(scale)
+            model.classifier.bias.mul_(scale)
+    again = float(objective(Pair(job.teacher, quantize_model(job.teacher, W4), batch)).detach())
+    assert again == pytest.approx(wanted, rel=0.02)
+
+
+def test_one_row_of_a_reranker_has_an_error_too() -> None:
+    tokenizer = wordpiece()
+    teacher = bert(tokenizer, labels=1)
+    batch = {"input_ids": torch.tensor([[3, 40, 50, 4]])}
+    pair = Pair(teacher, quantize_model(teacher, W4), batch)
+    assert 0 < float(zsaq.RelativeMSE()(pair).detach()) < math.inf
+
+
+@pytest.mark.parametrize("name", ["llm-qat", "gptq-qat", "zsaq"])
+def test_rerankers_learn_from_pairs(name: str) -> None:
+    tokenizer = wordpiece()
+    job = TextJob.of(bert(tokenizer, labels=1), tokenizer, generator=(opt(bpe()), bpe()), text_pair=True)
+    job.batch_size, job.style, job.length = 4, {"refresh": 2}, (4, 10)
+    student = learned(name, job)
+    with torch.no_grad():
+        assert student(**next(job.noise(1))).logits.shape == (4, 1)

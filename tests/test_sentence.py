@@ -140,3 +140,16 @@ def test_sentence_transformers_reads_the_student_and_gives_its_embeddings(tmp_pa
         ours, cut = embed(model, wordpiece(), texts)
         torch.testing.assert_close(ours, theirs.float(), atol=1e-5, rtol=1e-4)
         assert cut == 1
+
+
+@pytest.mark.parametrize("bits", ["w4a8", "w2a8"])
+def test_an_encoder_without_pooler_stays_one(tmp_path: Path, bits: str) -> None:
+    """As many embedding models are saved, which read none."""
+    bare = type(encoder())(encoder().config, add_pooling_layer=False)
+    bare.save_pretrained(tmp_path / "teacher")
+    wordpiece().save_pretrained(tmp_path / "teacher")
+    teacher: Any = load_teacher(sentence_files(tmp_path / "teacher"))
+    assert teacher.pooler is None
+    zsaq.quantize(tmp_path / "teacher", bits, method="rtn").save_pretrained(tmp_path / "student")
+    student: Any = zsaq.load(tmp_path / "student")
+    assert student.pooler is None and embed(student, wordpiece(), ["a film"])[0].isfinite().all()

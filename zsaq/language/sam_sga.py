@@ -24,7 +24,7 @@ from zsaq.quant.ranges import static_ranges
 from zsaq.sentence import pooling_of
 from zsaq.train.embeddings import Embeddings, Similarities
 from zsaq.train.gptq import gptq
-from zsaq.train.objectives import KL, HiddenStates, LayerWise, LogitMSE, Sum
+from zsaq.train.objectives import KL, HiddenStates, LayerWise, RelativeMSE, Sum
 from zsaq.train.optim import Clip, Wrapper
 from zsaq.train.pair import Batch
 from zsaq.train.sam import SAM
@@ -61,14 +61,14 @@ def student_of(
 
 
 def divergence(teacher: PreTrainedModel, hidden: float) -> Sum:
-    """KL of the answers (MSE for regression; of embeddings, pooled as the teacher's own files say, their vectors' and
-    their similarities' error) plus `hidden` times the error of the hidden states."""
+    """KL of the answers (for regression `RelativeMSE`; for embeddings, pooled as the teacher's own files say, the error
+    of vectors and of similarities) plus `hidden` times the error of the hidden states."""
     kind = task_kind(teacher)
     states = hidden * HiddenStates(type(block_list(teacher)[0]))
     if kind == "embedding":
         pooling = pooling_of(teacher.name_or_path)
         return Embeddings(pooling) + Similarities(pooling) + states
-    return (LogitMSE() if kind == "regression" else KL()) + states
+    return (RelativeMSE() if kind == "regression" else KL()) + states
 
 
 def grid_step(student: PreTrainedModel) -> float:
