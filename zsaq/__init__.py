@@ -48,6 +48,6 @@ __all__ = [
     "quantize_model", "Quantizer", "Range", "MinMax", "MSEOptimal", "Static", "EMAMinMax",
     "calibrate", "distill", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",
     "Batch", "Pair", "Out", "Capture", "Objective", "KL", "CE", "LogitL1", "LogitMSE", "RelativeMSE",
-    "HiddenStates", "LayerWise", "AtWorstInput", "SAM", "Clip", "Wrapper", "GradientInundation", "weight_codes", "Source",
-    "Synthesizer", "synthesize", "Checkpoint", "stage",
+    "HiddenStates", "LayerWise", "AtWorstInput", "SAM", "Clip", "Wrapper", "GradientInundation", "weight_codes",
+    "Source", "Synthesizer", "synthesize", "Checkpoint", "stage",
 ]  # fmt: skip
