@@ -58,16 +58,16 @@ def test_every_row_gives_a_student(name: str, kind: str) -> None:
         assert torch.isfinite(student(**next(job.noise(1))).last_hidden_state).all()
 
 
-@pytest.mark.parametrize("method", ["distill", "gptq-qat"])
-def test_steps_bring_the_students_vectors_closer(method: str) -> None:
+@pytest.mark.parametrize("bits", ["w2a8", "w3a8"])
+def test_steps_bring_the_students_similarities_closer(bits: str) -> None:
     job = job_of("bert")
-    batch, pooling = next(job.noise(7)), Pooling()
-    rounded = quantize_model(job.teacher, zsaq.QuantConfig.parse("w2a8"))
+    batch, error = next(job.noise(7)), Similarities(Pooling())
+    rounded = quantize_model(job.teacher, zsaq.QuantConfig.parse(bits))
     job.given = [next(job.noise(seed)) for seed in range(8)]
-    budget = Budget.of(METHODS[method], "light", {"steps": 30} | ({"calibration": 4} if "gptq" in method else {}))
-    student = METHODS[method].fit(job, zsaq.QuantConfig.parse("w2a8"), budget, 0, Loop())
-    errors = [float(Embeddings(pooling)(Pair(job.teacher, each, batch))) for each in (student, rounded)]
-    assert errors[0] < 0.8 * errors[1]
+    budget = Budget.of(METHODS["distill"], "light", {"steps": 40, "lr": 0.02})
+    student = METHODS["distill"].fit(job, zsaq.QuantConfig.parse(bits), budget, 0, Loop())
+    after, before = (float(error(Pair(job.teacher, each, batch)).detach()) for each in (student, rounded))
+    assert after < 0.6 * before
 
 
 def test_the_objective_is_of_vectors_similarities_and_states() -> None:
