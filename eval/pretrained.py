@@ -7,7 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.foreign import made
-from zsaq.io.loading import load
+from zsaq.io.loading import load, made_of
 from zsaq.io.verifying import bounded_by, is_student
 from zsaq.quant.tokens import check_tokens
 
@@ -24,9 +24,7 @@ def load_model(name: str, auto: Any) -> PreTrainedModel:
     if is_student(name):
         return load(name, auto)
     with made(name, "model"), bounded_by(name):
-        model, info = auto.from_pretrained(
-            name, output_loading_info=True, trust_remote_code=False, use_safetensors=True
-        )
+        model, info = made_of(auto, name)
     if lost := sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])}):
         raise ValueError(f"{name!r} has no weights for {lost}: give one with this head")
     return model.eval()

@@ -13,14 +13,17 @@ from typing import Any, final
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.eval import imagenet, perplexity, scoring
-from zsaq.eval.chance import below_chance, worse_than_uniform
+from zsaq.eval.chance import below_chance, below_zero, worse_than_uniform
 from zsaq.eval.images import ImageSource, open_pictures
 from zsaq.eval.labels import class_order
+from zsaq.eval.metrics import pearson
 from zsaq.eval.reading import read_text
 from zsaq.eval.remarks import Remarks
+from zsaq.eval.sts import Pairs, correlations, cut_note, read_pairs, similarities
 from zsaq.eval.tasks import Example, Task, find_task, label_order, read_rows
 from zsaq.train.logging import say
 
@@ -97,6 +100,31 @@ def text(
         once(perplexity.left_out(len(ids), window, int(numbers["windows"])))
         once(worse_than_uniform(numbers["perplexity"], student.config.get_text_config().vocab_size))
         return {name: numbers[name] for name in ("perplexity", "agreement", "kl") if name in numbers}
+
+    return score
+
+
+def sts(
+    pairs: str | Path | Pairs, teacher: PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase, *,
+    split: str | None = None, limit: int | None = None, batch_size: int = 64, max_length: int | None = None,
+    accelerator: Accelerator | None = None, tell: Tell = say,
+) -> Score:  # fmt: skip
+    """Spearman and Pearson correlation of the cosine of two texts' embeddings with the scores of `pairs`, a file or
+    folder of them; with a teacher, "agreement" (the Pearson correlation of the two models' cosines) and "cosine" (the
+    mean over texts of that of the student's embedding to the teacher's). Raises ValueError as `zsaq.eval.sts` does."""
+    pairs = pairs if isinstance(pairs, Pairs) else read_pairs(pairs, split, limit)
+    options: dict[str, Any] = {"batch_size": batch_size, "max_length": max_length, "accelerator": accelerator}
+    once = teller(tell, accelerator)
+    known = None if teacher is None else similarities(teacher, tokenizer, pairs, **options)[:2]
+
+    def score(student: PreTrainedModel) -> dict[str, float]:
+        cosines, vectors, cut = similarities(student, tokenizer, pairs, **options)
+        numbers = correlations(cosines, pairs.scores)
+        once(cut_note(cut, pairs), *(below_zero(name, value, len(pairs)) for name, value in numbers.items()))
+        if known is not None:
+            numbers["agreement"] = pearson(cosines.numpy(), known[0].numpy())
+            numbers["cosine"] = float(cosine_similarity(vectors, known[1]).double().mean())
+        return numbers
 
     return score
 

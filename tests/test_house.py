@@ -14,21 +14,32 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.method": [],
     "zsaq.foreign": [],
     "zsaq.script": [],
+    "zsaq.pooling": [],
+    "zsaq.sentence_files": ["zsaq.form", "zsaq.pooling"],
+    "zsaq.sentence": ["zsaq.pooling", "zsaq.sentence_files"],
     "zsaq.quant": ["zsaq.atomic"],
     "zsaq.run": ["zsaq.atomic", "zsaq.form", "zsaq.quant"],
-    "zsaq.io": ["zsaq.atomic", "zsaq.foreign", "zsaq.form", "zsaq.run", "zsaq.quant"],
-    "zsaq.train": ["zsaq.atomic", "zsaq.locks", "zsaq.quant"],
+    "zsaq.io": [
+        "zsaq.atomic",
+        "zsaq.foreign",
+        "zsaq.form",
+        "zsaq.run",
+        "zsaq.sentence",
+        "zsaq.sentence_files",
+        "zsaq.quant",
+    ],
+    "zsaq.train": ["zsaq.atomic", "zsaq.locks", "zsaq.pooling", "zsaq.quant"],
     "zsaq.deploy": ["zsaq.atomic", "zsaq.io", "zsaq.quant"],
     "zsaq.report": ["zsaq.atomic", "zsaq.form", "zsaq.io", "zsaq.run", "zsaq.quant"],
-    "zsaq.language": ["zsaq.foreign", "zsaq.train", "zsaq.method", "zsaq.quant"],
+    "zsaq.language": [*(f"zsaq.{room}" for room in "foreign train method pooling sentence quant".split())],
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
-    "zsaq.eval": [*(f"zsaq.{room}" for room in "atomic foreign script io train quant".split())],  # no method
+    "zsaq.eval": [*(f"zsaq.{room}" for room in "atomic foreign script io train pooling sentence quant".split())],
     "zsaq.knowledge": [*(f"zsaq.{room}" for room in "language report io".split())],
     "zsaq.keys": [*(f"zsaq.{room}" for room in "subject report method quant".split())],
     "zsaq.student": ["zsaq.atomic", "zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
     # The two files that see language and vision.
     "zsaq.subject": [
-        *(f"zsaq.{room}" for room in "knowledge language vision report io train run method quant".split())
+        *(f"zsaq.{room}" for room in "knowledge language vision report io train run method sentence quant".split())
     ],
     "zsaq.api": [
         *(f"zsaq.{room}" for room in "keys subject student language vision report io train run method quant".split())

@@ -130,7 +130,7 @@ def test_methods_suit_teachers() -> None:
     assert suits(teacher) == suits(opt(bpe())) == list(METHODS)
     assert suits(other) == ["rtn-minmax", "rtn"]
     assert find("zsaq", teacher) is METHODS["zsaq"]
-    with pytest.raises(ValueError, match=r"BertForMaskedLM is neither; for it give one of rtn-minmax, rtn$"):
+    with pytest.raises(ValueError, match=r"BertForMaskedLM is none; for it give one of rtn-minmax, rtn$"):
         find("zsaq", other)
     with pytest.raises(ValueError, match="method is 'zsaqq'; for BertForSequenceClassification give one of rtn-minmax"):
         find("zsaqq", teacher)

@@ -61,4 +61,4 @@ def test_the_teacher_keeps_gradients_only_for_inputs_that_want_them() -> None:
 
 def test_no_logits_no_pair() -> None:
     with pytest.raises(ValueError, match="answers no logits"):
-        Pair(bert().bert, bert(), batches(1)[0]).teacher  # noqa: B018
+        Pair(bert().bert, bert(), batches(1)[0]).teacher.logits  # noqa: B018

@@ -21,7 +21,17 @@ from zsaq.synthesizing import synthesize_text
 from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.gptq import gptq
 from zsaq.train.inundation import GradientInundation, weight_codes
-from zsaq.train.objectives import CE, KL, AtWorstInput, HiddenStates, LayerWise, LogitL1, LogitMSE, Objective
+from zsaq.train.objectives import (
+    CE,
+    KL,
+    AtWorstInput,
+    HiddenStates,
+    LayerWise,
+    LogitL1,
+    LogitMSE,
+    Objective,
+    RelativeMSE,
+)
 from zsaq.train.optim import Clip, Wrapper
 from zsaq.train.pair import Batch, Capture, Out, Pair
 from zsaq.train.reconstruction import reconstruct
@@ -39,7 +49,7 @@ __all__ = [
     "ZsaqConfig", "QuantConfig", "Grid", "ImageSpec", "Method", "Budget", "Results", "Comparison", "Card",
     "quantize_model", "Quantizer", "Range", "MinMax", "MSEOptimal", "Static", "EMAMinMax",
     "calibrate", "distill", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",
-    "Batch", "Pair", "Out", "Capture", "Objective", "KL", "CE", "LogitL1", "LogitMSE", "HiddenStates", "LayerWise",
-    "AtWorstInput", "SAM", "Clip", "Wrapper", "GradientInundation", "weight_codes", "Source", "Synthesizer",
-    "synthesize", "Checkpoint", "stage",
+    "Batch", "Pair", "Out", "Capture", "Objective", "KL", "CE", "LogitL1", "LogitMSE", "RelativeMSE",
+    "HiddenStates", "LayerWise", "AtWorstInput", "SAM", "Clip", "Wrapper", "GradientInundation", "weight_codes",
+    "Source", "Synthesizer", "synthesize", "Checkpoint", "stage",
 ]  # fmt: skip

@@ -148,7 +148,7 @@ def quantize(
                  "processes": loop.accelerator.num_processes},
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
     )  # fmt: skip
-    return finish(student, Record(results, (subject.reader,) if subject.reader is not None else (), loop.folder))
+    return finish(student, Record(results, subject.parts, loop.folder))
 
 
 def tell_share(subject: Subject, row: Method, config: QuantConfig, loop: Loop) -> None:

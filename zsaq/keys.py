@@ -18,7 +18,8 @@ def key_of(
     """What kept runs belong to: the teacher by name and weights, and everything else that the numbers depend on."""
     apart = ("tokenizer", "processor", "generator", "base", "corpus")
     named = {name: given.get(name) for name in SUBJECT if name not in apart}
-    return {
+    pooled = {} if subject.sentence is None else {"pooling": str(subject.sentence.pooling)}
+    return pooled | {
         "model": subject.name, "weights": told(subject.model), "reader": told(subject.reader),
         **{name: told_model(given.get(name)) for name in ("generator", "base")},
         "corpus": subject.corpus and subject.corpus.sha256, **{name: told(value) for name, value in named.items()},

@@ -23,6 +23,7 @@ from zsaq.quant.model import is_quantized
 from zsaq.quant.reach import check_own, copied
 from zsaq.report.card import base_of
 from zsaq.run import Base
+from zsaq.sentence import Sentence, told_pooling
 from zsaq.train.logging import say
 from zsaq.train.trainer import Loop
 from zsaq.vision import choice, presets
@@ -46,7 +47,7 @@ TeacherBits = Literal[4, 8]
 class Subject:
     """What is quantized: the job that methods work on, and what reads the model's inputs, tokenizer or processor;
     `source`: the path or id that it is known by; `named`: whether it was given by that; `given`: which sources of
-    inputs came with it, by name."""
+    inputs came with it, by name; `sentence`: how an embedding model pools, where its files tell."""
 
     source: str
     kind: Kind
@@ -56,6 +57,12 @@ class Subject:
     teacher_bits: TeacherBits | None = None
     given: frozenset[str] = frozenset()
     corpus: Corpus | None = None
+    sentence: Sentence | None = None
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What goes along with a student: its reader, and what sentence-transformers reads."""
+        return tuple(part for part in (self.reader, self.sentence) if part is not None)
 
     @property
     def name(self) -> str:
@@ -115,9 +122,10 @@ class Subject:
             job = TextJob.of(teacher, reader, generator=generator, text_pair=pairs, batches=batches, real=real)
             job.corpus = None if text is None else text.rows
             job.asking = asking_of(teacher, source if named else None, prompts, pairs)
+        sentence = Sentence.of(teacher.name_or_path) if isinstance(job, TextJob) and job.kind == "embedding" else None
         sources = words | {"batches": batches, "real": real}
         given = {name for name, value in sources.items() if value is not None} - {"tokenizer"}
-        return cls(source, kind, job, reader, named, teacher_bits, frozenset(given), text)
+        return cls(source, kind, job, reader, named, teacher_bits, frozenset(given), text, sentence)
 
     @property
     def knowledge(self) -> tuple[str, ...]:
@@ -193,6 +201,8 @@ class Subject:
         `teacher_bits`."""
         job = self.job
         if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
+            if job.kind == "embedding" and loop.accelerator.is_main_process:
+                say(told_pooling(self.sentence))
             if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
                 wide: Any = (job.start if self.named else copied(job.start)).float()
                 if job.generator[0] is job.start:

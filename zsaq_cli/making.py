@@ -130,8 +130,9 @@ def compare(
     task: Annotated[str | None, typer.Option("--task", help="Score: GLUE task: sst2, stsb, mrpc, ...")] = None,
     text: Annotated[str | None, typer.Option("--text", help="Score: UTF-8 text file for the perplexity.")] = None,
     images: Annotated[str | None, typer.Option("--images", help="Score: class folders, parquet, or Hub id.")] = None,
+    sts: Annotated[str | None, typer.Option("--sts", help="Score: pairs of texts, file or folder.")] = None,
     data_dir: Annotated[str | None, typer.Option("--data_dir", help="With --task: folder with the split.")] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Default: validation.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Default: validation; with --sts: test.")] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, max=MANY, help="Score on so many rows, windows, images.")
     ] = None,
@@ -139,8 +140,8 @@ def compare(
 ) -> None:
     """Compare methods on MODEL: a student for each of --bits, --methods and --seeds.
 
-    Give one of --task, --text and --images for the scores, and for nothing else. Finished runs are kept in --output_dir
-    and not repeated: stop and go on at will. table.md, table.csv and table.png are made at the end.
+    Give one of --task, --text, --images and --sts for the scores, and for nothing else. Finished runs are kept in
+    --output_dir and not repeated: stop and go on at will. table.md, table.csv and table.png are made at the end.
 
     Examples:
 
@@ -160,7 +161,7 @@ def compare(
         teacher = load_teacher(model)
         notes: list[str] = []
         score, _ = scorer(
-            teacher, model, task, text, images, data_dir, split, size=size, limit=limit, tell=notes.append
+            teacher, model, task, text, images, data_dir, split, sts=sts, size=size, limit=limit, tell=notes.append
         )
         table = zsaq.compare(
             model, bits.split(","), methods.split(","), seeds=numbers(seeds), score=score, folder=output_dir,

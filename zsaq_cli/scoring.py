@@ -20,13 +20,16 @@ def evaluate(
     images: Annotated[
         str | None, typer.Option("--images", help="Labelled images: class folders, parquet, or Hub id.")
     ] = None,
+    sts: Annotated[
+        str | None, typer.Option("--sts", help="Pairs of texts with scores: file, or folder with the split.")
+    ] = None,
     teacher: Annotated[
         str | None, typer.Option("--teacher", help="The model it came from: adds agreement, KL and its score.")
     ] = None,
     data_dir: Annotated[
         str | None, typer.Option("--data_dir", help="With --task: folder with the split; default: the Hub's.")
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", help="Default: validation.")] = None,
+    split: Annotated[str | None, typer.Option("--split", help="Default: validation; with --sts: test.")] = None,
     window: Annotated[int | None, typer.Option("--window", help="With --text: tokens a window.")] = None,
     limit: Annotated[
         int | None,
@@ -38,16 +41,18 @@ def evaluate(
     record: Annotated[bool, typer.Option("--record", help="Keep the scores in DIR's results.json.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Score a student on a GLUE task, a text or images, alone or beside its teacher.
+    """Score a student on a GLUE task, a text, images or pairs of texts, alone or beside its teacher.
 
-    Give one of --task (the task's metrics), --text (perplexity, convention "gptq") and --images (top-1). Scores are
-    fractions; the bounds are of the first. Real data is read here and by zsaq compare, for scores alone.
+    Give one of --task (the task's metrics), --text (perplexity, convention "gptq"), --images (top-1) and --sts (rank
+    correlation of embeddings' similarities). Scores are fractions; the bounds are of the first. Real data is read here
+    and by zsaq compare, for scores alone.
 
     Examples:
 
     \b
     zsaq evaluate sst2-w4a8 --task sst2 --teacher textattack/bert-base-uncased-SST-2
     zsaq evaluate gpt2-w4a8 --text wiki.txt --teacher gpt2 --at_most 35
+    zsaq evaluate minilm-w4a8 --sts stsb/test.parquet --teacher sentence-transformers/all-MiniLM-L6-v2
     zsaq evaluate resnet-18-w4a4 --images imagenet/val --at_least 0.6 --record
     """
 
@@ -66,7 +71,7 @@ def evaluate(
         student, other = opened(model), opened(teacher) if teacher else None
         told: list[str] = []
         options = {"window": window, "limit": limit, "batch_size": batch_size, "tell": told.append}
-        score, data = scorer(other, model, task, text, images, data_dir, split, student=student, **options)
+        score, data = scorer(other, model, task, text, images, data_dir, split, sts=sts, student=student, **options)
         scores, own = {model: score(student)}, len(told)
         if teacher:
             scores[teacher] = score(other)
@@ -96,8 +101,9 @@ def opened(source: str) -> "PreTrainedModel":
     import zsaq
     from zsaq.eval.pretrained import load_model, path_of
     from zsaq.foreign import made
-    from zsaq.io.loading import auto_class_of
+    from zsaq.io.loading import class_of
     from zsaq.io.verifying import is_student
+    from zsaq.sentence_files import fetch
 
     source = path_of(source)
     if is_student(source):
@@ -105,16 +111,17 @@ def opened(source: str) -> "PreTrainedModel":
     else:
         with made(source, "model"):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        model = load_model(source, auto_class_of(config))
+        fetch(source)
+        model = load_model(source, class_of(config, source))
     return model.to("cuda" if torch.cuda.is_available() else "cpu")  # pyright: ignore[reportArgumentType]
 
 
 def scorer(
     teacher: Any, model: str, task: str | None, text: str | None, images: str | None, data_dir: str | None,
-    split: str | None, *, student: Any = None, size: int | None = None, window: int | None = None,
-    limit: int | None = None, batch_size: int = 64, tell: Any = None,
+    split: str | None, *, sts: str | None = None, student: Any = None, size: int | None = None,
+    window: int | None = None, limit: int | None = None, batch_size: int = 64, tell: Any = None,
 ) -> "tuple[Any, dict[str, Any]]":  # fmt: skip
-    """A function that scores a model on one of the three kinds of data, beside the teacher if there is one, and what
+    """A function that scores a model on one of the four kinds of data, beside the teacher if there is one, and what
     the data is called. `model`: a folder or id with the tokenizer or the image processor; `tell` takes notes, by
     default to stderr. Raises ValueError."""
     from zsaq.eval import scorers
@@ -124,8 +131,8 @@ def scorer(
     from zsaq.eval.tasks import HUB, find_task, read_rows
     from zsaq.language.models import longest
 
-    if [task, text, images].count(None) != 2:
-        raise ValueError("give one of --task, --text and --images: a score is of one kind of data")
+    if [task, text, images, sts].count(None) != 3:
+        raise ValueError("give one of --task, --text, --images and --sts: a score is of one kind of data")
     reader = student or teacher
     first = f", first {limit}" if limit else ""
     heard = {"tell": tell} if tell else {}
@@ -142,6 +149,12 @@ def scorer(
         return score, {"name": Path(text).name} | (
             {"split": f"first {limit} windows of {window} tokens"} if limit else {}
         )
+    if sts is not None:
+        options = {"split": split, "limit": limit, "batch_size": batch_size, **heard}
+        part = (split or "test") if Path(sts).is_dir() else None
+        name = Path(sts).resolve().name
+        facts = {"name": name, "split": f"{part or 'all'}{first} pairs" if limit else part}
+        return scorers.sts(sts, teacher, tokenizer_for(reader, model), **options), facts
     assert images is not None
     processor = processor_of([model], size, None, MEAN, DEVIATION)
     score = scorers.pictures(

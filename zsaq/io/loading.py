@@ -1,5 +1,6 @@
 """A saved student comes back, whole and verified, or not at all."""
 
+import inspect
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,6 +27,7 @@ from zsaq.io.verifying import verified
 from zsaq.quant.guard import AGAIN
 from zsaq.quant.packed import quantized
 from zsaq.quant.plan import plan_of
+from zsaq.sentence import Sentence
 
 AUTO_CLASSES: Final = (
     AutoModelForSequenceClassification,
@@ -68,6 +70,23 @@ def auto_class_of(config: PreTrainedConfig) -> Any:
     )
 
 
+def class_of(config: PreTrainedConfig, source: str | Path) -> Any:
+    """`auto_class_of`, and of a model of sentence-transformers the bare encoder, whatever head its config names: its
+    embedding is pooled from states."""
+    return auto_class_of(config) if Sentence.of(source) is None else AutoModel
+
+
+def made_of(auto: Any, source: str | Path, **options: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A model by `auto.from_pretrained`, and what it tells of its weights. A bare encoder whose files hold no pooler,
+    which no embedding reads, is made without one. Raises whatever transformers raises."""
+    options |= {"trust_remote_code": False, "use_safetensors": True, "output_loading_info": True}
+    model, info = auto.from_pretrained(source, **options)
+    lost, makes = info["missing_keys"], inspect.signature(type(model).__init__).parameters
+    if lost and all(name.startswith("pooler.") for name in lost) and "add_pooling_layer" in makes:
+        model, info = auto.from_pretrained(source, add_pooling_layer=False, **options)
+    return model, info
+
+
 def config_of(folder: Path, source: str | Path) -> PreTrainedConfig:
     """What transformers makes of the config.json in `folder`. Raises ValueError, in the name of `source`."""
     try:
@@ -99,14 +118,7 @@ def load(
     auto = auto_class_of(config_of(found.folder, source)) if auto_class is None else auto_class
     try:
         with bounded(found.header, source):
-            model, info = auto.from_pretrained(
-                found.folder,
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-                dtype=dtype,
-                device_map=device_map,
-            )
+            model, info = made_of(auto, found.folder, dtype=dtype, device_map=device_map)
     except torch.OutOfMemoryError:
         raise
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import Any, final
 
 from zsaq.io.checksums import TEMPLATES, added, fingerprint, mismatch, regular_files
 from zsaq.run import RESULTS, Results
+from zsaq.sentence_files import FOLDER
 
 
 @final
@@ -46,12 +47,14 @@ class Beside:
 
 
 def is_beside(name: str) -> bool:
-    """Whether a loader's file, by its relative name, is a tokenizer's or processor's and not the model's own."""
+    """Whether a loader's file, by its relative name, is a tokenizer's, a processor's or sentence-transformers', and not
+    the model's own."""
     own = name.endswith((".safetensors", ".safetensors.index.json")) or name in (
         "config.json",
         "generation_config.json",
     )
-    return not own and not added(name) and name.rpartition("/")[0] in ("", TEMPLATES)
+    folder = name.rpartition("/")[0]
+    return not own and not added(name) and (folder in ("", TEMPLATES) or bool(FOLDER.fullmatch(folder)))
 
 
 def read_results(folder: Path, model: str | None = None) -> Results:

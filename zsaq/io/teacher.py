@@ -17,8 +17,9 @@ from transformers.models.auto import modeling_auto
 
 from zsaq.foreign import UNMADE
 from zsaq.io.folder import CONFIG, read_config
-from zsaq.io.loading import auto_class_of
+from zsaq.io.loading import class_of, made_of
 from zsaq.io.verifying import bounded_by
+from zsaq.sentence_files import fetch
 
 Kind = Literal["text", "causal", "image", "other"]
 MAPPINGS: Final[dict[Kind, Any]] = {
@@ -44,10 +45,9 @@ def load_teacher(source: str | Path) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.to_dict().get("quantization_config"):
             raise ValueError("it is quantized already; give the float model")
+        fetch(source)
         with bounded_by(source):
-            model, info = auto_class_of(config).from_pretrained(
-                source, config=config, trust_remote_code=False, use_safetensors=True, output_loading_info=True
-            )
+            model, info = made_of(class_of(config, source), source, config=config)
     except (OSError, ValueError, *UNMADE) as error:
         if isinstance(error.__cause__, LocalEntryNotFoundError):
             raise ConnectionError(f"{source} is not here and the Hub was not reached: {error}") from error

@@ -27,6 +27,7 @@ from zsaq.io.folder import (
 from zsaq.quant.adapter import METHOD, ZsaqConfig
 from zsaq.quant.guard import AGAIN, Header, read_header
 from zsaq.run import RESULTS
+from zsaq.sentence import Sentence
 
 ADAPTERS: Final = ("adapter_config.json", "adapter_model.safetensors")
 GENERATION, TOKENIZER = "generation_config.json", "tokenizer_config.json"
@@ -99,7 +100,8 @@ def check_ours(config: Mapping[str, Any], source: str | Path) -> None:
 
 
 def check_beside(folder: Path) -> None:
-    """Raises ValueError for JSON beside the model that is none, and for a tokenizer that reads other files."""
+    """Raises ValueError for JSON beside the model that is none, for a tokenizer that reads other files and for a
+    pooling that does not exist."""
     for name in BESIDE:
         if not (folder / name).exists():
             continue
@@ -111,6 +113,7 @@ def check_beside(folder: Path) -> None:
                 raise ValueError(f"its {others[0]} names another file: take it out")
         except ValueError as error:
             raise ValueError(f"{folder / name}: {error}; {AGAIN}") from error
+    Sentence.of(folder)
 
 
 def is_student(source: str | Path) -> bool:

@@ -10,10 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.language.models import Vocabulary, output_layer, token_table
+from zsaq.language.models import Vocabulary, known_task_kind, output_layer, token_table
 from zsaq.language.soft_text import SoftText, soft
 from zsaq.language.text import Partner, Text
 from zsaq.language.text_generator import TextGenerator
+from zsaq.sentence import pooling_of
+from zsaq.train.embeddings import cosines
 from zsaq.train.optim import NotFinite
 from zsaq.train.state import Tensors
 from zsaq.train.trainer import Divergence
@@ -48,6 +50,8 @@ class Ascent:
         eight_bit: bool = False,
     ) -> None:
         self.text, self.table = text, token_table(teacher).weight.detach()
+        embeds = known_task_kind(teacher) == "embedding"
+        self.pooling = pooling_of(teacher.name_or_path) if embeds else None
         self.fluency, self.diversity, self.ceiling = fluency, diversity, ceiling
         self.top, self.chunk = top, chunk
         generator = text.generator
@@ -87,14 +91,14 @@ class Ascent:
             batch = source.layout.place_soft((content, partner.take(content)), (mask, partner.mask), self.table)
         else:
             batch = source.layout.place_soft((content,), (mask,), self.table)
-        disagreement, logits = divergence(batch)
+        disagreement, answer = divergence(batch)
         terms = {"disagreement": disagreement}
         loss = -disagreement.clamp(max=self.ceiling)
         if self.fluency:
             terms["fluency"] = kl(written, self.before(written))
             loss = loss + self.fluency * terms["fluency"]
         if self.diversity:
-            terms["diversity"] = entropy(logits, batch["attention_mask"])
+            terms["diversity"] = self.variety(answer, batch["attention_mask"])
             loss = loss - self.diversity * terms["diversity"]
         metrics = {name: term.item() for name, term in terms.items()}
         grads = torch.autograd.grad(loss, self.trained, allow_unused=True)
@@ -115,6 +119,10 @@ class Ascent:
         self.optimizer.zero_grad()
         source.replays = True
         return {**metrics, "distinct_1": distinct(newest, 1), "distinct_2": distinct(newest, 2)}
+
+    def variety(self, answer: Tensor, mask: Tensor) -> Tensor:
+        """How varied a batch looks to the teacher, in nats, by its answer."""
+        return entropy(answer, mask) if self.pooling is None else spectral_entropy(self.pooling(answer, mask))
 
     @torch.no_grad()
     def before(self, written: SoftText) -> Tensor:
@@ -178,6 +186,13 @@ def entropy(logits: Tensor, mask: Tensor) -> Tensor:
         return 0.5 * (2 * torch.pi * torch.e * logits.var(unbiased=False).clamp_min(1e-12)).log()
     mean = torch.softmax(logits[mask.bool()] if logits.ndim == 3 else logits, -1).mean(0)
     return torch.special.entr(mean).sum()
+
+
+def spectral_entropy(vectors: Tensor) -> Tensor:
+    """The same of embeddings [B, d]: the entropy of the eigenvalues of K / B, K their cosines (Friedman and Dieng 2023,
+    arXiv 2210.02410); 0 where all point the same way, log B where none has to do with another."""
+    values = torch.linalg.eigvalsh(cosines(vectors) / len(vectors))
+    return torch.special.entr(values.clamp_min(1e-12)).sum()
 
 
 def distinct(text: Text, n: int) -> float:

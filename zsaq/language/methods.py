@@ -46,7 +46,7 @@ SGA: Final = {
 
 NOTHING, NOISE, TEXT = "none", "random tokens", "text of a generator"
 OWN, REAL = "batches that the user gave", "real unlabelled text"  # nobody knows that the former are not real
-READS = "a classifier or causal language model, and its fast tokenizer"
+READS = "a classifier, a causal language model or a bare encoder, and its fast tokenizer"
 GPTQ = "Frantar et al. 2022 (GPTQ), arXiv 2210.17323"
 QAT = "Liu et al. 2023 (LLM-QAT), arXiv 2305.17888"
 LKD = "Yao et al. 2022 (ZeroQuant), arXiv 2206.01861"
@@ -99,7 +99,7 @@ ROWS: Final = (
     row("zsaq-plain", "zsaq-paper without SAM and SGA: layer-wise, then plain steps", minimax, TEXT, ZSAQ,
         cost="as llm-qat", budgets=STEPS, settings=WARM | PLAIN),
     row("distill", "distillation on batches of your own", distilled(TextJob.given_batches), OWN,
-        cost=STEP, needs="a classifier or causal language model, and batches",
+        cost=STEP, needs="a classifier, a causal language model or a bare encoder, and batches",
         budgets=STEPS, settings=PLAIN),
     row("gptq-real", "gptq's upper bound", gptq_rounded(TextJob.real_text), REAL, GPTQ, cost="as gptq",
         budgets=BATCHES),
@@ -112,8 +112,8 @@ METHODS: Final = {method.name: method for method in ROWS}
 
 
 def suits(teacher: PreTrainedModel) -> list[str]:
-    """The names of the methods that work on this teacher: all for a classifier, a regressor or a causal language model;
-    rounding for every other head."""
+    """The names of the methods that work on this teacher: all for a classifier, a regressor, a causal language model
+    or a bare encoder; rounding for every other head."""
     return [
         name for name, method in METHODS.items() if method.inputs == NOTHING or known_task_kind(teacher) is not None
     ]
@@ -127,8 +127,8 @@ def find(name: str, teacher: PreTrainedModel) -> Method:
         raise ValueError(f"method is {name!r}; for {type(teacher).__name__} give one of {fitting}")
     if name not in suits(teacher):
         raise ValueError(
-            f"{name} learns from the answers of a sequence classifier or a causal language model, and "
-            f"{type(teacher).__name__} is neither; for it give one of {fitting}"
+            f"{name} learns from the answers of a sequence classifier, a causal language model or a bare encoder, and "
+            f"{type(teacher).__name__} is none; for it give one of {fitting}"
         )
     return METHODS[name]
 

@@ -10,11 +10,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
 )
 
 from zsaq.language.text import filler
 
-TaskKind = Literal["classification", "regression", "causal"]
+TaskKind = Literal["classification", "regression", "causal", "embedding"]
+BARE = {  # without a head: their states are what embeddings are pooled from
+    name
+    for value in (*MODEL_MAPPING_NAMES.values(), *MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES.values())
+    for name in ((value,) if isinstance(value, str) else value)
+}
 UNUSED = re.compile(r"\[unused\d+\]|<unused\d+>|madeupword\d+")  # rows that vocabularies keep in reserve
 
 
@@ -60,13 +67,18 @@ def output_layer(model: PreTrainedModel) -> nn.Linear:
 
 
 def task_kind(model: nn.Module) -> TaskKind:
-    """What the model answers. Raises ValueError if that is not the next token, one of several classes or a number."""
+    """What the model answers. Raises ValueError if that is not the next token, one of several classes, a number or,
+    without a head, the states of a text's tokens."""
     names = {kind.__name__ for kind in type(model).__mro__}
     config = pretrained(model).config
     if names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()):
         return "causal"
     if not names & set(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values()):
-        raise ValueError(f"{type(model).__name__} is neither a causal language model nor a sequence classifier")
+        if names & BARE and model.main_input_name == "input_ids" and not config.is_encoder_decoder:
+            return "embedding"
+        raise ValueError(
+            f"{type(model).__name__} is neither a causal language model nor a sequence classifier or a bare encoder"
+        )
     if config.problem_type == "multi_label_classification":
         raise ValueError("a classifier with several labels at once is not supported; its answer is no distribution")
     single = config.num_labels == 1 or config.problem_type == "regression"

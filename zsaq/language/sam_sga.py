@@ -21,10 +21,12 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import QuantEmbedding, parameter_groups, quant_layers
 from zsaq.quant.model import quantize_model
 from zsaq.quant.ranges import static_ranges
+from zsaq.sentence import pooling_of
 from zsaq.train.averaging import Averaged
 from zsaq.train.choosing import Chosen
+from zsaq.train.embeddings import Embeddings, Similarities
 from zsaq.train.gptq import gptq
-from zsaq.train.objectives import KL, HiddenStates, LayerWise, LogitMSE, Sum
+from zsaq.train.objectives import KL, HiddenStates, LayerWise, RelativeMSE, Sum
 from zsaq.train.optim import Clip, Wrapper
 from zsaq.train.pair import Batch
 from zsaq.train.sam import SAM
@@ -61,9 +63,14 @@ def student_of(
 
 
 def divergence(teacher: PreTrainedModel, hidden: float) -> Sum:
-    """KL of the answers (MSE for regression) plus `hidden` times the error of the hidden states."""
-    answers = LogitMSE() if task_kind(teacher) == "regression" else KL()
-    return answers + hidden * HiddenStates(type(block_list(teacher)[0]))
+    """KL of the answers (for regression `RelativeMSE`; for embeddings, pooled as the teacher's own files say, the error
+    of vectors and of similarities) plus `hidden` times the error of the hidden states."""
+    kind = task_kind(teacher)
+    states = hidden * HiddenStates(type(block_list(teacher)[0]))
+    if kind == "embedding":
+        pooling = pooling_of(teacher.name_or_path)
+        return Embeddings(pooling) + Similarities(pooling) + states
+    return (RelativeMSE() if kind == "regression" else KL()) + states
 
 
 def grid_step(student: PreTrainedModel) -> float:

@@ -113,10 +113,25 @@ class LogitL1(RowWise):
 
 @final
 class LogitMSE(RowWise):
-    """Mean over rows of the squared difference of the logits: the divergence of regression models."""
+    """Mean over rows of the squared difference of the logits."""
 
     def rows(self, pair: Pair) -> Tensor:
         return _row_means((pair.teacher.logits - pair.student.logits).square().mean(-1), pair.mask)
+
+
+@final
+class RelativeMSE(Objective):
+    """`LogitMSE` as a share of how far the teacher's own logits lie apart in the batch, their variance: one weight
+    beside other objectives serves scores of 0 to 1 and a reranker's of -10 to 10.
+
+    A variance below a hundredth of the mean square, as of a single row, is taken for that. Micro-batches and processes
+    take the mean of theirs.
+    """
+
+    def __call__(self, pair: Pair) -> Tensor:
+        p, mask = pair.teacher.logits.detach(), pair.mask
+        spread = p[mask].var(0, unbiased=False).mean().clamp_min(0.01 * p[mask].square().mean()).clamp_min(1e-12)
+        return _row_means((p - pair.student.logits).square().mean(-1), mask).mean() / spread
 
 
 def _captures(where: type | Callable[[str, nn.Module], bool]) -> tuple[Capture, Capture]:

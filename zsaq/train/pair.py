@@ -29,19 +29,29 @@ class Capture:
 
 @dataclass(frozen=True)
 class Out:
-    """What a model answered: `logits` [B, ...] float, and for each capture what its modules saw, in order of execution.
+    """What a model answered, and for each capture what its modules saw, in order of execution.
 
-    A seen value is the module and the tensor there (the first of a tuple; the first argument of "input").
+    `answer`: logits [B, ...] float, or of a model without a head the states [B, L, d] float of its last layer; then
+    `headless` names its class. A seen value is the module and the tensor there (the first of a tuple; the first
+    argument of "input").
     """
 
-    logits: Tensor
+    answer: Tensor
     seen: Mapping[Capture, list[tuple[nn.Module, Tensor]]]
+    headless: str | None = None
+
+    @property
+    def logits(self) -> Tensor:
+        """Raises ValueError for a model without a head."""
+        if self.headless is not None:
+            raise ValueError(f"{self.headless} answers no logits; give a model with a head")
+        return self.answer
 
 
 def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()) -> Out:
     """One forward pass with captures; floats go in as the model's own dtype.
 
-    Raises ValueError if a capture finds no module or the answer has no logits.
+    Raises ValueError if a capture finds no module, and if the answer has neither logits nor states of the last layer.
     """
     seen: dict[Capture, list[tuple[nn.Module, Tensor]]] = {capture: [] for capture in captures}
     handles = []
@@ -63,9 +73,11 @@ def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()
         for handle in handles:
             handle.remove()
     logits = answer if isinstance(answer, Tensor) else answer.get("logits")
-    if logits is None:
+    if logits is not None:
+        return Out(logits.float(), seen)
+    if (states := answer.get("last_hidden_state")) is None:
         raise ValueError(f"{type(bare).__name__} answers no logits; give a model with a head")
-    return Out(logits.float(), seen)
+    return Out(states.float(), seen, type(bare).__name__)
 
 
 def _listen(module: nn.Module, capture: Capture, values: list[tuple[nn.Module, Tensor]]):

@@ -49,7 +49,7 @@ def processes(trackers: Sequence[str] = (), **options: Any) -> Accelerator:
 class Adversary(Protocol):
     """The other side of a min-max game: `ascend(divergence)` moves it one step up and tells its numbers.
 
-    `divergence(batch)` answers the objective (a scalar with gradient to the batch's floats) and the teacher's logits.
+    `divergence(batch)` answers the objective (a scalar with gradient to the batch's floats) and the teacher's answer.
     """
 
     def ascend(self, divergence: Divergence) -> dict[str, float]: ...
@@ -239,6 +239,6 @@ def _divergence(teacher: nn.Module, student: nn.Module, objective: Sum, accelera
     def divergence(batch: Batch) -> tuple[Tensor, Tensor]:
         pair = Pair(teacher, student, {k: v.to(accelerator.device) for k, v in batch.items()}, objective.captures)
         with accelerator.autocast():
-            return objective(pair), pair.teacher.logits
+            return objective(pair), pair.teacher.answer
 
     return divergence
