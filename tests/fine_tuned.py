@@ -29,14 +29,19 @@ def fine_tuned(
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr, weight_decay=0.1)
     for step in range(steps):
         lengths = [length, *torch.randint(5, length + 1, (7,), generator=rng).tolist()]
-        texts = [" ".join(KNOWN[(step * 37 + 11 * row + i) % len(KNOWN)] for i in range(n - 2)) for row, n in enumerate(lengths)]
+        texts = [
+            " ".join(KNOWN[(step * 37 + 11 * row + i) % len(KNOWN)] for i in range(n - 2))
+            for row, n in enumerate(lengths)
+        ]
         if pairs:
             halves = [text.split() for text in texts]
             texts = [(" ".join(w[: len(w) // 2]), " ".join(w[len(w) // 2 : -1])) for w in halves]
         batch = tokenizer(texts, padding=True, return_tensors="pt")
         takes = inspect.signature(type(model).forward).parameters
         logits = model(**{name: value for name, value in batch.items() if name in takes}, **more).logits
-        loss = nn.functional.cross_entropy(logits.flatten(0, -2), torch.arange(logits[..., 0].numel()) % logits.shape[-1])
+        loss = nn.functional.cross_entropy(
+            logits.flatten(0, -2), torch.arange(logits[..., 0].numel()) % logits.shape[-1]
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

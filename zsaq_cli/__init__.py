@@ -1,4 +1,5 @@
-"""The command line: `zsaq quantize | compare | methods | evaluate | export | verify | bench | report | push | doctor`.
+"""The command line: `zsaq quantize | compare | methods | inspect | fit | evaluate | export | verify | bench | report |
+push | doctor`.
 
 Thin over the library. It stands beside the package and not in it: `import zsaq` registers the format with
 transformers, which takes seconds that `zsaq --help` shall not take, and fails where torch is broken, which
@@ -14,6 +15,7 @@ import typer
 from zsaq_cli.answer import BUG
 from zsaq_cli.deploying import bench, export, push, report, verify
 from zsaq_cli.health import doctor
+from zsaq_cli.knowing import fit, inspect
 from zsaq_cli.making import OPEN, compare, methods, quantize
 from zsaq_cli.scoring import evaluate
 
@@ -41,7 +43,7 @@ zsaq report sst2-w4a8
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (quantize, compare, methods, evaluate, export, verify, bench, report, push, doctor):
+for command in (quantize, compare, methods, inspect, fit, evaluate, export, verify, bench, report, push, doctor):
     settings = OPEN if command in (quantize, compare) else {}
     app.command(no_args_is_help=command not in (methods, doctor), context_settings=settings)(command)
 

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zsaq.language.models import pretrained, token_table, token_texts
 from zsaq.language.rows import Rows
 from zsaq.quant.model import is_quantized
-from zsaq.quant.tokens import check_tokens
 
 APART: Final = 4.0  # distance of two kinds in their common deviation; the halves of one kind have up to 3.5
 FEWEST: Final = 4  # rows of a kind, and one in SHARE of the table: fewer are accidents of a conversion

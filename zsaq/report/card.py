@@ -37,17 +37,28 @@ def base_of(source: str | Path, license: str | None = None) -> Base:
     return Base(str(source), terms, str(source), Path(config).parent.name if isinstance(config, str) else None)
 
 
-def license_of(card: str | Path) -> dict[str, str]:
-    """The terms that a card names, of a file or a Hub id; {} for none, and where it cannot be read."""
+def metadata_of(source: str | Path) -> dict[str, Any]:
+    """The metadata of the card of a folder or Hub id; {} for none, and where it cannot be read."""
+    folder = Path(os.path.expanduser(source))
+    return metadata(folder / "README.md" if folder.is_dir() else str(source))
+
+
+def metadata(card: str | Path) -> dict[str, Any]:
+    """Of a file or a Hub id."""
     if isinstance(card, Path) and not card.is_file():
         return {}
     try:
-        metadata = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
+        return ModelCard.load(card, ignore_metadata_errors=True).data.to_dict()
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled):
         return {}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError, YAMLError):  # a card of no known form
         return {}
-    terms = {key: metadata.get(key) for key in ("license", "license_name", "license_link")}
+
+
+def license_of(card: str | Path) -> dict[str, str]:
+    """The terms that a card names, of a file or a Hub id; {} for none, and where it cannot be read."""
+    found = metadata(card)
+    terms = {key: found.get(key) for key in ("license", "license_name", "license_link")}
     named = {key: " ".join(value.split()) for key, value in terms.items() if isinstance(value, str) and value}
     return named if "license" in named else {}
 
