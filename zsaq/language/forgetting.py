@@ -1,7 +1,7 @@
 """What a release tells of the texts that its model was fine-tuned on, and a model that tells less.
 
 Whoever has a model and its public base sees which tokens stood in its texts (`zsaq.language.fingerprint`), also where
-the table is rounded. Rows that are the base's own tell nothing. Those that moved least, of words that stood in a text or
+the table is rounded. Rows that are the base's own tell nothing. Those that moved least, of words of a text or
 two, such as names, are set back first: the model hardly needs them, and they are what should not be told.
 """
 
