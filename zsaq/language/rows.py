@@ -38,14 +38,13 @@ class Rows:
         near = values(origin)[:count].to(own.device)
         length = near.norm(dim=1)
         length = length.clamp_min(float(length.mean()) / 100 or 1.0)
-        near = decay(inner(own, near) / length**2) * near
         coded = isinstance(table, PackedEmbedding | QuantEmbedding)
         if coded:
-            near, step = on_grid(table, near)
+            near, step = on_grid(table, near)  # its scales have shrunk with its rows
             noise = float((step / length).median())
         else:
             dtype = coarsest(own)
-            near = near.to(dtype).float()
+            near = (decay(inner(own, near) / length**2) * near).to(dtype).float()
             noise = max(torch.finfo(dtype).eps, torch.finfo(coarsest(values(origin))).eps, FINEST) / 8
         kept = inner(own, near) / length**2
         across = own - (inner(own, near) / inner(near, near).clamp_min(1e-30))[:, None] * near
