@@ -17,7 +17,10 @@ from commands import run, told, toys_in
 from zsaq import Card
 from zsaq.io.checksums import check_manifest
 
-COMMANDS = ["quantize", "compare", "methods", "evaluate", "export", "verify", "bench", "report", "push", "doctor"]
+COMMANDS = [
+    *("quantize", "compare", "methods", "inspect", "fit", "evaluate", "export", "verify", "bench", "report", "push"),
+    "doctor",
+]
 GROUP: Any = get_command(zsaq_cli.app)
 ROOT = Path(__file__).parent.parent
 

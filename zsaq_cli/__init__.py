@@ -1,5 +1,5 @@
-"""The command line: `zsaq quantize | synthesize | compare | methods | evaluate | export | verify | bench | report |
-push | doctor`.
+"""The command line: `zsaq quantize | synthesize | compare | methods | inspect | fit | evaluate | export | verify | bench |
+report | push | doctor`.
 
 Thin over the library. It stands beside the package and not in it: `import zsaq` registers the format with
 transformers, which takes seconds that `zsaq --help` shall not take, and fails where torch is broken, which
@@ -15,6 +15,7 @@ import typer
 from zsaq_cli.answer import BUG
 from zsaq_cli.deploying import bench, export, push, report, verify
 from zsaq_cli.health import doctor
+from zsaq_cli.knowing import fit, inspect
 from zsaq_cli.making import OPEN, compare, methods, quantize
 from zsaq_cli.scoring import evaluate
 from zsaq_cli.writing import synthesize
@@ -43,7 +44,11 @@ zsaq report sst2-w4a8
 """
 
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-for command in (quantize, synthesize, compare, methods, evaluate, export, verify, bench, report, push, doctor):
+COMMANDS = (
+    *(quantize, synthesize, compare, methods, inspect, fit),
+    *(evaluate, export, verify, bench, report, push, doctor),
+)
+for command in COMMANDS:
     settings = OPEN if command in (quantize, compare) else {}
     app.command(no_args_is_help=command not in (methods, doctor), context_settings=settings)(command)
 

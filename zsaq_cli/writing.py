@@ -25,9 +25,7 @@ def synthesize(
     max_tokens: Annotated[
         int | None, typer.Option("--max_tokens", min=1, max=2**16, help="Of a text; default: 48, or what MODEL reads.")
     ] = None,
-    chat: Annotated[
-        bool, typer.Option("--chat/--no_chat", help="Use the generator's chat template.")
-    ] = True,
+    chat: Annotated[bool, typer.Option("--chat/--no_chat", help="Use the generator's chat template.")] = True,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     license: Annotated[
         str | None, typer.Option("--license", help="Of the generator, if its card names none; for the data set's card.")
