@@ -66,6 +66,8 @@ def test_files_of_texts(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     corpus = Corpus.of(tmp_path / name)
     assert list(corpus.rows) == TEXTS and not corpus.zero_shot
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps({"text": a, "text_pair": b, "n": 1}) for a, b in PAIRS))
+    assert list(Corpus.of(tmp_path / "p.jsonl").rows) == PAIRS
     (tmp_path / "p.txt").write_text("a film\ta good film\nit\tnot it\n")
     assert list(Corpus.of(str(tmp_path / "p.txt")).rows) == PAIRS
 

@@ -1,6 +1,5 @@
 """`zsaq inspect` and `zsaq fit`, and what they read beside a model."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from commands import run, told
 from fine_tuned import KNOWN, STRANGE, fine_tuned, words
 from language_toys import bert
 from zsaq.io.base import load_base
-from zsaq.io.texts import rows_of
 from zsaq.report.origin import origin_of
 
 
@@ -92,29 +90,3 @@ def test_a_base_that_cannot_be_loaded_is_told(folder: Path, tmp_path: Path) -> N
     for source in (tmp_path, tmp_path / "nowhere", folder / "known.txt"):
         with pytest.raises(ValueError, match="base"):
             load_base(source)
-
-
-def test_texts_come_from_files_of_every_form(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = [("one text", "its second"), ("another", "and its own")]
-    singles = [first for first, _ in rows]
-    (tmp_path / "a.txt").write_text("\n".join(singles) + "\n\n")
-    (tmp_path / "b.txt").write_text("\n".join("\t".join(row) for row in rows))
-    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": a, "text_pair": b, "n": 1}) for a, b in rows))
-    columns = {"text": singles, "text_pair": [second for _, second in rows]}
-    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "train.parquet")
-    assert rows_of(tmp_path / "a.txt") == singles
-    assert rows_of(tmp_path / "b.txt") == rows_of(tmp_path / "c.jsonl") == rows_of(tmp_path) == rows
-    for content in (b"", b"\n", b"\xff\xfe", b"a\tb\tc\nd"):
-        (tmp_path / "bad.txt").write_bytes(content)
-        if content.startswith(b"a"):
-            assert rows_of(tmp_path / "bad.txt") == ["a", "d"]
-            continue
-        with pytest.raises(ValueError, match="texts"):
-            rows_of(tmp_path / "bad.txt")
-    for content in ('{"sentence": "x"}', "[1]", "{", '{"text": 7}'):
-        (tmp_path / "bad.jsonl").write_text(content)
-        with pytest.raises(ValueError, match="texts"):
-            rows_of(tmp_path / "bad.jsonl")

@@ -8,9 +8,8 @@ from language_toys import bert, bpe, opt, wordpiece
 from zsaq.language.asking import Asking
 from zsaq.language.choosing import TAKEN
 from zsaq.language.kinds import KINDS, RELATIONS, openings, spoken, words_of
-from zsaq.language.layout import Layout
 from zsaq.language.prompted import PromptedWriter
-from zsaq.language.prompts import Known, Prompts, automatic, information
+from zsaq.language.prompts import Known, Prompts, automatic
 
 
 def known_of(labels: list[str], source: str = "", card: dict | None = None) -> Known:
@@ -46,7 +45,7 @@ def test_words_of_names() -> None:
     ],
 )
 def test_prompts_of_labels_names_and_cards(labels, source, card, kind: str, words: str) -> None:
-    prompts = Asking(known=known_of(labels, source, card)).of(None, None, None, None, False)  # type: ignore[arg-type]
+    prompts = Asking(known=known_of(labels, source, card)).of(None, None, None, False)  # type: ignore[arg-type]
     assert any(words in line for line in prompts.first), prompts.first[:9]
     assert kind in prompts.origin and prompts.origin.startswith("automatic") and not prompts.second
 
@@ -99,13 +98,6 @@ def test_a_persons_own_prompts() -> None:
         Prompts.given(["a:", "{first} so:"])
 
 
-def test_information_is_that_of_sure_answers_of_all_classes() -> None:
-    sure, alike, unsure = torch.eye(4) * 50, torch.eye(4)[:1].repeat(4, 1) * 50, torch.zeros(4, 4)
-    assert information(sure) == pytest.approx(torch.log(torch.tensor(4.0)).item(), abs=1e-6)
-    assert information(alike) == information(unsure) == pytest.approx(0, abs=1e-9)
-    assert information(torch.tensor([[1.0], [3.0]])) == pytest.approx(1.0)
-
-
 @pytest.mark.parametrize("text_pair", [False, True])
 def test_where_nothing_is_known_the_teachers_answers_choose(text_pair: bool, capfd: pytest.CaptureFixture[str]) -> None:
     tokenizer, words = bpe(), wordpiece()
@@ -113,7 +105,6 @@ def test_where_nothing_is_known_the_teachers_answers_choose(text_pair: bool, cap
     model.model.decoder.embed_positions.weight.data = torch.randn(402, 32)
     model.config.max_position_embeddings = 400
     writer = PromptedWriter(model, tokenizer, max_tokens=6)
-    layout, foreign = Layout.of(words, 32, text_pair), lambda texts: float(len(texts[0]) % 3)
-    prompts = Asking(foreign=foreign).of(writer, bert(words), words, layout, text_pair)
+    prompts = Asking().of(writer, bert(words), words, text_pair)
     assert sum(f" {kind}" in prompts.origin for kind in KINDS) == TAKEN == len(prompts.first) / 4
     assert bool(prompts.second) == text_pair and "answers differ most" in capfd.readouterr().err

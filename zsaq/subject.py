@@ -121,7 +121,7 @@ class Subject:
             pairs = text_pair or (text is not None and text.text_pair)
             job = TextJob.of(teacher, reader, generator=generator, text_pair=pairs, batches=batches, real=real)
             job.corpus = None if text is None else text.rows
-            job.asking = asking_of(teacher, source if named else None, prompts, pairs)
+            job.asking = asking_of(teacher, source if named else None, prompts, pairs, base)
         sentence = Sentence.of(teacher.name_or_path) if isinstance(job, TextJob) and job.kind == "embedding" else None
         sources = words | {"batches": batches, "real": real}
         given = {name for name, value in sources.items() if value is not None} - {"tokenizer"}

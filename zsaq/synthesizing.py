@@ -14,7 +14,6 @@ from zsaq.language.chunks import Chunks
 from zsaq.language.job import TextJob
 from zsaq.report.card import base_of
 from zsaq.subject import Subject
-from zsaq.train.logging import say
 
 MOST: Final = 2**22  # rows of one corpus
 
@@ -47,14 +46,13 @@ def synthesize_text(
     job = subject.job
     if not isinstance(job, TextJob):
         raise ValueError(f"{subject.name} reads images; text is written for models that read text")
-    chunks = job.written(seed=seed, **options)
+    chunks = job.written(seed=seed, goal=n, **options)
     rows: list[Any] = []
     fluency: list[float] = []
     while len(rows) < n:
         texts, values = chunks.read(len(chunks.kept))
         rows += texts
         fluency += values
-        say(f"written: {chunks.estimate(n)}")
     return Corpus(tuple(rows[:n]), tuple(fluency[:n]), facts(subject.name, job.generator, chunks, license))
 
 

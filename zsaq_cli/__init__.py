@@ -1,5 +1,5 @@
-"""The command line: `zsaq quantize | synthesize | compare | methods | inspect | fit | evaluate | export | verify | bench |
-report | push | doctor`.
+"""The command line: `zsaq quantize | synthesize | compare | methods | inspect | fit | evaluate | export | verify |
+bench | report | push | doctor`.
 
 Thin over the library. It stands beside the package and not in it: `import zsaq` registers the format with
 transformers, which takes seconds that `zsaq --help` shall not take, and fails where torch is broken, which

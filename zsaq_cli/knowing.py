@@ -91,13 +91,13 @@ def fit(
     def work() -> Outcome:
         from dataclasses import asdict
 
-        from zsaq.io.texts import rows_of
+        from zsaq import Corpus
         from zsaq.language.fingerprint import Fingerprint
         from zsaq.language.suitability import Suitability
         from zsaq.report.origin import origin_of
         from zsaq.report.table import Table
 
-        rows = rows_of(text)
+        rows = Corpus.load(text).rows
         model, tokenizer = read(teacher)
         notes: list[str] = []
         found = None

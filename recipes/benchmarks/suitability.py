@@ -3,7 +3,7 @@
     python -m recipes.benchmarks.suitability TEACHER --sources DIR --test TEXT --base ID --steps 40 --minutes 9
 
 TEACHER: a folder or id, or "embedded" for the teacher of `examples/embedded.py`. DIR holds texts, one .txt, .jsonl or
-.parquet a source (`zsaq.io.texts.rows_of`); random tokens, and random words of the fine-tuning where the base is known,
+.parquet a source (`zsaq.Corpus.load`); random tokens, and random words of the fine-tuning where the base is known,
 are sources of their own. TEST is real text, read to report the students' KL and for nothing else. Students are kept in
 DIR/students.jsonl, and not repeated: stop and go on at will.
 """
@@ -25,7 +25,6 @@ import zsaq
 from zsaq.io.base import load_base
 from zsaq.io.readers import tokenizer_of
 from zsaq.io.teacher import load_teacher
-from zsaq.io.texts import rows_of
 from zsaq.language.fingerprint import Fingerprint
 from zsaq.language.layout import Layout
 from zsaq.language.models import longest, printable
@@ -78,7 +77,7 @@ class Study:
         self.layout = Layout.of(self.tokenizer, most)
         self.fingerprint = Fingerprint.of(self.model, load_base(base)) if base else None
         files = [f for f in sorted(folder.iterdir()) if f.suffix in (".txt", ".jsonl", ".parquet") and f != self.kept]
-        self.rows: dict[str, Any] = {file.stem: rows_of(file) for file in files}
+        self.rows: dict[str, Any] = {file.stem: zsaq.Corpus.load(file).rows for file in files}
         if self.fingerprint is not None and self.fingerprint.signal:
             words = printable(self.tokenizer)
             self.rows["random fine-tuned words"] = random_words(words[self.fingerprint.moved[words]], 5)
@@ -147,7 +146,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=math.inf, help="No student is begun that would end later.")
     args = parser.parse_args()
     study = Study(args.teacher, args.sources, args.base)
-    test = [row if isinstance(row, str) else row[0] for row in rows_of(args.test)]
+    test = [row if isinstance(row, str) else row[0] for row in zsaq.Corpus.load(args.test).rows]
     kl = study.run(test, args.bits, args.steps, args.seed, args.minutes)
     rows = [{"source": n, "kl": kl[n], **asdict(study.suitability(n))} for n in sorted(kl, key=lambda n: kl[n])]
     print(Table(rows).to_markdown())

@@ -1,48 +1,55 @@
 """What a generator is asked for: a person's prompts, or automatic ones of all that is known about the teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.foreign import UNMADE
-from zsaq.language.choosing import Foreign, chosen_kinds
+from zsaq.language.choosing import chosen_kinds
+from zsaq.language.fingerprint import Fingerprint
 from zsaq.language.kinds import KINDS
-from zsaq.language.layout import Layout
+from zsaq.language.models import known_task_kind
 from zsaq.language.prompted import PromptedWriter
-from zsaq.language.prompts import Known, Prompts, automatic, named_kinds
+from zsaq.language.prompts import WORDS, Known, Prompts, automatic, named_kinds
 from zsaq.language.writing import load_generator
+from zsaq.train.logging import say
 
 
 @final
 @dataclass(frozen=True)
 class Asking:
-    """`prompts`: a person's, which win; `known`: words about the teacher; `words`: those that its weights remember, the
-    surest first; `foreign`: the share of texts' words that it was not fine-tuned on (`zsaq.language.fingerprint`)."""
+    """`prompts`: a person's, which win; `known`: words about the teacher; `fingerprint()`: what its weights remember
+    beside its base, which is not read before it is asked for; None where no base is known."""
 
     prompts: Prompts | None = None
     known: Known = field(default_factory=lambda: Known((), frozenset()))
-    words: Sequence[str] = ()
-    foreign: Foreign | None = None
+    fingerprint: Callable[[], Fingerprint | None] = lambda: None
 
     def of(
-        self, writer: PromptedWriter, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None,
-        layout: Layout | None, text_pair: bool,
-    ) -> Prompts:  # fmt: skip
+        self, writer: PromptedWriter, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, text_pair: bool
+    ) -> Prompts:
         """The prompts. Where neither a person nor the teacher's name, labels or card say what kind of text it reads,
-        `writer` writes some of every kind and the teacher's answers choose (`chosen_kinds`); `layout` None: a teacher
-        whose answers tell nothing, for which all kinds are written."""
+        `writer` writes some of every kind, and the teacher's answers and weights choose (`chosen_kinds`); for a teacher
+        that answers no class or number all kinds are written. Half of the prompts are about words that the weights
+        remember, if they do."""
         if self.prompts is not None:
             return self.prompts
+        memory = self.fingerprint()
+        if memory is not None and memory.silence is not None:
+            say(f"the weights tell nothing of the teacher's texts: {memory.silence}")
+        if memory is not None and memory.pairs and not text_pair:
+            say("the weights remember pairs of texts: give text_pair=True (--text_pair) if the teacher reads two")
         if kinds := named_kinds(self.known):
             why = f"kinds of text that its name, labels or card point at: {', '.join(kinds)}"
-        elif layout is not None and tokenizer is not None:
-            kinds = chosen_kinds(writer, teacher, tokenizer, layout, self.foreign)
+        elif known_task_kind(teacher) in ("classification", "regression"):
+            kinds = chosen_kinds(writer, teacher, tokenizer, text_pair, memory)
             why = f"kinds of text on which its answers differ most: {', '.join(kinds)}"
         else:
             kinds, why = list(KINDS), "all kinds of text"
-        return automatic(self.known, kinds, why, self.words, text_pair)
+        words = memory.words(tokenizer, WORDS) if memory is not None else []
+        return automatic(self.known, kinds, why, words, text_pair)
 
 
 def has_template(generator: str | tuple[PreTrainedModel, PreTrainedTokenizerBase]) -> bool:

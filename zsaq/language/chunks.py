@@ -28,9 +28,13 @@ class Chunks:
     Raises ValueError where a generator writes next to nothing after these prompts.
     """
 
-    def __init__(self, writer: PromptedWriter, prompts: Prompts, *, seed: int = 0, size: int = CHUNK) -> None:
-        self.writer, self.prompts, self.seed, self.size = writer, prompts, seed, size
+    def __init__(
+        self, writer: PromptedWriter, prompts: Prompts, *, seed: int = 0, size: int = CHUNK, goal: int = ROWS
+    ) -> None:
+        """`goal`: rows that will be asked for, for the estimate that is told after every batch of the writer's."""
+        self.writer, self.prompts, self.seed, self.size, self.goal = writer, prompts, seed, size, goal
         self.kept: list[tuple[list[Any], list[float]]] = []
+        self.began: float | None = None
         self.seconds = 0.0
 
     def __getitem__(self, i: int) -> list[Any]:
@@ -40,9 +44,9 @@ class Chunks:
     def read(self, i: int) -> tuple[list[Any], list[float]]:
         """Rows of chunk i, and how fluent each is; of a pair the mean of both texts."""
         while len(self.kept) <= i:
-            began = time.perf_counter()
+            self.began = time.perf_counter() - self.seconds
             self.kept.append(self.chunk(len(self.kept)))
-            self.seconds += time.perf_counter() - began
+            self.seconds = time.perf_counter() - self.began
         return self.kept[i]
 
     def chunk(self, i: int) -> tuple[list[Any], list[float]]:
@@ -61,18 +65,23 @@ class Chunks:
         return list(found), list(found.values())
 
     def some(self, count: int, rng: torch.Generator) -> list[tuple[Any, float]]:
-        first = [row for row in self.writer.write(drawn(self.prompts.first, count, rng), rng) if row.text]
-        if not self.prompts.second:
+        parts = 1 + bool(self.prompts.second)
+
+        def write(lines: list[str], before: int = 0) -> list[Written]:
+            return self.writer.write(lines, rng, lambda done: self.tell((before + done) // parts))
+
+        first = [row for row in write(drawn(self.prompts.first, count, rng)) if row.text]
+        if parts == 1:
             return [(row.text, row.fluency) for row in first]
         asked = drawn(self.prompts.second, len(first), rng)
-        follow = self.writer.write([a.replace("{first}", b.text) for a, b in zip(asked, first, strict=True)], rng)
+        follow = write([a.replace("{first}", b.text) for a, b in zip(asked, first, strict=True)], count)
         return [((a.text, b.text), mean(a, b)) for a, b in zip(first, follow, strict=True) if b.text]
 
-    def estimate(self, rows: int) -> str:
-        """What is still to be written of `rows`, in words."""
-        done = sum(len(texts) for texts, _ in self.kept)
-        left = (rows - done) * self.seconds / max(done, 1)
-        return f"{done} of {rows} texts, {self.seconds:.0f} s" + (f", about {left:.0f} s left" if left > 0 else "")
+    def tell(self, more: int) -> None:
+        """How many rows are written, `more` of them in the chunk that is open, and what is left."""
+        done, seconds = sum(len(rows) for rows, _ in self.kept) + more, time.perf_counter() - (self.began or 0)
+        left = (self.goal - done) * seconds / max(done, 1)
+        say(f"writing {done}/{self.goal} texts  {seconds:.0f} s" + (f", about {left:.0f} s left" if left > 0 else ""))
 
 
 def drawn(lines: tuple[str, ...], count: int, rng: torch.Generator) -> list[str]:
@@ -112,10 +121,7 @@ class ChunkStream(Iterator[Batch]):
     def open(self) -> None:
         """The chunk of this place."""
         number = self.place // self.each
-        fresh = len(self.chunks.kept)
         rows = self.chunks[number % self.count]
-        if len(self.chunks.kept) > fresh:
-            say(f"written: {self.chunks.estimate(self.count * self.chunks.size)}")
         rng = torch.Generator().manual_seed(2**20 * self.seed + number)
         contents = [encode(self.tokenizer, list(column)) for column in columns(rows)]
         lengths = torch.stack([content.mask.sum(1) for content in contents]).sum(0)

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.language.kinds import KINDS, RELATIONS, article, kinds_named, openings, relations_named, spoken, words_of
@@ -82,13 +80,14 @@ def automatic(known: Known, kinds: Sequence[str], why: str, words: Sequence[str]
         origin.append(f"labels {', '.join(labels[:12])}")
     if words:
         kept = list(words)[:WORDS]
-        lines += [
+        about = [
             f"One sentence from {article(kinds[i % len(kinds)])}, with the words {a} and {b}:"
             for i, (a, b) in enumerate(zip(kept[::2], kept[1::2], strict=False))
         ]
+        lines = lines * max(1, round(len(about) / len(lines))) + about  # as many with words as without
         origin.append(f"words that the weights remember: {', '.join(kept[:8])}, ...")
     second = tuple(RELATIONS[relation] for relation in relations) if pair else ()
-    return Prompts(tuple(dict.fromkeys(lines)), "automatic: " + "; ".join(origin), second)
+    return Prompts(tuple(lines), "automatic: " + "; ".join(origin), second)
 
 
 def named_kinds(known: Known) -> list[str]:
@@ -98,14 +97,3 @@ def named_kinds(known: Known) -> list[str]:
 def candidates() -> list[str]:
     """Every kind of text that a generator can be asked for."""
     return list(KINDS)
-
-
-def information(logits: Tensor) -> float:
-    """How much a set of texts tells of the teacher's answers, from `logits` [N, C]: the mutual information of text and
-    class in nats, H(mean p) - mean H(p), which is large where each answer is sure and all classes occur; of one number
-    [N, 1] its standard deviation."""
-    logits = logits.double()
-    if logits.shape[-1] == 1:
-        return float(logits.std(unbiased=False))
-    p = torch.softmax(logits, -1)
-    return float(torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum(-1).mean())
