@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--max_windows", type=positive)
     parser.add_argument("--separator")
     parser.add_argument("--generator")
+    launch.writing_flags(parser)
     args = launch.parse(parser)
     needed = {"embedded": (), "classifier": ("teacher", "task"), "causal": ("teacher", "text")}[args.kind]
     if missing := [f"--{name}" for name in needed if vars(args)[name] is None]:
@@ -42,7 +43,7 @@ def main() -> None:
         else:
             limits = args.window, args.max_windows, args.separator
             subject = subjects.causal(accelerator, args.teacher, args.text, *limits, args.generator, args.real_text)
-        launch.table(args, loop, subject)
+        launch.table(args, loop, subject | launch.written(args))
 
 
 if __name__ == "__main__":

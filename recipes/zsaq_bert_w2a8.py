@@ -32,8 +32,9 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
                 loop.accelerator, args.teacher, args.task, args.data_dir, args.split, args.generator
             )
         launch.main(
-            args, loop, subject | {"teacher_bits": args.teacher_bits}, baselines=("rtn-minmax", "rtn"), recipe=__file__
-        )
+            args, loop, subject | {"teacher_bits": args.teacher_bits} | launch.written(args),
+            baselines=("rtn-minmax", "rtn"), recipe=__file__,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ def main() -> None:
         limits = args.window, args.max_windows, args.separator
         subject = subjects.causal(loop.accelerator, args.teacher, args.text, *limits, args.generator)
         launch.main(
-            args, loop, subject | {"teacher_bits": args.teacher_bits}, baselines=("rtn-minmax", "rtn"), recipe=__file__
-        )
+            args, loop, subject | {"teacher_bits": args.teacher_bits} | launch.written(args),
+            baselines=("rtn-minmax", "rtn"), recipe=__file__,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ def parser(text: str | None, bits: str, name: str, method: str | None = None) ->
         flags.add_argument("--preset", help="what the bits mean; default: the method's own")
         return flags
     flags.add_argument("--generator", help="any causal LM, folder or Hub id (default: the recipe's own)")
+    writing_flags(flags)
     flags.add_argument("--teacher_bits", type=int, choices=[8, 4], help="the teacher answers in few bits: bitsandbytes")
     for option, value in methods()["language"][method].options("light").items():
         if isinstance(value, bool):
@@ -100,6 +101,19 @@ def parser(text: str | None, bits: str, name: str, method: str | None = None) ->
             flags.add_argument(f"--{option}", type=value_of, help=f"(default: {'none' if value is None else value})")
         flags.get_default("own").append(option)
     return flags
+
+
+def writing_flags(flags: argparse.ArgumentParser) -> None:
+    """What methods read: a corpus, or what a generator is asked for; see `written`."""
+    flags.add_argument("--corpus", help="text that methods read: what `zsaq synthesize` wrote, folder or Hub id")
+    flags.add_argument("--prompt", action="append", metavar="TEXT", help="what the generator is asked for; repeatable")
+    flags.add_argument("--base", help="the teacher's public base, if its card names none")
+
+
+def written(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of `writing_flags` that were given, as `zsaq.quantize` takes them."""
+    given = {"corpus": args.corpus, "prompts": args.prompt, "base": args.base}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def parse(flags: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
