@@ -157,8 +157,8 @@ class TextJob:
 
     def written(self, seed: int, *, max_tokens: int | None = None, goal: int = ROWS, **options: Any) -> Chunks:
         """Text that the generator writes after prompts: `max_tokens` of its own, by default what the teacher reads, at
-        most `PROMPTED`; `goal`: texts that will be asked for; `options` are those of `PromptedWriter`. Raises ValueError as
-        that does."""
+        most `PROMPTED`; `goal`: texts that will be asked for; `options` are those of `PromptedWriter`. Raises
+        ValueError as that does."""
         if isinstance(self.generator, str):
             model, tokenizer = load_generator(self.generator, fast_dtype(self.start.device))
             model.to(self.start.device)  # type: ignore[arg-type]
