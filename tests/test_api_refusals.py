@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForTokenClassification
 
 import zsaq
 from language_toys import bert, bpe, opt, wordpiece
@@ -89,10 +89,10 @@ def test_of_images(options: dict[str, Any], message: str) -> None:
 
 def test_a_method_that_does_not_suit_the_model_is_refused_with_those_that_do() -> None:
     config = BertConfig(vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
-    headless = BertModel(config).eval()
-    with pytest.raises(ValueError, match=r"BertModel is neither; for it give one of rtn-minmax, rtn$"):
-        zsaq.quantize(headless, "w4a8", method="gptq")
-    assert zsaq.quantize(headless, "w4a8").zsaq.results.method == "rtn"
+    tagger = BertForTokenClassification(config).eval()
+    with pytest.raises(ValueError, match=r"BertForTokenClassification is none; for it give one of rtn-minmax, rtn$"):
+        zsaq.quantize(tagger, "w4a8", method="gptq")
+    assert zsaq.quantize(tagger, "w4a8").zsaq.results.method == "rtn"
     for teacher, method in ((vit(), "genie"), (convnext(), "zeroq")):
         with pytest.raises(ValueError, match=f"does not suit {method}, which needs BatchNorm"):
             zsaq.quantize(teacher, "w4a4", method=method)
@@ -121,7 +121,7 @@ def test_a_teacher_that_lacks_its_head_is_refused(tmp_path: Path) -> None:
     model = bert(wordpiece())
     model.bert.save_pretrained(tmp_path)
     config = tmp_path / "config.json"
-    config.write_text(config.read_text().replace('"BertModel"', '"BertForSequenceClassification"'))
+    config.write_text(config.read_text().replace('"BertForTokenClassification"', '"BertForSequenceClassification"'))
     with pytest.raises(ValueError, match=r"has no weights for \['classifier"):
         zsaq.quantize(tmp_path, "w4a8")
 

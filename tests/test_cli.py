@@ -18,7 +18,20 @@ from zsaq import Card
 from zsaq.io.checksums import check_manifest
 
 COMMANDS = [
-    *("quantize", "compare", "methods", "inspect", "fit", "evaluate", "export", "verify", "bench", "report", "push"),
+    *(
+        "quantize",
+        "synthesize",
+        "compare",
+        "methods",
+        "inspect",
+        "fit",
+        "evaluate",
+        "export",
+        "verify",
+        "bench",
+        "report",
+        "push",
+    ),
     "doctor",
 ]
 GROUP: Any = get_command(zsaq_cli.app)

@@ -35,7 +35,7 @@ def synthesize(
 ) -> None:
     """Write text that fits MODEL, without any data, and keep it as a data set (Parquet, with a card).
 
-    Every method takes it (--corpus DIR), and so do other tools that calibrate with a data set. A prompt that holds
+    Every method takes it (zsaq quantize MODEL --corpus DIR), and so do other tools that calibrate with a data set. A prompt that holds
     {first} asks for the second text of a pair. Without --prompt they are made of MODEL's labels, name and card, of
     what its weights remember (--base), or of its own answers.
 
@@ -44,7 +44,6 @@ def synthesize(
     \b
     zsaq synthesize sst2-bert --prompt "One sentence from a film review:" --n 4096 --output_dir reviews
     zsaq synthesize mrpc-bert --text_pair --n 2048 --output_dir pairs
-    zsaq quantize sst2-bert --bits w2a8 --corpus reviews --output_dir sst2-w2a8
     """
 
     def work() -> Outcome:
