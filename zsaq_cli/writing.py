@@ -35,9 +35,9 @@ def synthesize(
 ) -> None:
     """Write text that fits MODEL, without any data, and keep it as a data set (Parquet, with a card).
 
-    Every method takes it (zsaq quantize MODEL --corpus DIR), and so do other tools that calibrate with a data set. A prompt that holds
-    {first} asks for the second text of a pair. Without --prompt they are made of MODEL's labels, name and card, of
-    what its weights remember (--base), or of its own answers.
+    Every method takes it (zsaq quantize MODEL --corpus DIR), and so do other tools that calibrate with a data set. A
+    prompt that holds {first} asks for the second text of a pair. Without --prompt they are made of MODEL's labels, name
+    and card, of what its weights remember (--base), or of its own answers.
 
     Examples:
 
