@@ -35,7 +35,7 @@ LAYERS: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attent
 
 
 def gpt2(kind: type = GPT2ForSequenceClassification) -> PreTrainedModel:
-    return kind(GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=40, **SMALL))
+    return kind(GPT2Config(n_embd=32, n_layer=1, n_head=2, n_positions=40, bos_token_id=3, eos_token_id=4, **SMALL))
 
 
 BASES = {
@@ -66,8 +66,9 @@ def seen(known: tuple[str, ...] = KNOWN) -> set[int]:
     return {i for row in TOKENIZER(list(known))["input_ids"] for i in row}
 
 
-def found(print_: Fingerprint) -> set[int]:
-    return set(print_.moved.nonzero().flatten().tolist())
+def found(told: Fingerprint) -> set[int]:
+    """Without padding, on which GPT-2 computes what it does not use."""
+    return set(told.moved.nonzero().flatten().tolist()) - {TOKENIZER.pad_token_id}
 
 
 @pytest.mark.parametrize(
@@ -116,14 +117,13 @@ def test_what_is_stored_in_16_bits_remembers_too(
 
 @pytest.mark.parametrize(("bits", "least"), [(8, 1.0), (4, 0.9)])
 @pytest.mark.parametrize("saved", [False, True])
-def test_rounding_the_table_hides_little(
-    pair: tuple[PreTrainedModel, PreTrainedModel], bits: int, least: float, saved: bool, tmp_path: Path
-) -> None:
+def test_rounding_the_table_hides_little(bits: int, least: float, saved: bool, tmp_path: Path) -> None:
+    base = base_of("bert")
     config = dataclasses.replace(QuantConfig.parse("w4a8"), embedding=Grid(bits))
-    student = quantize_model(pair[0], config)
+    student = quantize_model(fine_tuned(base, lr=1e-2), config)
     if saved:
         student = zsaq.load(zsaq.save(student, tmp_path / "student"))
-    told, wanted = found(Fingerprint.of(student, pair[1])), seen()
+    told, wanted = found(Fingerprint.of(student, base)), seen()
     assert len(told & wanted) >= least * max(len(told), len(wanted))
 
 

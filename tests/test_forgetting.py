@@ -51,7 +51,8 @@ def test_a_table_that_is_the_bases_tells_nothing(pair: tuple[PreTrainedModel, Pr
 
 
 def test_rounding_is_told_to_hide_little(pair: tuple[PreTrainedModel, PreTrainedModel]) -> None:
-    assert told_in(8, *pair) == 1.0 and told_in(4, *pair) > 0.9
+    teacher = fine_tuned(pair[1], lr=1e-2)
+    assert told_in(8, teacher, pair[1]) == 1.0 and told_in(4, teacher, pair[1]) > 0.9
     with pytest.raises(ValueError, match="no row"):
         told_in(8, pair[1], pair[1])
 

@@ -94,15 +94,16 @@ class Fingerprint:
 
 def split(rows: Rows) -> tuple[float | None, str | None]:
     """The movement above which a row was trained on, by two means of its logarithm; or None, and why there is none."""
-    logs = rows.movement.clamp_min(rows.noise).log()
-    if float(logs.max()) <= math.log(rows.still):
+    logs, still = rows.movement.clamp_min(rows.noise).log(), math.log(rows.still)
+    few = max(FEWEST, len(logs) // SHARE)
+    if int((logs > still).sum()) < few:
         return None, "no row of tokens moved (LoRA, a frozen table, or the model itself was given as its base)"
     bound = two_means(logs)
     high, low = logs[logs > bound], logs[logs <= bound]
-    if float(low.mean()) > math.log(rows.still):
+    if len(low) < few or float(low.mean()) > still:
         return None, "every row of tokens moved (a table that was trained whole, or another base)"
     apart = (high.mean() - low.mean()) / ((high.var(correction=0) + low.var(correction=0)) / 2).sqrt()
-    if min(len(high), len(low)) < max(FEWEST, len(logs) // SHARE) or apart < APART:
+    if len(high) < few or apart < APART:
         return None, "rows of tokens do not fall into those that moved and those that did not"
     if float(rows.kept[logs > bound].median()) < ALIKE:
         return None, "the rows that differ have nothing of the base's: it has another vocabulary"
