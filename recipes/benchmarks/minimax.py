@@ -22,25 +22,23 @@ from typing import Any, Final
 
 import torch
 
-from zsaq import KL, Batch, Loop, Pair, QuantConfig
+from zsaq import KL, Batch, Loop, Pair, QuantConfig, distill
 from zsaq.language.job import TextJob
-from zsaq.language.sam_sga import sam_sga
+from zsaq.language.sam_sga import divergence, student_of, student_optimizer
 from zsaq.language.sources import texts
 from zsaq.language.text import Text
 from zsaq.script import positive, told
+from zsaq.train.averaging import Averaged
+from zsaq.train.choosing import Chosen
 from zsaq.train.state import read_state, write_state
 from zsaq.train.trainer import processes
 
 with told():
     from examples import subjects
 
-PLAIN: Final[dict[str, Any]] = {"warm": 0, "rho": 0.0, "ratio": (5, 0)}
-LATE: Final = {"rho": 0.16, "sam_share": 0.15}
-FORMS: Final[dict[str, dict[str, Any]]] = {
-    "plain": {}, "late-sam": LATE, "sam": {"rho": 0.16}, "sga": {"ratio": (5, 1)},
-    "sam-sga": {"rho": 0.16, "ratio": (5, 1)}, "averaged": {"average": 1 / 3},
-    "late-sam-averaged": LATE | {"average": 0.15},
-    "chosen": {"choose": 4}, "real": {},
+FORMS: Final[dict[str, dict[str, float]]] = {
+    "plain": {}, "late-sam": {"rho": 0.16, "sam_share": 0.15}, "sam": {"rho": 0.16}, "sga": {"climbs": 1},
+    "sam-sga": {"rho": 0.16, "climbs": 1}, "averaged": {"mean": 1 / 3}, "chosen": {"of": 4}, "real": {},
 }  # fmt: skip
 FIXED: Final = 512
 
@@ -83,12 +81,20 @@ def fixed(job: TextJob, seed: int) -> Iterator[Batch]:
 
 def run(job: TextJob, tape: Tape, form: str, bits: str, steps: int, seed: int) -> tuple[Any, float]:
     """The student, and the seconds."""
-    options = PLAIN | FORMS[form]
-    ascent = job.ascent(seed, lr=1e-4) if options["ratio"][1] else None
-    loop = Loop(processes(), every=10**9)
+    form_of = FORMS[form]
+    rates = {name: form_of[name] for name in ("rho", "sam_share") if name in form_of}
+    ascent = job.ascent(seed, lr=1e-4) if "climbs" in form_of else None
     before, start = tape.seconds, time.process_time()
-    source = tape.play() if ascent is None else ascent.text
-    student = sam_sga(job.teacher, QuantConfig.parse(bits), source, ascent, steps=steps, loop=loop, **options)
+    teacher = job.teacher
+    student = student_of(teacher, QuantConfig.parse(bits))
+    optimizer = student_optimizer(student, 0.0032, steps=steps, **rates)
+    if "mean" in form_of:
+        optimizer = Averaged(optimizer, steps - round(form_of["mean"] * steps) + 1, steps)
+    source: Iterator[Batch] = tape.play() if ascent is None else ascent.text
+    if "of" in form_of:
+        source = Chosen(source, teacher, student, KL(), int(form_of["of"]))
+    loop = Loop(processes(), every=10**9)
+    distill(student, teacher, source, divergence(teacher, 1.0), optimizer, steps, loop, adversary=ascent)
     seconds = time.process_time() - start - (tape.seconds - before)
     return student, seconds + (0.0 if ascent else tape.read * tape.seconds / len(tape.batches))
 

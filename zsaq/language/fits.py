@@ -92,9 +92,6 @@ def gptq_qat(source: BatchSource) -> Fit:
     return fit
 
 
-FORM = ("rho", "sam_share", "average", "choose")
-
-
 def minimax(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
     """ZSAQ with those parts that the row's budget names. Where nothing climbs there is nothing that could."""
     numbers, ascent = budget.numbers, None
@@ -102,9 +99,9 @@ def minimax(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: 
     if ratio[1]:
         options = {name: budget[name] for name in ("fluency", "diversity", "bridge", "eight_bit", "lora")}
         ascent = job.ascent(seed, lr=budget["generator_lr"], **options)
-    form = {"rho": 0.0} | {name: numbers[name] for name in FORM if name in numbers}
+    sam = {"rho": numbers.get("rho", 0.0), "sam_share": numbers.get("sam_share", 1.0)}
     return sam_sga(
         job.teacher, config, job.text(seed) if ascent is None else ascent.text, ascent, steps=budget["steps"],
         warm=warm_steps(budget), lr=budget["lr"], hidden=budget["hidden"], ratio=ratio, loop=loop, start=job.start,
-        **form,
+        **sam,
     )  # fmt: skip

@@ -22,8 +22,6 @@ from zsaq.quant.layers import QuantEmbedding, parameter_groups, quant_layers
 from zsaq.quant.model import quantize_model
 from zsaq.quant.ranges import static_ranges
 from zsaq.sentence import pooling_of
-from zsaq.train.averaging import Averaged
-from zsaq.train.choosing import Chosen
 from zsaq.train.embeddings import Embeddings, Similarities
 from zsaq.train.gptq import gptq
 from zsaq.train.objectives import KL, HiddenStates, LayerWise, RelativeMSE, Sum
@@ -93,23 +91,19 @@ def grid_step(student: PreTrainedModel) -> float:
 
 
 def student_optimizer(
-    student: PreTrainedModel, lr: float, rho: float = 0.0, *, steps: int = 1, sam_share: float = 1.0,
-    average: float = 0.0,
-) -> Wrapper:  # fmt: skip
+    student: PreTrainedModel, lr: float, rho: float = 0.0, *, steps: int = 1, sam_share: float = 1.0
+) -> Wrapper:
     """AdamW without decay on the clipped gradient; SAM around it where rho is positive, in the last `sam_share` of the
-    `steps`; the student leaves as its mean over the last `average` of them.
+    `steps`.
 
     `lr` and `rho` count in grid steps: Adam moves every weight by about `lr` of the mean distance between two levels at
     a time, whatever the bits and the size of the weights. With one absolute rate for all, 30 training steps cost 8-bit
     students what rounding had kept. See `grid_step` for what is raised.
     """
     unit = grid_step(student)
-    optimizer: Wrapper = Clip(torch.optim.AdamW(parameter_groups(student, lr * unit), lr * unit, weight_decay=0.0), 1.0)
-    if rho and (looks := round(sam_share * steps)):
-        optimizer = SAM(optimizer, student, rho * unit, after=steps - looks)
-    if last := round(average * steps):
-        optimizer = Averaged(optimizer, steps - last + 1, steps)
-    return optimizer
+    adam = Clip(torch.optim.AdamW(parameter_groups(student, lr * unit), lr * unit, weight_decay=0.0), 1.0)
+    looks = round(sam_share * steps)
+    return SAM(adam, student, rho * unit, after=steps - looks) if rho and looks else adam
 
 
 def warm_start(
@@ -147,14 +141,11 @@ def gptq_student(
 
 def pull(
     student: PreTrainedModel, teacher: PreTrainedModel, batches: Iterable[Batch], *, steps: int, lr: float,
-    hidden: float = 1.0, rho: float = 0.0, sam_share: float = 1.0, average: float = 0.0, choose: int = 1,
-    adversary: Adversary | None = None, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
+    hidden: float = 1.0, rho: float = 0.0, sam_share: float = 1.0, adversary: Adversary | None = None,
+    ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """End-to-end distillation on any batches: random tokens, sampled text (LLM-QAT), real ones, or ZSAQ's."""
-    optimizer = student_optimizer(student, lr, rho, steps=steps, sam_share=sam_share, average=average)
-    if choose > 1:
-        answers = divergence(teacher, 0.0).parts[0][1]
-        batches = Chosen(batches, teacher, student, answers, choose)
+    optimizer = student_optimizer(student, lr, rho, steps=steps, sam_share=sam_share)
     return distill(
         student, teacher, batches, divergence(teacher, hidden), optimizer, steps, loop, adversary=adversary, ratio=ratio
     )
@@ -163,8 +154,8 @@ def pull(
 def sam_sga(
     teacher: PreTrainedModel, config: QuantConfig, text: Iterable[Batch], ascent: Adversary | None = None, *,
     steps: int = 200, warm: int = 40, lr: float = 0.0032, hidden: float = 1.0, rho: float = 0.16,
-    sam_share: float = 1.0, average: float = 0.0, choose: int = 1, ratio: tuple[int, int] = (5, 1),
-    loop: Loop | None = None, start: PreTrainedModel | None = None,
+    sam_share: float = 1.0, ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
+    start: PreTrainedModel | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """Warm start, then SAM-SGA: `steps` student steps in all, the first `warm` of them layer by layer.
 
@@ -177,12 +168,11 @@ def sam_sga(
     """
     if not 0 <= warm < steps:
         raise ValueError(f"warm is {warm} of {steps} steps; give 0 or more, and fewer than steps")
-    for name, share in (("sam_share", sam_share), ("average", average)):
-        if not 0 <= share <= 1:
-            raise ValueError(f"{name} is {share}; give a share of the steps, from 0 to 1")
+    if not 0 <= sam_share <= 1:
+        raise ValueError(f"sam_share is {sam_share}; give a share of the steps, from 0 to 1")
     stream = stream_of(text)
     student = warm_start(student_of(start or teacher, config, stream, loop), teacher, stream, warm, lr, loop)
     return pull(
         student, teacher, stream, steps=steps - warm, lr=lr, hidden=hidden, rho=rho, sam_share=sam_share,
-        average=average, choose=choose, adversary=ascent, ratio=ratio, loop=loop,
+        adversary=ascent, ratio=ratio, loop=loop,
     )  # fmt: skip
