@@ -41,6 +41,7 @@ def test_words_of_names() -> None:
         (["World", "Sports"], "x/bert", {"datasets": ["fancyzhx/ag_news"]}, "news item", "news item about Sports"),
         (["activate_my_card", "age_limit"], "banking77-bert", {}, "customer's message to a bank", "about age limit"),
         (["toxic", "not toxic"], "toxic-bert", {}, "comment in an internet forum", "A friendly comment"),
+        (["Business", "World"], "x/agnews", {}, "news item", "news item about Business"),
         (["LABEL_0", "LABEL_1"], "x", {"tags": ["trec"]}, "question that somebody asks", "question that somebody asks"),
     ],
 )
@@ -51,9 +52,7 @@ def test_prompts_of_labels_names_and_cards(labels, source, card, kind: str, word
 
 
 def test_examples_of_a_card_are_not_read() -> None:
-    assert not known_of(["LABEL_0"], "", {"widget": [{"text": "imdb film"}], "model-index": [{"imdb": 1}]}).words - {
-        "label", "0", "label0"
-    }  # fmt: skip
+    assert not known_of(["LABEL_0"], "", {"widget": [{"text": "imdb film"}], "model-index": [{"imdb": 1}]}).words
 
 
 @pytest.mark.parametrize(
@@ -106,5 +105,6 @@ def test_where_nothing_is_known_the_teachers_answers_choose(text_pair: bool, cap
     model.config.max_position_embeddings = 400
     writer = PromptedWriter(model, tokenizer, max_tokens=6)
     prompts = Asking().of(writer, bert(words), words, text_pair)
-    assert sum(f" {kind}" in prompts.origin for kind in KINDS) == TAKEN == len(prompts.first) / 4
+    kinds = [kind for kind in KINDS if f" {kind}" in prompts.origin]
+    assert 1 <= len(kinds) == len(prompts.first) / 4 <= TAKEN
     assert bool(prompts.second) == text_pair and "answers differ most" in capfd.readouterr().err

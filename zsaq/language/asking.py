@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import final
+from typing import Final, final
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,6 +17,9 @@ from zsaq.language.writing import load_generator
 from zsaq.train.logging import say
 
 
+TELLING: Final = 5  # letters: shorter words are mostly of, with, were
+
+
 @final
 @dataclass(frozen=True)
 class Asking:
@@ -24,7 +27,7 @@ class Asking:
     beside its base, which is not read before it is asked for; None where no base is known."""
 
     prompts: Prompts | None = None
-    known: Known = field(default_factory=lambda: Known((), frozenset()))
+    known: Known = field(default_factory=Known)
     fingerprint: Callable[[], Fingerprint | None] = lambda: None
 
     def of(
@@ -48,7 +51,8 @@ class Asking:
             why = f"kinds of text on which its answers differ most: {', '.join(kinds)}"
         else:
             kinds, why = list(KINDS), "all kinds of text"
-        words = memory.words(tokenizer, WORDS) if memory is not None else []
+        words = [] if memory is None else memory.words(tokenizer, 3 * WORDS)
+        words = [word for word in words if len(word) >= TELLING][:WORDS]
         return automatic(self.known, kinds, why, words, text_pair)
 
 

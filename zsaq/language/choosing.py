@@ -13,7 +13,8 @@ from zsaq.language.suitability import Suitability
 from zsaq.train.logging import say
 
 EACH: Final = 24  # texts of a kind
-TAKEN: Final = 4  # kinds
+TAKEN: Final = 4  # kinds at most
+CLOSE: Final = 0.85  # of the best kind's number: what the next ones must have
 
 
 def chosen_kinds(
@@ -23,10 +24,10 @@ def chosen_kinds(
     text_pair: bool,
     fingerprint: Fingerprint | None = None,
 ) -> list[str]:
-    """The `TAKEN` kinds of `KINDS` that suit the teacher best, the best first: by how much a text of this kind tells of
-    the teacher's answer (`Suitability.information`, for a number its spread), and, where the weights tell which words
-    the teacher was not fine-tuned on, by the sum of both ranks. For pairs the second text is written after the first,
-    after every relation in turn."""
+    """The kinds of `KINDS` that suit the teacher best, the best first: by how much a text of this kind tells of the
+    teacher's answer (`Suitability.information`, for a number its spread), where the weights tell which words the
+    teacher was not fine-tuned on times the share of the others. As many as `TAKEN`, which come `CLOSE` to the best. For
+    pairs the second text is written after the first, after every relation in turn. All three are choices of ours."""
     rng = torch.Generator().manual_seed(0)
     asked = [(kind, line) for kind in KINDS for line in drawn(tuple(openings(kind)), EACH, rng)]
     say(
@@ -42,18 +43,15 @@ def chosen_kinds(
     for (kind, _), text, follow in zip(asked, first, second, strict=True):
         if text and (follow or not text_pair):
             rows[kind].append((text, follow) if text_pair else text)
-    told = {}
+    told: dict[str, float] = {}
     for kind, some in rows.items():
         if some:
             found = Suitability.of(teacher, tokenizer, some, fingerprint)
-            told[kind] = found.spread if found.information is None else found.information, found.alien
-    by_answers = sorted(told, key=lambda kind: -told[kind][0])
-    by_words = sorted(told, key=lambda kind: told[kind][1] or 0.0)  # where nothing is known, as they came
-    known = fingerprint is not None and fingerprint.signal
-    rank = {kind: by_answers.index(kind) + (by_words.index(kind) if known else 0) for kind in told}
-    best = sorted(told, key=rank.__getitem__)[:TAKEN]
-    numbers = ", ".join(
-        f"{kind} ({told[kind][0]:.2f}{f', {told[kind][1]:.0%} foreign words' if known else ''})" for kind in best
-    )
+            own = found.spread if found.information is None else found.information
+            assert own is not None, "the teacher answers a class or a number"
+            told[kind] = own * (1 - (found.alien or 0.0))
+    ranked = sorted(told, key=lambda kind: -told[kind])
+    best = [kind for kind in ranked[:TAKEN] if told[kind] >= CLOSE * told[ranked[0]]]
+    numbers = ", ".join(f"{kind} ({told[kind]:.2f})" for kind in ranked[: TAKEN + 2])
     say(f"kinds of text on which the teacher's answers differ most: {numbers}")
     return best

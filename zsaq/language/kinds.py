@@ -5,27 +5,27 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final
 
-KINDS: Final[dict[str, str]] = {
+KINDS: Final[dict[str, str]] = {  # signs are of names and cards, not of labels: a topic called business is no report
     "film review": "sst sst2 imdb movie movies film films rotten tomatoes cinema",
     "customer's review of a product": "amazon product products review reviews ecommerce",
-    "review of a restaurant": "yelp restaurant restaurants hotel food",
-    "news item": "ag agnews news headline headlines bbc reuters newsgroups journalism",
+    "review of a restaurant": "yelp restaurant restaurants hotel hotels",
+    "news item": "ag agnews news headline headlines bbc reuters newsgroups",
     "question that somebody asks": "trec question questions squad qqp quora",
     "tweet": "tweet tweets twitter tweeteval irony emoji",
     "comment in an internet forum": "toxic toxicity jigsaw civil comment comments reddit forum hate offensive",
-    "customer's message to a bank": "banking banking77 bank",
-    "request to a voice assistant": "clinc clinc150 intent intents massive snips atis command",
-    "e-mail": "spam ham enron email emails mail phishing",
-    "article of an encyclopedia": "wikipedia wiki dbpedia encyclopedia qnli boolq",
-    "scientific abstract": "pubmed arxiv scientific science paper papers scicite scibert",
-    "note on a patient": "medical clinical biomedical bio health mimic patient",
-    "contract": "legal law ledgar court contract contracts",
-    "report on a company's business": "finance financial finbert phrasebank stock stocks business",
-    "everyday conversation": "dialog dialogue dailydialog goemotions emotion emotions conversation chat",
-    "novel": "story stories fiction novel book books gutenberg",
+    "customer's message to a bank": "banking banking77",
+    "request to a voice assistant": "clinc clinc150 intent intents massive snips atis",
+    "e-mail": "spam enron email emails phishing",
+    "article of an encyclopedia": "wikipedia wiki dbpedia encyclopedia",
+    "scientific abstract": "pubmed scientific scicite scibert abstracts",
+    "note on a patient": "medical clinical biomedical mimic patient patients",
+    "contract": "legal ledgar contract contracts",
+    "report on a company's business": "finance financial finbert phrasebank",
+    "everyday conversation": "dialog dialogue dailydialog goemotions emotion emotions",
+    "novel": "fiction novel novels gutenberg",
     "caption of a photograph": "flickr flickr30k coco caption captions snli stsb sts",
-    "manual of a program": "code software docs documentation python github programming",
-    "message to a friend": "sms message messages",
+    "manual of a program": "stackoverflow documentation docs manual",
+    "message to a friend": "sms",
 }
 OPENINGS: Final = ("One sentence from {}:", "From {}:", "Somebody wrote in {}:", "{}, in one sentence:")
 NAMELESS: Final = re.compile(r"(label|class|cls|category)?[\s_-]*\d+", re.IGNORECASE)

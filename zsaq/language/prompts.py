@@ -45,10 +45,12 @@ class Prompts:
 @final
 @dataclass(frozen=True)
 class Known:
-    """Words about a teacher: its `labels`, as people say them, and the `words` of its name, labels and card."""
+    """Words about a teacher: its `labels`, as people say them, the `words` of its name and card, and those of all its
+    label names, `answers`."""
 
-    labels: tuple[str, ...]
-    words: frozenset[str]
+    labels: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
+    answers: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, teacher: PreTrainedModel, source: str = "", card: Mapping[str, Any] | None = None) -> "Known":
@@ -57,16 +59,17 @@ class Known:
         named: Any = teacher.config.id2label
         names = [str(name) for name in named.values()][:512] if isinstance(named, Mapping) else []
         labels = tuple(dict.fromkeys(filter(None, map(spoken, names))))
-        texts = [Path(os.path.expanduser(source)).name, *names]
+        texts = [Path(os.path.expanduser(source)).name]
         for key in ("tags", "datasets", "pipeline_tag", "base_model", "model_name"):
             value = (card or {}).get(key)
             texts += [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)][:64]
-        return cls(labels, frozenset(words_of(text[:200] for text in texts)))
+        words = (frozenset(words_of(text[:200] for text in some)) for some in (texts, names))
+        return cls(labels, *words)
 
     @property
     def relations(self) -> tuple[str, ...]:
         """Of the two texts that the teacher compares; () where nothing points at pairs."""
-        return relations_named(set(self.words))
+        return relations_named({*self.words, *self.answers})
 
 
 def automatic(known: Known, kinds: Sequence[str], why: str, words: Sequence[str] = (), pair: bool = False) -> Prompts:
