@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zsaq.quant.codes import dequantize, groups, round_to_grid
+from zsaq.quant.grid import Grid
 from zsaq.quant.layers import QuantEmbedding
 from zsaq.quant.packed import PackedEmbedding
 
@@ -39,12 +40,14 @@ class Rows:
         length = near.norm(dim=1)
         length = length.clamp_min(float(length.mean()) / 100 or 1.0)
         coded = isinstance(table, PackedEmbedding | QuantEmbedding)
+        held = on_grid(table, near) if coded else near
+        near = decay(inner(own, held) / inner(held, held).clamp_min(1e-30)) * near
         if coded:
-            near, step = on_grid(table, near)  # its scales have shrunk with its rows
-            noise = float((step / length).median())
+            near = on_grid(table, near)
+            noise = float((steps(table)[:count].to(own.device) / length).median())
         else:
             dtype = coarsest(own)
-            near = (decay(inner(own, near) / length**2) * near).to(dtype).float()
+            near = near.to(dtype).float()
             noise = max(torch.finfo(dtype).eps, torch.finfo(coarsest(values(origin))).eps, FINEST) / 8
         kept = inner(own, near) / length**2
         across = own - (inner(own, near) / inner(near, near).clamp_min(1e-30))[:, None] * near
@@ -60,19 +63,26 @@ def values(table: nn.Embedding) -> Tensor:
     return table.weight.detach().float()
 
 
-def on_grid(table: PackedEmbedding | QuantEmbedding, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows as the table would hold them, and the step of each row's grid [N]."""
+def on_grid(table: PackedEmbedding | QuantEmbedding, rows: Tensor) -> Tensor:
+    """The rows as the table would hold them."""
+    grid, scale, zero = grid_of(table)
+    scale, zero = scale[: len(rows)], zero[: len(rows)] if isinstance(zero, Tensor) else zero
+    codes = round_to_grid(groups(rows, grid), scale, zero, grid).reshape(rows.shape)
+    return dequantize(codes, scale, zero, grid).float()
+
+
+def steps(table: PackedEmbedding | QuantEmbedding) -> Tensor:
+    """The step of each row's grid [N], the mean of its groups'."""
+    return grid_of(table)[1].flatten(1).mean(1)
+
+
+def grid_of(table: PackedEmbedding | QuantEmbedding) -> tuple[Grid, Tensor, Tensor | float]:
+    """The grid, and scale and zero of its rows."""
     if isinstance(table, PackedEmbedding):
         owner = table if table.table is None else table.table
-        grid, scale, zero = owner.grid, owner.scale, owner.zeros()
-    else:
-        _, scale, zero = table.weight_quantizer.codes(table.weight)
-        grid = table.weight_quantizer.grid
-    count = len(rows)
-    view, scale = groups(rows, grid), scale[:count].float()
-    zero = zero[:count] if isinstance(zero, Tensor) else zero
-    codes = round_to_grid(view, scale, zero, grid).reshape(rows.shape)
-    return dequantize(codes, scale, zero, grid).float(), scale.flatten(1).mean(1)
+        return owner.grid, owner.scale, owner.zeros()
+    _, scale, zero = table.weight_quantizer.codes(table.weight)
+    return table.weight_quantizer.grid, scale, zero
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
