@@ -16,7 +16,6 @@ from zsaq.language.prompts import WORDS, Known, Prompts, automatic, named_kinds
 from zsaq.language.writing import load_generator
 from zsaq.train.logging import say
 
-
 TELLING: Final = 5  # letters: shorter words are mostly of, with, were
 
 
