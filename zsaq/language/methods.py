@@ -149,8 +149,8 @@ def auto(kind: TaskKind | None, config: QuantConfig) -> str:
     - What a method cannot do: static ranges of inputs are read off text, so `gptq` at 8 bits too; GPTQ's rounding
       cannot keep min-max ranges, so `llm-qat`.
 
-    All at W?A8 and in budgets of minutes (README.md, recipes/LOG.md); 5 to 7 bits and weights alone were not measured
-    and follow their neighbours.
+    All at W?A8 and in budgets of minutes (README.md, recipes/LOG.md); 5 to 7 bits, weights alone and bare
+    encoders were not measured and follow their neighbours.
     """
     weights = [(part.weight.bits, part.ranges) for part in with_rules(config) if part.weight is not None]
     fewest = min((bits for bits, _ in weights), default=16)
