@@ -33,14 +33,14 @@ class Sentence:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, source: str | Path) -> "Sentence | None":
+    def of(cls, source: str | Path | None) -> "Sentence | None":
         """Of a folder, or of an id whose files lie in the Hub's cache (`fetch`); None where it has none, and for a
         chain without pooling, as a reranker's.
 
         Raises ValueError for files that are not of their form: JSON that is none, a pooling that does not exist, a path
         that leads elsewhere, code that is not sentence-transformers' own.
         """
-        if not str(source) or (path := found(source, MODULES)) is None:
+        if source is None or not str(source) or (path := found(source, MODULES)) is None:
             return None
         chain = chain_of(path)
         kinds = [kind for kind, _ in chain]
@@ -82,7 +82,7 @@ class Sentence:
             (folder / name).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
-def pooling_of(source: str | Path) -> Pooling:
+def pooling_of(source: str | Path | None) -> Pooling:
     """How a model that is known by that name pools: as its files say, else the mean."""
     sentence = Sentence.of(source)
     return Pooling() if sentence is None else sentence.pooling

@@ -112,15 +112,15 @@ def chain_of(path: Path) -> list[tuple[str, str]]:
         raise ValueError(f"{path} holds no list of modules: {AGAIN}")
     chain = []
     for place, module in enumerate(data):
-        kind, where = (module.get(key) if isinstance(module, dict) else None for key in ("type", "path"))
-        if not is_text(kind) or not re.fullmatch(r"sentence_transformers(\.\w+)+", kind):
-            raise ValueError(f"{path} names {kind!r:.200}, which is other code than sentence-transformers': {AGAIN}")
-        kind = kind.rpartition(".")[2]
-        if kind in ("Pooling", "Normalize") and not (is_text(where) and FOLDER.fullmatch(where)):
+        own, where = (module.get(key) if isinstance(module, dict) else None for key in ("type", "path"))
+        if not isinstance(own, str) or not re.fullmatch(r"sentence_transformers(\.\w+)+", own):
+            raise ValueError(f"{path} names {own!r:.200}, which is other code than sentence-transformers': {AGAIN}")
+        kind = own.rpartition(".")[2]
+        if kind in ("Pooling", "Normalize") and not (isinstance(where, str) and FOLDER.fullmatch(where)):
             raise ValueError(f"{path} puts {kind} into {where!r:.200}, and it lies in {place}_{kind}: {AGAIN}")
         if kind == "Transformer" and where != "":
             raise ValueError(f"{path} puts the model into {where!r:.200}, and it lies beside: {AGAIN}")
-        chain.append((kind, where))
+        chain.append((kind, str(where)))
     return chain
 
 
@@ -150,6 +150,6 @@ def fetch(source: str | Path) -> None:
         return
     with suppress(EntryNotFoundError, OSError, HfHubHTTPError, HFValidationError):
         modules = chain_of(Path(hf_hub_download(str(source), MODULES)))
-        for name in (*LENGTHS, PROMPTS, *(f"{where}/{CONFIG}" for _, where in modules[1:3])):
+        for name in (*LENGTHS, PROMPTS, *(f"{where}/{CONFIG}" for _, where in modules if FOLDER.fullmatch(where))):
             with suppress(EntryNotFoundError):
                 hf_hub_download(str(source), name)

@@ -72,8 +72,9 @@ def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()
     finally:
         for handle in handles:
             handle.remove()
-    logits = answer if isinstance(answer, Tensor) else answer.get("logits")
-    if logits is not None:
+    if isinstance(answer, Tensor):
+        return Out(answer.float(), seen)
+    if (logits := answer.get("logits")) is not None:
         return Out(logits.float(), seen)
     if (states := answer.get("last_hidden_state")) is None:
         raise ValueError(f"{type(bare).__name__} answers no logits; give a model with a head")
