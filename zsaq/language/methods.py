@@ -139,13 +139,13 @@ def auto(kind: TaskKind | None, config: QuantConfig) -> str:
     - Heads that are neither classifier nor causal (`kind` None): `rtn`; all else learns from the teacher's answers.
     - Weights of 8 bits or in floats: `rtn`. At W8A8 nothing was left to win: perplexity 93.37 of the teacher's 93.38
       (OPT), 112.48 of 112.52 (GPT-2), 4.120 of 4.116 (a small Llama).
-    - 3 to 7 bits: `gptq-qat`. MiniLM on SST-2 at W4A8 88.58 % and KL .011 to the teacher (ZSAQ 87.60, .022; `rtn`
-      88.08, .030); OPT at W3A8 94.14 of the teacher's 93.38 (`llm-qat` 94.68, `rtn` 95.62). Not on a Llama of 260,000
-      parameters (W4A8 4.41, `llm-qat` 4.33, teacher 4.12).
+    - 3 to 7 bits: `gptq-qat`. MiniLM on SST-2 at W4A8 88.58 % and KL .011 to the teacher (`zsaq-paper` 87.60, .022;
+      `rtn` 88.08, .030); OPT at W3A8 94.14 of the teacher's 93.38 (`llm-qat` 94.68, `rtn` 95.62). Not on a Llama of
+      260,000 parameters (W4A8 4.41, `llm-qat` 4.33, teacher 4.12).
     - The same with inputs in floats: `gptq`, what its paper did. GPT-2 at W3A8 113.41 without a step (`llm-qat`
       113.94).
-    - 2 bits: `llm-qat`. GPT-2 115.91 (`gptq` 116.73, ZSAQ 115.85 in twice the time), OPT 97.41 (97.97, 97.45), MiniLM
-      86.23 % and KL .088 (84.66, .160 without a step; ZSAQ 86.43, .101).
+    - 2 bits: `llm-qat`. GPT-2 115.91 (`gptq` 116.73, `zsaq-paper` 115.85 in twice the time), OPT 97.41 (97.97, 97.45),
+      MiniLM 86.23 % and KL .088 (84.66, .160 without a step; `zsaq-paper` 86.43, .101).
     - What a method cannot do: static ranges of inputs are read off text, so `gptq` at 8 bits too; GPTQ's rounding
       cannot keep min-max ranges, so `llm-qat`.
 
