@@ -38,7 +38,7 @@ PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
 SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from GPTQ's rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}
 RHO: Final = {"rho": 0.16}
-LATE: Final = {"sam_share": 0.15}  # of the steps, the last ones
+LATE: Final = {"rho": 0.0, "sam_share": 0.15}  # rho .16 costs some KL; the share is of the steps, the last ones
 SGA: Final = {
     "ratio": (5, 1), "generator_lr": 1e-4, "fluency": 1.0, "diversity": 1.0, "bridge": "auto", "eight_bit": False,
     "lora": False,
@@ -87,8 +87,8 @@ ROWS: Final = (
         cost="as llm-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
     row("llm-qat", "distillation on sampled text; a causal teacher writes its own", distilled(TextJob.text), TEXT, QAT,
         cost=f"{STEP}, and writing", budgets=STEPS, settings=PLAIN),
-    row("zsaq", "plain steps on a generator's text, the last of them by SAM", minimax, TEXT, ZSAQ,
-        cost="1.1 times llm-qat's", budgets=STEPS, settings={"warm": 0} | PLAIN | RHO | LATE),
+    row("zsaq", "plain steps on a generator's text; with a rho, the last of them by SAM", minimax, TEXT, ZSAQ,
+        cost="as llm-qat; with a rho 1.1 times that", budgets=STEPS, settings={"warm": 0} | PLAIN | LATE),
     row("zsaq-paper", "a generator climbs where student and teacher disagree, the student descends by SAM", minimax,
         TEXT, ZSAQ, cost="twice llm-qat's, and a generator's step for every five", budgets=STEPS,
         settings=WARM | PLAIN | RHO | SGA),
