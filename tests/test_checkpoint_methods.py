@@ -15,7 +15,7 @@ from zsaq.train.checkpoint import Checkpoint
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.methods import METHODS as VISION
 
-FEW_TEXT = {"steps": 3, "warm": 1, "calibration": 2, "ratio": (1, 1), "sam_share": 0.5}
+FEW_TEXT = {"steps": 3, "warm": 1, "calibration": 2, "ratio": (1, 1), "rho": 0.16, "sam_share": 0.5}
 FEW_IMAGES = {
     "images": 4, "image_steps": 2, "warmup": 2, "calibration": 2, "steps": 2, "batch_size": 4, "centre_steps": 2,
     "tuning_steps": 2, "tuning_batch_size": 4, "warm_steps": 1, "sharpening": 2,

@@ -47,10 +47,14 @@ def test_static_input_ranges_come_from_the_methods_own_batches(name: str) -> Non
     assert torch.isfinite(fit(name, job, QuantConfig(Grid(4), STATIC))(**next(job.noise(1))).logits).all()
 
 
-def test_zsaq_without_sam_is_plain_steps_on_the_same_text() -> None:
-    ends = [fit("llm-qat", job_of("bert")), fit("zsaq", job_of("bert"), warm=0, rho=0.0)]
-    a, b = ([p.detach() for p in end.parameters()] for end in ends)
-    assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
+def test_zsaq_takes_plain_steps_and_with_a_rho_sam_s_at_the_end() -> None:
+    ends = [
+        fit("llm-qat", job_of("bert"), steps=3),
+        *(fit("zsaq", job_of("bert"), steps=3, warm=0, rho=rho, sam_share=0.5) for rho in (0.0, 9.0)),
+    ]
+    plain, same, late = ([p.detach() for p in end.parameters()] for end in ends)
+    assert all(torch.equal(p, q) for p, q in zip(plain, same, strict=True))
+    assert not all(torch.equal(p, q) for p, q in zip(plain, late, strict=True))
 
 
 def floats_held(monkeypatch, name: str, kind: str, **given: Any) -> tuple[int, int]:

@@ -38,7 +38,7 @@ PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
 SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from GPTQ's rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}
 RHO: Final = {"rho": 0.16}
-LATE: Final = {"sam_share": 0.15}  # of the steps, the last ones
+LATE: Final = {"rho": 0.0, "sam_share": 0.15}  # rho .16 costs some KL; the share is of the steps, the last ones
 SGA: Final = {
     "ratio": (5, 1), "generator_lr": 1e-4, "fluency": 1.0, "diversity": 1.0, "bridge": "auto", "eight_bit": False,
     "lora": False,
@@ -87,8 +87,8 @@ ROWS: Final = (
         cost="as llm-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
     row("llm-qat", "distillation on sampled text; a causal teacher writes its own", distilled(TextJob.text), TEXT, QAT,
         cost=f"{STEP}, and writing", budgets=STEPS, settings=PLAIN),
-    row("zsaq", "plain steps on a generator's text, the last of them by SAM", minimax, TEXT, ZSAQ,
-        cost="1.1 times llm-qat's", budgets=STEPS, settings={"warm": 0} | PLAIN | RHO | LATE),
+    row("zsaq", "plain steps on a generator's text; with a rho, the last of them by SAM", minimax, TEXT, ZSAQ,
+        cost="as llm-qat; with a rho 1.1 times that", budgets=STEPS, settings={"warm": 0} | PLAIN | LATE),
     row("zsaq-paper", "a generator climbs where student and teacher disagree, the student descends by SAM", minimax,
         TEXT, ZSAQ, cost="twice llm-qat's, and a generator's step for every five", budgets=STEPS,
         settings=WARM | PLAIN | RHO | SGA),
@@ -139,13 +139,13 @@ def auto(kind: TaskKind | None, config: QuantConfig) -> str:
     - Heads that are neither classifier nor causal (`kind` None): `rtn`; all else learns from the teacher's answers.
     - Weights of 8 bits or in floats: `rtn`. At W8A8 nothing was left to win: perplexity 93.37 of the teacher's 93.38
       (OPT), 112.48 of 112.52 (GPT-2), 4.120 of 4.116 (a small Llama).
-    - 3 to 7 bits: `gptq-qat`. MiniLM on SST-2 at W4A8 88.58 % and KL .011 to the teacher (ZSAQ 87.60, .022; `rtn`
-      88.08, .030); OPT at W3A8 94.14 of the teacher's 93.38 (`llm-qat` 94.68, `rtn` 95.62). Not on a Llama of 260,000
-      parameters (W4A8 4.41, `llm-qat` 4.33, teacher 4.12).
+    - 3 to 7 bits: `gptq-qat`. MiniLM on SST-2 at W4A8 88.58 % and KL .011 to the teacher (`zsaq-paper` 87.60, .022;
+      `rtn` 88.08, .030); OPT at W3A8 94.14 of the teacher's 93.38 (`llm-qat` 94.68, `rtn` 95.62). Not on a Llama of
+      260,000 parameters (W4A8 4.41, `llm-qat` 4.33, teacher 4.12).
     - The same with inputs in floats: `gptq`, what its paper did. GPT-2 at W3A8 113.41 without a step (`llm-qat`
       113.94).
-    - 2 bits: `llm-qat`. GPT-2 115.91 (`gptq` 116.73, ZSAQ 115.85 in twice the time), OPT 97.41 (97.97, 97.45), MiniLM
-      86.23 % and KL .088 (84.66, .160 without a step; ZSAQ 86.43, .101).
+    - 2 bits: `llm-qat`. GPT-2 115.91 (`gptq` 116.73, `zsaq-paper` 115.85 in twice the time), OPT 97.41 (97.97, 97.45),
+      MiniLM 86.23 % and KL .088 (84.66, .160 without a step; `zsaq-paper` 86.43, .101).
     - What a method cannot do: static ranges of inputs are read off text, so `gptq` at 8 bits too; GPTQ's rounding
       cannot keep min-max ranges, so `llm-qat`.
 
