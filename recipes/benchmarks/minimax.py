@@ -144,6 +144,7 @@ def draw(runs: list[dict[str, Any]], target: Path) -> None:
     """KL and accuracy against seconds, a row of panels for each text at W2A8; bars are one deviation over the seeds,
     the dotted line is the teacher."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     of = {key: value for key, value in summary(runs).items() if key[1] == "w2a8"}
     rows = [text for text in ("fresh", "fixed") if any(key[0] == text for key in of)]
@@ -161,12 +162,18 @@ def draw(runs: list[dict[str, Any]], target: Path) -> None:
                     )  # fmt: skip
             panel.set(xscale="log", xlabel="seconds on one core", ylabel=f"{label}, real test sentences")
             panel.set_title({"fresh": "endless new text", "fixed": f"{FIXED} texts again and again"}[text])
+            axes = [panel.xaxis]
             if name == "kl":
                 panel.set_yscale("log")
+                axes.append(panel.yaxis)
                 panel.legend(frameon=False)
             else:
                 for each in (each for each in runs if each["form"] == "teacher"):
                     panel.axhline(each[name], color="black", linewidth=0.8, linestyle=":")
+            for axis in axes:
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.set_minor_formatter(NullFormatter())
     figure.savefig(target, dpi=110)
 
 
