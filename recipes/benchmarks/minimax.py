@@ -1,7 +1,7 @@
 """Where SAM and SGA pay: one student in several forms of the fit, over budgets that differ by a hundred.
 
-    python recipes/benchmarks/minimax.py outputs/minimax --steps 160 500 1600
-    python recipes/benchmarks/minimax.py outputs/minimax --draw docs/minimax.png
+    PYTHONPATH=recipes python recipes/benchmarks/minimax.py outputs/minimax --steps 160 500 1600
+    PYTHONPATH=recipes python recipes/benchmarks/minimax.py outputs/minimax --draw docs/minimax.png
 
 The embedded teacher and generator (no download), steps of 32 rows, no warm start. "fresh": endless new text of the
 generator; "fixed": 512 of its texts again and again; `real`: the teacher's own training sentences, an upper bound.
@@ -112,7 +112,7 @@ def known(file: Path) -> list[dict[str, Any]]:
 def summary(runs: list[dict[str, Any]]) -> dict[tuple[str, str, str, int], dict[str, tuple[float, float]]]:
     """(text, bits, form, steps) -> mean and deviation over the seeds of every number, and how many `seeds`."""
     groups: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
-    for each in runs:
+    for each in (each for each in runs if each["form"] in FORMS):
         groups.setdefault((each["text"], each["bits"], each["form"], each["steps"]), []).append(each)
     ordered = sorted(groups, key=lambda key: (*key[:2], list(FORMS).index(key[2]), key[3]))
     return {
@@ -140,9 +140,11 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def draw(runs: list[dict[str, Any]], target: Path, teacher: float) -> None:
-    """KL and accuracy against seconds, a row of panels for each text at W2A8; bars are one deviation over the seeds."""
+def draw(runs: list[dict[str, Any]], target: Path) -> None:
+    """KL and accuracy against seconds, a row of panels for each text at W2A8; bars are one deviation over the seeds,
+    the dotted line is the teacher."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     of = {key: value for key, value in summary(runs).items() if key[1] == "w2a8"}
     rows = [text for text in ("fresh", "fixed") if any(key[0] == text for key in of)]
@@ -160,12 +162,25 @@ def draw(runs: list[dict[str, Any]], target: Path, teacher: float) -> None:
                     )  # fmt: skip
             panel.set(xscale="log", xlabel="seconds on one core", ylabel=f"{label}, real test sentences")
             panel.set_title({"fresh": "endless new text", "fixed": f"{FIXED} texts again and again"}[text])
+            axes = [panel.xaxis]
             if name == "kl":
                 panel.set_yscale("log")
+                axes.append(panel.yaxis)
                 panel.legend(frameon=False)
             else:
-                panel.axhline(teacher, color="black", linewidth=0.8, linestyle=":")
+                for each in (each for each in runs if each["form"] == "teacher"):
+                    panel.axhline(each[name], color="black", linewidth=0.8, linestyle=":")
+            for axis in axes:
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axis.set_minor_formatter(NullFormatter())
     figure.savefig(target, dpi=110)
+
+
+def note(file: Path, line: dict[str, Any]) -> None:
+    with file.open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    print(line, flush=True)
 
 
 def main() -> None:
@@ -180,14 +195,16 @@ def main() -> None:
     parser.add_argument("--draw", type=Path, help="draw what was measured into this file, and run nothing")
     args = parser.parse_args()
     file = args.folder / "runs.jsonl"
+    if args.draw:
+        draw(known(file), args.draw)
+        print(table(known(file)))
+        return
     args.folder.mkdir(parents=True, exist_ok=True)
     subject = subjects.python_docs(processes())
     job = TextJob.of(subject["model"], subject["tokenizer"], generator=subject["generator"], real=subject["real"])
     held = list(islice(job.text(1234), 32))
-    if args.draw:
-        draw(known(file), args.draw, subject["score"](job.teacher)["accuracy"])
-        print(table(known(file)))
-        return
+    if not known(file):
+        note(file, {"form": "teacher", **subject["score"](job.teacher)})
     begin = time.monotonic()
     tapes: dict[tuple[str, int], Tape] = {}
     for seed, text, bits, steps, form in product(args.seeds, args.text, args.bits, args.steps, args.forms):
@@ -204,9 +221,7 @@ def main() -> None:
         tape.keep()
         line = key | {"seconds": round(seconds, 1), "held": round(distance(job, student, held), 5)}
         line |= {name: round(value, 5) for name, value in subject["score"](student).items()}
-        with file.open("a") as log:
-            log.write(json.dumps(line) + "\n")
-        print(line, flush=True)
+        note(file, line)
 
 
 if __name__ == "__main__":
