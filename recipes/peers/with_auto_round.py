@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--iters", type=int, default=200)
     args = parser.parse_args()
 
+    import torch
     from auto_round import AutoRound  # pyright: ignore[reportMissingImports]
     from datasets import load_dataset
     from transformers import AutoTokenizer
@@ -29,7 +30,7 @@ def main() -> None:
     samples = [{"input_ids": piece} for piece in tokens.split(args.seqlen, dim=1)][: args.samples]
     rounder = AutoRound(
         args.model, scheme="W4A16", group_size=args.group, dataset=samples, seqlen=args.seqlen, nsamples=args.samples,
-        iters=args.iters,
+        iters=args.iters, enable_torch_compile=torch.cuda.is_available(),  # on a CPU that takes longer than it saves
     )  # fmt: skip
     rounder.quantize_and_save(args.output_dir, format="auto_round")
 
