@@ -19,11 +19,14 @@ def main() -> None:
 
     from datasets import load_dataset
     from gptqmodel import GPTQConfig, GPTQModel  # pyright: ignore[reportMissingImports]
+    from transformers import AutoTokenizer
 
-    texts = load_dataset(args.corpus, split="train")["text"][: args.samples]
+    # It drops texts of up to 10 tokens, so the texts are joined.
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokens = tokenizer("\n\n".join(load_dataset(args.corpus, split="train")["text"]))["input_ids"]
+    pieces = [tokens[start : start + args.seqlen] for start in range(0, len(tokens), args.seqlen)][: args.samples]
     model = GPTQModel.load(args.model, GPTQConfig(bits=4, group_size=args.group))
-    # By default it drops texts of up to 10 tokens.
-    model.quantize(list(texts), calibration_concat_size=args.seqlen, calibration_data_min_length=0)
+    model.quantize([{"input_ids": piece, "attention_mask": [1] * len(piece)} for piece in pieces])
     model.save(args.output_dir)
 
 
