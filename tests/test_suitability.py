@@ -79,3 +79,8 @@ def test_what_is_no_text_is_refused() -> None:
         Suitability.of(bert(TOKENIZER), TOKENIZER, [])
     with pytest.raises(ValueError, match="neither"):
         Suitability.of(bert(TOKENIZER).base_model, TOKENIZER, TEXTS)
+
+
+def test_a_bare_encoder_tells_nothing() -> None:
+    with pytest.raises(ValueError, match="give a model with a head"):
+        Suitability.of(bert(TOKENIZER).base_model, TOKENIZER, TEXTS)

@@ -51,7 +51,7 @@ class Asking:
         else:
             kinds, why = list(KINDS), "all kinds of text"
         words = [] if memory is None else memory.words(tokenizer, 3 * WORDS)
-        words = [word for word in words if len(word) >= TELLING][:WORDS]
+        words = ([word for word in words if len(word) >= TELLING] or words)[:WORDS]
         return automatic(self.known, kinds, why, words, text_pair)
 
 

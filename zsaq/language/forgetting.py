@@ -58,7 +58,7 @@ def forget(
         raise ValueError(f"agreement is {agreement}; give a share of the answers, as 0.99")
     if is_quantized(teacher):
         raise ValueError("a student's rows are codes, which stay: let the float teacher forget, and quantize that")
-    if known_task_kind(teacher) is None:
+    if known_task_kind(teacher) in (None, "embedding"):
         kinds = "no classifier, regressor or causal language model"
         raise ValueError(f"{type(teacher).__name__} is {kinds}: its answers cannot be compared")
     found = Fingerprint.of(teacher, base)

@@ -73,6 +73,11 @@ class Suitability:
     ) -> "Suitability":  # fmt: skip
         """The same of one or two columns of token ids."""
         kind = task_kind(teacher)
+        if kind == "embedding":
+            raise ValueError(
+                f"{type(teacher).__name__} answers no class, number or token, so its answers tell nothing of a text: give "
+                "a model with a head"
+            )
         most = min(LONGEST, longest(teacher) or LONGEST, tokenizer.model_max_length)
         layout = Layout.of(tokenizer, most, text_pair=len(contents) == 2)
         lengths = sum(content.mask.sum(1) for content in contents)
