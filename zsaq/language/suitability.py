@@ -75,8 +75,8 @@ class Suitability:
         kind = task_kind(teacher)
         if kind == "embedding":
             raise ValueError(
-                f"{type(teacher).__name__} answers no class, number or token, so its answers tell nothing of a text: give "
-                "a model with a head"
+                f"{type(teacher).__name__} is neither a classifier, a regressor nor a causal language model, so its "
+                "answers tell nothing of a text: give a model with a head"
             )
         most = min(LONGEST, longest(teacher) or LONGEST, tokenizer.model_max_length)
         layout = Layout.of(tokenizer, most, text_pair=len(contents) == 2)
