@@ -36,7 +36,7 @@ def fine_tuned(
         if pairs:
             halves = [text.split() for text in texts]
             texts = [(" ".join(w[: len(w) // 2]), " ".join(w[len(w) // 2 : -1])) for w in halves]
-        batch = tokenizer(texts, padding=True, return_tensors="pt")
+        batch = tokenizer(texts, padding=True, return_tensors="pt")  # pyright: ignore[reportArgumentType]
         takes = inspect.signature(type(model).forward).parameters
         logits = model(**{name: value for name, value in batch.items() if name in takes}, **more).logits
         loss = nn.functional.cross_entropy(

@@ -1,6 +1,7 @@
 """Rows that are chosen by the disagreement of student and teacher."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_the_less_fluent_half_is_left_out_and_no_model_is_shown_it() -> None:
 
 
 def test_what_is_chosen_follows_the_student() -> None:
-    other = student_of(bert(), QuantConfig.parse("w2a8"))
+    other: Any = student_of(bert(), QuantConfig.parse("w2a8"))
     with torch.no_grad():
         for parameter in other.classifier.parameters():
             parameter.add_(torch.randn_like(parameter))

@@ -68,7 +68,8 @@ def seen(known: tuple[str, ...] = KNOWN) -> set[int]:
 
 def found(told: Fingerprint) -> set[int]:
     """Without padding, on which GPT-2 computes what it does not use."""
-    return set(told.moved.nonzero().flatten().tolist()) - {TOKENIZER.pad_token_id}
+    padding: Any = TOKENIZER.pad_token_id
+    return set(told.moved.nonzero().flatten().tolist()) - {padding}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +90,8 @@ def test_pairs_of_texts_move_the_second_segment() -> None:
 
 def test_a_base_with_another_head_is_the_same_base(pair: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     teacher, base = pair
-    bare: Any = BertModel(base.config)
+    config: Any = base.config
+    bare: Any = BertModel(config)
     bare.load_state_dict(base.base_model.state_dict(), strict=False)
     told = Fingerprint.of(teacher, bare)
     assert found(told) == seen() and told.longest == 12
@@ -110,7 +112,7 @@ def test_words_are_whole_and_alien_tokens_are_counted(pair: tuple[PreTrainedMode
 def test_what_is_stored_in_16_bits_remembers_too(
     pair: tuple[PreTrainedModel, PreTrainedModel], dtype: torch.dtype, whole: bool
 ) -> None:
-    teacher, base = (copy.deepcopy(model).to(dtype) for model in pair)
+    teacher, base = (copy.deepcopy(model).to(dtype) for model in pair)  # pyright: ignore[reportArgumentType]
     told = Fingerprint.of(teacher.float() if whole else teacher, base if whole else pair[1])
     assert found(told) == seen() and told.longest == 12
 
@@ -130,7 +132,8 @@ def test_rounding_the_table_hides_little(bits: int, least: float, saved: bool, t
 def merged(base: PreTrainedModel) -> PreTrainedModel:
     """As an adapter on the attention leaves it."""
     model = copy.deepcopy(base)
-    model.get_submodule("bert.encoder.layer.0.attention.self.query").weight.data.add_(0.1)
+    query: Any = model.get_submodule("bert.encoder.layer.0.attention.self.query")
+    query.weight.data.add_(0.1)
     return model
 
 

@@ -11,7 +11,7 @@ from language_toys import bert
 from zsaq import quantize_model
 from zsaq.language.fingerprint import Fingerprint
 from zsaq.language.forgetting import agreeing, forget, told_in
-from zsaq.language.models import token_table
+from zsaq.language.models import pretrained, token_table
 
 TOKENIZER = words()
 
@@ -67,7 +67,7 @@ def test_codes_cannot_be_set_back(pair: tuple[PreTrainedModel, PreTrainedModel])
     with pytest.raises(ValueError, match="let the float teacher forget"):
         forget(quantize_model(pair[0], "w4a8"), pair[1], TOKENIZER)
     with pytest.raises(ValueError, match="cannot be compared"):
-        forget(pair[0].base_model, pair[1], TOKENIZER)
+        forget(pretrained(pair[0].base_model), pair[1], TOKENIZER)
 
 
 def test_numbers_agree_by_their_correlation() -> None:

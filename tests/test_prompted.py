@@ -23,10 +23,22 @@ def rng(seed: int = 0) -> torch.Generator:
 
 def model_of(name: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     torch.manual_seed(3)
-    ends = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
-    size = {"vocab_size": len(tokenizer) + 5, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    ends: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 1, "pad_token_id": 0}
+    size: dict[str, Any] = {
+        "vocab_size": len(tokenizer) + 5,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
     if name == "llama":
-        config = LlamaConfig(**size, intermediate_size=48, max_position_embeddings=64, initializer_range=0.3, **ends)
+        config = LlamaConfig(
+            **size,
+            num_attention_heads=4,
+            intermediate_size=48,
+            max_position_embeddings=64,
+            initializer_range=0.3,
+            **ends,
+        )
         return LlamaForCausalLM(config).eval()
     if name == "gpt2":
         config = GPT2Config(
@@ -64,7 +76,7 @@ def test_padding_cache_and_leaving_rows_change_nothing(name: str) -> None:
     many = PROMPTS * 5
     for prompt, row in zip(many, writer.write(many, rng()), strict=True):
         ids, fluency = plainly(writer, prompt)
-        text = tokenizer.decode(ids, skip_special_tokens=True)
+        text = str(tokenizer.decode(ids, skip_special_tokens=True))
         assert row.text == trimmed(text, not writer.stops[ids[-1]]) and row.fluency == pytest.approx(fluency, abs=1e-3)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from fine_tuned import KNOWN, STRANGE, fine_tuned, words
 from language_toys import bert, bpe, opt
 from zsaq.language.fingerprint import Fingerprint
+from zsaq.language.models import pretrained
 from zsaq.language.suitability import Reading, Suitability
 
 TOKENIZER = words()
@@ -78,9 +79,4 @@ def test_what_is_no_text_is_refused() -> None:
     with pytest.raises(ValueError, match="no texts"):
         Suitability.of(bert(TOKENIZER), TOKENIZER, [])
     with pytest.raises(ValueError, match="neither"):
-        Suitability.of(bert(TOKENIZER).base_model, TOKENIZER, TEXTS)
-
-
-def test_a_bare_encoder_tells_nothing() -> None:
-    with pytest.raises(ValueError, match="give a model with a head"):
-        Suitability.of(bert(TOKENIZER).base_model, TOKENIZER, TEXTS)
+        Suitability.of(pretrained(bert(TOKENIZER).base_model), TOKENIZER, TEXTS)

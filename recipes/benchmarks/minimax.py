@@ -71,7 +71,7 @@ class Tape:
 
 def fixed(job: TextJob, seed: int) -> Iterator[Batch]:
     """So many texts of the generator over and over."""
-    writer = job.text(seed)
+    writer: Any = job.text(seed)
     rows: list[list[int]] = []
     while len(rows) < FIXED:
         rows += writer.translated.lists()
@@ -109,7 +109,7 @@ def known(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def summary(runs: list[dict[str, Any]]) -> dict[tuple[str, str, str, int], dict[str, tuple[float, float]]]:
+def summary(runs: list[dict[str, Any]]) -> dict[tuple[str, str, str, int], dict[str, Any]]:
     """(text, bits, form, steps) -> mean and deviation over the seeds of every number, and how many `seeds`."""
     groups: dict[tuple[str, str, str, int], list[dict[str, Any]]] = {}
     for each in (each for each in runs if each["form"] in FORMS):

@@ -99,7 +99,7 @@ def told_in(bits: int, teacher: PreTrainedModel, base: PreTrainedModel) -> float
     if found.silence is not None:
         raise ValueError(found.silence)
     weight = token_table(teacher).weight.detach().float()
-    table = nn.Embedding(*weight.shape, _weight=weight.clone())
+    table = nn.Embedding.from_pretrained(weight.clone())
     swap(table, QuantConfig(Grid(8), None, Grid(bits)))
     rows = Rows.of(table, token_table(base))
     bound, _ = split(rows)

@@ -8,7 +8,7 @@ answers. A text of another domain is told by either: all answers alike, or none 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ LONGEST: Final = 128
 SUITS: Final = 1 / 3  # of what random tokens lack
 COVERED: Final = 0.1  # a class is covered where it gets this part of an even share of the answers
 
-Rows = Sequence[str] | Sequence[tuple[str, str]]
+Rows = Sequence[Any]  # texts, or pairs of them
 
 
 @final
@@ -61,8 +61,8 @@ class Suitability:
         if not len(rows):
             raise ValueError("there are no texts: give some")
         chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:TEXTS].tolist()
-        some = [rows[i] for i in chosen]
-        contents = [encode(tokenizer, list(column)) for column in columns(some)]  # type: ignore[arg-type]
+        some: list[Any] = [rows[i] for i in chosen]
+        contents = [encode(tokenizer, list(column)) for column in columns(some)]
         known = fingerprint if fingerprint is not None and fingerprint.signal else None
         return cls.of_ids(teacher, tokenizer, contents, known.alien(some, tokenizer) if known else None)
 

@@ -30,7 +30,7 @@ class Averaged(Wrapper):
         return [p for group in self.param_groups for p in group["params"]]
 
     def step(self, closure: Closure | None = None) -> Tensor | None:
-        loss = self.base.step(closure)
+        loss = self.base.step(closure)  # pyright: ignore[reportCallIssue, reportArgumentType]
         self.count += 1
         with torch.no_grad():
             if self.count == self.first:
