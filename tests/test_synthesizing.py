@@ -67,6 +67,7 @@ def test_pairs(folder: Path) -> None:
     [
         ({"n": 0}, "n is 0"), ({"n": 2.0}, "n is 2.0"), ({"seed": -1}, "seed is -1"), ({"prompts": []}, "no prompt"),
         ({"prompts": ["{first} so"]}, "text_pair"), ({"temperature": -1}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens 0"),
         ({"generator": "/nowhere/at/all"}, "generator"), ({"base": "/nowhere"}, "base"),
     ],
 )  # fmt: skip

@@ -29,9 +29,9 @@ class Chunks:
     """
 
     def __init__(
-        self, writer: PromptedWriter, prompts: Prompts, *, seed: int = 0, size: int = CHUNK, goal: int = ROWS
+        self, writer: PromptedWriter, prompts: Prompts, *, seed: int = 0, size: int = CHUNK, goal: int | None = None
     ) -> None:
-        """`goal`: rows that will be asked for, for the estimate that is told after every batch of the writer's."""
+        """`goal`: rows that will be asked for, where that is known, for the estimate that is told after every batch."""
         self.writer, self.prompts, self.seed, self.size, self.goal = writer, prompts, seed, size, goal
         self.kept: list[tuple[list[Any], list[float]]] = []
         self.began: float | None = None
@@ -80,6 +80,8 @@ class Chunks:
     def tell(self, more: int) -> None:
         """How many rows are written, `more` of them in the chunk that is open, and what is left."""
         done, seconds = sum(len(rows) for rows, _ in self.kept) + more, time.perf_counter() - (self.began or 0)
+        if self.goal is None:
+            return say(f"writing texts: {done}  {seconds:.0f} s")
         left = (self.goal - done) * seconds / max(done, 1)
         say(f"writing {done}/{self.goal} texts  {seconds:.0f} s" + (f", about {left:.0f} s left" if left > 0 else ""))
 

@@ -13,7 +13,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenize
 from zsaq.language.ascent import Ascent
 from zsaq.language.asking import Asking, has_template
 from zsaq.language.bridge import BridgeKind
-from zsaq.language.chunks import ROWS, Chunks, ChunkStream
+from zsaq.language.chunks import Chunks, ChunkStream
 from zsaq.language.layout import Layout
 from zsaq.language.models import TaskKind, known_task_kind, longest, pretrained
 from zsaq.language.prompted import PromptedWriter
@@ -155,10 +155,10 @@ class TextJob:
         """Whether the generator is asked for text, by prompts."""
         return self.asking.prompts is not None or (self.kind != "causal" and has_template(self.generator))
 
-    def written(self, seed: int, *, max_tokens: int | None = None, goal: int = ROWS, **options: Any) -> Chunks:
+    def written(self, seed: int, *, max_tokens: int | None = None, goal: int | None = None, **options: Any) -> Chunks:
         """Text that the generator writes after prompts: `max_tokens` of its own, by default what the teacher reads, at
-        most `PROMPTED`; `goal`: texts that will be asked for; `options` are those of `PromptedWriter`. Raises
-        ValueError as that does."""
+        most `PROMPTED`; `goal`: texts that will be asked for, where that is known; `options` are those of
+        `PromptedWriter`. Raises ValueError as that does."""
         if isinstance(self.generator, str):
             model, tokenizer = load_generator(self.generator, fast_dtype(self.start.device))
             model.to(self.start.device)  # type: ignore[arg-type]
@@ -166,7 +166,7 @@ class TextJob:
             model, tokenizer = self.generator
         half = (longest(model) or 2 * PROMPTED) // 2  # the other is the prompt's
         most = min(PROMPTED, half, self.length[1] if self.kind == "causal" else PROMPTED)
-        writer = PromptedWriter(model, tokenizer, max_tokens=max_tokens or most, **options)
+        writer = PromptedWriter(model, tokenizer, max_tokens=most if max_tokens is None else max_tokens, **options)
         return Chunks(writer, self.asking.of(writer, self.start, self.words, self.text_pair), seed=seed, goal=goal)
 
     def ascent(self, seed: int, *, bridge: BridgeKind = "auto", lora: bool = False, **options: Any) -> Ascent:
