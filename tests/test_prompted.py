@@ -33,7 +33,6 @@ def model_of(name: str, tokenizer: PreTrainedTokenizerFast) -> Any:
     if name == "llama":
         config = LlamaConfig(
             **size,
-            num_attention_heads=4,
             intermediate_size=48,
             max_position_embeddings=64,
             initializer_range=0.3,
