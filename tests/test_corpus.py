@@ -52,6 +52,9 @@ def test_texts_that_were_changed_are_refused_and_unknown_ones_are_no_zero_shot(t
         Corpus.load(folder)
     (folder / "corpus.json").unlink()
     assert not Corpus.load(folder).zero_shot
+    unknown = Corpus(TEXTS).save(tmp_path / "e")
+    assert not Corpus.load(unknown).zero_shot, "saving tells no origin"
+    assert "unknown origin" in (unknown / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
@@ -167,3 +170,18 @@ def test_sixteen_bits_only_where_they_are_fast(monkeypatch: pytest.MonkeyPatch) 
     assert fast_dtype() is None
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
     assert fast_dtype() == torch.float32 and fast_dtype(torch.device("cuda")) is None
+
+
+def test_a_generator_that_climbs_reads_no_corpus() -> None:
+    tokenizer = wordpiece()
+    given: dict[str, Any] = {"generator": (opt(bpe()), bpe()), "steps": 2, "method": "zsaq-paper"}
+    texts: list[dict[str, Any]] = [{"corpus": REAL}, {"prompts": ["it"]}]
+    for more in texts:
+        with pytest.raises(ValueError, match="reads neither a corpus nor prompts: leave them off"):
+            zsaq.quantize(bert(tokenizer), "w4a8", tokenizer=tokenizer, **given, **more)
+
+
+@pytest.mark.parametrize("fluency", [(None, 1.0, 1.0), ("a",) * 3, (1.0,), (float("nan"),) * 3])
+def test_fluency_that_is_none(fluency: Any) -> None:
+    with pytest.raises(ValueError, match="a number for each row"):
+        Corpus(TEXTS, fluency)

@@ -45,7 +45,7 @@ def used(job: TextJob, corpus: Corpus | None) -> tuple[str, ...]:
     """The words about the model that its text was made of, for results and cards; () where none were used."""
     if corpus is not None:
         facts = corpus.facts
-        origin = f"{facts.get('generator')}, {facts.get('origin')}" if facts else "unknown origin"
+        origin = f"{facts.get('generator')}, {facts.get('origin')}" if corpus.zero_shot else "unknown origin"
         return (f"{len(corpus.rows)} texts, sha256 {corpus.sha256[:16]}, of {origin}"[:500],)
     if job.chunks is None:
         return ()

@@ -45,7 +45,7 @@ def synthesize_text(
     )
     job = subject.job
     if not isinstance(job, TextJob):
-        raise ValueError(f"{subject.name} reads images; text is written for models that read text")
+        raise ValueError(f"{subject.name} reads images: give a model that reads text")
     chunks = job.written(seed=seed, goal=n, **options)
     rows: list[Any] = []
     fluency: list[float] = []

@@ -12,6 +12,7 @@ from typing import Any, Final, final
 from zsaq.atomic import atomic_folder, check_room
 from zsaq.foreign import UNMADE
 from zsaq.form import read_json
+from zsaq.io.corpus_card import card, written
 from zsaq.io.target import placed
 
 FILE: Final = "train.parquet"
@@ -24,8 +25,8 @@ Rows = Sequence[str] | Sequence[tuple[str, ...]] | Sequence[str | tuple[str, ...
 @dataclass(frozen=True)
 class Corpus:
     """Texts or pairs of texts. `fluency`: of each row, the mean log probability of its tokens for its writer, in nats;
-    () where nobody knows. `facts`: how it was written (generator, prompts, temperature, seed, ...), {} for text of
-    unknown origin, which nobody may call zero-shot.
+    () where nobody knows. `facts`: how it was written (generator, prompts, temperature, seed, ...); text of which they
+    name no generator is of unknown origin, and nobody may call it zero-shot.
 
     Raises ValueError for no row, an empty text and rows of several forms.
     """
@@ -44,8 +45,12 @@ class Corpus:
                 raise ValueError(
                     f"a row of the corpus is {row!r:.120}; give texts that are not empty, or pairs of them"
                 )
-        if self.fluency and (len(self.fluency) != len(self.rows) or not all(map(math.isfinite, self.fluency))):
-            raise ValueError(f"fluency has {len(self.fluency)} numbers for {len(self.rows)} rows, or some not finite")
+        numbers = all(type(value) in (int, float) and math.isfinite(value) for value in self.fluency)
+        if self.fluency and (len(self.fluency) != len(self.rows) or not numbers):
+            raise ValueError(
+                f"fluency has {len(self.fluency)} values for {len(self.rows)} rows, or some that are not finite; "
+                "give a number for each row, or none at all"
+            )
 
     @property
     def text_pair(self) -> bool:
@@ -62,7 +67,7 @@ class Corpus:
     @property
     def zero_shot(self) -> bool:
         """Whether it says that a generator wrote it."""
-        return bool(self.facts)
+        return written(self.facts)
 
     @classmethod
     def of(cls, source: "Corpus | str | Path | Rows") -> "Corpus":
@@ -107,8 +112,6 @@ class Corpus:
         a folder that holds something else, ImportError without pyarrow (the extra "eval")."""
         import pyarrow as pa
         import pyarrow.parquet as pq
-
-        from zsaq.io.corpus_card import card
 
         target = self.check_target(folder)
         columns = [list(c) for c in zip(*(((r,) if isinstance(r, str) else r) for r in self.rows), strict=True)]
@@ -160,7 +163,9 @@ def fetched(repo_id: str) -> Path:
     except LocalEntryNotFoundError as error:
         raise ConnectionError(f"{repo_id} is not here and the Hub was not reached: {error}") from error
     except (HFValidationError, HfHubHTTPError) as error:
-        raise ValueError(f"{repo_id!r:.200} is neither a folder or file here nor a data set of the Hub") from error
+        raise ValueError(
+            f"{repo_id!r:.200} is neither a folder or file here nor a data set of the Hub: give one of them"
+        ) from error
 
 
 def read_rows(path: Path) -> tuple[Rows, tuple[float, ...]]:

@@ -173,6 +173,11 @@ class TextJob:
         """A generator that can climb, with its stream `text`; `options` are those of `Ascent`. Raises ValueError as
         `text` does, and for LoRA without peft."""
         ours, reference = self.words, None
+        if self.corpus is not None or self.asking.prompts is not None:
+            raise ValueError(
+                "a generator that climbs writes by itself and reads neither a corpus nor prompts: leave them off, or "
+                "take a method that does not climb, such as llm-qat"
+            )
         if isinstance(self.generator, str):
             model, tokenizer = load_generator(self.generator)
         else:
