@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from zsaq_cli.answer import Json, Outcome, answer, hushed
+from zsaq_cli.knowing import Base
 
 Effort = Annotated[
     str, typer.Option("--effort", help="light (minutes), default (about an hour) or best (the paper's).")
@@ -17,9 +18,6 @@ Generator = Annotated[
     typer.Option("--generator", help="Text: causal model that writes; default: the teacher, or facebook/opt-125m."),
 ]
 Pair = Annotated[bool, typer.Option("--text_pair", help="Text: the teacher reads pairs of texts.")]
-Base = Annotated[
-    str | None, typer.Option("--base", help="Text: MODEL's public base, if its card names none: folder or Hub id.")
-]
 Corpus = Annotated[
     str | None, typer.Option("--corpus", help="Text that methods read: what zsaq synthesize wrote; folder or Hub id.")
 ]

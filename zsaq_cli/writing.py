@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from zsaq_cli.answer import Json, Outcome, answer, hushed
-from zsaq_cli.making import Base, Pair
+from zsaq_cli.knowing import Base
+from zsaq_cli.making import Pair
 
 
 def synthesize(
