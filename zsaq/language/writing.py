@@ -15,7 +15,7 @@ from zsaq.train.optim import NotFinite
 
 def fast_dtype(device: torch.device | None = None) -> torch.dtype | None:
     """What a model that only writes is loaded in: None, its own dtype, on an accelerator and on processors that
-    calculate with 16 bits; float32 elsewhere, where 16 bits are slower (2.4 times, on a Xeon of 2021)."""
+    calculate with 16 bits; float32 elsewhere, where 16 bits are slower (2.3 times, on a Xeon of 2021)."""
     if device is not None and device.type != "cpu":
         return None
     able = vars(torch.cpu).get("get_capabilities", dict)()
