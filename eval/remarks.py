@@ -22,22 +22,27 @@ def told(names: Sequence[str], what: str, count: int | None = None) -> str:
 
 @final
 class Remarks:
-    """Numbers of pictures by what is to be told of them; threads may add. `why`: of the first that cannot be read."""
+    """Numbers of pictures by what is to be told of them; threads may add, in any order."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         self.numbers: dict[str, list[int]] = {kind: [] for kind in KINDS}
-        self.why: str | None = None
+        self.reasons: dict[int, str] = {}
 
     def add(self, number: int, kinds: Iterable[str]) -> None:
         for kind in kinds:
             self.numbers[kind].append(number)
 
     def unreadable(self, number: int, error: ValueError) -> None:
-        self.why = self.why or str(error)
+        self.reasons[number] = str(error)
         self.add(number, [UNREADABLE])
+
+    @property
+    def why(self) -> str | None:
+        """Of the first picture that cannot be read, by number and not by the thread that was first."""
+        return self.reasons[min(self.reasons)] if self.reasons else None
 
     def notes(self, name: Callable[[int], str], accelerator: Accelerator | None = None) -> list[str]:
         """Of the pictures of all processes, which must all call this; `name` of a picture by its number."""

@@ -16,7 +16,9 @@ from commands import run, told
 from glue_toys import rows, teacher, tokenizer, write
 from vision_toys import spread
 from zsaq.eval import glue, imagenet, perplexity
+from zsaq.eval.decoding import Unreadable
 from zsaq.eval.images import ImageSource, open_pictures
+from zsaq.eval.remarks import Remarks
 
 CLASSES = 10
 ROOT = Path(__file__).parents[1]
@@ -124,6 +126,14 @@ def test_nothing_but_broken_pictures_is_an_error(model: Path, tmp_path: Path) ->
     shutil.rmtree(tmp_path / "x" / "3")
     (tmp_path / "x" / "3").mkdir()
     assert any("are class folders without pictures" in n for n in open_pictures(ImageSource(str(tmp_path / "x"))).notes)
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (1, 2, 0), (0, 1, 2)])
+def test_the_first_broken_picture_is_told_whichever_thread_was_first(order: tuple[int, ...]) -> None:
+    remarks = Remarks()
+    for number in order:
+        remarks.unreadable(number, Unreadable(f"{number}.png"))
+    assert remarks.why == "0.png"
 
 
 def test_a_picture_beyond_the_bound_stops_by_name(model: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
