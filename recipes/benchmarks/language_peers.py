@@ -66,7 +66,10 @@ def hqq(making: Any, config: str) -> tuple[nn.Module, float]:
 @torch.no_grad()
 def nf4(making: Any, config: str) -> tuple[nn.Module, float]:
     """bitsandbytes' NF4 with double quantization: 8 bits a block, and 32 for 256 blocks."""
-    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+    from bitsandbytes.functional import (  # pyright: ignore[reportMissingImports]
+        dequantize_4bit,
+        quantize_4bit,
+    )
 
     block = int(config)
     making.begin()
