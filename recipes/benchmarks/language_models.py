@@ -18,6 +18,7 @@ leaves it). Each row is made in a process of its own: its peak is the resident m
 import argparse
 import hashlib
 import json
+import math
 import resource
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from typing import Any, Final, final
 
 from zsaq.script import natural, positive, told
 
-TOKENS, ROWS, BATCH = 128, 64, 4  # of the text that the model writes itself; BATCH rows are read at once
+TOKENS, ROWS = 128, 64  # of the text that the model writes itself
 CHAT_SEED, OWN_SEED = 1000, 7  # of the text that is scored on, and of the text that peers calibrate on
 REAL: Final = 1000  # characters of a real text: more than a row holds
 MARK: Final = "row: "
@@ -77,7 +78,7 @@ def written(args: argparse.Namespace, seed: int) -> tuple[Any, Any]:
     path = args.output_dir / f"own-{seed}.safetensors"
     if not path.exists():
         job = TextJob.of(load_teacher(args.model).float(), tokenizer_of(args.model), max_length=TOKENS)
-        job.batch_size = ROWS
+        job.batch_size, job.style = ROWS, {"refresh": 1}
         batch = next(iter(job.text(seed)))
         save_file({"ids": batch["input_ids"], "mask": batch["attention_mask"].bool()}, path)
     file = load_file(path)
@@ -141,26 +142,28 @@ def recorded(teacher: Any, path: Path) -> Callable[[], None]:
     return lambda: None if len(known) == before else save_file(known, path)
 
 
-def kl_on(student: Any, teacher: Any, ids: Any, mask: Any) -> float:
-    """Mean KL(teacher || student) before each token that counts."""
+def compared(student: Any, teacher: Any, ids: Any, counts: Any) -> tuple[float, float]:
+    """Means over the tokens of `ids` [N, L] that count: the student's loss, and KL(teacher || student), in nats."""
     import torch
 
-    from zsaq.eval.metrics import kl_divergence
-
-    total = 0.0
-    for start in range(0, len(ids), BATCH):
-        part, counts = ids[start : start + BATCH], mask[start : start + BATCH, 1:]
+    loss = divergence = 0.0
+    for row, counted in zip(ids, counts[:, 1:], strict=True):
+        last = int(counted.nonzero().max()) + 2  # nothing behind it is read
+        row, counted = row[:last], counted[: last - 1]
         with torch.no_grad():
-            said, meant = (model(input_ids=part).logits[:, :-1][counts].float() for model in (student, teacher))
-        total += float(kl_divergence(said, meant).sum())
-    return total / int(mask[:, 1:].sum())
+            said, meant = (m(input_ids=row[None]).logits[0, :-1][counted].log_softmax(-1) for m in (student, teacher))
+            loss -= float(said.gather(1, row[1:, None][counted]).sum())
+            divergence += float(meant.exp().mul_(meant.sub_(said)).sum())
+    total = int(counts[:, 1:].sum())
+    return loss / total, divergence / total
 
 
 def measure(args: argparse.Namespace, row: str, options: list[str]) -> dict[str, Any]:
     """The facts of a row."""
+    import torch
     from safetensors.torch import load_file
 
-    from zsaq.eval.perplexity import perplexity, tokenize
+    from zsaq.eval.perplexity import tokenize
     from zsaq.eval.pretrained import tokenizer_for
 
     making = Making(args, options)
@@ -169,17 +172,16 @@ def measure(args: argparse.Namespace, row: str, options: list[str]) -> dict[str,
     keep = recorded(teacher, args.output_dir / "teacher.safetensors")
     count = sum(parameter.numel() for parameter in teacher.parameters())
     ids = tokenize(tokenizer_for(teacher, args.model), args.text.read_text())
-    found = perplexity(
-        student.float().eval(), ids, args.window, teacher=teacher, max_windows=args.windows, batch_size=1
-    )
+    windows = ids[: args.window * args.windows].view(args.windows, args.window)
+    loss, kl_wiki = compared(student.float().eval(), teacher, windows, torch.ones_like(windows, dtype=torch.bool))
     chat = load_file(args.chat) if args.chat else dict(zip(("ids", "mask"), written(args, CHAT_SEED), strict=True))
-    facts = {"ppl": found["perplexity"], "kl_wiki": found["kl"], "kl_chat": kl_on(student, teacher, **chat)}
+    _, kl_chat = compared(student, teacher, chat["ids"], chat["mask"])
     keep()
     name, _, config = row.partition(":")
     return {
         "who": "h5", "model": Path(args.model).name, "method": name, "config": " ".join([config, *options]),
-        "bits_per_weight": round(bits / count, 3), **{key: round(value, 4) for key, value in facts.items()},
-        **making.facts, "note": args.note,
+        "bits_per_weight": round(bits / count, 3), "ppl": round(math.exp(loss), 3), "kl_wiki": round(kl_wiki, 5),
+        "kl_chat": round(kl_chat, 5), **making.facts, "note": args.note,
     }  # fmt: skip
 
 
