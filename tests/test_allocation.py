@@ -1,0 +1,165 @@
+import itertools
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import teachers
+from language_toys import bpe, job_of
+from zsaq import Loop, QuantConfig
+from zsaq.io.saving import save, weight_bytes
+from zsaq.language import allocation
+from zsaq.language.allocation import WIDTHS, Choice, allocate, mixed
+from zsaq.language.information import information
+from zsaq.language.job import TextJob
+from zsaq.language.size import Size
+from zsaq.quant.model import coverage, quantize_model
+from zsaq.student import load
+
+
+def layers(count: int, seed: int, odd: bool = False) -> list[list[Choice]]:
+    rng = torch.Generator().manual_seed(seed)
+    found = []
+    for number in range(count):
+        size, weight = (3 + number % 3) * (8 if not odd else 7 + number), float(torch.rand((), generator=rng))
+        found.append([Choice(b, size * b, weight * 4.0**-b) for b in WIDTHS[:4]])
+    return found
+
+
+def job(name: str) -> TextJob:
+    teacher, tokenizer = teachers.objects(name)
+    made = TextJob.of(teacher, tokenizer, max_length=16) if name != "bert" else job_of("bert")
+    return made
+
+
+@pytest.mark.parametrize("odd", [False, True])
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_no_other_choice_within_the_budget_costs_less(share: float, odd: bool) -> None:
+    every = layers(5, 1, odd)
+    least, most = (sum(choices[end].bytes for choices in every) for end in (0, -1))
+    budget = least + int(share * (most - least))
+    chosen = allocate(every, budget)
+    assert sum(choice.bytes for choice in chosen) <= budget
+    within = (each for each in itertools.product(*every) if sum(choice.bytes for choice in each) <= budget)
+    best = min(sum(choice.cost for choice in each) for each in within)
+    assert math.isclose(sum(choice.cost for choice in chosen), best, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("cells", [allocation.CELLS, 7])
+def test_what_is_chosen_grows_with_the_budget_and_fills_it(cells: int, monkeypatch) -> None:
+    monkeypatch.setattr(allocation, "CELLS", cells)  # so few that sizes are rounded
+    every = layers(12, 2, odd=True)
+    least, most = (sum(choices[end].bytes for choices in every) for end in (0, -1))
+    costs = []
+    for budget in range(least, most + 1, (most - least) // 9):
+        chosen = allocate(every, budget)
+        left = budget - sum(choice.bytes for choice in chosen)
+        pairs = [(choices, choices.index(c)) for choices, c in zip(every, chosen, strict=True) if c != choices[-1]]
+        after = [choices[k + 1].bytes - choices[k].bytes for choices, k in pairs]
+        assert left >= 0 and all(step > left for step in after)
+        costs.append(sum(choice.cost for choice in chosen))
+    assert cells == 7 or costs == sorted(costs, reverse=True)
+    assert [choice.bits for choice in allocate(every, most)] == [WIDTHS[3]] * 12
+
+
+def test_information_is_the_mean_square_of_the_answers_gradients() -> None:
+    """Against all answers of two positions, weighed by their probabilities."""
+    model = job_of("opt").start
+    weight = model.model.decoder.layers[0].fc1.weight
+    batch = {"input_ids": torch.tensor([[5, 9]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
+    said = model(**batch).logits[0].log_softmax(-1)
+    exact = torch.zeros(())
+    for place, token in itertools.product(range(2), range(said.shape[1])):
+        (grad,) = torch.autograd.grad(said[place, token], weight, retain_graph=True)
+        exact += said[place, token].detach().exp() * grad.square().sum()
+    before = [parameter.requires_grad for parameter in model.parameters()]
+    found = information(model, {"fc1": weight}, [batch] * 400, 0, Loop())
+    assert math.isclose(found["fc1"], float(exact) / 2 / weight.numel(), rel_tol=0.1)
+    assert weight.grad is None and [parameter.requires_grad for parameter in model.parameters()] == before
+
+
+@pytest.mark.parametrize("name", ["opt", "llama", "bert"])
+@pytest.mark.parametrize("bits", [4.5, 6.0])
+def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, bits: float, tmp_path, capsys) -> None:
+    made = job(name)
+    weights = sum(p.numel() for p in made.start.parameters())
+    size = Size(megabytes=weights * (bits + 3.5) / 8e6)  # the rest is the toy's headers and scales
+    config = mixed(made, size, 0, Loop())
+    student = quantize_model(made.start, config)
+    folder = save(student, tmp_path / "student")
+    assert 0.9 * size.bytes(weights) <= weight_bytes(folder) <= size.bytes(weights)
+    assert "MB" in capsys.readouterr().out
+    assert len({grid.bits for _, own in config.rules if own and (grid := own.weight or own.embedding)}) > 1
+    assert coverage(load(folder)) == coverage(student)
+
+
+def test_a_smaller_size_lets_no_layer_grow_on_the_whole() -> None:
+    made, errors = job("opt"), []
+    weights = sum(p.numel() for p in made.start.parameters())
+    ids = next(made.noise(1))
+    for bits in (6.5, 8.0, 10.0):
+        student = quantize_model(made.start, mixed(made, Size(megabytes=weights * bits / 8e6), 0, Loop()))
+        said, meant = (model(**ids).logits.log_softmax(-1) for model in (student, made.start))
+        errors.append(float(F.kl_div(said, meant, log_target=True, reduction="batchmean")))
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize("size", [Size(bits=1.0), Size(bits=40.0), Size(megabytes=0.001), Size(megabytes=100.0)])
+def test_a_size_out_of_reach_is_told_with_the_least_and_the_most(size: Size) -> None:
+    with pytest.raises(ValueError, match=r"out of reach of OPTForCausalLM.* bits a weight \(.* MB\) to .* MB\)"):
+        mixed(job("opt"), size, 0, Loop())
+
+
+def test_what_is_not_changed_stays_and_the_same_seed_chooses_the_same() -> None:
+    made = job("llama")
+    before = {key: value.clone() for key, value in made.start.state_dict().items()}
+    size = Size(bits=9.0, inputs=8, group=16)
+    configs = [mixed(made, size, 3, Loop()) for _ in range(2)]
+    assert configs[0] == configs[1]
+    assert all(torch.equal(value, before[key]) for key, value in made.start.state_dict().items())
+    assert made.batch_size == 16 and QuantConfig.from_saved(configs[0].to_dict()) == configs[0]
+    own = dict(configs[0].rules)["model.layers.0.mlp.up_proj"]
+    assert own is not None and own.weight is not None and own.weight.per == 16 and own.input is not None
+
+
+@pytest.mark.parametrize(
+    "config, target, size",
+    [
+        ("3.2", None, Size(bits=3.2)),
+        ("3", None, Size(bits=3.0)),
+        (" 3.25A8G32 ", None, Size(bits=3.25, inputs=8, group=32)),
+        (None, 100, Size(megabytes=100.0)),
+        ("a8g64", 0.5, Size(megabytes=0.5, inputs=8, group=64)),
+        ("w4a8", None, None),
+        ("", None, None),
+        ("a8", None, None),
+        (QuantConfig(), None, None),
+        (3.2, None, None),
+        (None, None, None),
+    ],
+)
+def test_a_size_is_a_number_of_bits_or_of_megabytes(config: object, target: object, size: Size | None) -> None:
+    assert Size.of(config, target) == size
+
+
+@pytest.mark.parametrize(
+    "config, target, word",
+    [
+        (None, 0, "target_mb is 0"),
+        (None, math.nan, "target_mb is nan"),
+        (None, True, "target_mb is True"),
+        (None, "12", "target_mb is '12'"),
+        ("3.2", 12, "leave one off"),
+        ("w4a8", 12, "leave one off"),
+        (QuantConfig(), 12, "leave one off"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused(config: object, target: object, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        Size.of(config, target)
+
+
+def test_a_model_whose_answers_are_no_distribution_is_refused() -> None:
+    with pytest.raises(ValueError, match="answers no distribution"):
+        mixed(TextJob.of(teachers.objects("bert")[0].bert, bpe()), Size(bits=4.0), 0, Loop())
