@@ -26,8 +26,8 @@ def gemma() -> PreTrainedModel:
     return Gemma3ForCausalLM(
         Gemma3TextConfig(
             vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=4, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=16, sliding_window=4, layer_types=["sliding_attention", "full_attention"] * 2,
-            max_position_embeddings=64,
+            num_key_value_heads=1, head_dim=16, sliding_window=4, max_position_embeddings=64,
+            layer_types=["sliding_attention", "full_attention"] * 2,
         )
     ).eval()  # fmt: skip
 

@@ -8,6 +8,7 @@ calls come from a pass that starts anew.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from typing import Any, final
 
 import torch
@@ -79,7 +80,7 @@ def answer_forms(model: nn.Module, blocks: Sequence[nn.Module], batch: Batch) ->
         handed = handed_over(model, blocks, batch, forms)
         linked = all(
             torch.equal(first_of(after[1] or tuple(after[2].values())), first_of(before[3]))
-            for before, after in zip(seen, seen[1:], strict=False)
+            for before, after in pairwise(seen)
         )
     except (ValueError, TypeError):  # a first value that is no tensor, or a model that wants more of an answer
         return None
