@@ -97,8 +97,11 @@ def by_rows(skeleton: Skeleton, config: QuantConfig | None, packed: Packed | Non
 
     def forward(x: Tensor) -> Tensor:
         x = x if inputs is None else inputs(x)
-        parts = [F.linear(x, rows(start, min(start + ROWS, count))) for start in range(0, count, ROWS)]
-        return torch.cat(parts, -1) if bias is None else torch.cat(parts, -1) + bias
+        answer = x.new_empty(*x.shape[:-1], count)
+        for start in range(0, count, ROWS):
+            stop = min(start + ROWS, count)
+            answer[..., start:stop] = F.linear(x, rows(start, stop))
+        return answer if bias is None else answer.add_(bias)
 
     return forward
 
