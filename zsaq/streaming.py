@@ -34,7 +34,7 @@ from zsaq.quant.share import Share
 from zsaq.report.card import base_of
 from zsaq.run import Results, Row
 from zsaq.stream.finishing import finish
-from zsaq.stream.quantizing import ROUNDINGS
+from zsaq.stream.quantizing import ROUNDINGS, Rounding
 from zsaq.stream.quantizing import quantize_files as from_files
 from zsaq.stream.skeleton import Skeleton
 from zsaq.subject import Subject
@@ -49,7 +49,7 @@ SPARE: Final = 1.3  # times a model's bytes in float32, where it writes
 
 
 def quantize_files(
-    model: str | Path, folder: str | Path, config: str | QuantConfig, *, method: str = "gptq",
+    model: str | Path, folder: str | Path, config: str | QuantConfig, *, method: Rounding = "gptq",
     effort: Effort = "default", seed: int = 0, corpus: Any = None, batches: Iterable[Batch] | None = None,
     license: str | None = None, loop: Loop | None = None, **options: Any,
 ) -> Results:  # fmt: skip

@@ -28,7 +28,7 @@ from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
 
 Rounding = Literal["rtn", "gptq"]
-ROUNDINGS: Final = get_args(Rounding)
+ROUNDINGS: Final[tuple[Rounding, ...]] = get_args(Rounding)
 DAMPING: Final = 0.01
 TOKENS: Final = 32  # whose logits are compared at once
 
@@ -91,41 +91,44 @@ def quantize_files(
     shards.add(outer)
     del outer
     table, head = plan.chosen.get(skeleton.table), plan.chosen.get(skeleton.head)
-    calibrating = answers = teacher = None
+    compared: list[Batch] = [] if held is None else [{"input_ids": held}]
     with ends(skeleton), read_on_call(skeleton):
-        if held is not None:
-            teacher = model(input_ids=held, use_cache=False).logits
-        if batches or held is not None:
-            probe = batches or [{"input_ids": held}]
-            forms = Chain(model, skeleton.blocks, [{k: v[:1] for k, v in probe[0].items()}]).forms
-            if forms is None:
-                raise ValueError(f"the blocks of {type(model).__name__} do not follow each other alone: {IN_MEMORY}")
+        teacher = [model(**batch, use_cache=False).logits for batch in compared]
+        forms = linked(skeleton, [*batches, *compared])
     device = loop.accelerator.device
     with ends(skeleton, table, head, codes):
-        if batches:
-            calibrating = Chain(model, skeleton.blocks, batches, forms=forms, device=device)
-        if held is not None:
-            answers = Chain(model, skeleton.blocks, [{"input_ids": held}], forms=forms, device=device, last=True)
+        chains = [
+            Chain(model, skeleton.blocks, each, forms=forms, device=device, last=each is compared)
+            for each in (batches, compared)
+        ]
         with StepLog(loop.accelerator, rounding, len(skeleton.blocks), loop.folder, every=1) as log:
             for number, name in enumerate(skeleton.blocks):
                 block = skeleton.fill(name, torch.float32).to(device)
                 layers = swapped(block, name, plan)
                 errors: list[float] = []
-                if calibrating is not None:
+                if batches:
                     masks = [batch.get("attention_mask") for batch in batches]
-                    errors = round_block(block, name, layers, calibrating.calls(number), masks, DAMPING, loop)
-                    calibrating.answered(number)
-                if answers is not None:
-                    answers.answered(number)
+                    errors = round_block(block, name, layers, chains[0].calls(number), masks, DAMPING, loop)
+                for chain in chains:
+                    chain.answered(number)
                 shards.add(written(skeleton, block, name, dtype))
                 skeleton.empty(name)
                 log.write(number + 1, {"error": sum(errors) / len(errors)} if errors else {})
         shards.finish()
-        near = None
-        if answers is not None and teacher is not None and held is not None:
-            blocks = [model.get_submodule(name) for name in skeleton.blocks]
-            near = Nearness.of(teacher, ended(skeleton, blocks, answers.answers[0], held, answers.forms or []))
-    return plan, near
+        if held is None:
+            return plan, None
+        return plan, Nearness.of(teacher[0], ended(skeleton, chains[1].answers[0], held, forms))
+
+
+def linked(skeleton: Skeleton, batches: Sequence[Batch]) -> list[int]:
+    """How the blocks answer (`Chain`), tried on a row of the first of `batches`. Raises ValueError where they do not
+    follow each other alone."""
+    if not batches:
+        return []
+    forms = Chain(skeleton.model, skeleton.blocks, [{key: value[:1] for key, value in batches[0].items()}]).forms
+    if forms is None:
+        raise ValueError(f"the blocks of {type(skeleton.model).__name__} do not follow each other alone: {IN_MEMORY}")
+    return forms
 
 
 def swapped(block: nn.Module, name: str, plan: Plan) -> dict[str, QuantLayer]:
