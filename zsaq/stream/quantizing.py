@@ -1,0 +1,184 @@
+"""A student made from the disk to the disk: one block after the other is read, rounded or compensated, and written.
+
+The codes are those that the same method gives in memory, to the bit: blocks are rounded in the same order on the same
+inputs, each of which the block before has answered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, final, get_args
+
+import torch
+from torch import Tensor, nn
+
+from zsaq.language.sam_sga import with_learned_ranges
+from zsaq.quant.adapter import packed_tensors
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.guard import NOTE, decoys
+from zsaq.quant.layers import QuantLayer, quant_layers, swap
+from zsaq.quant.plan import Plan, make_plan
+from zsaq.stream.passing import Packed, ended, ends, packed_matrix, read_on_call
+from zsaq.stream.shards import Shards
+from zsaq.stream.skeleton import IN_MEMORY, Skeleton
+from zsaq.train.chain import Chain
+from zsaq.train.gptq import round_block
+from zsaq.train.logging import StepLog
+from zsaq.train.pair import Batch
+from zsaq.train.trainer import Loop
+
+Rounding = Literal["rtn", "gptq"]
+ROUNDINGS: Final[tuple[Rounding, ...]] = get_args(Rounding)
+DAMPING: Final = 0.01
+TOKENS: Final = 32  # whose logits are compared at once
+
+
+@final
+@dataclass(frozen=True)
+class Nearness:
+    """How near a student is to its teacher on `tokens` of text: mean KL(teacher || student) in nats a token, and the
+    share of tokens of which both say the same."""
+
+    kl: float
+    agreement: float
+    tokens: int
+
+    def scores(self) -> dict[str, float]:
+        return {"agreement": self.agreement, "kl": self.kl}
+
+    def __str__(self) -> str:
+        return (
+            f"On {self.tokens} tokens that it was not rounded on, the student agrees with its teacher on "
+            f"{self.agreement:.1%}; KL {self.kl:.4f} nats a token"
+        )
+
+    @classmethod
+    def of(cls, teacher: Tensor, student: Tensor) -> "Nearness":
+        """Of logits [..., V]."""
+        kl, same, teacher, student = 0.0, 0.0, teacher.flatten(0, -2), student.flatten(0, -2)
+        for ours, theirs in zip(teacher.split(TOKENS), student.split(TOKENS), strict=True):
+            t, s = (each.float().log_softmax(-1) for each in (ours, theirs))
+            kl += float((t.exp() * (t - s)).sum())
+            same += float((t.argmax(-1) == s.argmax(-1)).sum())
+        return cls(kl / len(teacher), same / len(teacher), len(teacher))
+
+
+@torch.no_grad()
+def quantize_files(
+    source: Path, target: Path, config: QuantConfig, *, rounding: Rounding = "gptq", batches: Sequence[Batch] = (),
+    held: Tensor | None = None, loop: Loop | None = None,
+) -> tuple[Plan, Nearness | None]:  # fmt: skip
+    """The student of the float model in the folder `source`, written to the empty folder `target`.
+
+    `rounding`: to nearest, or GPTQ's on `batches`. `held`: ids [N, L] of text that teacher and student are compared on
+    when all is written. The device of `loop` holds one block. Answers what was decided about the model's modules, and
+    how near the student is. Raises ValueError as `Skeleton.of`, `make_plan` and `zsaq.gptq` do, for static ranges, and
+    for blocks that are no chain.
+    """
+    loop = loop or Loop()
+    if config.static:
+        raise ValueError(f"static ranges of inputs are those of a whole pass: {IN_MEMORY}")
+    if rounding == "gptq" and not batches:
+        raise ValueError("GPTQ rounds on batches, and there are none: give text, or take rtn")
+    skeleton = Skeleton.of(source)
+    model, plan = (
+        skeleton.model,
+        make_plan(skeleton.model, with_learned_ranges(config) if rounding == "gptq" else config),
+    )
+    dtype = torch.float32 if rounding == "gptq" else None  # what is not quantized, as it is saved
+    shards = Shards(target)
+    outer, codes = outside(skeleton, plan, dtype)
+    shards.add(outer)
+    del outer
+    table, head = plan.chosen.get(skeleton.table), plan.chosen.get(skeleton.head)
+    compared: list[Batch] = [] if held is None else [{"input_ids": held}]
+    with ends(skeleton), read_on_call(skeleton):
+        teacher = [model(**batch, use_cache=False).logits for batch in compared]
+        forms = linked(skeleton, [*batches, *compared])
+    device = loop.accelerator.device
+    with ends(skeleton, table, head, codes):
+        chains = [
+            Chain(model, skeleton.blocks, each, forms=forms, device=device, last=each is compared)
+            for each in (batches, compared)
+        ]
+        with StepLog(loop.accelerator, rounding, len(skeleton.blocks), loop.folder, every=1) as log:
+            for number, name in enumerate(skeleton.blocks):
+                block = skeleton.fill(name, torch.float32).to(device)
+                layers = swapped(block, name, plan)
+                errors: list[float] = []
+                if batches:
+                    masks = [batch.get("attention_mask") for batch in batches]
+                    errors = round_block(block, name, layers, chains[0].calls(number), masks, DAMPING, loop)
+                for chain in chains:
+                    chain.answered(number)
+                shards.add(written(skeleton, block, name, dtype))
+                skeleton.empty(name)
+                log.write(number + 1, {"error": sum(errors) / len(errors)} if errors else {})
+        shards.finish()
+        if held is None:
+            return plan, None
+        return plan, Nearness.of(teacher[0], ended(skeleton, chains[1].answers[0], held, forms))
+
+
+def linked(skeleton: Skeleton, batches: Sequence[Batch]) -> list[int]:
+    """How the blocks answer (`Chain`), tried on a row of the first of `batches`. Raises ValueError where they do not
+    follow each other alone."""
+    if not batches:
+        return []
+    forms = Chain(skeleton.model, skeleton.blocks, [{key: value[:1] for key, value in batches[0].items()}]).forms
+    if forms is None:
+        raise ValueError(f"the blocks of {type(skeleton.model).__name__} do not follow each other alone: {IN_MEMORY}")
+    return forms
+
+
+def swapped(block: nn.Module, name: str, plan: Plan) -> dict[str, QuantLayer]:
+    """The chosen layers of a block, made quantized ones in place, by their names in it."""
+    for path, module in list(block.named_modules(prefix=name)):
+        if path in plan.chosen:
+            try:
+                swap(module, plan.chosen[path])
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
+    return dict(quant_layers(block))
+
+
+def written(skeleton: Skeleton, block: nn.Module, name: str, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """What is saved of a block: packed layers with their decoys, and the rest in `dtype`, by default as it was read."""
+    packed = packed_tensors(block, f"{name}.")
+    layers = [f"{name}.{each}" for each, _ in quant_layers(block)]
+    read = {
+        key: value if dtype or key not in skeleton.weights.header else skeleton.weights.tensor(key)
+        for key, value in packed.items()
+    }
+    marks = decoys(layers)
+    del marks[NOTE]  # which stands in the first file
+    return marks | read
+
+
+def outside(skeleton: Skeleton, plan: Plan, dtype: torch.dtype | None) -> tuple[dict[str, Tensor], Packed | None]:
+    """What is saved of all but the blocks, and what the head's rows are read from: its codes, or those of the table
+    that it is tied to."""
+    state: dict[str, Tensor] = {}
+    layers, codes = [], None
+    for name in (skeleton.table, skeleton.head):
+        source = skeleton.source(f"{name}.weight")
+        if name in plan.tied or (name == skeleton.head and skeleton.tied):
+            continue
+        config, table = plan.chosen.get(name), name == skeleton.table
+        if config is None:
+            state[source] = skeleton.weights.tensor(source, dtype)
+            continue
+        grid = config.embedding if table else config.weight
+        assert grid is not None
+        packed = packed_matrix(skeleton, source, grid, "searched" if table else config.ranges)
+        codes = packed if skeleton.tied or not table else codes
+        state |= {f"{name}.{key}": value for key, value in packed.items()}
+        layers.append(name)
+    head = skeleton.model.get_submodule(skeleton.head)
+    if head.bias is not None:
+        state[f"{skeleton.head}.bias"] = skeleton.weights.tensor(f"{skeleton.head}.bias", dtype)
+    for name, _ in skeleton.outside():
+        module = skeleton.fill(name, dtype)
+        state |= {f"{name}.{key}": value for key, value in module.state_dict().items() if "." not in key}
+        skeleton.empty(name)
+    return decoys(layers) | state, codes
