@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import teachers
 from language_toys import bpe, job_of
-from zsaq import Loop, QuantConfig
+from zsaq import QuantConfig
 from zsaq.io.saving import save, weight_bytes
 from zsaq.language import allocation
 from zsaq.language.allocation import WIDTHS, Choice, allocate, mixed
@@ -74,7 +74,7 @@ def test_information_is_the_mean_square_of_the_answers_gradients() -> None:
         (grad,) = torch.autograd.grad(said[place, token], weight, retain_graph=True)
         exact += said[place, token].detach().exp() * grad.square().sum()
     before = [parameter.requires_grad for parameter in model.parameters()]
-    found = information(model, {"fc1": weight}, [batch] * 400, 0, Loop())
+    found = information(model, {"fc1": weight}, [batch] * 400, 0)
     assert math.isclose(found["fc1"], float(exact) / 2 / weight.numel(), rel_tol=0.1)
     assert weight.grad is None and [parameter.requires_grad for parameter in model.parameters()] == before
 
@@ -85,7 +85,7 @@ def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, bits: 
     made = job(name)
     weights = sum(p.numel() for p in made.start.parameters())
     size = Size(megabytes=weights * (bits + 3.5) / 8e6)  # the rest is the toy's headers and scales
-    config = mixed(made, size, 0, Loop())
+    config = mixed(made, size)
     student = quantize_model(made.start, config)
     folder = save(student, tmp_path / "student")
     assert 0.9 * size.bytes(weights) <= weight_bytes(folder) <= size.bytes(weights)
@@ -99,7 +99,7 @@ def test_a_smaller_size_lets_no_layer_grow_on_the_whole() -> None:
     weights = sum(p.numel() for p in made.start.parameters())
     ids = next(made.noise(1))
     for bits in (6.5, 8.0, 10.0):
-        student = quantize_model(made.start, mixed(made, Size(megabytes=weights * bits / 8e6), 0, Loop()))
+        student = quantize_model(made.start, mixed(made, Size(megabytes=weights * bits / 8e6)))
         said, meant = (model(**ids).logits.log_softmax(-1) for model in (student, made.start))
         errors.append(float(F.kl_div(said, meant, log_target=True, reduction="batchmean")))
     assert errors == sorted(errors, reverse=True)
@@ -108,14 +108,14 @@ def test_a_smaller_size_lets_no_layer_grow_on_the_whole() -> None:
 @pytest.mark.parametrize("size", [Size(bits=1.0), Size(bits=40.0), Size(megabytes=0.001), Size(megabytes=100.0)])
 def test_a_size_out_of_reach_is_told_with_the_least_and_the_most(size: Size) -> None:
     with pytest.raises(ValueError, match=r"out of reach of OPTForCausalLM.* bits a weight \(.* MB\) to .* MB\)"):
-        mixed(job("opt"), size, 0, Loop())
+        mixed(job("opt"), size)
 
 
 def test_what_is_not_changed_stays_and_the_same_seed_chooses_the_same() -> None:
     made = job("llama")
     before = {key: value.clone() for key, value in made.start.state_dict().items()}
     size = Size(bits=9.0, inputs=8, group=16)
-    configs = [mixed(made, size, 3, Loop()) for _ in range(2)]
+    configs = [mixed(made, size) for _ in range(2)]
     assert configs[0] == configs[1]
     assert all(torch.equal(value, before[key]) for key, value in made.start.state_dict().items())
     assert made.batch_size == 16 and QuantConfig.from_saved(configs[0].to_dict()) == configs[0]
@@ -162,4 +162,4 @@ def test_a_size_that_cannot_be_is_refused(config: object, target: object, word: 
 
 def test_a_model_whose_answers_are_no_distribution_is_refused() -> None:
     with pytest.raises(ValueError, match="answers no distribution"):
-        mixed(TextJob.of(teachers.objects("bert")[0].bert, bpe()), Size(bits=4.0), 0, Loop())
+        mixed(TextJob.of(teachers.objects("bert")[0].bert, bpe()), Size(bits=4.0))

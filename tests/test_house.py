@@ -36,7 +36,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.eval": [*(f"zsaq.{room}" for room in "atomic foreign script io train pooling sentence quant".split())],
     "zsaq.knowledge": [*(f"zsaq.{room}" for room in "language report io train".split())],
-    "zsaq.keys": [*(f"zsaq.{room}" for room in "subject report method quant".split())],
+    "zsaq.keys": [*(f"zsaq.{room}" for room in "subject language report method quant".split())],
     "zsaq.student": ["zsaq.atomic", "zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
     # The two files that see language and vision.
     "zsaq.subject": [

@@ -22,6 +22,7 @@ from zsaq.io.teacher import unchanged
 from zsaq.keys import config_name, key_of
 from zsaq.language import methods as language
 from zsaq.language.methods import TEXT
+from zsaq.language.size import Size
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import coverage
@@ -48,7 +49,8 @@ def methods() -> dict[str, dict[str, Method]]:
 
 
 def quantize(
-    model: str | Path | nn.Module, config: str | QuantConfig, *, method: str | Callable[..., nn.Module] = "auto",
+    model: str | Path | nn.Module, config: str | QuantConfig | Size | None = None, *, bits: str | float | None = None,
+    target_mb: float | None = None, method: str | Callable[..., nn.Module] = "auto",
     effort: Effort = "default", seed: int = 0, score: Score | None = None, data: Data | None = None,
     baselines: Sequence[str] = (), zero_shot: bool | None = None, license: str | None = None, loop: Loop | None = None,
     tokenizer: Any = None, processor: Any = None, spec: ImageSpec | int | None = None, preset: str | None = None,
@@ -108,6 +110,7 @@ def quantize(
         "real": real, "text_pair": text_pair, "teacher_bits": teacher_bits, "corpus": corpus, "prompts": prompts,
         "base": base,
     }  # fmt: skip
+    config = asked(config, bits, target_mb)
     subject = Subject.of(model, **given)
     row = subject.choose(method, config)
     known = subject.zero_shot(row) == row.zero_shot
@@ -149,6 +152,26 @@ def quantize(
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
     )  # fmt: skip
     return finish(student, Record(results, subject.parts, loop.folder))
+
+
+def asked(
+    config: str | QuantConfig | Size | None, bits: str | float | None, target_mb: float | None
+) -> str | QuantConfig | Size:
+    """The configuration as it was given, by one name or the other, or the size that stands for it. Raises ValueError
+    for none and for two."""
+    if config is not None and bits is not None:
+        raise ValueError(
+            f"bits is another name of the configuration, and both were given: {bits!r:.80}, {config!r:.80}"
+        )
+    if bits is not None:
+        config = f"{bits:g}" if isinstance(bits, int | float) else bits
+    if target_mb is not None and (size := Size.of(config, target_mb)) is not None:
+        return size
+    if config is None:
+        raise ValueError(
+            "nothing says how to quantize: give a configuration such as 'w4a16g32', bits=3.2, or target_mb"
+        )
+    return config
 
 
 def tell_share(subject: Subject, row: Method, config: QuantConfig, loop: Loop) -> None:

@@ -12,10 +12,12 @@ from torch import nn
 
 from zsaq.io.corpus import Corpus
 from zsaq.io.readers import processor_of, tokenizer_of
-from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of
+from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of, unchanged
 from zsaq.knowledge import asking_of, used
 from zsaq.language import methods as language
+from zsaq.language.allocation import configured
 from zsaq.language.job import TextJob
+from zsaq.language.size import Size
 from zsaq.method import Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import unfinite
@@ -137,7 +139,7 @@ class Subject:
         from."""
         return row.zero_shot and (row.inputs != language.TEXT or self.corpus is None or self.corpus.zero_shot)
 
-    def choose(self, method: str | Callable[..., nn.Module], config: str | QuantConfig) -> Method:
+    def choose(self, method: str | Callable[..., nn.Module], config: str | QuantConfig | Size) -> Method:
         """The row of that name, or of "auto"; a callable becomes one. Raises ValueError, listing what there is."""
         if callable(method):
             name = str(getattr(method, "__name__", "own"))
@@ -147,9 +149,10 @@ class Subject:
                 )
             return Method(name if name.isidentifier() else "own", "", method, OWN, zero_shot=False)
         if isinstance(self.job, TextJob):
-            chosen = language.auto(self.job.kind, self.config(None, config, None)[0]) if method == "auto" else method
+            with unchanged(*self.untouched()):
+                chosen = language.auto(self.job.kind, configured(self.job, config)) if method == "auto" else method
             return language.find(chosen, self.job.start)
-        chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
+        chosen = choice.auto(self.job.teacher, presets.bits_of(same_for_all(config))) if method == "auto" else method
         return choice.find(chosen, self.job.teacher)
 
     def check_reads(self, rows: Iterable[Method]) -> None:
@@ -176,13 +179,14 @@ class Subject:
             say(f"{', '.join(sorted(unread))}: not read by {names}")
 
     def config(
-        self, row: Method | None, config: str | QuantConfig, preset: str | None
+        self, row: Method | None, config: str | QuantConfig | Size, preset: str | None
     ) -> tuple[QuantConfig, str | None]:
         """The configuration, and the name of the preset that it was made by."""
         if isinstance(self.job, TextJob):
             if preset is not None:
                 raise ValueError(f"preset is {preset!r}: presets are for images; leave it off")
-            return QuantConfig.given(config), None
+            return configured(self.job, config), None
+        config = same_for_all(config)
         if isinstance(config, QuantConfig):
             if preset is not None:
                 raise ValueError(f"preset is {preset!r}, and a QuantConfig says all itself: leave it off, or give text")
@@ -224,6 +228,13 @@ class Subject:
         """Raises ValueError for a license that is no line of text."""
         terms = {} if license is None else {"license": license}
         return base_of(self.source, license) if self.named else Base(self.name, terms)
+
+
+def same_for_all(config: str | QuantConfig | Size) -> str | QuantConfig:
+    """Raises ValueError for a size."""
+    if isinstance(config, Size):
+        raise ValueError(f"{config}: bits are chosen by size for language models alone; give bits, such as 'w4a4'")
+    return config
 
 
 def check_float(teacher: nn.Module, source: str) -> None:

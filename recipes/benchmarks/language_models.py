@@ -127,16 +127,16 @@ def recorded(teacher: Any, path: Path) -> Callable[[], None]:
     """Let the teacher's blocks answer from `path` what they were asked before, so that a row costs one model's passes
     and two heads; what comes back keeps the states that are new."""
     from safetensors.torch import load_file, save_file
-    from transformers.modeling_outputs import BaseModelOutput
+    from transformers.modeling_outputs import BaseModelOutputWithPast
 
     base, known = teacher.base_model, dict(load_file(path)) if path.exists() else {}
     compute, before = base.forward, len(known)
 
-    def forward(input_ids: Any, **options: Any) -> BaseModelOutput:
+    def forward(input_ids: Any, **options: Any) -> BaseModelOutputWithPast:
         key = hashlib.sha256(input_ids.numpy().tobytes()).hexdigest()
         if key not in known:
             known[key] = compute(input_ids=input_ids, **options).last_hidden_state
-        return BaseModelOutput(last_hidden_state=known[key])
+        return BaseModelOutputWithPast(last_hidden_state=known[key])
 
     base.forward = forward
     return lambda: None if len(known) == before else save_file(known, path)

@@ -10,11 +10,12 @@ import copy
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -34,10 +35,11 @@ from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import RANGES
 from zsaq.quant.reach import copied
 from zsaq.train.logging import say
-from zsaq.train.trainer import Loop
+from zsaq.train.pair import Batch
 
 WIDTHS: Final = (2, 3, 4, 5, 6, 8)
 GROUP: Final = 64  # entries that share a scale; fewer where that divides no layer's inputs
+SEED: Final = 0  # of that text: which bits are chosen does not hang on a run's seed
 TEXTS: Final = 16  # rows of the model's own text that are read
 SAMPLE: Final = 128  # rows of a weight that its error is measured on
 CELLS: Final = 20_000  # sizes that are told apart
@@ -93,7 +95,17 @@ def raised(layers: Sequence[Sequence[Choice]], chosen: list[int], budget: int) -
         left -= size
 
 
-def mixed(job: TextJob, size: Size, seed: int, loop: Loop) -> QuantConfig:
+def configured(job: TextJob, config: "str | QuantConfig | Size") -> QuantConfig:
+    """A configuration as it is, from its text, or chosen by size, once for a job. Raises ValueError for anything else,
+    and as `mixed` does."""
+    if (size := Size.of(config)) is None:
+        return QuantConfig.given(config)  # pyright: ignore[reportArgumentType]
+    if size not in job.sized:
+        job.sized[size] = mixed(job, size)
+    return job.sized[size]
+
+
+def mixed(job: TextJob, size: Size) -> QuantConfig:
     """The configuration that costs least within `size`: a rule with the bits of each layer, tables and the head of
     tokens among them, by its name. What was chosen is told.
 
@@ -105,8 +117,8 @@ def mixed(job: TextJob, size: Size, seed: int, loop: Loop) -> QuantConfig:
             f"{type(job.start).__name__} answers no distribution, by which bits could be chosen: give a configuration "
             "for all layers, such as w4a16"
         )
-    model = wide(job.start)
-    model.to(loop.accelerator.device)  # type: ignore[arg-type]
+    state = PartialState()
+    model = copied(job.start).float().eval().to(state.device)  # pyright: ignore[reportArgumentType]
     plan, modules = make_plan(model, base_of(model, size)), weighted(model)
     layers = {name: modules[name] for name in plan.chosen if name not in plan.tied}
     grids = {name: own_grid(layer, plan.chosen[name]) for name, layer in layers.items()}
@@ -121,15 +133,12 @@ def mixed(job: TextJob, size: Size, seed: int, loop: Loop) -> QuantConfig:
             f"{type(model).__name__}: from 2 bits for every layer to 8 it takes {reach[0]} to {reach[1]}, scales "
             "and what stays in floats included"
         )
-    own = copy.copy(job)
-    own.teacher = own.start = model
-    own.generator = (model, job.generator[1]) if job.generator[0] is job.start else job.generator  # type: ignore[assignment]
-    own.batch_size, own.style = TEXTS, {**job.style, "refresh": 1}
-    found = information(model, {name: m.weight for name, m in layers.items()}, islice(own.text(seed), 1), seed, loop)  # type: ignore[misc]
+    batches, parameters = islice(own_text(job, model), 1), {name: m.weight for name, m in layers.items()}
+    found = information(model, parameters, batches, SEED)  # pyright: ignore[reportArgumentType]
     options = [choices_of(layer, grids[name], found[name]) for name, layer in layers.items()]
     chosen = dict(zip(layers, allocate(options, budget - floats), strict=True))
     total = floats + sum(choice.bytes for choice in chosen.values())
-    if loop.accelerator.is_main_process:
+    if state.is_main_process:
         say(f"bits by size: {total / 1e6:.1f} of {budget / 1e6:.1f} MB, {8 * total / weights:.3f} bits a weight")
         for line in told(chosen):
             say(line)
@@ -141,10 +150,14 @@ def mixed(job: TextJob, size: Size, seed: int, loop: Loop) -> QuantConfig:
     return dataclasses.replace(plan.config, rules=tuple(rules))
 
 
-def wide(model: PreTrainedModel) -> PreTrainedModel:
-    """The model in float32, a copy if it is not: information is a square, which 16 bits do not hold."""
-    narrow = any(parameter.dtype.itemsize < 4 for parameter in model.parameters())
-    return copied(model).float() if narrow else model
+def own_text(job: TextJob, model: PreTrainedModel) -> Iterator[Batch]:
+    """What the job's text is, TEXTS rows at once, where `model` stands for the teacher, also as the one that writes."""
+    own = copy.copy(job)
+    own.teacher = own.start = model
+    if not isinstance(job.generator, str) and job.generator[0] is job.start:
+        own.generator = (model, job.generator[1])
+    own.batch_size, own.style = TEXTS, {**job.style, "refresh": 1}
+    return own.text(SEED)
 
 
 def base_of(model: PreTrainedModel, size: Size) -> QuantConfig:

@@ -2,19 +2,21 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
-from zsaq.train.trainer import Loop
 
 
 def information(
-    model: PreTrainedModel, weights: Mapping[str, nn.Parameter], batches: Iterable[Batch], seed: int, loop: Loop
+    model: PreTrainedModel, weights: Mapping[str, nn.Parameter], batches: Iterable[Batch], seed: int
 ) -> dict[str, float]:
     """For each of the `weights`, parameters of `model`, the mean diagonal of its Fisher information for an answer:
     E (d log p(y) / d w)^2 over answers y that are drawn from the model's own.
@@ -35,8 +37,8 @@ def information(
                 drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=rng)[:, 0]
                 F.cross_entropy(logits, drawn.to(logits.device), reduction="sum").backward()
                 answers += len(logits)
-    total = loop.accelerator.reduce(torch.stack([answers, *sums.values()]).to(loop.accelerator.device), "sum")
-    means = (total[1:] / total[0]).tolist()  # type: ignore[index]
+    total: Any = reduce(torch.stack([answers, *sums.values()]).to(PartialState().device), "sum")
+    means = (total[1:] / total[0]).tolist()
     return {name: mean / weight.numel() for (name, weight), mean in zip(weights.items(), means, strict=True)}
 
 

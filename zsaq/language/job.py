@@ -17,10 +17,12 @@ from zsaq.language.chunks import Chunks, ChunkStream
 from zsaq.language.layout import Layout
 from zsaq.language.models import TaskKind, known_task_kind, longest, pretrained
 from zsaq.language.prompted import PromptedWriter
+from zsaq.language.size import Size
 from zsaq.language.sources import over_and_over, random_tokens, texts
 from zsaq.language.text import Text
 from zsaq.language.text_generator import TextGenerator
 from zsaq.language.writing import fast_dtype, load_generator, with_adapters
+from zsaq.quant.config import QuantConfig
 from zsaq.quant.tokens import check_tokens
 from zsaq.train.pair import Batch
 
@@ -44,7 +46,7 @@ class TextJob:
 
     `corpus`: text that is there, which then is what methods read; else the generator writes: after the prompts of
     `asking`, after automatic ones if it has a chat template and the teacher is no causal model, and from its begin
-    token otherwise. `chunks`: what it has written after prompts.
+    token otherwise. `chunks`: what it has written after prompts. `sized`: configurations that were chosen by size.
     """
 
     teacher: PreTrainedModel
@@ -60,6 +62,7 @@ class TextJob:
     corpus: Sequence[Any] | None = None
     asking: Asking = field(default_factory=Asking)
     chunks: Chunks | None = None
+    sized: dict[Size, QuantConfig] = field(default_factory=dict)
     start: PreTrainedModel = field(init=False)
 
     def __post_init__(self) -> None:

@@ -21,9 +21,11 @@ class Size:
 
     @classmethod
     def of(cls, config: object, target_mb: object = None) -> "Size | None":
-        """From a text of bits such as `3.2`, `3.2a8`, `3.2g32`, or from megabytes, beside which a text may say the rest
-        (`a8`, `g32`); None for a configuration of another kind. Raises ValueError for megabytes that cannot be, and for
-        a size that is given twice."""
+        """A size as it is, from a text of bits such as `3.2`, `3.2a8`, `3.2g32`, or from megabytes, beside which a text
+        may say the rest (`a8`, `g32`); None for a configuration of another kind. Raises ValueError for megabytes that
+        cannot be, and for a size that is given twice."""
+        if isinstance(config, Size) and target_mb is None:
+            return config
         match = FORM.fullmatch(config.strip().lower()) if isinstance(config, str) else None
         if target_mb is None:
             if match is None or match[1] is None:
@@ -39,6 +41,12 @@ class Size:
             )
         inputs, group = (None, None) if match is None else match.group(2, 3)
         return cls(None, float(number), int(inputs or 16), int(group) if group else None)
+
+    def __str__(self) -> str:
+        return "".join((
+            f"{self.megabytes:g}MB" if self.bits is None else f"{self.bits:g}",
+            "" if self.inputs == 16 else f"a{self.inputs}", "" if self.group is None else f"g{self.group}",
+        ))  # fmt: skip
 
     def bytes(self, weights: int) -> int:
         """For a model of so many weights."""
