@@ -30,7 +30,7 @@ from typing import Any, Final, final
 
 from zsaq.script import natural, positive, told
 
-TOKENS, ROWS = 128, 64  # of the text that the model writes itself
+ROWS = 64  # of the text that the model writes itself
 CHAT_SEED, OWN_SEED = 1000, 7  # of the text that is scored on, and of the text that peers calibrate on
 REAL: Final = 1000  # characters of a real text: more than a row holds
 MARK: Final = "row: "
@@ -67,7 +67,7 @@ class Making:
 
 
 def written(args: argparse.Namespace, seed: int) -> tuple[Any, Any]:
-    """Ids and mask [ROWS, TOKENS] that the model wrote itself from its begin token; made once, then read."""
+    """Ids and mask [ROWS, --tokens] that the model wrote itself from its begin token; made once, then read."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -77,7 +77,7 @@ def written(args: argparse.Namespace, seed: int) -> tuple[Any, Any]:
 
     path = args.output_dir / f"own-{seed}.safetensors"
     if not path.exists():
-        job = TextJob.of(load_teacher(args.model).float(), tokenizer_of(args.model), max_length=TOKENS)
+        job = TextJob.of(load_teacher(args.model).float(), tokenizer_of(args.model), max_length=args.tokens)
         job.batch_size, job.style = ROWS, {"refresh": 1}
         batch = next(iter(job.text(seed)))
         save_file({"ids": batch["input_ids"], "mask": batch["attention_mask"].bool()}, path)
@@ -196,6 +196,7 @@ def main() -> None:
     parser.add_argument("--real", type=Path, help="real text, UTF-8, for rows that end in -real")
     parser.add_argument("--windows", type=positive, default=40)
     parser.add_argument("--window", type=positive, default=512)
+    parser.add_argument("--tokens", type=positive, default=128, help="of a row of the model's own text")
     parser.add_argument("--table", type=int, choices=(8, 16), default=8)
     parser.add_argument("--seed", type=natural, default=0)
     parser.add_argument("--note", default="")
