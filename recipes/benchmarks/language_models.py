@@ -3,8 +3,8 @@
     python -m recipes.benchmarks.language_models FOLDER --rows "rtn:w4a16g32,gptq:w4a16g32,hqq:4g64" --text TEST.txt
 
 FOLDER: a causal language model. A row is a method of zsaq and a configuration, a peer of `language_peers.py` and its
-own (`hqq:4g64`, `nf4:64`, `auto-round:4g32`, `gguf:FILE`, where its package is installed), or `float:16`. Options of
-zsaq's methods follow as they do on the command line (`--calibration 8`).
+own (`hqq:4g64`, `nf4:64`, `auto-round:4g32`, `gguf:FILE`, where its package is installed), `saved:FOLDER` (a
+student made before) or `float:16`. Options of zsaq's methods follow as they do on the command line (`--calibration 8`).
 
 Perplexity is on the first windows of TEST; KL (model to student, nats a token) on the same windows and on text that the
 model wrote itself: --chat FILE, safetensors with `ids` [N, L] and `mask` [N, L] (the tokens that count), or, without,
@@ -116,6 +116,14 @@ def made(row: str, making: Making) -> tuple[Any, float]:
         model = making.teacher()
         making.end()
         return model, float(config or 16) * sum(p.numel() for p in model.parameters())
+    if name == "saved":
+        import zsaq
+        from zsaq.io.saving import weight_bytes
+
+        making.begin()
+        model = zsaq.load(config)
+        making.end()
+        return model, 8.0 * weight_bytes(Path(config))
     if name not in PEERS:
         return students(name, config, making)
     model, bits = PEERS[name](making, config)
