@@ -87,6 +87,8 @@ def written(args: argparse.Namespace, seed: int) -> tuple[Any, Any]:
 
 def students(name: str, config: str, making: Making) -> tuple[Any, float]:
     """A row of zsaq, as it comes back from the disk, and its bits."""
+    import torch
+
     import zsaq
     from zsaq import launch
     from zsaq.io.saving import weight_bytes
@@ -103,7 +105,7 @@ def students(name: str, config: str, making: Making) -> tuple[Any, float]:
     making.end()
     with tempfile.TemporaryDirectory() as folder:
         student.save_pretrained(Path(folder) / "student")
-        return zsaq.load(Path(folder) / "student"), 8.0 * weight_bytes(Path(folder) / "student")
+        return zsaq.load(Path(folder) / "student", dtype=torch.float32), 8.0 * weight_bytes(Path(folder) / "student")
 
 
 def made(row: str, making: Making) -> tuple[Any, float]:
@@ -117,11 +119,13 @@ def made(row: str, making: Making) -> tuple[Any, float]:
         making.end()
         return model, float(config or 16) * sum(p.numel() for p in model.parameters())
     if name == "saved":
+        import torch
+
         import zsaq
         from zsaq.io.saving import weight_bytes
 
         making.begin()
-        model = zsaq.load(config)
+        model = zsaq.load(config, dtype=torch.float32)
         making.end()
         return model, 8.0 * weight_bytes(Path(config))
     if name not in PEERS:
@@ -181,7 +185,7 @@ def measure(args: argparse.Namespace, row: str, options: list[str]) -> dict[str,
     count = sum(parameter.numel() for parameter in teacher.parameters())
     ids = tokenize(tokenizer_for(teacher, args.model), args.text.read_text())
     windows = ids[: args.window * args.windows].view(args.windows, args.window)
-    loss, kl_wiki = compared(student.float().eval(), teacher, windows, torch.ones_like(windows, dtype=torch.bool))
+    loss, kl_wiki = compared(student.eval(), teacher, windows, torch.ones_like(windows, dtype=torch.bool))
     chat = load_file(args.chat) if args.chat else dict(zip(("ids", "mask"), written(args, CHAT_SEED), strict=True))
     _, kl_chat = compared(student, teacher, chat["ids"], chat["mask"])
     keep()
