@@ -89,7 +89,7 @@ def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, bits: 
     student = quantize_model(made.start, config)
     folder = save(student, tmp_path / "student")
     assert 0.9 * size.bytes(weights) <= weight_bytes(folder) <= size.bytes(weights)
-    assert "MB" in capsys.readouterr().out
+    assert "bits by size" in capsys.readouterr().err
     assert len({grid.bits for _, own in config.rules if own and (grid := own.weight or own.embedding)}) > 1
     assert coverage(load(folder)) == coverage(student)
 
