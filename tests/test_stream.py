@@ -37,6 +37,8 @@ CASES: list[tuple[Callable[[], Any], str, dict[str, Any]]] = [
     (tied, "w4a16g8", {"rules": (("model.embed_tokens", HEAD),)}),
     (gpt2, "w2a8", {}),
     (opt, "w2a8-ternary", {"rules": (("*.fc1", None),)}),
+    (tied, "w4a16h8g8", {}),
+    (llama, "w4a8e8h4g8", {}),
 ]
 
 

@@ -95,7 +95,7 @@ def main() -> None:
     flags.add_argument("--model", type=Path, help="a folder; by default one of random weights is made")
     flags.add_argument("--folder", type=Path, default=Path("/tmp/random-3b"), help="where that is made (6.4 GB)")
     flags.add_argument("--methods", nargs="+", choices=ROUNDINGS, default=list(ROUNDINGS))
-    flags.add_argument("--bits", default="w4a16g32")
+    flags.add_argument("--bits", default="w4a16h8g32")
     flags.add_argument("--rows", type=int, default=8)
     flags.add_argument("--tokens", type=int, default=128)
     flags.add_argument("--here", action="store_true", help="run the one method in this process")
