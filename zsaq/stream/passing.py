@@ -1,7 +1,7 @@
 """A skeleton that computes: what a pass calls is read from the files when it is called, and let go of behind it."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from zsaq.quant.packing import unpack
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import RANGES
 from zsaq.stream.skeleton import Skeleton, put
-from zsaq.train.chain import instead
+from zsaq.train.chain import Chain, instead
 
 ROWS = 4096  # of a table or a head that are in floats at once
 Packed = Mapping[str, Tensor]
@@ -119,12 +119,11 @@ def packed_matrix(skeleton: Skeleton, source: str, grid: Grid, ranges: str) -> d
 
 
 @torch.no_grad()
-def ended(skeleton: Skeleton, state: Tensor, ids: Tensor, forms: Sequence[int]) -> Tensor:
-    """The logits that the model answers where its last block answers `state`; no block computes."""
+def ended(skeleton: Skeleton, chain: Chain, ids: Tensor) -> Tensor:
+    """The logits that the model answers after what the last block of its chain has answered; no block computes."""
 
     def stub(form: int) -> Callable[..., Any]:
-        return lambda *args, **kwargs: (state, *[None] * (form - 1)) if form else state
+        return lambda *args, **kwargs: (chain.answers[0], *[None] * (form - 1)) if form else chain.answers[0]
 
-    blocks = [skeleton.model.get_submodule(name) for name in skeleton.blocks]
-    with instead(blocks, [stub(form) for form in forms]):
+    with instead(chain.blocks, [stub(form) for form in chain.forms or ()]):
         return skeleton.model(input_ids=ids, use_cache=False).logits

@@ -94,12 +94,13 @@ def quantize_files(
     compared: list[Batch] = [] if held is None else [{"input_ids": held}]
     with ends(skeleton), read_on_call(skeleton):
         teacher = [model(**batch, use_cache=False).logits for batch in compared]
-        forms = linked(skeleton, [*batches, *compared])
+        tried = linked(skeleton, [*batches, *compared])
     device = loop.accelerator.device
     with ends(skeleton, table, head, codes):
         chains = [
-            Chain(model, skeleton.blocks, each, forms=forms, device=device, last=each is compared)
+            Chain(model, skeleton.blocks, each, like=tried, device=device, last=each is compared)
             for each in (batches, compared)
+            if each
         ]
         with StepLog(loop.accelerator, rounding, len(skeleton.blocks), loop.folder, every=1) as log:
             for number, name in enumerate(skeleton.blocks):
@@ -117,18 +118,18 @@ def quantize_files(
         shards.finish()
         if held is None:
             return plan, None
-        return plan, Nearness.of(teacher[0], ended(skeleton, chains[1].answers[0], held, forms))
+        return plan, Nearness.of(teacher[0], ended(skeleton, chains[-1], held))
 
 
-def linked(skeleton: Skeleton, batches: Sequence[Batch]) -> list[int]:
-    """How the blocks answer (`Chain`), tried on a row of the first of `batches`. Raises ValueError where they do not
-    follow each other alone."""
+def linked(skeleton: Skeleton, batches: Sequence[Batch]) -> Chain | None:
+    """A chain of the blocks over a row of the first of `batches`. Raises ValueError where they do not follow each other
+    alone."""
     if not batches:
-        return []
-    forms = Chain(skeleton.model, skeleton.blocks, [{key: value[:1] for key, value in batches[0].items()}]).forms
-    if forms is None:
+        return None
+    chain = Chain(skeleton.model, skeleton.blocks, [{key: value[:1] for key, value in batches[0].items()}])
+    if chain.forms is None:
         raise ValueError(f"the blocks of {type(skeleton.model).__name__} do not follow each other alone: {IN_MEMORY}")
-    return forms
+    return chain
 
 
 def swapped(block: nn.Module, name: str, plan: Plan) -> dict[str, QuantLayer]:
