@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import math
+import os
 import resource
 import subprocess
 import sys
@@ -91,11 +92,12 @@ def students(name: str, config: str, making: Making) -> tuple[Any, float]:
 
     import zsaq
     from zsaq import launch
+    from zsaq.eval.reading import read_text
     from zsaq.io.saving import weight_bytes
 
     args, real = making.args, None
     if name.endswith("-real"):
-        text = args.real.read_text()
+        text = read_text(args.real)
         real = [text[start : start + REAL] for start in range(0, len(text) - REAL, REAL)]
     making.begin()
     student = zsaq.quantize(
@@ -177,13 +179,16 @@ def measure(args: argparse.Namespace, row: str, options: list[str]) -> dict[str,
 
     from zsaq.eval.perplexity import tokenize
     from zsaq.eval.pretrained import tokenizer_for
+    from zsaq.eval.reading import read_text
 
     making = Making(args, options)
     student, bits = made(row, making)
     teacher = making.teacher()
     keep = recorded(teacher, args.output_dir / "teacher.safetensors")
     count = sum(parameter.numel() for parameter in teacher.parameters())
-    ids = tokenize(tokenizer_for(teacher, args.model), args.text.read_text())
+    ids = tokenize(tokenizer_for(teacher, args.model), read_text(args.text))
+    if len(ids) < args.window * args.windows:
+        raise ValueError(f"{args.text} fills {len(ids) // args.window} windows of {args.window} tokens: give --windows")
     windows = ids[: args.window * args.windows].view(args.windows, args.window)
     loss, kl_wiki = compared(student.eval(), teacher, windows, torch.ones_like(windows, dtype=torch.bool))
     chat = load_file(args.chat) if args.chat else dict(zip(("ids", "mask"), written(args, CHAT_SEED), strict=True))
@@ -222,15 +227,19 @@ def main() -> None:
     kept, lines = args.output_dir / "rows.jsonl", list[dict[str, Any]]()
     if kept.exists():
         lines = [json.loads(line) for line in kept.read_text().splitlines()]
+    lost = list[str]()
     for row in args.rows.split(","):
         key = {"method": row.partition(":")[0], "config": " ".join([row.partition(":")[2], *options])}
         if any(line.items() >= (key | {"model": Path(args.model).name, "note": args.note}).items() for line in lines):
             continue
         command = [sys.executable, "-m", "recipes.benchmarks.language_models", *sys.argv[1:], "--rows", row, "--one"]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        places = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=False, env=os.environ | {"PYTHONPATH": places}
+        )
         last = (done.stdout.splitlines() or [""])[-1]
         if done.returncode or not last.startswith(MARK):
-            print(f"{row}: no row, exit code {done.returncode}", file=sys.stderr)
+            lost.append(row)
             continue
         lines.append(json.loads(last.removeprefix(MARK)))
         with kept.open("a") as file:
@@ -241,6 +250,8 @@ def main() -> None:
     table = Table([{k: v for k, v in line.items() if k != "who"} for line in lines]).to_markdown()
     (args.output_dir / "table.md").write_text(table + "\n")
     print(table)
+    if lost:
+        raise ValueError(f"no row of {', '.join(lost)}: what stood in the way is told above")
 
 
 if __name__ == "__main__":
