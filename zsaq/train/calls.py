@@ -39,8 +39,8 @@ class Calls:
         """What `block` answers to the calls of these rows, with `first` as their first tensor."""
         args, kwargs = (_rows(values, rows, first.device) for values in (self.args, self.kwargs))
         if not args:
-            return _first(block(**{next(iter(kwargs)): first}, **dict(list(kwargs.items())[1:])))
-        return _first(block(first, *args[1:], **kwargs))
+            return first_of(block(**{next(iter(kwargs)): first}, **dict(list(kwargs.items())[1:])))
+        return first_of(block(first, *args[1:], **kwargs))
 
 
 def collect(
@@ -50,10 +50,10 @@ def collect(
     before, after, own, others = [], [], [], []
     for batch in chunks:
         args, kwargs, answer = call_of(teacher, twin, batch, answers=True)
-        before.append(_first(args or tuple(kwargs.values())).cpu())
-        after.append(_first(answer).float().cpu())
+        before.append(first_of(args or tuple(kwargs.values())).cpu())
+        after.append(first_of(answer).float().cpu())
         args, kwargs, _ = call_of(student, block, batch, answers=False)
-        own.append(_first(args or tuple(kwargs.values())).cpu())
+        own.append(first_of(args or tuple(kwargs.values())).cpu())
         # What else the call holds; where the first tensor stood is left empty.
         others.append(((None, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): None}))
     sizes = [len(x) for x in own]
@@ -77,10 +77,8 @@ def call_of(model: nn.Module, block: nn.Module, batch: Batch, answers: bool) -> 
 
     listen = block.register_forward_hook if answers else block.register_forward_pre_hook
     handle = listen(reached, with_kwargs=True)
-    # A cache of keys in the call would grow whenever it is repeated.
-    plain: Any = {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
     try:
-        run_model(model, {**batch, **plain})
+        run_model(model, {**batch, **without_cache(model)})
     except Reached:
         pass
     finally:
@@ -90,7 +88,13 @@ def call_of(model: nn.Module, block: nn.Module, batch: Batch, answers: bool) -> 
     return calls[0]
 
 
-def _first(value: Any) -> Tensor:
+def without_cache(model: nn.Module) -> Any:
+    """What a pass is given besides its batch: a cache of keys in a call would grow whenever the call is repeated."""
+    return {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
+
+
+def first_of(value: Any) -> Tensor:
+    """The first of several values, or the one. Raises ValueError where it is no tensor."""
     value = value[0] if isinstance(value, tuple) else value
     if not isinstance(value, Tensor):
         raise ValueError(f"a block's first value is a {type(value).__name__}, not a tensor; choose another block")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from zsaq.quant.codes import groups, round_to_grid, values_of
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
-from zsaq.train.calls import Reached, call_of
+from zsaq.train.calls import Reached
+from zsaq.train.chain import Chain
 from zsaq.train.logging import StepLog
 from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
@@ -41,9 +42,9 @@ def gptq(
     scales, biases and all else stay. `damping` is the share of the inputs' mean
     square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives
     device, folder and trackers, which hear each block's "error", the mean over its layers of ||(w - q) x||^2 /
-    ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: half a pass
-    of the student over the batches for each block, about four more, and d^3 for inputs of d features; memory: the calls
-    of one block, and d^2.
+    ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: about four
+    passes of the student over the batches (`Chain`; where its blocks are no chain, half a pass more for each), and d^3
+    for inputs of d features; memory: the states before one block, and d^2.
 
     Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
     layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
@@ -54,6 +55,7 @@ def gptq(
     chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in batches]
     if not chunks or not 0 < damping < torch.inf:
         raise ValueError(f"damping is {damping!r}, with {len(chunks)} batches; give a positive number and a batch")
+    masks = [batch.get("attention_mask") for batch in chunks]
     student.to(loop.accelerator.device).eval()
     layers = {name: _layers(student, name) for name, _ in blocks}
     with (
@@ -61,29 +63,37 @@ def gptq(
         StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log,
         stage_of(stage, student=student, log=log) as at,
     ):
+        chain = Chain(student, list(layers), chunks)
         for number in at.steps(len(layers)):
             name, left = list(layers.items())[number - 1]
-            block, errors = student.get_submodule(name), []
-            calls = [
-                (*call_of(student, block, batch, answers=False)[:2], batch.get("attention_mask")) for batch in chunks
-            ]
-            while left:
-                first, hessian = _inputs(block, left, calls)
-                total: Any = loop.accelerator.reduce(hessian, "sum")
-                if not first:
-                    raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
-                if not total.isfinite().all():
-                    raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
-                for each in first:
-                    layer = left.pop(each)
-                    w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
-                    q, latent = gptq_columns(w, total, scale, zero, grid, damping)
-                    latent = torch.clamp(latent, q - NEAR * scale, q + NEAR * scale)
-                    layer.weight.copy_(latent.T if layer.columns_first else latent)
-                    miss, whole = (((v.double() @ total) * v).sum() for v in (w - q, w))
-                    errors.append(float(miss / whole.clamp_min(1e-30)))
+            calls = [(*call, mask) for call, mask in zip(chain.calls(number - 1), masks, strict=True)]
+            errors = round_block(student.get_submodule(name), name, left, calls, damping, loop)
             log.write(number, {"error": sum(errors) / len(errors)})
+            chain.answered(number - 1)
     return student
+
+
+def round_block(
+    block: nn.Module, name: str, left: dict[str, QuantLayer], calls: list[Call], damping: float, loop: Loop
+) -> list[float]:
+    """Round the layers `left` of one block, in place, in the order of their calls; the error of each, see `gptq`."""
+    errors, left = [], dict(left)
+    while left:
+        first, hessian = _inputs(block, left, calls)
+        total: Any = loop.accelerator.reduce(hessian, "sum")
+        if not first:
+            raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
+        if not total.isfinite().all():
+            raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
+        for each in first:
+            layer = left.pop(each)
+            w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
+            q, latent = gptq_columns(w, total, scale, zero, grid, damping)
+            latent = torch.clamp(latent, q - NEAR * scale, q + NEAR * scale)
+            layer.weight.copy_(latent.T if layer.columns_first else latent)
+            miss, whole = (((v.double() @ total) * v).sum() for v in (w - q, w))
+            errors.append(float(miss / whole.clamp_min(1e-30)))
+    return errors
 
 
 def gptq_columns(

@@ -1,0 +1,147 @@
+"""The calls of a model's blocks, one block after the other: each block's inputs are what the one before it answered, so
+the whole costs one pass, and not half a pass for every block.
+
+That holds where blocks follow each other with nothing in between, and what else they are called with (masks, positions)
+does not depend on them. A chain looks whether it does, on a row of the first batch; where it does not, every block's
+calls come from a pass that starts anew.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from zsaq.train.calls import Reached, call_of, first_of, without_cache
+from zsaq.train.pair import Batch, run_model
+
+Args = tuple[tuple, dict[str, Any]]  # args and kwargs
+
+
+@final
+class Chain:
+    """The calls of `blocks` [name], in the order in which `model` calls them, over all `batches`.
+
+    `calls(number)` are those of that block, (args, kwargs) for each batch; `answered(number)` has to be told when it is
+    done with. `linked`: whether the blocks are a chain. Memory: the states of all batches before one block.
+    """
+
+    def __init__(self, model: nn.Module, blocks: Sequence[str], batches: Sequence[Batch]) -> None:
+        self.model, self.batches = model, batches
+        self.blocks = [model.get_submodule(name) for name in blocks]
+        self.done = 0
+        forms = answer_forms(model, self.blocks, {key: value[:1] for key, value in batches[0].items()})
+        self.linked = forms is not None
+        self.held = [handed_over(model, self.blocks, batch, forms) for batch in batches] if forms is not None else []
+
+    def calls(self, number: int) -> list[Args]:
+        """Of the block `number`; all before it were told to be `answered`, or are run as they are now."""
+        if not self.linked:
+            return [call_of(self.model, self.blocks[number], batch, answers=False)[:2] for batch in self.batches]
+        while self.done < number:
+            self.answered(self.done)
+        return [held[number] for held in self.held]
+
+    @torch.no_grad()
+    def answered(self, number: int) -> None:
+        """The block `number` is as it stays: its answers, and no more its inputs, are kept for the next."""
+        if not self.linked or number < self.done:
+            return
+        assert number == self.done
+        for held in self.held:
+            args, kwargs = held[number]
+            answer = first_of(self.blocks[number](*args, **kwargs)) if number + 1 < len(self.blocks) else None
+            held[number] = ((), {})
+            if answer is not None:
+                held[number + 1] = replaced(held[number + 1], answer)
+        self.done += 1
+
+
+@torch.no_grad()
+def answer_forms(model: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> list[int] | None:
+    """How many values each block answers in a tuple (0: a tensor); None where the blocks are no chain on this batch."""
+    seen: list[tuple[nn.Module, tuple, dict[str, Any], Any]] = []
+
+    def listen(block: nn.Module, args: tuple, kwargs: dict[str, Any], answer: Any) -> None:
+        seen.append((block, args, kwargs, answer))
+
+    handles = [block.register_forward_hook(listen, with_kwargs=True) for block in blocks]
+    try:
+        run_model(model, {**batch, **without_cache(model)})
+    finally:
+        for handle in handles:
+            handle.remove()
+    if [block for block, *_ in seen] != list(blocks):
+        return None
+    forms = [len(answer) if isinstance(answer, tuple) else 0 for *_, answer in seen]
+    try:
+        handed = handed_over(model, blocks, batch, forms)
+        linked = all(
+            torch.equal(first_of(after[1] or tuple(after[2].values())), first_of(before[3]))
+            for before, after in pairwise(seen)
+        )
+    except (ValueError, TypeError):  # a first value that is no tensor, or a model that wants more of an answer
+        return None
+    alike = all(same(told, (args, kwargs)) for told, (_, args, kwargs, _) in zip(handed, seen, strict=True))
+    return forms if linked and alike else None
+
+
+@torch.no_grad()
+def handed_over(model: nn.Module, blocks: Sequence[nn.Module], batch: Batch, forms: Sequence[int]) -> list[Args]:
+    """What each block is called with, in a pass in which none computes: each hands on its first value. Only the first
+    block is left its own, the others' are made of answers later."""
+    calls: list[Args] = []
+
+    def stub(form: int) -> Callable[..., Any]:
+        def hand_on(*args: Any, **kwargs: Any) -> Any:
+            state = first_of(args or tuple(kwargs.values()))
+            calls.append((args, kwargs) if not calls else replaced((args, kwargs), None))
+            if len(calls) == len(blocks):
+                raise Reached
+            return (state, *[None] * (form - 1)) if form else state
+
+        return hand_on
+
+    with instead(blocks, [stub(form) for form in forms]), suppress(Reached):
+        run_model(model, {**batch, **without_cache(model)})
+    return calls
+
+
+@contextmanager
+def instead(blocks: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Inside, each block computes by the function given for it."""
+    own = [vars(block).get("forward") for block in blocks]
+    for block, forward in zip(blocks, forwards, strict=True):
+        vars(block)["forward"] = forward
+    try:
+        yield
+    finally:
+        for block, before in zip(blocks, own, strict=True):
+            del vars(block)["forward"]
+            if before is not None:
+                vars(block)["forward"] = before
+
+
+def replaced(call: Args, first: Tensor | None) -> Args:
+    """A call with another first value."""
+    args, kwargs = call
+    if args:
+        return (first, *args[1:]), kwargs
+    return (), {key: first if number == 0 else value for number, (key, value) in enumerate(kwargs.items())}
+
+
+def same(told: Args, seen: Args) -> bool:
+    """Whether two calls are equal in all but their first value."""
+    return equal(replaced(told, None), replaced(seen, None))
+
+
+def equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(map(equal, one, other))
+    return type(one) is type(other) and (isinstance(one, nn.Module) or one == other)
