@@ -1,7 +1,7 @@
 """Token by token: rows that a causal language model goes on with, with a key-value cache that finished rows leave."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from zsaq.language.telling import Tell, nobody
 from zsaq.train.optim import NotFinite
 
 
@@ -27,14 +28,14 @@ class Continued:
 @torch.no_grad()
 def continued(
     model: PreTrainedModel, opened: Sequence[Sequence[int]], limits: Sequence[int], *, never: Tensor, stops: Tensor,
-    heat: float | Tensor = 1.0, rng: torch.Generator, pad: int = 0, tell: Callable[[int], None] | None = None,
+    heat: float | Tensor = 1.0, rng: torch.Generator, pad: int = 0, tell: Tell = nobody,
 ) -> list[Continued]:  # fmt: skip
     """What `model` writes behind each of `opened`, token ids that are read first: until one of `stops` [V] bool, or for
     `limits` tokens.
 
     `never` [V] bool are not written, a stop not as the first. `heat`: the temperature, or one for each row [N]. `rng`
-    lives on the CPU, and the same seed writes the same. `tell` hears, after every token, the number of tokens that are
-    left at most. Raises NotFinite for a model whose answers are not finite.
+    lives on the CPU, and the same seed writes the same. `tell` hears after every token which share is done. Raises
+    NotFinite for a model whose answers are not finite.
     """
     n, device, width = len(opened), model.device, max(map(len, opened))
     current = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in opened], device=device)
@@ -71,15 +72,15 @@ def continued(
                 if stops[token]:
                     going[row], cut[row] = False, False
         going &= last > place + 1
-        if tell is not None:
-            tell(int((last - place - 1)[going].sum()))
         if not going.any():
             break
+        tell((place + 1) / max(limits))
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
         held = going[rows]
         if 8 * int(held.sum()) <= 7 * len(rows):  # finished rows leave the cache
             cache.batch_select_indices(held.nonzero()[:, 0].to(device))
             rows, current, mask = rows[held], current[held.to(device)], mask[held.to(device)]
+    tell(1.0)
     return [Continued(*row) for row in zip(written, cut.tolist(), total.tolist(), strict=True)]
 
 
