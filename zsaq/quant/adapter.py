@@ -9,10 +9,11 @@ a `quantization_config` in config.json:
 """
 
 import copy
+from collections.abc import Collection
 from types import MethodType
 from typing import Any, Final, final
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -183,14 +184,23 @@ def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:
     Raises ValueError for a static range without values.
     """
     check_ranges(model)
-    state, tied = model.state_dict(), plan_of(model).tied
-    for name, layer in quant_layers(model):
+    tied = plan_of(model).tied
+    state = packed_tensors(model, tied=tied)
+    layers = [name for name, _ in (*quant_layers(model), *packed_layers(model)) if name not in tied]
+    return decoys(layers) | state
+
+
+def packed_tensors(module: nn.Module, prefix: str = "", tied: Collection[str] = ()) -> dict[str, Tensor]:
+    """The tensors of a student, or of a part of one whose names begin with `prefix`, with packed weights instead of
+    latent ones; those of the `tied` are their tables'."""
+    state = module.state_dict(prefix=prefix)
+    for name, layer in quant_layers(module):
+        name = f"{prefix}{name}"
         latent = f"{name}.weight_quantizer."
         state = {k: v for k, v in state.items() if k != f"{name}.weight" and not k.startswith(latent)}
         if name not in tied:
             state |= {f"{name}.{key}": value for key, value in packed_weight(layer).items()}
-    layers = [name for name, _ in (*quant_layers(model), *packed_layers(model)) if name not in tied]
-    return decoys(layers) | state
+    return state
 
 
 def untie(model: PreTrainedModel, plan: Plan) -> None:

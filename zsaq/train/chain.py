@@ -25,38 +25,75 @@ class Chain:
     """The calls of `blocks` [name], in the order in which `model` calls them, over all `batches`.
 
     `calls(number)` are those of that block, (args, kwargs) for each batch; `answered(number)` has to be told when it is
-    done with. `linked`: whether the blocks are a chain. Memory: the states of all batches before one block.
+    done with. `forms`: how the blocks answer, see `answer_forms`, of an earlier chain of the same model; None where the
+    blocks are no chain. `device`: where calls are moved to, from where the states are kept. With `last`, what the last
+    block answers is kept too, as `answers`. Memory: the states of all batches before one block.
     """
 
-    def __init__(self, model: nn.Module, blocks: Sequence[str], batches: Sequence[Batch]) -> None:
-        self.model, self.batches = model, batches
+    def __init__(
+        self, model: nn.Module, blocks: Sequence[str], batches: Sequence[Batch], *, forms: list[int] | None = None,
+        device: torch.device | None = None, last: bool = False,
+    ) -> None:  # fmt: skip
+        self.model, self.batches, self.device, self.last = model, batches, device, last
         self.blocks = [model.get_submodule(name) for name in blocks]
-        self.done = 0
-        forms = answer_forms(model, self.blocks, {key: value[:1] for key, value in batches[0].items()})
-        self.linked = forms is not None
+        self.done, self.answers = 0, list[Tensor]()
+        if forms is None:
+            forms = answer_forms(model, self.blocks, {key: value[:1] for key, value in batches[0].items()})
+        self.forms = forms
         self.held = [handed_over(model, self.blocks, batch, forms) for batch in batches] if forms is not None else []
 
-    def calls(self, number: int) -> list[Args]:
-        """Of the block `number`; all before it were told to be `answered`, or are run as they are now."""
-        if not self.linked:
+    def calls(self, number: int) -> Sequence[Args]:
+        """Of the block `number`; those before it that were not told to be `answered` answer as they are now."""
+        if self.forms is None:
             return [call_of(self.model, self.blocks[number], batch, answers=False)[:2] for batch in self.batches]
         while self.done < number:
             self.answered(self.done)
-        return [held[number] for held in self.held]
+        return Moved([held[number] for held in self.held], self.device)
 
     @torch.no_grad()
     def answered(self, number: int) -> None:
         """The block `number` is as it stays: its answers, and no more its inputs, are kept for the next."""
-        if not self.linked or number < self.done:
+        if self.forms is None or number < self.done:
             return
         assert number == self.done
+        ends = number + 1 == len(self.blocks)
         for held in self.held:
-            args, kwargs = held[number]
-            answer = first_of(self.blocks[number](*args, **kwargs)) if number + 1 < len(self.blocks) else None
+            args, kwargs = moved(held[number], self.device)
+            answer = first_of(self.blocks[number](*args, **kwargs)) if self.last or not ends else None
             held[number] = ((), {})
-            if answer is not None:
+            if answer is None:
+                continue
+            answer = answer if self.device is None else answer.cpu()
+            if ends:
+                self.answers.append(answer)
+            else:
                 held[number + 1] = replaced(held[number + 1], answer)
         self.done += 1
+
+
+@final
+class Moved(Sequence[Args]):
+    """Calls that are on a device while they are looked at; None leaves them where they are."""
+
+    def __init__(self, calls: Sequence[Args], device: torch.device | None) -> None:
+        self.each, self.device = calls, device
+
+    def __len__(self) -> int:
+        return len(self.each)
+
+    def __getitem__(self, index: Any) -> Any:
+        return moved(self.each[index], self.device)
+
+
+def moved(value: Any, device: torch.device | None) -> Any:
+    """The structure with its tensors on the device."""
+    if device is None:
+        return value
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(each, device) for key, each in value.items()}
+    return type(value)(moved(each, device) for each in value) if isinstance(value, tuple | list) else value
 
 
 @torch.no_grad()

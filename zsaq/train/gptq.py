@@ -15,7 +15,7 @@ from zsaq.quant.codes import groups, round_to_grid, values_of
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached
-from zsaq.train.chain import Chain
+from zsaq.train.chain import Args, Chain
 from zsaq.train.logging import StepLog
 from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
@@ -25,7 +25,6 @@ from zsaq.train.trainer import Loop
 Model = TypeVar("Model", bound=nn.Module)
 COLUMNS = 128  # that are rounded before those behind them hear of it
 NEAR = 0.49  # of a step: where a latent weight is still rounded to its level
-Call = tuple[tuple, dict[str, Any], Tensor | None]  # of a block: args, kwargs, and which positions count
 
 
 @torch.no_grad()
@@ -66,20 +65,21 @@ def gptq(
         chain = Chain(student, list(layers), chunks)
         for number in at.steps(len(layers)):
             name, left = list(layers.items())[number - 1]
-            calls = [(*call, mask) for call, mask in zip(chain.calls(number - 1), masks, strict=True)]
-            errors = round_block(student.get_submodule(name), name, left, calls, damping, loop)
+            errors = round_block(student.get_submodule(name), name, left, chain.calls(number - 1), masks, damping, loop)
             log.write(number, {"error": sum(errors) / len(errors)})
             chain.answered(number - 1)
     return student
 
 
 def round_block(
-    block: nn.Module, name: str, left: dict[str, QuantLayer], calls: list[Call], damping: float, loop: Loop
-) -> list[float]:
-    """Round the layers `left` of one block, in place, in the order of their calls; the error of each, see `gptq`."""
+    block: nn.Module, name: str, left: dict[str, QuantLayer], calls: Sequence[Args], masks: Sequence[Tensor | None],
+    damping: float, loop: Loop,
+) -> list[float]:  # fmt: skip
+    """Round the layers `left` of one block, in place, in the order of their calls; the error of each, see `gptq`.
+    `masks`: which positions count, for each of the calls."""
     errors, left = [], dict(left)
     while left:
-        first, hessian = _inputs(block, left, calls)
+        first, hessian = _inputs(block, left, calls, masks)
         total: Any = loop.accelerator.reduce(hessian, "sum")
         if not first:
             raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
@@ -125,7 +125,9 @@ def gptq_columns(
     return rounded[:, back], w[:, back]
 
 
-def _inputs(block: nn.Module, left: dict[str, QuantLayer], calls: list[Call]) -> tuple[list[str], Tensor]:
+def _inputs(
+    block: nn.Module, left: dict[str, QuantLayer], calls: Sequence[Args], masks: Sequence[Tensor | None]
+) -> tuple[list[str], Tensor]:
     """Which of the layers `left` are called first and with the same tensor, and its sum of x x^T, [d, d] float64."""
     first: list[tuple[str, Tensor]] = []
     hessian = torch.zeros(0)
@@ -140,14 +142,14 @@ def _inputs(block: nn.Module, left: dict[str, QuantLayer], calls: list[Call]) ->
 
     handles = [layer.register_forward_pre_hook(reached(name)) for name, layer in left.items()]
     try:
-        for number, (args, kwargs, mask) in enumerate(calls):
+        for number, ((args, kwargs), mask) in enumerate(zip(calls, masks, strict=True)):
             first.clear()
             with suppress(Reached):
                 block(*args, **kwargs)
             if not first:
                 return [], hessian
             x = left[first[0][0]].inputs(first[0][1]).float()
-            x = x[mask.bool()] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
+            x = x[mask.bool().to(x.device)] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
             moment = (x.T @ x).double()
             hessian = hessian.to(moment) + moment if number else moment
     finally:

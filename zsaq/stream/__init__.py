@@ -1,0 +1,1 @@
+"""A checkpoint quantized block by block from the disk, in the memory of one block."""

@@ -1,0 +1,126 @@
+"""A skeleton that computes: what a pass calls is read from the files when it is called, and let go of behind it."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsaq.quant.codes import dequantize, groups
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.grid import Grid
+from zsaq.quant.layers import input_quantizer, swap
+from zsaq.quant.packed_model import packed_rows
+from zsaq.quant.packing import unpack
+from zsaq.quant.quantizer import Quantizer
+from zsaq.quant.ranges import RANGES
+from zsaq.stream.skeleton import Skeleton, put
+from zsaq.train.chain import instead
+
+ROWS = 4096  # of a table or a head that are in floats at once
+Packed = Mapping[str, Tensor]
+
+
+@contextmanager
+def ends(
+    skeleton: Skeleton, table: QuantConfig | None = None, head: QuantConfig | None = None, packed: Packed | None = None
+) -> Iterator[None]:
+    """Inside, all of the model but its blocks computes in float32: the table reads the rows that are looked up, the
+    head its own by and by. With `table` and `head` they are those of a student that is quantized so; `packed`: what the
+    head then is, its own or the table's."""
+    outside = [name for name, _ in skeleton.outside()]
+    for name in outside:
+        skeleton.fill(name, torch.float32).float()
+    modules = [skeleton.model.get_submodule(name) for name in (skeleton.table, skeleton.head)]
+    with instead(modules, [looked_up(skeleton, table), by_rows(skeleton, head, packed)]):
+        yield
+    for name in outside:
+        skeleton.empty(name)
+
+
+@contextmanager
+def read_on_call(skeleton: Skeleton) -> Iterator[None]:
+    """Inside, each block is read, in float32, when it is called."""
+
+    def reading(name: str) -> Callable[..., Any]:
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            block = skeleton.fill(name, torch.float32)
+            try:
+                return type(block).forward(block, *args, **kwargs)
+            finally:
+                skeleton.empty(name)
+
+        return forward
+
+    blocks = [skeleton.model.get_submodule(name) for name in skeleton.blocks]
+    with instead(blocks, [reading(name) for name in skeleton.blocks]):
+        yield
+
+
+def looked_up(skeleton: Skeleton, config: QuantConfig | None) -> Callable[[Tensor], Tensor]:
+    """The forward of the token table on the rows that are looked up alone; with a `config`, rounded."""
+    table = skeleton.model.get_submodule(skeleton.table)
+    source = f"{skeleton.table}.weight"
+
+    def forward(ids: Tensor) -> Tensor:
+        known, place = ids.unique(return_inverse=True)
+        part: Any = copy.deepcopy(table).float()
+        vars(part).pop("forward", None)
+        put(part, "weight", skeleton.weights.rows(source, known.tolist(), torch.float32))
+        part.padding_idx = None  # of gradients, and a row of the whole table
+        if config is not None:
+            swap(part, config)
+        return part(place)
+
+    return forward
+
+
+def by_rows(skeleton: Skeleton, config: QuantConfig | None, packed: Packed | None) -> Callable[[Tensor], Tensor]:
+    """The forward of the head, some of its rows at a time: of the files, or those that `packed` holds."""
+    head: Any = skeleton.model.get_submodule(skeleton.head)
+    source, bias = skeleton.source(f"{skeleton.head}.weight"), None
+    if head.bias is not None:
+        bias = skeleton.weights.tensor(f"{skeleton.head}.bias", torch.float32)
+    inputs = None if config is None else input_quantizer(head, config)
+    grid = None if config is None else config.embedding if skeleton.tied else config.weight
+    count, width = head.weight.shape
+
+    def rows(start: int, stop: int) -> Tensor:
+        if packed is None or grid is None:
+            return skeleton.weights.rows(source, slice(start, stop), torch.float32)
+        part = {key: value[start:stop] for key, value in packed.items()}
+        codes = unpack(part["codes"], grid.bits, (len(part["codes"]), width)).short() + grid.low
+        return dequantize(codes, part["scale"].float(), grid.zero if grid.symmetric else part["zero"], grid)
+
+    def forward(x: Tensor) -> Tensor:
+        x = x if inputs is None else inputs(x)
+        parts = [F.linear(x, rows(start, min(start + ROWS, count))) for start in range(0, count, ROWS)]
+        return torch.cat(parts, -1) if bias is None else torch.cat(parts, -1) + bias
+
+    return forward
+
+
+def packed_matrix(skeleton: Skeleton, source: str, grid: Grid, ranges: str) -> dict[str, Tensor]:
+    """A matrix of the files, rounded to nearest and packed, some of its rows at a time: what `packed_rows` makes of it
+    whole."""
+    count = skeleton.weights.header[source][1][0]
+    size = count if grid.per == "tensor" else ROWS
+    parts: list[dict[str, Tensor]] = []
+    for start in range(0, count, size):
+        rows = skeleton.weights.rows(source, slice(start, start + size), torch.float32)
+        parts.append(packed_rows(rows, Quantizer(grid, RANGES[ranges](groups(rows, grid), grid))))
+    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+
+@torch.no_grad()
+def ended(skeleton: Skeleton, blocks: Sequence[nn.Module], state: Tensor, ids: Tensor, forms: Sequence[int]) -> Tensor:
+    """The logits that the model answers where its last block answers `state`; no block computes."""
+
+    def stub(form: int) -> Callable[..., Any]:
+        return lambda *args, **kwargs: (state, *[None] * (form - 1)) if form else state
+
+    with instead(blocks, [stub(form) for form in forms]):
+        return skeleton.model(input_ids=ids, use_cache=False).logits
