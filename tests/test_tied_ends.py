@@ -103,7 +103,7 @@ def test_without_a_tie_each_end_has_its_own_bits(
         (replace(QuantConfig.parse("w4a16h8"), rules=(("*.wte", None),)), r"tied to transformer\.wte, which stays"),
         (replace(QuantConfig.parse("w4a16h8"), rules=(("*.wte", QuantConfig.parse("w4a16e4")),)), "the table 4-bit"),
         (replace(QuantConfig.parse("w4a16"), rules=(("*c_fc", QuantConfig.parse("w4a16h8")),)), "the rule .*no layer"),
-        (replace(QuantConfig.parse("w4a16h8"), rules=(("lm_head", None),)), "rules decide about lm_head"),
+        (replace(QuantConfig.parse("w4a16h8"), rules=(("lm_head", None),)), "tied to lm_head, which stays in floats"),
     ],
 )
 def test_what_a_tie_cannot_do_is_refused(config: Any, said: str) -> None:

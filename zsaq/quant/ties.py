@@ -25,18 +25,23 @@ class Ends:
     tables: Collection[str]
 
     def check(self, modules: dict[str, nn.Module], config: QuantConfig) -> None:
-        """Raises ValueError for bits of the head, and of the table if they were asked for, that no module can take."""
+        """Raises ValueError for bits of the head, and of the table if they were asked for, that no module can take.
+        Where rules decide about all of them, they may be given."""
         asked = [("the configuration", config, self.heads, "head", config.head)]
         if not config.spare_tied:
             asked.append(("the configuration", config, self.tables, "token table", config.embedding))
         asked += [(f"the rule {glob!r}", own, self.heads, "head", own.head) for glob, own in config.rules if own]
         for whose, own, ends, kind, grid in asked:
             named = [name for name in ends if config.of(name)[0] is own]
-            if grid is not None and not named:
-                why = f"rules decide about {', '.join(ends)}" if ends else f"transformers knows no {kind} of this model"
+            if grid is not None and not (ends if own is config else named):
                 raise ValueError(
-                    f"{whose} has a grid for the {kind} ({describe(grid)}), and no layer takes it: {why}; leave it "
-                    "out, or name a layer in a rule"
+                    f"{whose} has a grid for the {kind} ({describe(grid)}), and no layer takes it: "
+                    + (
+                        f"it does not match {', '.join(ends)}"
+                        if ends
+                        else f"transformers knows no {kind} of this model"
+                    )
+                    + "; leave it out, or name a layer in a rule"
                 )
             for name in named:
                 if grid is not None and kind_of(modules[name]) is None:
