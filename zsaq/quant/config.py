@@ -1,22 +1,17 @@
 """What to quantize onto which grids: frozen data, a short text in, JSON both ways, rules by module name."""
 
 import dataclasses
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal, get_args
 
-from zsaq.quant.grid import CODEBOOKS, Grid, codebook_bits
+from zsaq.quant.grid import Grid
+from zsaq.quant.saved import known, whole
+from zsaq.quant.spelling import read
 
 Ranges = Literal["minmax", "searched", "learned"]
 
-GRIDS = ("weight", "input", "activation", "embedding")
-LEVELS = "|".join(("integer", *CODEBOOKS))
-FORM = (
-    f"w<bits>a<bits>[e<bits>][g<group size> or b<block size>][-({LEVELS})], "
-    "for example w2a8, w4a8g128, w3a16, w2a8-ternary, w2a8e4, w4a8b32"
-)
+GRIDS = ("weight", "input", "activation", "embedding", "head")
 
 
 @dataclass(frozen=True)
@@ -25,10 +20,13 @@ class QuantConfig:
 
     `weight`: linear and convolution weights; `input`: their activations ("token": dynamic, "tensor": static, after
     `zsaq.calibrate`); `activation`: what nn.ReLU and nn.ReLU6 modules put out, always a static range of the whole
-    tensor; `embedding`: the token table. None leaves that part in floats. `ranges`: of the weights (the token table
-    always has searched ones). Convolutions take static inputs; groups of their weights run over the flattened [in *
-    height * width] of an output channel. `rules`: (glob on module names, config or None to leave the module alone),
-    the first that matches wins.
+    tensor; `embedding`: the token table; `head`: the weights of the output embeddings, whose inputs are rounded as
+    `input` says. None leaves that part in floats. Where a model ties table and head they read the same codes, so one
+    grid has to hold for both: that of `embedding` if `head` is None. `spare_tied` is what a text means that names no
+    bits for the table: one that is tied to a head is left in floats with it, unless `head` has a grid, which it then
+    takes. `ranges`: of the weights (the token table always has searched ones). Convolutions take static inputs; groups
+    of their weights run over the flattened [in * height * width] of an output channel. `rules`: (glob on module names,
+    config or None to leave the module alone), the first that matches wins.
     """
 
     weight: Grid | None = field(default_factory=Grid)
@@ -37,17 +35,20 @@ class QuantConfig:
     embedding: Grid | None = None
     ranges: Ranges = "searched"
     rules: "tuple[tuple[str, QuantConfig | None], ...]" = ()
+    head: Grid | None = field(default=None, kw_only=True)
+    spare_tied: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         for name in GRIDS:
             if not isinstance(getattr(self, name), Grid | None):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; give a Grid or None")
+        if type(self.spare_tied) is not bool:
+            raise ValueError(f"spare_tied is {self.spare_tied!r}; give true or false")
         if self.weight is not None and self.weight.per == "token":
             raise ValueError("weight.per is 'token'; weights have 'tensor', 'channel' or a group size")
-        if self.embedding is not None and self.embedding.per in ("token", "tensor"):
-            raise ValueError(
-                f"embedding.per is {self.embedding.per!r}; give 'channel' (a scale per row) or a group size"
-            )
+        for name, grid in (("embedding", self.embedding), ("head", self.head)):
+            if grid is not None and grid.per in ("token", "tensor"):
+                raise ValueError(f"{name}.per is {grid.per!r}; give 'channel' (a scale per row) or a group size")
         if self.input is not None and self.input.per == "channel":
             raise ValueError("input.per is 'channel'; inputs have 'token', 'tensor' or a group size")
         if self.input is not None and not self.input.uniform:
@@ -73,36 +74,8 @@ class QuantConfig:
 
     @classmethod
     def parse(cls, text: str) -> "QuantConfig":
-        """From a short text: `w2a8`, `w4a8g128`, `w8a8`, `w3a16`, `w2a8-ternary`, `w2a8-integer`, `w2a8e4`, `w4a8b32`.
-
-        16 leaves that side in floats; activations of up to 8 bits are dynamic per token. `g`: weights in groups of that
-        size along the input dimension; `b`: weights and activations both, which is the rule of ONNX Runtime's kernels
-        for few bits. `e`: bits of the token table, whose rows have a scale each (default 8, 16 leaves it in floats).
-        Raises ValueError for any other text.
-        """
-        match = re.fullmatch(
-            rf"w([1-9]\d?)a([1-9]\d?)(?:e([1-9]\d?))?(?:([gb])([1-9]\d{{0,8}}))?(?:-({LEVELS}))?",
-            str(text).strip().lower(),
-            re.ASCII,  # digits of other scripts are no digits here
-        )
-        widths = {int(match[i] or 8) for i in (1, 2, 3)} if match else set()
-        if not match or not widths <= {*range(2, 9), 16} or (match[4] and int(match[1]) == 16):
-            raise ValueError(f"{text!r} is no quantization; the form is {FORM}; bits are 2 to 8, or 16 for floats")
-        weights, inputs = int(match[1]), int(match[2])
-        if match[4] == "b" and inputs == 16:
-            raise ValueError(f"{text!r}: activations in floats have no blocks; write g{match[5]} for groups of weights")
-        table = int(match[3] or (16 if weights == 16 else 8))
-        levels = match[6] or ("half" if weights == 2 else "integer")
-        if levels != "integer" and weights != codebook_bits(levels):
-            raise ValueError(
-                f"{text!r}: only {codebook_bits(levels)}-bit weights have {levels} levels; the form is {FORM}"
-            )
-        size = int(match[5]) if match[4] else "channel"
-        return cls(
-            weight=None if weights == 16 else Grid(weights, per=size, levels=levels),
-            input=None if inputs == 16 else Grid(inputs, per=int(match[5]) if match[4] == "b" else "token"),
-            embedding=None if table == 16 else Grid(table),
-        )
+        """From a short text, as `zsaq.quant.spelling` has it. Raises ValueError for any other."""
+        return cls(**read(text))
 
     @classmethod
     def given(cls, config: "str | QuantConfig") -> "QuantConfig":
@@ -116,6 +89,10 @@ class QuantConfig:
         """Whether any layer would have a static range, which `zsaq.calibrate` must fill."""
         each = [self, *(own for _, own in self.rules if own is not None)]
         return any(own.activation or (own.input and own.input.per == "tensor") for own in each)
+
+    def headed(self) -> "QuantConfig":
+        """The same for a module that takes the grid of the head: a head, or the table that it is tied to."""
+        return dataclasses.replace(self, weight=self.head, embedding=self.head)
 
     def of(self, name: str) -> "tuple[QuantConfig | None, bool]":
         """The configuration of the module called `name`, and whether a rule named it."""
@@ -150,10 +127,10 @@ class QuantConfig:
     @classmethod
     def from_dict(cls, data: Any) -> "QuantConfig":
         """From JSON that nobody has checked yet. Raises ValueError that names what was given and what is allowed."""
-        values = _known(data, cls)
+        values = known(data, cls)
         for name in GRIDS:
             if values.get(name) is not None:
-                values[name] = Grid(**_known(values[name], Grid))
+                values[name] = Grid(**known(values[name], Grid))
         if "rules" in values:
             if not isinstance(values["rules"], list | tuple):
                 raise ValueError(f"rules is {values['rules']!r}; give a list of [glob, configuration or null]")
@@ -163,13 +140,8 @@ class QuantConfig:
     @classmethod
     def from_saved(cls, data: Any) -> "QuantConfig":
         """As `from_dict`, of JSON that `to_dict` has written and nobody else: no default stands in for a key that
-        lacks. Raises ValueError that names the keys."""
-        if lost := list(_lost(data)):
-            raise ValueError(
-                f"the saved configuration has no {', '.join(lost[:8])}, and no default is assumed for what is saved: "
-                "fetch the files again, or save the student again"
-            )
-        return cls.from_dict(data)
+        lacks, but for one that is younger than the files (`LATER`). Raises ValueError that names the keys."""
+        return cls.from_dict(whole(data, cls, dict.fromkeys(GRIDS, Grid)))
 
     @classmethod
     def _rule(cls, rule: Any) -> "tuple[str, QuantConfig | None]":
@@ -178,26 +150,3 @@ class QuantConfig:
         if isinstance(rule[1], dict) and rule[1].get("rules"):
             raise ValueError(f"rule {rule[0]!r:.200} has rules of its own; list them all at the top level")
         return rule[0], None if rule[1] is None else cls.from_dict(rule[1])
-
-
-def _lost(data: Any) -> Iterator[str]:
-    """The keys that a configuration in JSON lacks, as in weight.bits, those of its rules too."""
-    if not isinstance(data, dict):
-        return
-    rules = data.get("rules")
-    ruled = [rule[1] for rule in rules if isinstance(rule, list) and len(rule) == 2] if isinstance(rules, list) else []
-    for start, config in {"": data, **{f"rules.{number}.": config for number, config in enumerate(ruled)}}.items():
-        if isinstance(config, dict):
-            yield from (f"{start}{f.name}" for f in dataclasses.fields(QuantConfig) if f.name not in config)
-            for name, grid in ((name, config.get(name)) for name in GRIDS):
-                if isinstance(grid, dict):
-                    yield from (f"{start}{name}.{f.name}" for f in dataclasses.fields(Grid) if f.name not in grid)
-
-
-def _known(data: Any, kind: type) -> dict[str, Any]:
-    allowed = [f.name for f in dataclasses.fields(kind)]
-    if not isinstance(data, dict):
-        raise ValueError(f"{kind.__name__} is {data!r:.200}; give an object with the keys {allowed}")
-    if unknown := [key for key in data if key not in allowed]:
-        raise ValueError(f"{kind.__name__} has the unknown keys {unknown!r:.200}; allowed are {allowed}")
-    return dict(data)

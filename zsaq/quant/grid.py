@@ -95,3 +95,12 @@ class Grid:
 def codebook_bits(levels: str) -> int:
     """How many bits the codes of a named codebook have."""
     return (len(CODEBOOKS[levels]) - 1).bit_length()
+
+
+def describe(grid: Grid | None) -> str:
+    """In words: its bits, levels and what shares a scale."""
+    if grid is None:
+        return "float"
+    kind = "" if grid.levels == "integer" else f" {grid.levels}"
+    per = grid.per if isinstance(grid.per, str) else f"group of {grid.per}"
+    return f"{grid.bits}-bit{kind}{'' if grid.symmetric else ' asymmetric'} per {per}"

@@ -26,7 +26,7 @@ def heads(model: nn.Module) -> set[nn.Module]:
     language head, CLIP as a classifier) has the heads of the models in it, and its own layers that are as wide as the
     labels and in none of them and in no list of blocks.
     """
-    found = {head for part in parts(model) if (head := output_of(part)) is not None}
+    found = outputs(model)
     if not isinstance(model, PreTrainedModel):
         return found
     if model.base_model is not model:
@@ -41,6 +41,11 @@ def heads(model: nn.Module) -> set[nn.Module]:
             m for m in model.modules() if m not in blocks and as_wide_as(m, getattr(model.config, "num_labels", 0))
         }
     return found
+
+
+def outputs(model: nn.Module) -> set[nn.Module]:
+    """The output embeddings of a transformers model and of the models in it."""
+    return {head for part in parts(model) if (head := output_of(part)) is not None}
 
 
 def output_of(part: PreTrainedModel) -> nn.Module | None:

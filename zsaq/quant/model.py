@@ -1,5 +1,6 @@
 """From teacher to student, and what was done to each of its modules."""
 
+import dataclasses
 from typing import TypeVar
 
 from torch import nn
@@ -9,7 +10,7 @@ from zsaq.quant.adapter import attach
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.experts import take_apart
 from zsaq.quant.finite import check_teacher
-from zsaq.quant.grid import Grid
+from zsaq.quant.grid import describe
 from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
 from zsaq.quant.packed import PackedEmbedding, PackedLayer
 from zsaq.quant.plan import Plan, make_plan, plan_of
@@ -29,7 +30,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
             continue
         owner = plan.tied.get(name, name)
         if owner != name:
-            config = QuantConfig(config.embedding, config.input, config.embedding, "searched")
+            config = dataclasses.replace(config, weight=config.embedding, ranges="searched", rules=())
         try:
             swap(layer, config)
         except ValueError as error:
@@ -68,14 +69,6 @@ def quantize_model(teacher: Model, config: QuantConfig | str) -> Model:
 def is_quantized(model: nn.Module) -> bool:
     """Whether anything in the model is a student's."""
     return any(isinstance(module, QuantLayer | PackedLayer | QuantActivation) for module in model.modules())
-
-
-def describe(grid: Grid | None) -> str:
-    if grid is None:
-        return "float"
-    kind = "" if grid.levels == "integer" else f" {grid.levels}"
-    per = grid.per if isinstance(grid.per, str) else f"group of {grid.per}"
-    return f"{grid.bits}-bit{kind}{'' if grid.symmetric else ' asymmetric'} per {per}"
 
 
 def coverage(student: nn.Module) -> dict[str, str]:

@@ -3,18 +3,18 @@
 import math
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Any
 
 from torch import nn
 
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.experts import weighted
-from zsaq.quant.heads import heads, token_tables
+from zsaq.quant.heads import heads, outputs, token_tables
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.layers import ACTIVATIONS, weight_rows
+from zsaq.quant.saved import filled
 from zsaq.quant.share import FORMLESS, Share
-
-RULED: Final = "left alone by a rule"
+from zsaq.quant.ties import RULED, Ends
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,27 @@ class Plan:
     """What was decided for each module that holds weights: a configuration, or why it is left alone.
 
     ReLU modules are among them if the configuration has a grid for activations. `tied`: chosen modules that read the
-    codes of a token table, with the table's name.
+    codes of a token table, with the table's name; `headed`: those that take the configuration's grid for the head, of
+    ends that are tied the table.
     """
 
     config: QuantConfig
     chosen: dict[str, QuantConfig]
     left: dict[str, str]
     tied: dict[str, str]
+    headed: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON; `from_dict` is its inverse."""
-        return {"config": self.config.to_dict(), "modules": list(self.chosen), "tied": self.tied, "left": self.left}
+        return {
+            "config": self.config.to_dict(), "modules": list(self.chosen), "tied": self.tied, "left": self.left,
+            "headed": list(self.headed),
+        }  # fmt: skip
 
     @classmethod
     def from_dict(cls, data: Any) -> "Plan":
         """From JSON that nobody has checked yet. Raises ValueError that names what was given and what is allowed."""
-        keys = ["config", "modules", "tied", "left"]
+        keys, data = ["config", "modules", "tied", "left", "headed"], filled(data, cls, {})
         if not isinstance(data, dict) or set(data) != set(keys):
             raise ValueError(
                 f"a plan has the keys {keys}; this one has {list(data) if isinstance(data, dict) else data!r:.200}"
@@ -57,13 +62,17 @@ class Plan:
             raise ValueError(
                 f"tied names {unknown!r:.200}; both ends must be in modules, and the second end not tied itself"
             )
-        config, chosen = QuantConfig.from_saved(data["config"]), {}
+        config, chosen, headed = QuantConfig.from_saved(data["config"]), {}, data["headed"]
+        if not isinstance(headed, list) or not all(name in named and name not in tied for name in headed):
+            raise ValueError(f"headed is {headed!r:.200}; give a list of modules, each the table if it is tied")
         for name in modules:
-            own, _ = config.of(tied.get(name, name))
+            own, _ = config.of(owner := tied.get(name, name))
             if own is None:
                 raise ValueError(f"{name} is among the quantized modules, but a rule leaves it alone")
-            chosen[name] = own
-        return cls(config, chosen, left, tied)
+            if owner in headed and own.head is None:
+                raise ValueError(f"headed names {owner}, but the configuration has no grid for the head")
+            chosen[name] = own.headed() if owner in headed else own
+        return cls(config, chosen, left, tied, tuple(headed))
 
 
 def rectifiers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
@@ -88,13 +97,15 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
     """Decide for every module that holds weights.
 
     Quantized are linear layers, GPT-2's Conv1D, fused experts and 2-d convolutions, and token tables, subclasses that
-    answer alike included (`kind_of`). Heads, norms, biases, position and type tables stay in floats unless a rule names
-    them. Layers that share a weight share its fate: token tables that are tied to each other read the same codes; those
-    that are tied to a head stay in floats with it, unless a rule names a table: then all ends read its codes. ReLU
-    modules are decided on if the configuration has a grid for activations. Raises ValueError for a rule that matches or
-    decides nothing, one that gives bits to what has no quantized form or to one end of a tie, a grid for activations
-    without a ReLU module, and where nothing is left to quantize, or less than half of the model for want of a quantized
-    form (`Share.check`).
+    answer alike included (`kind_of`). Norms, biases, position and type tables stay in floats unless a rule names them,
+    and so do heads, unless the configuration has a grid for those that are output embeddings. Layers that share a
+    weight share its fate: token tables that are tied to each other read the same codes; where one is tied to a head,
+    all ends read its codes if bits were asked for either, by the configuration or by a rule that names the table, else
+    they stay in floats. ReLU modules are decided on if the configuration has a grid for activations. Raises ValueError
+    for a rule that matches or decides nothing, one that gives bits to what has no quantized form or to one end of a
+    tie, bits of a head or a table that there is not, others for one than for the other where they are tied, a grid for
+    activations without a ReLU module, and where nothing is left to quantize, or less than half of the model for want of
+    a quantized form (`Share.check`).
     """
     modules = weighted(model) | rectifiers(model, config)
     config.check_rules(list(modules))
@@ -104,8 +115,14 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
             raise ValueError(
                 f"the rule {glob!r} gives bits to {', '.join(named)}, which have no quantized form; leave it out"
             )
-    verdicts = decide(modules, config, heads(model), token_tables(model))
-    ties = settle(modules, verdicts, config)
+    words, last = {id(table.weight) for table in token_tables(model)}, outputs(model)
+    ends = Ends(
+        [name for name, module in modules.items() if module in last],
+        [name for name, module in modules.items() if isinstance(module, nn.Embedding) and id(module.weight) in words],
+    )
+    ends.check(modules, config)
+    verdicts = decide(modules, config, heads(model), ends)
+    ties = ends.settle(modules, verdicts, config)
     chosen = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, QuantConfig)}
     left = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, str)}
     if not chosen:
@@ -113,14 +130,14 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
         raise ValueError(f"nothing would be quantized ({reasons}); name a module in a rule or give the config a grid")
     check_groups(modules, chosen, set(ties))
     Share.of(model, chosen, left).check()
-    return Plan(config, chosen, left, ties)
+    headed = tuple(name for name, own in chosen.items() if name not in ties and own is not config.of(name)[0])
+    return Plan(config, chosen, left, ties, headed)
 
 
 def decide(
-    modules: dict[str, nn.Module], config: QuantConfig, outside: set[nn.Module], tokens: set[nn.Module]
+    modules: dict[str, nn.Module], config: QuantConfig, outside: set[nn.Module], ends: Ends
 ) -> dict[str, QuantConfig | str]:
     """For each module its configuration, or why it is left alone, whatever it is tied to."""
-    words = {id(table.weight) for table in tokens}
 
     def verdict(name: str, module: nn.Module) -> QuantConfig | str:
         (chosen, ruled), kind = config.of(name), kind_of(module)
@@ -128,60 +145,19 @@ def decide(
             return RULED
         if kind is None and type(module) not in ACTIVATIONS:
             return f"{type(module).__name__} {FORMLESS}"
+        if name in ends.heads and chosen.head is not None:
+            return chosen.headed()
         if module in outside and not ruled:
             return "the head stays in floats"
         if kind is None:
             return "the configuration has no grid for activations" if chosen.activation is None else chosen
         if kind is not nn.Embedding:
             return "the configuration has no grid for weights" if chosen.weight is None else chosen
-        if not ruled and id(module.weight) not in words:
+        if not ruled and name not in ends.tables:
             return "a table, but not of tokens"
         return "the configuration has no grid for embeddings" if chosen.embedding is None else chosen
 
     return {name: verdict(name, module) for name, module in modules.items()}
-
-
-def settle(
-    modules: dict[str, nn.Module], verdicts: dict[str, QuantConfig | str], config: QuantConfig
-) -> dict[str, str]:
-    """Give all ends of a tie one verdict, in place; which modules then read the codes of which table.
-
-    Raises ValueError for a rule that gives bits to some ends alone.
-    """
-    shared: dict[int, list[str]] = {}
-    for name, module in modules.items():
-        if isinstance(weight := module._parameters.get("weight"), nn.Parameter):
-            shared.setdefault(id(weight), []).append(name)
-    ties = {}
-    for ends in shared.values():
-        tables = [name for name in ends if kind_of(modules[name]) is nn.Embedding]
-        ruled = [name for name in ends if config.of(name)[1] and isinstance(verdicts[name], QuantConfig)]
-        owner = next((name for name in tables if name in ruled), tables[0] if len(tables) == len(ends) else None)
-        if owner is not None and isinstance(verdicts[owner], QuantConfig):
-            for name in ends:
-                if name != owner and verdicts[name] != RULED:
-                    verdicts[name], ties[name] = verdicts[owner], owner
-        floats = [name for name in ends if isinstance(verdicts[name], str)]
-        apart = owner is None and 0 < len(tables) < len(ends)  # a layer and a table, each on a grid of its own
-        if ruled and apart:
-            raise ValueError(
-                f"{ruled[0]} is tied to the table {tables[0]}; write the rule for {tables[0]}, then both are quantized"
-            )
-        if ruled and floats:
-            raise ValueError(
-                f"{ruled[0]} is tied to {floats[0]}, which stays in floats ({verdicts[floats[0]]}): name all ends in "
-                "rules that give them bits, or none"
-            )
-        if apart and not floats:
-            floats = [name for name in ends if name not in tables]
-            verdicts |= dict.fromkeys(floats, f"tied to the table {tables[0]}, which no rule names")
-        if not floats:
-            continue
-        for name in ends:
-            if not isinstance(verdicts[name], str):
-                verdicts[name] = f"tied to {' and '.join(floats)}, which stays in floats"
-            ties.pop(name, None)
-    return ties
 
 
 def check_groups(modules: dict[str, nn.Module], chosen: dict[str, QuantConfig], tied: set[str]) -> None:

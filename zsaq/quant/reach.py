@@ -114,7 +114,7 @@ def check_weights(teacher: nn.Module, config: QuantConfig) -> None:
     for name, module in teacher.named_modules():
         kind, complaint = next((parent for parent in type(module).__mro__ if parent in SWAPS), None), None
         own, ruled = config.of(name)
-        aside = module in outside or (kind is nn.Embedding and module is not table)
+        aside = (module in outside and not (own and own.head)) or (kind is nn.Embedding and module is not table)
         if kind is None:
             continue
         if type(module) is kind and not isinstance(module._parameters.get("weight"), nn.Parameter):

@@ -10,7 +10,8 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from huggingface_hub.utils import yaml_dump
 from torch import nn
 
-from zsaq.quant.model import coverage, describe
+from zsaq.quant.grid import describe
+from zsaq.quant.model import coverage
 from zsaq.quant.plan import plan_of
 from zsaq.report.card import Card, MetricScore
 from zsaq.report.table import Table, code, link, markdown, printable
@@ -132,7 +133,7 @@ def snippet(repo_id: str, folder: Path) -> str:
 
 def weights(card: Card, folder: Path, model: nn.Module) -> str:
     config, counts = plan_of(model).config, Counter(coverage(model).values())
-    grids = {"weights": config.weight, "inputs": config.input, "token table": config.embedding}
+    grids = {"weights": config.weight, "inputs": config.input, "token table": config.embedding, "head": config.head}
     lines = [f"- {what}: {describe(grid)}" for what, grid in grids.items() if grid is not None]
     if config.activation is not None:
         lines.append(f"- outputs of ReLU: {describe(config.activation)}")

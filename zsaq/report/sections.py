@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from zsaq.io.checksums import MANIFEST, check_manifest
-from zsaq.quant.model import describe
+from zsaq.quant.grid import describe
 from zsaq.quant.plan import Plan
 from zsaq.report.curves import Curve, number, read_curves
 from zsaq.report.table import DEEP, Table, one_line
@@ -126,6 +126,7 @@ def quantization(config: Mapping[str, Any], results: Results | str | None) -> Se
     whole = plan.config
     grids = {
         "weights": whole.weight, "inputs": whole.input, "ReLU": whole.activation, "token table": whole.embedding,
+        "head": whole.head,
     }  # fmt: skip
     facts = {what: describe(grid) for what, grid in grids.items() if grid is not None}
     if whole.rules:
