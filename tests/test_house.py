@@ -32,6 +32,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.deploy": ["zsaq.atomic", "zsaq.io", "zsaq.quant"],
     "zsaq.report": ["zsaq.atomic", "zsaq.form", "zsaq.io", "zsaq.run", "zsaq.quant"],
     "zsaq.language": [*(f"zsaq.{room}" for room in "foreign train method pooling sentence quant".split())],
+    "zsaq.stream": [*(f"zsaq.{room}" for room in "foreign io language train quant".split())],
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.eval": [*(f"zsaq.{room}" for room in "atomic foreign script io train pooling sentence quant".split())],
     "zsaq.knowledge": [*(f"zsaq.{room}" for room in "language report io train".split())],
@@ -45,11 +46,18 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
         *(f"zsaq.{room}" for room in "keys subject student language vision report io train run method quant".split())
     ],
     "zsaq.synthesizing": [*(f"zsaq.{room}" for room in "subject language report io train".split())],
+    "zsaq.streaming": [
+        *(f"zsaq.{room}" for room in "api subject knowledge stream language report io train run method quant".split()),
+        "zsaq.atomic",
+    ],
     "zsaq.comparing": [*(f"zsaq.{room}" for room in "keys subject api student report io train method quant".split())],
     "zsaq.launch": [*(f"zsaq.{room}" for room in "script comparing api student report io train method".split())],
     # The public page.
     "zsaq": [
-        *(f"zsaq.{room}" for room in "synthesizing comparing api student vision deploy report io train".split()),
+        *(
+            f"zsaq.{room}"
+            for room in "synthesizing streaming comparing api student vision deploy report io train".split()
+        ),
         *("zsaq.run", "zsaq.method", "zsaq.quant"),
     ],
     "zsaq_cli": ["zsaq"],
@@ -67,10 +75,14 @@ THIRD_PARTIES = {  # who may import them
             "zsaq.report.hub",
             "zsaq.deploy",
             "zsaq.language",
+            "zsaq.stream",
         ),
         *("zsaq.student", "zsaq.launch", "zsaq.vision.models", "zsaq.eval", "zsaq_cli", "recipes", "tests"),
     ],
-    "accelerate": ["zsaq.api", "zsaq.train", "zsaq.language", "zsaq.eval", "zsaq_cli", "recipes", "tests"],
+    "accelerate": [
+        *("zsaq.api", "zsaq.streaming", "zsaq.stream.skeleton", "zsaq.train", "zsaq.language", "zsaq.eval"),
+        *("zsaq_cli", "recipes", "tests"),
+    ],
     **{pickler: [] for pickler in ("pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve")},
 }
 FOLDERS = {"zsaq.vision": "vision", "zsaq.eval": "eval"}  # where they are imported from -> where they stand

@@ -16,6 +16,7 @@ from zsaq.report.card import Card
 from zsaq.report.comparison import Comparison
 from zsaq.report.hub import push_to_hub
 from zsaq.run import Results
+from zsaq.streaming import quantize_files
 from zsaq.student import load
 from zsaq.synthesizing import synthesize_text
 from zsaq.train.checkpoint import Checkpoint
@@ -45,7 +46,8 @@ from zsaq.vision.image_spec import ImageSpec
 __version__ = "0.1.0"
 
 __all__ = [
-    "quantize", "compare", "methods", "synthesize_text", "Corpus", "load", "save", "export", "push_to_hub", "coverage",
+    "quantize", "quantize_files", "compare", "methods", "synthesize_text", "Corpus",
+    "load", "save", "export", "push_to_hub", "coverage",
     "ZsaqConfig", "QuantConfig", "Grid", "ImageSpec", "Method", "Budget", "Results", "Comparison", "Card",
     "quantize_model", "Quantizer", "Range", "MinMax", "MSEOptimal", "Static", "EMAMinMax",
     "calibrate", "distill", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",

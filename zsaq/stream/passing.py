@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from zsaq.quant.codes import dequantize, groups
@@ -97,8 +97,11 @@ def by_rows(skeleton: Skeleton, config: QuantConfig | None, packed: Packed | Non
 
     def forward(x: Tensor) -> Tensor:
         x = x if inputs is None else inputs(x)
-        parts = [F.linear(x, rows(start, min(start + ROWS, count))) for start in range(0, count, ROWS)]
-        return torch.cat(parts, -1) if bias is None else torch.cat(parts, -1) + bias
+        answer = x.new_empty(*x.shape[:-1], count)
+        for start in range(0, count, ROWS):
+            stop = min(start + ROWS, count)
+            answer[..., start:stop] = F.linear(x, rows(start, stop))
+        return answer if bias is None else answer.add_(bias)
 
     return forward
 
@@ -116,11 +119,12 @@ def packed_matrix(skeleton: Skeleton, source: str, grid: Grid, ranges: str) -> d
 
 
 @torch.no_grad()
-def ended(skeleton: Skeleton, blocks: Sequence[nn.Module], state: Tensor, ids: Tensor, forms: Sequence[int]) -> Tensor:
+def ended(skeleton: Skeleton, state: Tensor, ids: Tensor, forms: Sequence[int]) -> Tensor:
     """The logits that the model answers where its last block answers `state`; no block computes."""
 
     def stub(form: int) -> Callable[..., Any]:
         return lambda *args, **kwargs: (state, *[None] * (form - 1)) if form else state
 
+    blocks = [skeleton.model.get_submodule(name) for name in skeleton.blocks]
     with instead(blocks, [stub(form) for form in forms]):
         return skeleton.model(input_ids=ids, use_cache=False).logits

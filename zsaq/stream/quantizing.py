@@ -4,17 +4,16 @@ The codes are those that the same method gives in memory, to the bit: blocks are
 inputs, each of which the block before has answered.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Final, Literal, final, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from zsaq.language.sam_sga import with_learned_ranges
-from zsaq.quant.adapter import ZsaqConfig, packed_tensors
+from zsaq.quant.adapter import packed_tensors
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.guard import NOTE, decoys
 from zsaq.quant.layers import QuantLayer, quant_layers, swap
@@ -29,7 +28,9 @@ from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
 
 Rounding = Literal["rtn", "gptq"]
+ROUNDINGS: Final[tuple[Rounding, ...]] = get_args(Rounding)
 DAMPING: Final = 0.01
+TOKENS: Final = 32  # whose logits are compared at once
 
 
 @final
@@ -42,25 +43,37 @@ class Nearness:
     agreement: float
     tokens: int
 
+    def scores(self) -> dict[str, float]:
+        return {"agreement": self.agreement, "kl": self.kl}
+
+    def __str__(self) -> str:
+        return (
+            f"On {self.tokens} tokens that it was not rounded on, the student agrees with its teacher on "
+            f"{self.agreement:.1%}; KL {self.kl:.4f} nats a token"
+        )
+
     @classmethod
     def of(cls, teacher: Tensor, student: Tensor) -> "Nearness":
         """Of logits [..., V]."""
-        t, s = (each.flatten(0, -2).float().log_softmax(-1) for each in (teacher, student))
-        kl = (t.exp() * (t - s)).sum(-1).mean()
-        return cls(float(kl), float((t.argmax(-1) == s.argmax(-1)).float().mean()), len(t))
+        kl, same, teacher, student = 0.0, 0.0, teacher.flatten(0, -2), student.flatten(0, -2)
+        for ours, theirs in zip(teacher.split(TOKENS), student.split(TOKENS), strict=True):
+            t, s = (each.float().log_softmax(-1) for each in (ours, theirs))
+            kl += float((t.exp() * (t - s)).sum())
+            same += float((t.argmax(-1) == s.argmax(-1)).sum())
+        return cls(kl / len(teacher), same / len(teacher), len(teacher))
 
 
 @torch.no_grad()
 def quantize_files(
     source: Path, target: Path, config: QuantConfig, *, rounding: Rounding = "gptq", batches: Sequence[Batch] = (),
     held: Tensor | None = None, loop: Loop | None = None,
-) -> tuple[PreTrainedModel, Plan, Nearness | None]:  # fmt: skip
+) -> tuple[Plan, Nearness | None]:  # fmt: skip
     """The student of the float model in the folder `source`, written to the empty folder `target`.
 
     `rounding`: to nearest, or GPTQ's on `batches`. `held`: ids [N, L] of text that teacher and student are compared on
-    when all is written. The device of `loop` holds one block. Answers the model without weights, what was decided about
-    its modules, and how near the student is. Raises ValueError as `Skeleton.of`, `make_plan` and `zsaq.gptq` do, for
-    static ranges, and for blocks that are no chain.
+    when all is written. The device of `loop` holds one block. Answers what was decided about the model's modules, and
+    how near the student is. Raises ValueError as `Skeleton.of`, `make_plan` and `zsaq.gptq` do, for static ranges, and
+    for blocks that are no chain.
     """
     loop = loop or Loop()
     if config.static:
@@ -68,53 +81,54 @@ def quantize_files(
     if rounding == "gptq" and not batches:
         raise ValueError("GPTQ rounds on batches, and there are none: give text, or take rtn")
     skeleton = Skeleton.of(source)
-    model, plan = skeleton.model, make_plan(skeleton.model, learned(config) if rounding == "gptq" else config)
+    model, plan = (
+        skeleton.model,
+        make_plan(skeleton.model, with_learned_ranges(config) if rounding == "gptq" else config),
+    )
     dtype = torch.float32 if rounding == "gptq" else None  # what is not quantized, as it is saved
-    shards = Shards(target, len(skeleton.blocks) + 1)
+    shards = Shards(target)
     outer, codes = outside(skeleton, plan, dtype)
     shards.add(outer)
     del outer
     table, head = plan.chosen.get(skeleton.table), plan.chosen.get(skeleton.head)
-    calibrating = answers = teacher = None
+    compared: list[Batch] = [] if held is None else [{"input_ids": held}]
     with ends(skeleton), read_on_call(skeleton):
-        if held is not None:
-            teacher = model(input_ids=held, use_cache=False).logits
-        if batches or held is not None:
-            probe = batches or [{"input_ids": held}]
-            forms = Chain(model, skeleton.blocks, [{k: v[:1] for k, v in probe[0].items()}]).forms
-            if forms is None:
-                raise ValueError(f"the blocks of {type(model).__name__} do not follow each other alone: {IN_MEMORY}")
+        teacher = [model(**batch, use_cache=False).logits for batch in compared]
+        forms = linked(skeleton, [*batches, *compared])
     device = loop.accelerator.device
     with ends(skeleton, table, head, codes):
-        if batches:
-            calibrating = Chain(model, skeleton.blocks, batches, forms=forms, device=device)
-        if held is not None:
-            answers = Chain(model, skeleton.blocks, [{"input_ids": held}], forms=forms, device=device, last=True)
+        chains = [
+            Chain(model, skeleton.blocks, each, forms=forms, device=device, last=each is compared)
+            for each in (batches, compared)
+        ]
         with StepLog(loop.accelerator, rounding, len(skeleton.blocks), loop.folder, every=1) as log:
             for number, name in enumerate(skeleton.blocks):
                 block = skeleton.fill(name, torch.float32).to(device)
                 layers = swapped(block, name, plan)
                 errors: list[float] = []
-                if calibrating is not None:
+                if batches:
                     masks = [batch.get("attention_mask") for batch in batches]
-                    errors = round_block(block, name, layers, calibrating.calls(number), masks, DAMPING, loop)
-                    calibrating.answered(number)
-                if answers is not None:
-                    answers.answered(number)
+                    errors = round_block(block, name, layers, chains[0].calls(number), masks, DAMPING, loop)
+                for chain in chains:
+                    chain.answered(number)
                 shards.add(written(skeleton, block, name, dtype))
                 skeleton.empty(name)
                 log.write(number + 1, {"error": sum(errors) / len(errors)} if errors else {})
         shards.finish()
-        near = None
-        if answers is not None and teacher is not None and held is not None:
-            blocks = [model.get_submodule(name) for name in skeleton.blocks]
-            near = Nearness.of(teacher, ended(skeleton, blocks, answers.answers[0], held, answers.forms or []))
-    model.config.quantization_config = ZsaqConfig(plan)
-    return model, plan, near
+        if held is None:
+            return plan, None
+        return plan, Nearness.of(teacher[0], ended(skeleton, chains[1].answers[0], held, forms))
 
 
-def learned(config: QuantConfig) -> QuantConfig:
-    return with_learned_ranges(config)
+def linked(skeleton: Skeleton, batches: Sequence[Batch]) -> list[int]:
+    """How the blocks answer (`Chain`), tried on a row of the first of `batches`. Raises ValueError where they do not
+    follow each other alone."""
+    if not batches:
+        return []
+    forms = Chain(skeleton.model, skeleton.blocks, [{key: value[:1] for key, value in batches[0].items()}]).forms
+    if forms is None:
+        raise ValueError(f"the blocks of {type(skeleton.model).__name__} do not follow each other alone: {IN_MEMORY}")
+    return forms
 
 
 def swapped(block: nn.Module, name: str, plan: Plan) -> dict[str, QuantLayer]:

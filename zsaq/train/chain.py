@@ -37,7 +37,7 @@ class Chain:
         self.model, self.batches, self.device, self.last = model, batches, device, last
         self.blocks = [model.get_submodule(name) for name in blocks]
         self.done, self.answers = 0, list[Tensor]()
-        if forms is None:
+        if forms is None and batches:
             forms = answer_forms(model, self.blocks, {key: value[:1] for key, value in batches[0].items()})
         self.forms = forms
         self.held = [handed_over(model, self.blocks, batch, forms) for batch in batches] if forms is not None else []

@@ -107,13 +107,16 @@ def gptq_columns(
     lazy blocks).
     """
     order = hessian.diagonal().argsort(descending=True)
-    h = hessian[order][:, order]
-    h = h + damping * h.diagonal().mean().clamp_min(torch.finfo(h.dtype).tiny) * torch.eye(len(h)).to(h)
-    u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).to(weight.dtype)
+    h = hessian[order[:, None], order]
+    h.diagonal().add_(damping * h.diagonal().mean().clamp_min(torch.finfo(h.dtype).tiny))
+    torch.linalg.cholesky(h, out=h)  # in place, as matrices of d^2 are what takes the memory
+    torch.cholesky_inverse(h, out=h)
+    u = torch.linalg.cholesky(h, upper=True, out=h).to(weight.dtype)
+    del h
     w, scale, zero = weight[:, order], scale[:, order], zero[:, order]
     rounded = torch.empty_like(w)
-    for start in range(0, len(h), COLUMNS):
-        stop = min(start + COLUMNS, len(h))
+    for start in range(0, len(u), COLUMNS):
+        stop = min(start + COLUMNS, len(u))
         errors = torch.empty_like(w[:, start:stop])
         for i in range(start, stop):
             codes = round_to_grid(w[:, i], scale[:, i], zero[:, i], grid)
@@ -151,7 +154,7 @@ def _inputs(
             x = left[first[0][0]].inputs(first[0][1]).float()
             x = x[mask.bool().to(x.device)] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
             moment = (x.T @ x).double()
-            hessian = hessian.to(moment) + moment if number else moment
+            hessian = hessian.add_(moment) if number else moment
     finally:
         for handle in handles:
             handle.remove()

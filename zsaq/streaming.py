@@ -1,0 +1,146 @@
+"""A large language model quantized from its files to files, in the memory of one block: `zsaq.quantize_files`."""
+
+import os
+import platform
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+import torch
+from accelerate.utils import set_seed
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from zsaq.api import PACKAGES, budget_of
+from zsaq.atomic import atomic_folder
+from zsaq.io.checksums import fingerprint, write_checksums
+from zsaq.io.corpus import Corpus
+from zsaq.io.readers import tokenizer_of
+from zsaq.io.saving import weight_bytes
+from zsaq.io.target import ready_target
+from zsaq.io.teacher import name_of
+from zsaq.io.verifying import verified
+from zsaq.knowledge import used
+from zsaq.language.job import TextJob
+from zsaq.language.methods import METHODS, TEXT
+from zsaq.method import Effort, Method
+from zsaq.quant.config import QuantConfig
+from zsaq.quant.plan import make_plan
+from zsaq.quant.share import Share
+from zsaq.report.card import base_of
+from zsaq.run import Results, Row
+from zsaq.stream.finishing import finish
+from zsaq.stream.quantizing import ROUNDINGS, Rounding
+from zsaq.stream.quantizing import quantize_files as from_files
+from zsaq.stream.skeleton import Skeleton
+from zsaq.subject import Subject
+from zsaq.train.logging import say
+from zsaq.train.pair import Batch
+from zsaq.train.streams import stream_of
+from zsaq.train.trainer import Loop
+
+FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
+HELD: Final = (4, 64)  # rows and tokens of text that teacher and student are compared on
+SPARE: Final = 1.3  # times a model's bytes in float32, where it writes
+
+
+def quantize_files(
+    model: str | Path, folder: str | Path, config: str | QuantConfig, *, method: Rounding = "gptq",
+    effort: Effort = "default", seed: int = 0, corpus: Any = None, batches: Iterable[Batch] | None = None,
+    license: str | None = None, loop: Loop | None = None, **options: Any,
+) -> Results:  # fmt: skip
+    """The causal language model of a folder or Hub id, quantized without data and saved in `folder`, block by block.
+
+    For models that do not fit into memory: what is held is one block, the states of the text before it, and, of the
+    token table, what is looked up. The student is the one of `zsaq.quantize(model, config, method=method)`, to the bit,
+    and `zsaq.load(folder)` reads it. `method`: "rtn" or "gptq", with its options and `effort`; GPTQ reads `corpus` (see
+    `zsaq.quantize`), or `batches` of one's own, or else the text that the model writes itself, for which it has to fit
+    into memory. The device of `loop` holds one block.
+
+    Answers the results, which lie beside the student; with text also how near it is to its teacher, on rows that it was
+    not rounded on: "kl" in nats a token, and "agreement". Raises ValueError for another kind of model or method, for
+    files that call weights otherwise than the model does, and as `zsaq.quantize` does.
+    """
+    began, loop = time.perf_counter(), loop or Loop()
+    config = QuantConfig.given(config)
+    if method not in ROUNDINGS:
+        raise ValueError(f"method is {method!r}; block by block there are {', '.join(ROUNDINGS)}")
+    row = METHODS[method]
+    budget = budget_of(row, effort, options)
+    source = located(model)
+    target = ready_target(folder, sum(path.stat().st_size for path in source.glob("*.safetensors")))
+    skeleton, reader = Skeleton.of(source), tokenizer_of(source)
+    set_seed(seed)
+    chosen: list[Batch] = []
+    held, knowledge, zero_shot = None, (), True
+    if row.inputs == TEXT:
+        if batches is not None:
+            stream, zero_shot = stream_of(batches), False
+        else:
+            stream, knowledge, zero_shot = text_of(model, skeleton, reader, corpus, seed, row, loop)
+        chosen = list(islice(stream, budget["calibration"]))
+        more = next(stream, None)
+        held = None if more is None else more["input_ids"][: HELD[0], : HELD[1]]
+        del stream
+    say(f"{method} on {name_of(str(model))}, block by block: {str(budget) or 'nothing to spend'}")
+    plan = make_plan(skeleton.model, config)
+    say(str(Share.of(skeleton.model, plan.chosen, plan.left)))
+    with atomic_folder(target) as partial:
+        partial.mkdir()
+        plan, near = from_files(source, partial, config, rounding=method, batches=chosen, held=held, loop=loop)
+        covered = finish(source, partial, plan, torch.float32 if method == "gptq" else None)
+        if reader is not None:
+            reader.save_pretrained(partial)
+        write_checksums(partial)
+        verified(partial)
+        seconds = round(time.perf_counter() - began, 2)
+        known = {} if near is None else near.scores()
+        rows = (Row("teacher", weight_bytes(source)), Row(method, weight_bytes(partial), seconds, known))
+        results = Results(
+            str(model), method, plan.config, seed, zero_shot, row.inputs, rows, {"effort": effort, **budget.numbers},
+            None, covered, knowledge=knowledge, base=base_of(str(model), license), seconds=seconds,
+            machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(), "processes": 1},
+            versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            fingerprint=fingerprint(partial),
+        )  # fmt: skip
+        results.write(partial)
+    if near is not None:
+        say(str(near))
+    return results
+
+
+def located(model: str | Path) -> Path:
+    """The folder of a model, fetched from the Hub where it is an id. Raises ValueError."""
+    folder = Path(os.path.expanduser(model))
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=list(FILES)))
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        raise ValueError(f"{model} is neither a folder here nor an id that the Hub gave: {error}") from error
+
+
+def text_of(
+    model: str | Path, skeleton: Skeleton, reader: Any, corpus: Any, seed: int, row: Method, loop: Loop
+) -> tuple[Iterator[Batch], tuple[str, ...], bool]:
+    """The stream of text that `zsaq.quantize` would read, the words about the model that it was made of, and whether no
+    real data is known to be in it. Raises ValueError for a model that is too large to write by itself here."""
+    if corpus is not None:
+        text = Corpus.of(corpus)
+        job = TextJob.of(skeleton.model, reader)
+        job.corpus = text.rows
+        return job.text(seed), used(job, text), text.zero_shot
+    need = int(SPARE * sum(4 * value.numel() for value in skeleton.model.parameters()))
+    if need > (free := psutil.virtual_memory().available):
+        raise ValueError(
+            f"{model} would write its text with {need:,} bytes of memory, and {free:,} are free: give corpus=, which "
+            "zsaq synthesize writes with a smaller generator, or method='rtn'"
+        )
+    subject = Subject.of(model, tokenizer=reader)
+    subject.prepare([row], loop)
+    assert isinstance(subject.job, TextJob)
+    return subject.job.text(seed), subject.knowledge, True
