@@ -46,7 +46,8 @@ class TextJob:
 
     `corpus`: text that is there, which then is what methods read; else the generator writes: after the prompts of
     `asking`, after automatic ones if it has a chat template and the teacher is no causal model, and from its begin
-    token otherwise; a chat model that is its own teacher writes conversations too (TALKS). `chunks`: what it has written after prompts.
+    token otherwise; of what a chat model writes for itself TALKS are conversations. `chunks`: what it has written after
+    prompts.
     """
 
     teacher: PreTrainedModel
@@ -148,8 +149,8 @@ class TextJob:
             return texts(list(self.corpus), ours, self.layout, self.batch_size, seed=process_seed(seed))
         if self.chunks is None and not self.asks:
             model, tokenizer = load_generator(self.generator) if isinstance(self.generator, str) else self.generator
-            talks = {"chat": TALKS} if tokenizer is ours and self._talks(tokenizer) else {}
-            return self._stream(model, tokenizer, ours, seed, **talks)
+            talks = TALKS if tokenizer is ours and self._talks(tokenizer) else 0.0
+            return self._stream(model, tokenizer, ours, seed, chat=talks)
         self.chunks = self.chunks or self.written(process_seed(0))
         return ChunkStream(self.chunks, ours, self.layout, self.batch_size, seed=process_seed(seed))
 
@@ -197,14 +198,14 @@ class TextJob:
 
     def _stream(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, seed: int,
-        kind: BridgeKind = "auto", **options: Any,
+        kind: BridgeKind = "auto", chat: float = 0.0,
     ) -> TextGenerator:  # fmt: skip
         last = longest(model) or self.length[1] + 1
         length = tuple(min(n, last - 1) for n in self.length)
-        options |= {"batch_size": self.batch_size, "length": length, "seed": process_seed(seed), **self.style}
+        options = {"batch_size": self.batch_size, "length": length, "seed": process_seed(seed), "chat": chat}
         return TextGenerator.of(
             model, tokenizer, self.teacher, ours, kind=kind, max_length=self.max_length, text_pair=self.text_pair,
-            **options,
+            **options | dict(self.style),
         )  # fmt: skip
 
     def noise(self, seed: int) -> Iterator[Batch]:
