@@ -42,8 +42,12 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.subject": [
         *(f"zsaq.{room}" for room in "knowledge language vision report io train run method sentence quant".split())
     ],
+    "zsaq.closing": [*(f"zsaq.{room}" for room in "subject language train quant".split())],
     "zsaq.api": [
-        *(f"zsaq.{room}" for room in "keys subject student language vision report io train run method quant".split())
+        *(
+            f"zsaq.{room}"
+            for room in "closing keys subject student language vision report io train run method quant".split()
+        )
     ],
     "zsaq.synthesizing": [*(f"zsaq.{room}" for room in "subject language report io train".split())],
     "zsaq.streaming": [
