@@ -1,11 +1,13 @@
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 import teachers
+import zsaq
 from language_toys import bpe, job_of
 from zsaq import QuantConfig
 from zsaq.io.saving import save, weight_bytes
@@ -84,7 +86,7 @@ def test_information_is_the_mean_square_of_the_answers_gradients() -> None:
 def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, bits: float, tmp_path, capsys) -> None:
     made = job(name)
     weights = sum(p.numel() for p in made.start.parameters())
-    size = Size(megabytes=weights * (bits + 3.5) / 8e6)  # the rest is the toy's headers and scales
+    size = Size(weights * (bits + 3.5) / 8e6, True)  # the rest is the toy's headers and scales
     config = mixed(made, size)
     student = quantize_model(made.start, config)
     folder = save(student, tmp_path / "student")
@@ -99,13 +101,13 @@ def test_a_smaller_size_lets_no_layer_grow_on_the_whole() -> None:
     weights = sum(p.numel() for p in made.start.parameters())
     ids = next(made.noise(1))
     for bits in (6.5, 8.0, 10.0):
-        student = quantize_model(made.start, mixed(made, Size(megabytes=weights * bits / 8e6)))
+        student = quantize_model(made.start, mixed(made, Size(weights * bits / 8e6, True)))
         said, meant = (model(**ids).logits.log_softmax(-1) for model in (student, made.start))
         errors.append(float(F.kl_div(said, meant, log_target=True, reduction="batchmean")))
     assert errors == sorted(errors, reverse=True)
 
 
-@pytest.mark.parametrize("size", [Size(bits=1.0), Size(bits=40.0), Size(megabytes=0.001), Size(megabytes=100.0)])
+@pytest.mark.parametrize("size", [Size(1.0), Size(40.0), Size(0.001, True), Size(100.0, True)])
 def test_a_size_out_of_reach_is_told_with_the_least_and_the_most(size: Size) -> None:
     with pytest.raises(ValueError, match=r"out of reach of OPTForCausalLM.* bits a weight \(.* MB\) to .* MB\)"):
         mixed(job("opt"), size)
@@ -114,7 +116,7 @@ def test_a_size_out_of_reach_is_told_with_the_least_and_the_most(size: Size) -> 
 def test_what_is_not_changed_stays_and_the_same_seed_chooses_the_same() -> None:
     made = job("llama")
     before = {key: value.clone() for key, value in made.start.state_dict().items()}
-    size = Size(bits=9.0, inputs=8, group=16)
+    size = Size(9.0, inputs=8, group=16)
     configs = [mixed(made, size) for _ in range(2)]
     assert configs[0] == configs[1]
     assert all(torch.equal(value, before[key]) for key, value in made.start.state_dict().items())
@@ -124,42 +126,60 @@ def test_what_is_not_changed_stays_and_the_same_seed_chooses_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "config, target, size",
+    "text, size",
     [
-        ("3.2", None, Size(bits=3.2)),
-        ("3", None, Size(bits=3.0)),
-        (" 3.25A8G32 ", None, Size(bits=3.25, inputs=8, group=32)),
-        (None, 100, Size(megabytes=100.0)),
-        ("a8g64", 0.5, Size(megabytes=0.5, inputs=8, group=64)),
-        ("w4a8", None, None),
-        ("", None, None),
-        ("a8", None, None),
-        (QuantConfig(), None, None),
-        (3.2, None, None),
-        (None, None, None),
+        ("3.2", Size(3.2)),
+        ("3", Size(3.0)),
+        (" 3.25A8G32 ", Size(3.25, inputs=8, group=32)),
+        ("100MB", Size(100.0, True)),
+        ("0.5mba8g64", Size(0.5, True, 8, 64)),
+        *(
+            (other, None)
+            for other in ("w4a8", "", "a8", "MB", "3.2e8", "3.2a4", "-3", "1e3", "\u0663", QuantConfig(), 3.2, None)
+        ),
     ],
 )
-def test_a_size_is_a_number_of_bits_or_of_megabytes(config: object, target: object, size: Size | None) -> None:
-    assert Size.of(config, target) == size
+def test_a_size_is_a_number_of_bits_or_of_megabytes(text: object, size: Size | None) -> None:
+    assert Size.of(text) == size
 
 
 @pytest.mark.parametrize(
-    "config, target, word",
+    "given, word",
     [
-        (None, 0, "target_mb is 0"),
-        (None, math.nan, "target_mb is nan"),
-        (None, True, "target_mb is True"),
-        (None, "12", "target_mb is '12'"),
-        ("3.2", 12, "leave one off"),
-        ("w4a8", 12, "leave one off"),
-        (QuantConfig(), 12, "leave one off"),
+        ({"target_mb": 0}, "target_mb is 0"),
+        ({"target_mb": math.nan}, "target_mb is nan"),
+        ({"target_mb": True}, "target_mb is True"),
+        ({"target_mb": "12"}, "target_mb is '12'"),
+        ({"target_mb": 12, "bits": 3.2}, "give one of"),
+        ({"target_mb": 12, "config": "w4a8"}, "give one of"),
+        ({"bits": "w4a8", "config": "w4a8"}, "give one of"),
+        ({"bits": 0.5}, "out of reach"),
+        ({"bits": "three"}, "is no quantization"),
     ],
 )
-def test_a_size_that_cannot_be_is_refused(config: object, target: object, word: str) -> None:
+def test_a_size_that_cannot_be_is_refused(given: dict[str, Any], word: str) -> None:
+    teacher, tokenizer = teachers.objects("llama")
     with pytest.raises(ValueError, match=word):
-        Size.of(config, target)
+        zsaq.quantize(teacher, tokenizer=tokenizer, method="rtn", **given)
+
+
+@pytest.mark.parametrize("method", ["rtn", "auto", "gptq"])
+def test_a_student_by_size_from_the_top(method: str, tmp_path) -> None:
+    teacher, tokenizer = teachers.objects("llama")
+    weights = sum(p.numel() for p in teacher.parameters())
+    options = {} if method == "rtn" else {"calibration": 1}
+    teacher.train()
+    student = zsaq.quantize(teacher, target_mb=weights / 1e6, method=method, tokenizer=tokenizer, **options)
+    student.save_pretrained(tmp_path / "student")
+    assert weight_bytes(tmp_path / "student") <= weights and teacher.training
+    assert zsaq.load(tmp_path / "student").zsaq.results.config == student.zsaq.results.config
+
+
+def test_an_image_model_has_no_bits_by_size() -> None:
+    with pytest.raises(ValueError, match="100"):
+        zsaq.quantize(teachers.objects("resnet")[0], target_mb=100, spec=16)
 
 
 def test_a_model_whose_answers_are_no_distribution_is_refused() -> None:
     with pytest.raises(ValueError, match="answers no distribution"):
-        mixed(TextJob.of(teachers.objects("bert")[0].bert, bpe()), Size(bits=4.0))
+        mixed(TextJob.of(teachers.objects("bert")[0].bert, bpe()), Size(4.0))

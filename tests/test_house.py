@@ -36,14 +36,18 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.eval": [*(f"zsaq.{room}" for room in "atomic foreign script io train pooling sentence quant".split())],
     "zsaq.knowledge": [*(f"zsaq.{room}" for room in "language report io train".split())],
-    "zsaq.keys": [*(f"zsaq.{room}" for room in "subject language report method quant".split())],
+    "zsaq.keys": [*(f"zsaq.{room}" for room in "subject report method quant".split())],
     "zsaq.student": ["zsaq.atomic", "zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
     # The two files that see language and vision.
     "zsaq.subject": [
         *(f"zsaq.{room}" for room in "knowledge language vision report io train run method sentence quant".split())
     ],
+    "zsaq.closing": [*(f"zsaq.{room}" for room in "subject language train quant".split())],
     "zsaq.api": [
-        *(f"zsaq.{room}" for room in "keys subject student language vision report io train run method quant".split())
+        *(
+            f"zsaq.{room}"
+            for room in "closing keys subject student language vision report io train run method quant".split()
+        )
     ],
     "zsaq.synthesizing": [*(f"zsaq.{room}" for room in "subject language report io train".split())],
     "zsaq.streaming": [

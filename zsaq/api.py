@@ -17,12 +17,15 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
+from zsaq.closing import closing
 from zsaq.io.record import Record
 from zsaq.io.teacher import unchanged
 from zsaq.keys import config_name, key_of
 from zsaq.language import methods as language
+from zsaq.language.costs import Cost
+from zsaq.language.defaults import usual_options
+from zsaq.language.job import TextJob
 from zsaq.language.methods import TEXT
-from zsaq.language.size import Size
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import coverage
@@ -49,9 +52,10 @@ def methods() -> dict[str, dict[str, Method]]:
 
 
 def quantize(
-    model: str | Path | nn.Module, config: str | QuantConfig | Size | None = None, *, bits: str | float | None = None,
-    target_mb: float | None = None, method: str | Callable[..., nn.Module] = "auto",
-    effort: Effort = "default", seed: int = 0, score: Score | None = None, data: Data | None = None,
+    model: str | Path | nn.Module, config: str | QuantConfig | None = None, *,
+    bits: str | float | None = None, target_mb: float | None = None,
+    method: str | Callable[..., nn.Module] = "auto", effort: Effort = "default", seed: int = 0,
+    score: Score | None = None, data: Data | None = None,
     baselines: Sequence[str] = (), zero_shot: bool | None = None, license: str | None = None, loop: Loop | None = None,
     tokenizer: Any = None, processor: Any = None, spec: ImageSpec | int | None = None, preset: str | None = None,
     generator: Any = None, text_pair: bool = False, batches: Iterable[Any] | None = None, real: Any = None,
@@ -112,12 +116,15 @@ def quantize(
     }  # fmt: skip
     config = asked(config, bits, target_mb)
     subject = Subject.of(model, **given)
-    row = subject.choose(method, config)
+    config = subject.bits(config)
+    row = subject.choose(method, config, effort)
     known = subject.zero_shot(row) == row.zero_shot
     if zero_shot is not None and row.inputs != OWN and row.name != GIVEN and known:
         raise ValueError(f"zero_shot is for {GIVEN} and one's own methods; {row.name} says itself what it reads")
-    others = [other for other in (subject.choose(name, config) for name in baselines) if other.name != row.name]
+    others = [other for other in (subject.choose(name, config, effort) for name in baselines) if other.name != row.name]
     subject.check_reads((*others, row))
+    if method == "auto":
+        options = usual_options(row, getattr(subject.job, "kind", None), effort) | options
     with unchanged(*subject.untouched()):
         work = [
             (each, *subject.config(each, config, preset), budget_of(each, effort, options if each is row else {}))
@@ -139,13 +146,14 @@ def quantize(
             for other, plan, _, counts in work[:-1]:
                 rows.append(kept(other.name, lambda: measured(subject, other, plan, counts, seed, loop, score)))
             student, seconds = run(subject, row, work[-1][1], budget, seed, loop)
+            own_text = closing(subject, student, work[-1][1], seed, loop)
             rows.append(kept(row.name, lambda: Row(row.name, None, seconds, numbers(score, student))))
     results = Results(
         subject.name, row.name, plan_of(student).config, seed,
         subject.zero_shot(row) if zero_shot is None else zero_shot, row.inputs, tuple(rows),
         {"effort": effort, **budget.numbers}, named_preset, coverage(student),
         knowledge=subject.knowledge if row.inputs == TEXT else (),
-        data=data if score else None, base=origin,
+        own_text=own_text, data=data if score else None, base=origin,
         seconds=round(time.perf_counter() - began if keeper is None else keeper.seconds, 2),
         machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(),
                  "processes": loop.accelerator.num_processes},
@@ -155,23 +163,18 @@ def quantize(
 
 
 def asked(
-    config: str | QuantConfig | Size | None, bits: str | float | None, target_mb: float | None
-) -> str | QuantConfig | Size:
-    """The configuration as it was given, by one name or the other, or the size that stands for it. Raises ValueError
-    for none and for two."""
-    if config is not None and bits is not None:
-        raise ValueError(
-            f"bits is another name of the configuration, and both were given: {bits!r:.80}, {config!r:.80}"
-        )
-    if bits is not None:
-        config = f"{bits:g}" if isinstance(bits, int | float) else bits
-    if target_mb is not None and (size := Size.of(config, target_mb)) is not None:
-        return size
-    if config is None:
-        raise ValueError(
-            "nothing says how to quantize: give a configuration such as 'w4a16g32', bits=3.2, or target_mb"
-        )
-    return config
+    config: str | QuantConfig | None, bits: str | float | None, target_mb: float | None
+) -> str | QuantConfig | None:
+    """The configuration, by the one name under which it was given; a size is a text too (`zsaq.language.size`). Raises
+    ValueError for two."""
+    given = [each for each in (config, bits, target_mb) if each is not None]
+    if len(given) > 1:
+        raise ValueError(f"config, bits and target_mb say each how to quantize: give one of {given!r:.200}")
+    if target_mb is not None:
+        if isinstance(target_mb, bool) or not isinstance(target_mb, int | float) or not 0 < target_mb < 1e7:
+            raise ValueError(f"target_mb is {target_mb!r}; give the megabytes that the student may take, such as 100")
+        return f"{target_mb:.6f}MB"
+    return f"{bits:g}" if isinstance(bits, float | int) else bits or config
 
 
 def tell_share(subject: Subject, row: Method, config: QuantConfig, loop: Loop) -> None:
@@ -199,6 +202,8 @@ def run(
     """One student and its seconds, the budget told first. The teacher's flags are put back as they were."""
     if loop.accelerator.is_main_process:
         say(f"{row.name} on {subject.name}, effort {budget.effort}: {str(budget) or 'nothing to spend'}")
+        if isinstance(subject.job, TextJob) and (cost := Cost.of(subject.job, budget)) is not None:
+            say(f"{row.name}: {cost}")
     if isinstance(subject.job, ImageJob) and loop.folder is not None and find_spec("matplotlib"):
         subject.job.pictures = loop.folder / "pictures"
     set_seed(seed)

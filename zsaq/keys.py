@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zsaq.language.size import Size
 from zsaq.method import Effort
 from zsaq.quant.config import QuantConfig
 from zsaq.report.runs import told, told_model
@@ -29,10 +28,10 @@ def key_of(
     }  # fmt: skip
 
 
-def config_name(config: str | QuantConfig | Size) -> str:
-    """A configuration's name in tables: its text, a size, or the bits of weights and inputs and the start of a hash."""
-    if isinstance(config, str | Size):
-        return str(config)
+def config_name(config: str | QuantConfig) -> str:
+    """A configuration's name in tables: its text, or the bits of weights and inputs and the start of a hash."""
+    if isinstance(config, str):
+        return config
     digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()
     weights, inputs = (16 if grid is None else grid.bits for grid in (config.weight, config.activation or config.input))
     return f"w{weights}a{inputs}-{digest[:8]}"

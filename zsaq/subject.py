@@ -16,9 +16,9 @@ from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of, unchanged
 from zsaq.knowledge import asking_of, used
 from zsaq.language import methods as language
 from zsaq.language.allocation import configured
+from zsaq.language.defaults import usual_bits
 from zsaq.language.job import TextJob
-from zsaq.language.size import Size
-from zsaq.method import Method
+from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import unfinite
 from zsaq.quant.model import is_quantized
@@ -139,7 +139,17 @@ class Subject:
         from."""
         return row.zero_shot and (row.inputs != language.TEXT or self.corpus is None or self.corpus.zero_shot)
 
-    def choose(self, method: str | Callable[..., nn.Module], config: str | QuantConfig | Size) -> Method:
+    def bits(self, config: str | QuantConfig | None) -> str | QuantConfig:
+        """The configuration that was given, or the usual one of such a model, which is told."""
+        if config is not None:
+            return config
+        usual, meaning = usual_bits(self.model, self.job.kind if isinstance(self.job, TextJob) else None)
+        say(f"no bits were given: {usual}, {meaning}")
+        return usual
+
+    def choose(
+        self, method: str | Callable[..., nn.Module], config: str | QuantConfig, effort: Effort = "default"
+    ) -> Method:
         """The row of that name, or of "auto"; a callable becomes one. Raises ValueError, listing what there is."""
         if callable(method):
             name = str(getattr(method, "__name__", "own"))
@@ -150,9 +160,10 @@ class Subject:
             return Method(name if name.isidentifier() else "own", "", method, OWN, zero_shot=False)
         if isinstance(self.job, TextJob):
             with unchanged(*self.untouched()):
-                chosen = language.auto(self.job.kind, configured(self.job, config)) if method == "auto" else method
-            return language.find(chosen, self.job.start)
-        chosen = choice.auto(self.job.teacher, presets.bits_of(same_for_all(config))) if method == "auto" else method
+                if method == "auto":
+                    method = language.auto(self.job.kind, configured(self.job, config), effort)
+            return language.find(method, self.job.start)
+        chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
         return choice.find(chosen, self.job.teacher)
 
     def check_reads(self, rows: Iterable[Method]) -> None:
@@ -179,14 +190,13 @@ class Subject:
             say(f"{', '.join(sorted(unread))}: not read by {names}")
 
     def config(
-        self, row: Method | None, config: str | QuantConfig | Size, preset: str | None
+        self, row: Method | None, config: str | QuantConfig, preset: str | None
     ) -> tuple[QuantConfig, str | None]:
         """The configuration, and the name of the preset that it was made by."""
         if isinstance(self.job, TextJob):
             if preset is not None:
                 raise ValueError(f"preset is {preset!r}: presets are for images; leave it off")
             return configured(self.job, config), None
-        config = same_for_all(config)
         if isinstance(config, QuantConfig):
             if preset is not None:
                 raise ValueError(f"preset is {preset!r}, and a QuantConfig says all itself: leave it off, or give text")
@@ -228,13 +238,6 @@ class Subject:
         """Raises ValueError for a license that is no line of text."""
         terms = {} if license is None else {"license": license}
         return base_of(self.source, license) if self.named else Base(self.name, terms)
-
-
-def same_for_all(config: str | QuantConfig | Size) -> str | QuantConfig:
-    """Raises ValueError for a size."""
-    if isinstance(config, Size):
-        raise ValueError(f"{config}: bits are chosen by size for language models alone; give bits, such as 'w4a4'")
-    return config
 
 
 def check_float(teacher: nn.Module, source: str) -> None:
