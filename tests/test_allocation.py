@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 from typing import Any
 
 import pytest
@@ -33,6 +34,14 @@ def job(name: str) -> TextJob:
     teacher, tokenizer = teachers.objects(name)
     made = TextJob.of(teacher, tokenizer, max_length=16) if name != "bert" else job_of("bert")
     return made
+
+
+def size_at(made: TextJob, share: float) -> Size:
+    """Between the least and the most that the job's students may take."""
+    with pytest.raises(ValueError, match="out of reach") as told:
+        mixed(made, Size(0.1))
+    least, most = map(float, re.findall(r"([0-9.]+) bits a weight \(", str(told.value))[1:])
+    return Size(least + share * (most - least))
 
 
 @pytest.mark.parametrize("odd", [False, True])
@@ -82,11 +91,10 @@ def test_information_is_the_mean_square_of_the_answers_gradients() -> None:
 
 
 @pytest.mark.parametrize("name", ["opt", "llama", "bert"])
-@pytest.mark.parametrize("bits", [4.5, 6.0])
-def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, bits: float, tmp_path, capsys) -> None:
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, share: float, tmp_path, capsys) -> None:
     made = job(name)
-    weights = sum(p.numel() for p in made.start.parameters())
-    size = Size(weights * (bits + 3.5) / 8e6, True)  # the rest is the toy's headers and scales
+    weights, size = sum(p.numel() for p in made.start.parameters()), size_at(made, share)
     config = mixed(made, size)
     student = quantize_model(made.start, config)
     folder = save(student, tmp_path / "student")
@@ -98,10 +106,9 @@ def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, bits: 
 
 def test_a_smaller_size_lets_no_layer_grow_on_the_whole() -> None:
     made, errors = job("opt"), []
-    weights = sum(p.numel() for p in made.start.parameters())
     ids = next(made.noise(1))
-    for bits in (6.5, 8.0, 10.0):
-        student = quantize_model(made.start, mixed(made, Size(weights * bits / 8e6, True)))
+    for share in (0.0, 0.3, 1.0):
+        student = quantize_model(made.start, mixed(made, size_at(made, 0.01 + 0.98 * share)))
         said, meant = (model(**ids).logits.log_softmax(-1) for model in (student, made.start))
         errors.append(float(F.kl_div(said, meant, log_target=True, reduction="batchmean")))
     assert errors == sorted(errors, reverse=True)
@@ -169,9 +176,9 @@ def test_a_student_by_size_from_the_top(method: str, tmp_path) -> None:
     weights = sum(p.numel() for p in teacher.parameters())
     options: dict[str, Any] = {} if method == "rtn" else {"calibration": 1}
     teacher.train()
-    student = zsaq.quantize(teacher, target_mb=weights / 1e6, method=method, tokenizer=tokenizer, **options)
+    student = zsaq.quantize(teacher, target_mb=1.05 * weights / 1e6, method=method, tokenizer=tokenizer, **options)
     student.save_pretrained(tmp_path / "student")
-    assert weight_bytes(tmp_path / "student") <= weights and teacher.training
+    assert weight_bytes(tmp_path / "student") <= 1.05 * weights and teacher.training
     again: Any = zsaq.load(tmp_path / "student")
     assert again.zsaq.results.config == student.zsaq.results.config
 

@@ -11,6 +11,7 @@ from recipes.benchmarks import language_peers
 from recipes.benchmarks.language_models import measure
 from teachers import folder_of
 from zsaq.eval.perplexity import perplexity, tokenize
+from zsaq.io.teacher import load_teacher
 from zsaq.quant.model import quantize_model
 
 TEXT = "the film is very good and the story was not bad " * 40
@@ -28,8 +29,9 @@ def arguments(folder: Path, **given: Any) -> argparse.Namespace:
 
 
 def test_a_row_holds_what_the_evaluation_says(tmp_path) -> None:
-    teacher, tokenizer = teachers.objects("llama")
-    found = [measure(arguments(tmp_path), "rtn:w4a16", []) for _ in range(2)]  # the second from kept states
+    args = arguments(tmp_path)
+    found = [measure(args, "rtn:w4a16", []) for _ in range(2)]  # the second from kept states
+    teacher, tokenizer = load_teacher(args.model), bpe()
     student = quantize_model(teacher, "w4a16")
     wanted = perplexity(student, tokenize(tokenizer, TEXT), WINDOW, teacher=teacher, max_windows=WINDOWS)
     for row in found:

@@ -195,10 +195,13 @@ def stored(layer: nn.Module, grid: Grid) -> int:
 
 
 def rest(model: nn.Module, layers: dict[str, nn.Module]) -> int:
-    """Bytes of all else in the file, in float32 as a student that was trained has it, and of its header."""
+    """Bytes of all else in the file, in float32 as a student that was trained has it, and of its header: an entry for
+    each tensor, for codes and scales, and for what stands guard in the place of a packed weight."""
     packed = {id(layer.weight) for layer in layers.values()}
-    state = {key: t for key, t in model.state_dict(keep_vars=True).items() if id(t) not in packed}
-    return sum(4 * t.numel() + ENTRY + len(key) for key, t in state.items()) + sum(2 * (ENTRY + len(n)) for n in layers)
+    bytes = ENTRY * (3 + 2 * len(layers)) + 2 * sum(map(len, layers))
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        bytes += ENTRY + len(name) + (1 if id(tensor) in packed else 4 * tensor.numel())
+    return bytes
 
 
 def choices_of(layer: nn.Module, grid: Grid, information: float) -> list[Choice]:
