@@ -66,7 +66,8 @@ def quantize_files(
         teacher = [model(**batch, use_cache=False).logits for batch in compared]
         tried = linked(skeleton, [*batches, *compared])
     device = loop.accelerator.device
-    with ends(skeleton, table, head, codes):
+    with ends(skeleton, table, head, codes if compared else None):
+        del codes
         chains = [
             Chain(model, skeleton.blocks, each, like=tried, device=device, last=each is compared)
             for each in (batches, compared)
