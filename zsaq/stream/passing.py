@@ -111,11 +111,14 @@ def packed_matrix(skeleton: Skeleton, source: str, grid: Grid, ranges: str) -> d
     whole."""
     count = skeleton.weights.header[source][1][0]
     size = count if grid.per == "tensor" else ROWS
-    parts: list[dict[str, Tensor]] = []
+    whole: dict[str, Tensor] = {}
     for start in range(0, count, size):
         rows = skeleton.weights.rows(source, slice(start, start + size), torch.float32)
-        parts.append(packed_rows(rows, Quantizer(grid, RANGES[ranges](groups(rows, grid), grid))))
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        for key, part in packed_rows(rows, Quantizer(grid, RANGES[ranges](groups(rows, grid), grid))).items():
+            if start == 0:
+                whole[key] = part.new_empty(len(part) if len(rows) == count else count, *part.shape[1:])
+            whole[key][start : start + len(part)] = part
+    return whole
 
 
 @torch.no_grad()
