@@ -151,8 +151,10 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
 
 
 def own_text(job: TextJob, model: PreTrainedModel) -> Iterator[Batch]:
-    """What the job's text is, TEXTS rows at once, where `model` stands for the teacher, also as the one that writes."""
+    """Text that is written for the job, TEXTS rows at once, where `model` stands for the teacher, also as the one that
+    writes. A corpus is left to the methods that say so: nobody knows what is in it."""
     own = copy.copy(job)
+    own.corpus = None
     own.teacher = own.start = model
     if not isinstance(job.generator, str) and job.generator[0] is job.start:
         own.generator = (model, job.generator[1])
