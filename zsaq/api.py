@@ -67,12 +67,12 @@ def quantize(
 
     `model`: a path, a Hub id, a PreTrainedModel, or any image classifier with its `spec` (an ImageSpec; of a model of
     transformers the side in pixels is enough); it is not changed. `config`: text (`QuantConfig.parse`; for images
-    w<bits>a<bits> under a `preset`, by default the method's own) or a QuantConfig. `bits`: the same by another
-    name, or a size, 3.2 for each weight, as `target_mb` is in megabytes: then the bits of each layer of a language
-    model are chosen (docs/configurations.md). `method`: a name of `zsaq.methods()`; "auto", a documented rule by kind of model and bits (`zsaq.language.methods.auto`,
-    `zsaq.vision.choice.auto`); or a callable (job, config, budget, seed, loop) that answers a student. `options` are
-    the method's own, such as steps=200; `effort` scales the counts that are not given: light takes minutes, default
-    about an hour, best the paper's. The budget is told before it is spent.
+    w<bits>a<bits> under a `preset`, by default the method's own) or a QuantConfig. `bits`: the same by another name, or
+    a size, 3.2 for each weight, as `target_mb` is in megabytes: then the bits of each layer of a language model are
+    chosen (docs/configurations.md). `method`: a name of `zsaq.methods()`; "auto", a documented rule by kind of model
+    and bits (`zsaq.language.methods.auto`, `zsaq.vision.choice.auto`); or a callable (job, config, budget, seed, loop)
+    that answers a student. `options` are the method's own, such as steps=200; `effort` scales the counts that are not
+    given: light takes minutes, default about an hour, best the paper's. The budget is told before it is spent.
 
     `tokenizer`, `processor`: of a model that is given as an object; for a path or id they are loaded. `generator`: for
     text, a path or id of any causal language model, or (model, tokenizer); `text_pair`: the teacher reads pairs of
