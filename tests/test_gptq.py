@@ -48,7 +48,7 @@ def test_every_column_takes_what_the_plain_problem_gives_it(
 
 
 def check(weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> None:
-    rounded, _, miss = gptq_columns(weight, Factor.of(hessian, 0.01), scale, zero, grid)
+    rounded, _, miss = gptq_columns(weight, Factor.of(hessian.clone(), 0.01, torch.float64), scale, zero, grid)
     expected = reference_gptq.gptq_columns(weight, hessian, scale, zero, grid, 0.01)
     assert (rounded - expected).abs().max() < 1e-9
     away = weight - rounded
