@@ -12,7 +12,7 @@ from typing import TypeVar, cast, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.codes import groups, round_to_grid, values_of
+from zsaq.quant.codes import groups, nearby, round_to_grid, values_of
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached
@@ -94,8 +94,7 @@ def round_block(
         for layer, norm in zip(layers, whole, strict=True):
             rows, (scale, zero, grid) = layer.rows(), _grid_of(layer)
             q, latent, miss = gptq_columns(rows, factor, scale, zero, grid)
-            room = NEAR * scale.repeat_interleave(rows.shape[1] // scale.shape[1], 1)
-            latent = torch.clamp(latent, q - room, q + room)
+            latent = nearby(latent, q, scale.repeat_interleave(rows.shape[1] // scale.shape[1], 1), grid, NEAR)
             layer.weight.copy_(latent.T if layer.columns_first else latent)
             errors.append(miss / max(norm, 1e-30))
     return errors
