@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.codes import groups, round_to_grid, values_of
+from zsaq.quant.codes import groups, nearby, round_to_grid, values_of
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached
@@ -89,7 +89,7 @@ def round_block(
             layer = left.pop(each)
             w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
             q, latent = gptq_columns(w, total, scale, zero, grid, damping)
-            latent = torch.clamp(latent, q - NEAR * scale, q + NEAR * scale)
+            latent = nearby(latent, q, scale, grid, NEAR)
             layer.weight.copy_(latent.T if layer.columns_first else latent)
             miss, whole = (((v.double() @ total) * v).sum() for v in (w - q, w))
             errors.append(float(miss / whole.clamp_min(1e-30)))

@@ -56,7 +56,7 @@ class SoftWeight(nn.Module):
     def weight(self, bits: Tensor) -> Tensor:
         """The dequantized weight with these bits, in their shape."""
         codes = (self.base + bits).clamp(self.grid.low, self.grid.high)
-        return (codes - self.zero) * self.scale.clamp_min(TINY)
+        return (codes - self.zero) * self.ranges.held(self.scale, self.grid)
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.weight(self.soft()).reshape(rows.shape)
