@@ -67,8 +67,8 @@ class QuantConfig:
                 )
         if self.ranges == "minmax" and self.weight is not None and self.weight.scaling.united:
             raise ValueError(
-                f"weight.scales is {self.weight.scales!r}, times a float that is found once for the whole tensor, which "
-                "ranges='minmax' would follow step by step: give ranges='searched' or 'learned'"
+                f"weight.scales is {self.weight.scales!r}, times a float that is found once for the whole tensor, and "
+                "ranges='minmax' would find it anew in every step: give ranges='searched' or 'learned'"
             )
         if self.ranges not in get_args(Ranges):
             raise ValueError(f"ranges is {self.ranges!r}; give one of {get_args(Ranges)}")

@@ -47,7 +47,7 @@ def read(text: Any) -> dict[str, Any]:
     table, scales = int(match[3] or (16 if weights == 16 else 8)), "float16" if match[8] else "float32"
     block = int(match[6]) if match[5] == "b" else "token"
     return {
-        "weight": None if weights == 16 and not match[7] else weight(str(text), match),
+        "weight": weight(str(text), match),
         "input": None if inputs == 16 else Grid(inputs, per=block),
         "embedding": None if table == 16 else Grid(table, scales=scales),
         "head": Grid(int(match[4]), scales=scales) if match[4] else None,
@@ -55,7 +55,7 @@ def read(text: Any) -> dict[str, Any]:
     }
 
 
-def weight(text: str, match: re.Match[str]) -> Grid:
+def weight(text: str, match: re.Match[str]) -> Grid | None:
     """The weights' grid. Raises ValueError for levels of other bits or blocks than the text's."""
     bits, size = int(match[1]), int(match[6]) if match[5] else None
     levels = match[7] or ("half" if bits == 2 else "integer")
@@ -63,6 +63,8 @@ def weight(text: str, match: re.Match[str]) -> Grid:
     fitting = blocked.bits if blocked else bits if levels == "integer" else codebook_bits(levels)
     if bits != fitting:
         raise ValueError(f"{text!r}: only {fitting}-bit weights have {levels} levels; the form is {FORM}")
+    if bits == 16:
+        return None
     if blocked is None:
         return Grid(bits, per=size or "channel", levels=levels, scales="float16" if match[8] else "float32")
     if size not in (None, blocked.per):
