@@ -10,8 +10,12 @@ from torch import nn
 
 import zsaq
 from zsaq import QuantConfig, ZsaqConfig, coverage, quantize_model
+from zsaq.deploy.compressed.layout import store_codes
+from zsaq.deploy.integers import Integers
 from zsaq.quant.layers import parameter_groups, quant_layers
+from zsaq.quant.packed import packed_layers
 from zsaq.quant.sizes import bits_per_weight
+from zsaq.train.inundation import weight_codes
 
 TEXTS = [
     "w4a16e8h8g32", "w4a16g64-nf4", "w8a16-fp8", "w4a16-fp4", "w4a16-mxfp4", "w4a16-nvfp4", "w4a8h8-nvfp4",
@@ -89,7 +93,8 @@ def test_a_cast_keeps_the_scales_of_every_format(tmp_path: Path) -> None:
         assert before and all(torch.equal(after[name], buffer) for name, buffer in before.items())
         assert all(after[name].dtype == buffer.dtype for name, buffer in before.items())
         again = zsaq.load(tmp_path / text, dtype=torch.bfloat16)
-        assert torch.equal(answers(again), answers(model))
+        for (name, layer), (_, other) in zip(packed_layers(model), packed_layers(again), strict=True):
+            assert torch.equal(layer.unpacked(torch.bfloat16), other.unpacked(torch.bfloat16)), name
 
 
 def test_gptq_leaves_weights_on_the_levels_that_it_chose() -> None:
@@ -104,3 +109,37 @@ def test_gptq_leaves_weights_on_the_levels_that_it_chose() -> None:
         assert near < far, text
         for _, layer in quant_layers(student):
             assert layer.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("text", ["w4a16g32-s16", "w4a16-mxfp4", "w4a16-nvfp4", "w4a16g32-nf4", "w8a16-fp8"])
+def test_runtimes_read_scales_of_every_format_and_refuse_levels_without_a_kernel(text: str, tmp_path: Path) -> None:
+    config = QuantConfig.parse(text)
+    zsaq.save(quantize_model(llama(64), text), tmp_path / "x")
+    layer = next(layer for name, layer in packed_layers(zsaq.load(tmp_path / "x")) if "proj" in name)
+    if config.weight is not None and config.weight.uniform:
+        integers, (codes, scale, bits, _) = Integers.of(layer), store_codes(layer)
+        wide = scale.repeat_interleave(layer.shape[1] // scale.shape[1], 1)
+        assert torch.equal(codes * wide, layer.dequantized(torch.float32)) and bits == 4
+        assert torch.equal(integers.scale, scale)
+        return
+    with pytest.raises(ValueError, match="levels are not evenly spaced"):
+        Integers.of(layer)
+    with pytest.raises(ValueError, match="levels, which the format does not have"):
+        store_codes(layer)
+
+
+def test_learned_rounding_ends_on_scales_that_files_hold(tmp_path: Path) -> None:
+    teacher, weight = llama(64), zsaq.Grid(4, per=32, scales="e8m0")
+    batches = [{"input_ids": torch.arange(3, 35).view(2, 16)}]
+    for config in (QuantConfig.parse("w4a16g32-s16"), QuantConfig(weight)):
+        student = quantize_model(teacher, config)
+        zsaq.reconstruct(student, teacher, batches, [("model.layers.0", teacher.model.layers[0])], steps=2, joint=True)
+        zsaq.save(student, tmp_path / "x")
+        assert torch.equal(answers(zsaq.load(tmp_path / "x")), answers(student))
+
+
+def test_inundation_sees_the_codes_of_every_format() -> None:
+    for text in ("w4a16g32-nf4", "w4a16-nvfp4", "w8a16-fp8-s16"):
+        student = quantize_model(llama(64), text)
+        for codes, (_, layer) in zip(weight_codes(student), quant_layers(student), strict=True):
+            assert torch.equal(codes(codes.rows()), layer.weight_quantizer.codes(layer.rows())[0].float())
