@@ -37,13 +37,13 @@ def gptq(
     `blocks`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
     called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused experts, each of
     which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when its column's turn
-    came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to;
-    scales, biases and all else stay. `damping` is the share of the inputs' mean
-    square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives
-    device, folder and trackers, which hear each block's "error", the mean over its layers of ||(w - q) x||^2 /
-    ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: about four
-    passes of the student over the batches (`Chain`; where its blocks are no chain, half a pass more for each), and d^3
-    for inputs of d features; memory: the states before one block, and d^2.
+    came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to.
+    Ranges that were searched are searched anew: an error counts as much as the mean square of its input. Biases and all
+    else stay. `damping` is the share of the inputs' mean square that is added to each of theirs. Positions that
+    "attention_mask" leaves out do not count. `loop` gives device, folder and trackers, which hear each block's "error",
+    the mean over its layers of ||(w - q) x||^2 / ||w x||^2; several processes each bring batches of their own, and all
+    end with the same weights. Cost: about four passes of the student over the batches (`Chain`; where its blocks are no
+    chain, half a pass more for each), and d^3 for inputs of d features; memory: the states before one block, and d^2.
 
     Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
     layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
@@ -87,7 +87,11 @@ def round_block(
             raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
         for each in first:
             layer = left.pop(each)
-            w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
+            w, quantizer = layer.rows().clone(), layer.weight_quantizer
+            share = total.diagonal() / total.diagonal().mean().clamp_min(torch.finfo(total.dtype).tiny)
+            view, counts = (groups(each, quantizer.grid) for each in (w, share.to(w).expand_as(w)))
+            quantizer.ranges.weigh(view, quantizer.grid, counts)
+            scale, zero, grid = _grid_of(layer)
             q, latent = gptq_columns(w, total, scale, zero, grid, damping)
             latent = nearby(latent, q, scale, grid, NEAR)
             layer.weight.copy_(latent.T if layer.columns_first else latent)
