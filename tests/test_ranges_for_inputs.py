@@ -1,4 +1,4 @@
-"""Ranges for the inputs that a layer meets, beside their plain form; lopsided grids, turned around by negative scales."""
+"""Ranges for the inputs that a layer meets, and lopsided grids, which negative scales turn around."""
 
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ def miss(x: Tensor, scale: Tensor, zero: Any, grid: Grid, importance: Tensor) ->
 
 
 @given(
-    st.integers(2, 8), st.booleans(), st.sampled_from(["channel", "tensor", 4]), st.sampled_from(["float32", "float16"]),
-    st.integers(0, 9),
+    st.integers(2, 8), st.booleans(), st.sampled_from(["channel", "tensor", 4]),
+    st.sampled_from(["float32", "float16"]), st.integers(0, 9),
 )  # fmt: skip
 def test_the_best_of_all_factors_and_sides_is_taken(
     bits: int, symmetric: bool, per: Any, scales: str, seed: int
