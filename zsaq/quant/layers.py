@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from zsaq.quant.bounds import TINY
 from zsaq.quant.codes import groups
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.grid import Grid
 from zsaq.quant.kinds import ExpertLinear, by_expert, form_of, kind_of
 from zsaq.quant.quantizer import Quantizer
-from zsaq.quant.ranges import RANGES, TINY, input_range
+from zsaq.quant.ranges import RANGES, input_range
 
 
 class QuantLayer(nn.Module):
