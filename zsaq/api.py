@@ -17,10 +17,14 @@ import torch
 from accelerate.utils import set_seed
 from torch import nn
 
+from zsaq.closing import closing
 from zsaq.io.record import Record
 from zsaq.io.teacher import unchanged
 from zsaq.keys import config_name, key_of
 from zsaq.language import methods as language
+from zsaq.language.costs import Cost
+from zsaq.language.defaults import usual_options
+from zsaq.language.job import TextJob
 from zsaq.language.methods import TEXT
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
@@ -48,8 +52,9 @@ def methods() -> dict[str, dict[str, Method]]:
 
 
 def quantize(
-    model: str | Path | nn.Module, config: str | QuantConfig, *, method: str | Callable[..., nn.Module] = "auto",
-    effort: Effort = "default", seed: int = 0, score: Score | None = None, data: Data | None = None,
+    model: str | Path | nn.Module, config: str | QuantConfig | None = None, *,
+    method: str | Callable[..., nn.Module] = "auto", effort: Effort = "default", seed: int = 0,
+    score: Score | None = None, data: Data | None = None,
     baselines: Sequence[str] = (), zero_shot: bool | None = None, license: str | None = None, loop: Loop | None = None,
     tokenizer: Any = None, processor: Any = None, spec: ImageSpec | int | None = None, preset: str | None = None,
     generator: Any = None, text_pair: bool = False, batches: Iterable[Any] | None = None, real: Any = None,
@@ -109,12 +114,15 @@ def quantize(
         "base": base,
     }  # fmt: skip
     subject = Subject.of(model, **given)
-    row = subject.choose(method, config)
+    config = subject.bits(config)
+    row = subject.choose(method, config, effort)
     known = subject.zero_shot(row) == row.zero_shot
     if zero_shot is not None and row.inputs != OWN and row.name != GIVEN and known:
         raise ValueError(f"zero_shot is for {GIVEN} and one's own methods; {row.name} says itself what it reads")
-    others = [other for other in (subject.choose(name, config) for name in baselines) if other.name != row.name]
+    others = [other for other in (subject.choose(name, config, effort) for name in baselines) if other.name != row.name]
     subject.check_reads((*others, row))
+    if method == "auto":
+        options = usual_options(row, getattr(subject.job, "kind", None), effort) | options
     with unchanged(*subject.untouched()):
         work = [
             (each, *subject.config(each, config, preset), budget_of(each, effort, options if each is row else {}))
@@ -136,13 +144,14 @@ def quantize(
             for other, plan, _, counts in work[:-1]:
                 rows.append(kept(other.name, lambda: measured(subject, other, plan, counts, seed, loop, score)))
             student, seconds = run(subject, row, work[-1][1], budget, seed, loop)
+            own_text = closing(subject, student, work[-1][1], seed, loop)
             rows.append(kept(row.name, lambda: Row(row.name, None, seconds, numbers(score, student))))
     results = Results(
         subject.name, row.name, plan_of(student).config, seed,
         subject.zero_shot(row) if zero_shot is None else zero_shot, row.inputs, tuple(rows),
         {"effort": effort, **budget.numbers}, named_preset, coverage(student),
         knowledge=subject.knowledge if row.inputs == TEXT else (),
-        data=data if score else None, base=origin,
+        own_text=own_text, data=data if score else None, base=origin,
         seconds=round(time.perf_counter() - began if keeper is None else keeper.seconds, 2),
         machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(),
                  "processes": loop.accelerator.num_processes},
@@ -176,6 +185,8 @@ def run(
     """One student and its seconds, the budget told first. The teacher's flags are put back as they were."""
     if loop.accelerator.is_main_process:
         say(f"{row.name} on {subject.name}, effort {budget.effort}: {str(budget) or 'nothing to spend'}")
+        if isinstance(subject.job, TextJob) and (cost := Cost.of(subject.job, budget)) is not None:
+            say(f"{row.name}: {cost}")
     if isinstance(subject.job, ImageJob) and loop.folder is not None and find_spec("matplotlib"):
         subject.job.pictures = loop.folder / "pictures"
     set_seed(seed)

@@ -59,7 +59,8 @@ def compare(
         ready_comparison(folder)
     given = {name: options.pop(name) for name in SUBJECT if name in options}
     subject = Subject.of(model, **given)
-    loop, rows = loop or Loop(), [(config, subject.choose(method, config)) for config in configs for method in methods]
+    loop = loop or Loop()
+    rows = [(config, subject.choose(method, config, effort)) for config in configs for method in methods]
     check_names(methods, [row for _, row in rows])
     subject.check_reads(row for _, row in rows)
     known = sorted({name for _, row in rows for name in row.options()})

@@ -22,6 +22,7 @@ from zsaq.quant.config import QuantConfig
 
 RESULTS: Final = "results.json"
 VERSION: Final = 1
+LATER: Final = {"own_text": {}}  # keys that older files lack, and what they mean there
 
 
 @final
@@ -84,9 +85,11 @@ class Results:
 
     `model`: what was quantized, as it was given; `inputs`: where the student's inputs came from, in words;
     `knowledge`: words about the model that were used (a prompt, label names); `rows`: the teacher first, then
-    baselines, the student last, under its method's name; `machine`: device, threads, processes; `fingerprint`: of the
-    saved model that they belong to (`zsaq.io.checksums`), which `zsaq.save` fills in. What of `budget` and `machine`
-    JSON cannot hold, as a module given to a callable, is kept as its description. Raises ValueError for an empty table.
+    baselines, the student last, under its method's name; `own_text`: a causal student's "agreement" and "kl" with the
+    teacher on so many "tokens" that this wrote for nothing else; `machine`: device, threads, processes; `fingerprint`:
+    of the saved model that they belong to (`zsaq.io.checksums`), which `zsaq.save` fills in. What of `budget` and
+    `machine` JSON cannot hold, as a module given to a callable, is kept as its description. Raises ValueError for an
+    empty table.
     """
 
     model: str
@@ -100,6 +103,7 @@ class Results:
     preset: str | None = None
     coverage: Mapping[str, str] = field(default_factory=dict)
     knowledge: tuple[str, ...] = ()
+    own_text: Mapping[str, float] = field(default_factory=dict)
     data: Data | None = None
     base: Base | None = None
     recipe: str | None = None
@@ -149,7 +153,7 @@ class Results:
         if not isinstance(data, dict) or data.get("format_version") != VERSION:
             version = data.get("format_version") if isinstance(data, dict) else None
             raise ValueError(f"results have format_version {version!r:.40}, this zsaq reads {VERSION}; {AGAIN}")
-        fields = checked({k: v for k, v in data.items() if k != "format_version"}, cls)
+        fields = checked(LATER | {k: v for k, v in data.items() if k != "format_version"}, cls)
         if (place := endless(data)) is not None:
             raise ValueError(f"results have a number in {place} that is not finite or too large for a float; {AGAIN}")
         parts: dict[str, Any] = {

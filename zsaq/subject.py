@@ -15,8 +15,9 @@ from zsaq.io.readers import processor_of, tokenizer_of
 from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of
 from zsaq.knowledge import asking_of, used
 from zsaq.language import methods as language
+from zsaq.language.defaults import usual_bits
 from zsaq.language.job import TextJob
-from zsaq.method import Method
+from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import unfinite
 from zsaq.quant.model import is_quantized
@@ -137,7 +138,17 @@ class Subject:
         from."""
         return row.zero_shot and (row.inputs != language.TEXT or self.corpus is None or self.corpus.zero_shot)
 
-    def choose(self, method: str | Callable[..., nn.Module], config: str | QuantConfig) -> Method:
+    def bits(self, config: str | QuantConfig | None) -> str | QuantConfig:
+        """The configuration that was given, or the usual one of such a model, which is told."""
+        if config is not None:
+            return config
+        usual, meaning = usual_bits(self.model, self.job.kind if isinstance(self.job, TextJob) else None)
+        say(f"no bits were given: {usual}, {meaning}")
+        return usual
+
+    def choose(
+        self, method: str | Callable[..., nn.Module], config: str | QuantConfig, effort: Effort = "default"
+    ) -> Method:
         """The row of that name, or of "auto"; a callable becomes one. Raises ValueError, listing what there is."""
         if callable(method):
             name = str(getattr(method, "__name__", "own"))
@@ -147,7 +158,9 @@ class Subject:
                 )
             return Method(name if name.isidentifier() else "own", "", method, OWN, zero_shot=False)
         if isinstance(self.job, TextJob):
-            chosen = language.auto(self.job.kind, self.config(None, config, None)[0]) if method == "auto" else method
+            chosen = (
+                language.auto(self.job.kind, self.config(None, config, None)[0], effort) if method == "auto" else method
+            )
             return language.find(chosen, self.job.start)
         chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
         return choice.find(chosen, self.job.teacher)

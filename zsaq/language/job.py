@@ -20,12 +20,14 @@ from zsaq.language.prompted import PromptedWriter
 from zsaq.language.sources import over_and_over, random_tokens, texts
 from zsaq.language.text import Text
 from zsaq.language.text_generator import TextGenerator
+from zsaq.language.turns import Turns
 from zsaq.language.writing import fast_dtype, load_generator, with_adapters
 from zsaq.quant.tokens import check_tokens
 from zsaq.train.pair import Batch
 
 DEFAULT_GENERATOR = "HuggingFaceTB/SmolLM2-135M-Instruct"  # writes for a classifier where no other is named
 PROMPTED = 48  # tokens of a prompted text at most
+TALKS = 0.5  # of a chat model's own text are conversations
 LONGEST = 128  # tokens of a synthetic row, special ones included, where nothing is shorter
 RealRows = Text | list[str] | list[tuple[str, str]]
 
@@ -44,7 +46,8 @@ class TextJob:
 
     `corpus`: text that is there, which then is what methods read; else the generator writes: after the prompts of
     `asking`, after automatic ones if it has a chat template and the teacher is no causal model, and from its begin
-    token otherwise. `chunks`: what it has written after prompts.
+    token otherwise; of what a chat model writes for itself TALKS are conversations. `chunks`: what it has written after
+    prompts.
     """
 
     teacher: PreTrainedModel
@@ -146,7 +149,8 @@ class TextJob:
             return texts(list(self.corpus), ours, self.layout, self.batch_size, seed=process_seed(seed))
         if self.chunks is None and not self.asks:
             model, tokenizer = load_generator(self.generator) if isinstance(self.generator, str) else self.generator
-            return self._stream(model, tokenizer, ours, seed)
+            talks = TALKS if tokenizer is ours and self._talks(tokenizer) else 0.0
+            return self._stream(model, tokenizer, ours, seed, chat=talks)
         self.chunks = self.chunks or self.written(process_seed(0))
         return ChunkStream(self.chunks, ours, self.layout, self.batch_size, seed=process_seed(seed))
 
@@ -187,16 +191,21 @@ class TextJob:
         text = self._stream(with_adapters(model) if lora else model, tokenizer, ours, seed, kind=bridge)
         return Ascent(text, self.teacher, reference=reference, **options)
 
+    def _talks(self, tokenizer: PreTrainedTokenizerBase) -> bool:
+        """Whether conversations fit into rows: half of one at least is the model's own."""
+        turns = Turns.of(tokenizer)
+        return turns is not None and 2 * (len(turns.before) + len(turns.between)) <= self.max_length
+
     def _stream(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ours: PreTrainedTokenizerBase, seed: int,
-        kind: BridgeKind = "auto",
+        kind: BridgeKind = "auto", chat: float = 0.0,
     ) -> TextGenerator:  # fmt: skip
         last = longest(model) or self.length[1] + 1
         length = tuple(min(n, last - 1) for n in self.length)
-        options = {"batch_size": self.batch_size, "length": length, "seed": process_seed(seed), **self.style}
+        options = {"batch_size": self.batch_size, "length": length, "seed": process_seed(seed), "chat": chat}
         return TextGenerator.of(
             model, tokenizer, self.teacher, ours, kind=kind, max_length=self.max_length, text_pair=self.text_pair,
-            **options,
+            **options | dict(self.style),
         )  # fmt: skip
 
     def noise(self, seed: int) -> Iterator[Batch]:

@@ -27,7 +27,7 @@ from zsaq.language.fits import (
 )
 from zsaq.language.job import TextJob
 from zsaq.language.models import TaskKind, known_task_kind
-from zsaq.method import Budget, Method
+from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.train.trainer import Loop
 
@@ -133,9 +133,11 @@ def find(name: str, teacher: PreTrainedModel) -> Method:
     return METHODS[name]
 
 
-def auto(kind: TaskKind | None, config: QuantConfig) -> str:
+def auto(kind: TaskKind | None, config: QuantConfig, effort: Effort = "default") -> str:
     """The method that measured best for such a model and such bits, the fewest of any weights in `config`.
 
+    - Weights of causal language models alone: at effort "light" `rtn`, which takes seconds; at "default" `gptq`, which
+      takes minutes for 135 million parameters on two cores; at "best" what trains, by the rules below.
     - Heads that are neither classifier nor causal (`kind` None): `rtn`; all else learns from the teacher's answers.
     - Weights of 8 bits or in floats: `rtn`. At W8A8 nothing was left to win: perplexity 93.37 of the teacher's 93.38
       (OPT), 112.48 of 112.52 (GPT-2), 4.120 of 4.116 (a small Llama).
@@ -154,8 +156,20 @@ def auto(kind: TaskKind | None, config: QuantConfig) -> str:
     """
     weights = [(part.weight.bits, part.ranges) for part in with_rules(config) if part.weight is not None]
     fewest = min((bits for bits, _ in weights), default=16)
-    if kind is None or (fewest >= 8 and not static(config)):
+    fixed = static(config)
+    if kind == "causal" and fewest < 8 and effort != "best" and not fixed and weights_alone(config):
+        if effort == "light":
+            return "rtn"
+        if not any(ranges == "minmax" for _, ranges in weights):
+            return "gptq"
+    if kind is None or (fewest >= 8 and not fixed):
         return "rtn"
     if fewest == 2 or any(ranges == "minmax" for _, ranges in weights):
         return "llm-qat"
-    return "gptq" if fewest >= 8 or all(part.input is None for part in with_rules(config)) else "gptq-qat"
+    trains = kind == "causal" and effort == "best"
+    return "gptq" if fewest >= 8 or (weights_alone(config) and not trains) else "gptq-qat"
+
+
+def weights_alone(config: QuantConfig) -> bool:
+    """Whether inputs stay in floats everywhere."""
+    return all(part.input is None for part in with_rules(config))

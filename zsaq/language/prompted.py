@@ -1,6 +1,5 @@
 """Texts that a causal language model writes after prompts: its chat template, left padding, a key-value cache."""
 
-import inspect
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.language.models import Vocabulary, longest, token_texts
-from zsaq.language.writing import draw
-from zsaq.train.optim import NotFinite
+from zsaq.language.sampling import continued
 
 MARKS: Final = '"\u201c\u201d\u00ab\u00bb\u201e\n'  # a text ends where its quotation or its line does
 END: Final = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][)'\u2019\]]*(?=\s|$)")
@@ -62,7 +60,6 @@ class PromptedWriter:
         self.stops[list(self.vocabulary.ends)] = True
         self.never = ~content
         self.never[list(self.vocabulary.ends)] = False
-        self.takes_positions = "position_ids" in inspect.signature(model.forward).parameters
 
     def opened(self, prompt: str) -> list[int]:
         """The ids that stand before a text of this prompt."""
@@ -94,51 +91,17 @@ class PromptedWriter:
                 tell(len(texts))
         return texts
 
-    @torch.no_grad()
     def _batch(self, opened: list[list[int]], rng: torch.Generator) -> list[Written]:
-        n, device, width = len(opened), self.model.device, max(map(len, opened))
-        pad = self.vocabulary.pad
-        current = torch.tensor([[pad] * (width - len(ids)) + ids for ids in opened], device=device)
-        mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in opened], device=device)
-        written: list[list[int]] = [[] for _ in range(n)]
-        total, rows, cache = torch.zeros(n), torch.arange(n), None
-        cut = torch.ones(n, dtype=torch.bool)  # ended by its length alone
-        going = torch.ones(n, dtype=torch.bool)
-        stops, never = self.stops, self.never.to(device)
-        for place in range(self.max_tokens):
-            positions = {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)[:, -current.shape[1] :]}
-            out = self.model(
-                input_ids=current, attention_mask=mask, past_key_values=cache, use_cache=True,
-                **(positions if self.takes_positions else {}),
-            )  # fmt: skip
-            cache = out.past_key_values
-            logits = out.logits[:, -1].float()
-            if not logits.amax(-1).isfinite().all():
-                raise NotFinite(
-                    f"the answers of the generator {type(self.model).__name__} are not finite: take another generator"
-                )
-            logits.masked_fill_(never if place else never | stops.to(device), -torch.inf)
-            chance = torch.rand(2, n, 1, generator=rng, dtype=torch.float64)[:, rows].to(device)
-            current = draw(logits if self.temperature == 1 else logits / self.temperature, chance)
-            log_p = logits.gather(1, current)[:, 0] - logits.logsumexp(-1)
-            for row, token, value in zip(rows.tolist(), current[:, 0].tolist(), log_p.tolist(), strict=True):
-                if going[row]:
-                    written[row].append(token)
-                    total[row] += value
-                    if stops[token]:
-                        going[row], cut[row] = False, False
-            if not going.any():
-                break
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            held = going[rows]
-            if 8 * int(held.sum()) <= 7 * len(rows):  # finished rows leave the cache
-                cache.batch_select_indices(held.nonzero()[:, 0].to(device))
-                rows, current, mask = rows[held], current[held.to(device)], mask[held.to(device)]
-        texts = self.tokenizer.batch_decode(written, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        counts = [max(1, len(ids)) for ids in written]
+        found = continued(
+            self.model, opened, [self.max_tokens] * len(opened), never=self.never, stops=self.stops,
+            heat=self.temperature, rng=rng, pad=self.vocabulary.pad,
+        )  # fmt: skip
+        texts = self.tokenizer.batch_decode(
+            [each.ids for each in found], skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
         return [
-            Written(trimmed(text, short), value / count)
-            for text, short, value, count in zip(texts, cut.tolist(), total.tolist(), counts, strict=True)
+            Written(trimmed(text, each.cut), each.log_p / max(1, len(each.ids)))
+            for text, each in zip(texts, found, strict=True)
         ]
 
 

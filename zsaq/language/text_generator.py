@@ -10,7 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zsaq.language.bridge import Bridge, BridgeKind, bridge_for
 from zsaq.language.layout import Layout
 from zsaq.language.models import Vocabulary
+from zsaq.language.telling import Tell, Telling, part_of
 from zsaq.language.text import Text, similar, text_pairs
+from zsaq.language.turns import Turns
 from zsaq.language.writing import check_generator, write
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator as generator_of
@@ -30,6 +32,9 @@ class TextGenerator:
     teacher than LLM-QAT's uniform first token and greedy start (KL 0.110 against 0.125), which `greedy` and
     `uniform_start` switch on. Give each of several processes a seed of its own.
 
+    `chat`: the share of conversations (`Turns`), where the generator has a chat template; they are not translated, so
+    the teacher has to speak the generator's tokens.
+
     `length`, `greedy`, `temperature`, `uniform_start` go to `write`. The generator is used in eval mode, on one device
     with the teacher. The same seed gives the same run. Raises ValueError for a share or a buffer that cannot be.
     """
@@ -46,11 +51,14 @@ class TextGenerator:
         greedy: tuple[int, int] = (0, 0),
         temperature: float = 1.0,
         uniform_start: bool = False,
+        chat: float = 0.0,
         refresh: int = 10,
         fresh: float = 0.75,
         capacity: int = 20_000,
         seed: int = 0,
     ) -> None:
+        if not 0 <= chat <= 1:
+            raise ValueError(f"chat is {chat}; give the share of conversations, from 0 to 1")
         if not 0 < fresh <= 1 or min(batch_size, refresh) < 1 or capacity < refresh * batch_size:
             raise ValueError(
                 f"fresh is {fresh}; it must lie above 0 and at most at 1, batch_size {batch_size} and refresh "
@@ -61,6 +69,8 @@ class TextGenerator:
         self.vocabulary = Vocabulary.of(generator, tokenizer)
         self.batch_size, self.refresh, self.fresh = batch_size, refresh, fresh
         self.style = {"length": length, "greedy": greedy, "temperature": temperature, "uniform_start": uniform_start}
+        self.turns = Turns.of(tokenizer) if chat else None
+        self.chat = 0.0 if self.turns is None else chat
         self.rng = generator_of(seed)
         self.buffer: deque[list[int]] = deque(maxlen=capacity)
         self.ready: list[Text] = []
@@ -126,6 +136,24 @@ class TextGenerator:
         """Let the generator write; `newest` in its vocabulary, `translated` and the buffer in the teacher's."""
         n = self.refresh * self.batch_size
         rows = math.ceil(self.fresh * n) if self.replays else n
-        self.newest = write(self.generator, self.vocabulary, rows, rng=self.rng, **self.style)
+        with Telling(f"writing {rows} texts") as tell:
+            self.newest = self.written(rows, tell)
         self.translated = self.bridge.ids(self.newest)
         self.buffer.extend(self.translated.lists())
+
+    def written(self, rows: int, tell: Tell) -> Text:
+        """So many texts of the generator's: conversations first, then what it writes from the begin token on."""
+        talks = round(self.chat * rows)
+        parts: list[Text] = []
+        share = talks / rows
+        if self.turns is not None and talks:
+            length, gap = self.layout.max_length, len(self.layout.gaps[0])
+            talk = self.turns.write(
+                self.generator, self.vocabulary, talks, length, rng=self.rng, tell=part_of(tell, 0, share)
+            )
+            opens = self.turns.before[:gap] == self.layout.gaps[0]  # the layout places it
+            parts.append(Text(talk.ids[:, gap:], talk.mask[:, gap:]) if opens else talk)
+        if rows - talks:
+            style = {"tell": part_of(tell, share, 1 - share), **self.style}
+            parts.append(write(self.generator, self.vocabulary, rows - talks, rng=self.rng, **style))
+        return parts[0] if len(parts) == 1 else Text.cat(parts, self.vocabulary.pad)

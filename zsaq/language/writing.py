@@ -4,11 +4,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.foreign import UNMADE
 from zsaq.language.models import Vocabulary, longest
+from zsaq.language.sampling import draw
+from zsaq.language.telling import Tell, nobody, part_of
 from zsaq.language.text import Text
 from zsaq.train.optim import NotFinite
 
@@ -77,14 +78,16 @@ def write(
     temperature: float = 1.0,
     uniform_start: bool = True,
     batch_size: int = 256,
+    tell: Tell = nobody,
 ) -> Text:
     """`n` texts by the hybrid of LLM-QAT (Liu et al. 2023, arXiv 2305.17888, section 2.1).
 
     Each text begins with a token drawn uniformly from the printable ones (`uniform_start`), goes on greedily for
     greedy[0]..greedy[1] tokens and is sampled from there until it ends by itself or by its length: `length`, or drawn
-    from length[0]..length[1]. `rng` lives on the CPU; the same seed writes the same text. Special tokens are never
-    written, no text is empty. Raises ValueError for numbers that cannot be, and for greedy words after nothing but the
-    begin token, which would make all texts alike; NotFinite for a generator whose answers are not finite.
+    from length[0]..length[1]. `rng` lives on the CPU; the same seed writes the same text. `tell` hears after every
+    token which share is done. Special tokens are never written, no text is empty. Raises ValueError for numbers that
+    cannot be, and for greedy words after nothing but the begin token, which would make all texts alike; NotFinite for a
+    generator whose answers are not finite.
     """
     low, high = (length, length) if isinstance(length, int) else length
     limit = longest(model)
@@ -99,7 +102,8 @@ def write(
         limits = torch.randint(low, high + 1, (size,), generator=rng)
         safe = torch.randint(greedy[0], greedy[1] + 1, (size,), generator=rng) + uniform_start
         first = torch.randint(len(vocabulary.printable), (size, uniform_start), generator=rng)
-        parts.append(_write(model, vocabulary, vocabulary.printable[first], limits, safe, temperature, rng))
+        told = part_of(tell, len(parts) * batch_size / n, size / n)
+        parts.append(_write(model, vocabulary, vocabulary.printable[first], limits, safe, temperature, rng, told))
     return Text.cat(parts, vocabulary.pad)
 
 
@@ -111,6 +115,7 @@ def _write(
     safe: Tensor,
     heat: float,
     rng: torch.Generator,
+    tell: Tell,
 ) -> Text:
     """Texts that start with `begin` [N, 0 or 1] and hold `limits` [N] tokens at most, the first `safe` [N] greedy."""
     (n, start), device = begin.shape, model.device
@@ -145,21 +150,6 @@ def _write(
         ended = rows[torch.isin(token, ends) & going[rows]]
         lengths[ended], going[ended] = position, False
         ids[rows[going[rows]], position] = token[going[rows]]
+        tell((position + 1) / ids.shape[1])
     mask = torch.arange(ids.shape[1]) < lengths[:, None]
     return Text(ids.to(device), mask.to(device))
-
-
-def draw(logits: Tensor, chance: Tensor) -> Tensor:
-    """Sample from softmax(logits) [N, V] with uniform numbers `chance` [2, N, 1] float64 -> ids [N, 1].
-
-    First a run of 256 tokens by its share, then a token in it by its own: no sum over the whole vocabulary is kept.
-    """
-
-    def pick(shares: Tensor, chance: Tensor) -> Tensor:
-        reached = shares.cumsum(-1, dtype=torch.float64)  # in double precision a share of 0 can never be hit
-        return torch.searchsorted(reached, chance * reached[:, -1:], right=True)
-
-    short = -logits.shape[1] % 256
-    shares = F.pad(torch.softmax(logits, -1), (0, short)).unflatten(1, (-1, 256))
-    run = pick(shares.sum(-1), chance[0])
-    return 256 * run + pick(shares[torch.arange(len(run), device=run.device), run[:, 0]], chance[1])

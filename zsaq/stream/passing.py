@@ -1,12 +1,12 @@
 """A skeleton that computes: what a pass calls is read from the files when it is called, and let go of behind it."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from zsaq.quant.codes import dequantize, groups
@@ -18,7 +18,7 @@ from zsaq.quant.packing import unpack
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import RANGES
 from zsaq.stream.skeleton import Skeleton, put
-from zsaq.train.chain import instead
+from zsaq.train.chain import Chain, instead
 
 ROWS = 4096  # of a table or a head that are in floats at once
 Packed = Mapping[str, Tensor]
@@ -112,19 +112,22 @@ def packed_matrix(skeleton: Skeleton, source: str, grid: Grid, ranges: str) -> d
     whole."""
     count = skeleton.weights.header[source][1][0]
     size = count if grid.per == "tensor" or grid.scaling.united else ROWS
-    parts: list[dict[str, Tensor]] = []
+    whole: dict[str, Tensor] = {}
     for start in range(0, count, size):
         rows = skeleton.weights.rows(source, slice(start, start + size), torch.float32)
-        parts.append(packed_rows(rows, Quantizer(grid, RANGES[ranges](groups(rows, grid), grid))))
-    return parts[0] if len(parts) == 1 else {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        for key, part in packed_rows(rows, Quantizer(grid, RANGES[ranges](groups(rows, grid), grid))).items():
+            if start == 0:
+                whole[key] = part.new_empty(len(part) if len(rows) == count else count, *part.shape[1:])
+            whole[key][start : start + len(part)] = part
+    return whole
 
 
 @torch.no_grad()
-def ended(skeleton: Skeleton, blocks: Sequence[nn.Module], state: Tensor, ids: Tensor, forms: Sequence[int]) -> Tensor:
-    """The logits that the model answers where its last block answers `state`; no block computes."""
+def ended(skeleton: Skeleton, chain: Chain, ids: Tensor) -> Tensor:
+    """The logits that the model answers after what the last block of its chain has answered; no block computes."""
 
     def stub(form: int) -> Callable[..., Any]:
-        return lambda *args, **kwargs: (state, *[None] * (form - 1)) if form else state
+        return lambda *args, **kwargs: (chain.answers[0], *[None] * (form - 1)) if form else chain.answers[0]
 
-    with instead(blocks, [stub(form) for form in forms]):
+    with instead(chain.blocks, [stub(form) for form in chain.forms or ()]):
         return skeleton.model(input_ids=ids, use_cache=False).logits

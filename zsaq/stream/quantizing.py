@@ -5,13 +5,13 @@ inputs, each of which the block before has answered.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, final, get_args
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from zsaq.language.nearness import Nearness
 from zsaq.language.sam_sga import with_learned_ranges
 from zsaq.quant.adapter import packed_tensors
 from zsaq.quant.config import QuantConfig
@@ -28,39 +28,9 @@ from zsaq.train.pair import Batch
 from zsaq.train.trainer import Loop
 
 Rounding = Literal["rtn", "gptq"]
-ROUNDINGS: Final = get_args(Rounding)
+ROUNDINGS: Final[tuple[Rounding, ...]] = get_args(Rounding)
 DAMPING: Final = 0.01
 TOKENS: Final = 32  # whose logits are compared at once
-
-
-@final
-@dataclass(frozen=True)
-class Nearness:
-    """How near a student is to its teacher on `tokens` of text: mean KL(teacher || student) in nats a token, and the
-    share of tokens of which both say the same."""
-
-    kl: float
-    agreement: float
-    tokens: int
-
-    def scores(self) -> dict[str, float]:
-        return {"agreement": self.agreement, "kl": self.kl}
-
-    def __str__(self) -> str:
-        return (
-            f"On {self.tokens} tokens that it was not rounded on, the student agrees with its teacher on "
-            f"{self.agreement:.1%}; KL {self.kl:.4f} nats a token"
-        )
-
-    @classmethod
-    def of(cls, teacher: Tensor, student: Tensor) -> "Nearness":
-        """Of logits [..., V]."""
-        kl, same, teacher, student = 0.0, 0.0, teacher.flatten(0, -2), student.flatten(0, -2)
-        for ours, theirs in zip(teacher.split(TOKENS), student.split(TOKENS), strict=True):
-            t, s = (each.float().log_softmax(-1) for each in (ours, theirs))
-            kl += float((t.exp() * (t - s)).sum())
-            same += float((t.argmax(-1) == s.argmax(-1)).sum())
-        return cls(kl / len(teacher), same / len(teacher), len(teacher))
 
 
 @torch.no_grad()
@@ -91,41 +61,47 @@ def quantize_files(
     shards.add(outer)
     del outer
     table, head = plan.chosen.get(skeleton.table), plan.chosen.get(skeleton.head)
-    calibrating = answers = teacher = None
+    compared: list[Batch] = [] if held is None else [{"input_ids": held}]
     with ends(skeleton), read_on_call(skeleton):
-        if held is not None:
-            teacher = model(input_ids=held, use_cache=False).logits
-        if batches or held is not None:
-            probe = batches or [{"input_ids": held}]
-            forms = Chain(model, skeleton.blocks, [{k: v[:1] for k, v in probe[0].items()}]).forms
-            if forms is None:
-                raise ValueError(f"the blocks of {type(model).__name__} do not follow each other alone: {IN_MEMORY}")
+        teacher = [model(**batch, use_cache=False).logits for batch in compared]
+        tried = linked(skeleton, [*batches, *compared])
     device = loop.accelerator.device
-    with ends(skeleton, table, head, codes):
-        if batches:
-            calibrating = Chain(model, skeleton.blocks, batches, forms=forms, device=device)
-        if held is not None:
-            answers = Chain(model, skeleton.blocks, [{"input_ids": held}], forms=forms, device=device, last=True)
+    with ends(skeleton, table, head, codes if compared else None):
+        del codes
+        chains = [
+            Chain(model, skeleton.blocks, each, like=tried, device=device, last=each is compared)
+            for each in (batches, compared)
+            if each
+        ]
         with StepLog(loop.accelerator, rounding, len(skeleton.blocks), loop.folder, every=1) as log:
             for number, name in enumerate(skeleton.blocks):
                 block = skeleton.fill(name, torch.float32).to(device)
                 layers = swapped(block, name, plan)
                 errors: list[float] = []
-                if calibrating is not None:
+                if batches:
                     masks = [batch.get("attention_mask") for batch in batches]
-                    errors = round_block(block, name, layers, calibrating.calls(number), masks, DAMPING, loop)
-                    calibrating.answered(number)
-                if answers is not None:
-                    answers.answered(number)
+                    errors = round_block(block, name, layers, chains[0].calls(number), masks, DAMPING, loop)
+                for chain in chains:
+                    chain.answered(number)
                 shards.add(written(skeleton, block, name, dtype))
                 skeleton.empty(name)
                 log.write(number + 1, {"error": sum(errors) / len(errors)} if errors else {})
         shards.finish()
-        near = None
-        if answers is not None and teacher is not None and held is not None:
-            blocks = [model.get_submodule(name) for name in skeleton.blocks]
-            near = Nearness.of(teacher, ended(skeleton, blocks, answers.answers[0], held, answers.forms or []))
-    return plan, near
+        if held is None:
+            return plan, None
+        answers = (each.flatten(0, 1).split(TOKENS) for each in (teacher[0], ended(skeleton, chains[-1], held)))
+        return plan, Nearness.mean([Nearness.of(*pair) for pair in zip(*answers, strict=True)])
+
+
+def linked(skeleton: Skeleton, batches: Sequence[Batch]) -> Chain | None:
+    """A chain of the blocks over a row of the first of `batches`. Raises ValueError where they do not follow each other
+    alone."""
+    if not batches:
+        return None
+    chain = Chain(skeleton.model, skeleton.blocks, [{key: value[:1] for key, value in batches[0].items()}])
+    if chain.forms is None:
+        raise ValueError(f"the blocks of {type(skeleton.model).__name__} do not follow each other alone: {IN_MEMORY}")
+    return chain
 
 
 def swapped(block: nn.Module, name: str, plan: Plan) -> dict[str, QuantLayer]:

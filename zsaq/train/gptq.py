@@ -6,7 +6,8 @@ GPTQ (Frantar et al. 2022, arXiv 2210.17323), on whatever batches are given: a g
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from zsaq.quant.codes import groups, nearby, round_to_grid, values_of
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
+from zsaq.quant.quantizer import Quantizer
 from zsaq.train.calls import Reached
 from zsaq.train.chain import Args, Chain
 from zsaq.train.logging import StepLog
@@ -85,48 +87,76 @@ def round_block(
             raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
         if not total.isfinite().all():
             raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
-        for each in first:
-            layer = left.pop(each)
-            w, quantizer = layer.rows().clone(), layer.weight_quantizer
-            share = total.diagonal() / total.diagonal().mean().clamp_min(torch.finfo(total.dtype).tiny)
-            view, counts = (groups(each, quantizer.grid) for each in (w, share.to(w).expand_as(w)))
-            quantizer.ranges.weigh(view, quantizer.grid, counts)
+        layers = [left.pop(each) for each in first]
+        whole = [float((w @ total).mul_(w).sum()) for w in (layer.rows().double() for layer in layers)]
+        factor, importance = Factor.of(total, damping), total.diagonal().clone()
+        del total, hessian  # of d^2 numbers, which is what takes the memory
+        for layer, norm in zip(layers, whole, strict=True):
+            rows = layer.rows()
+            weigh(layer.weight_quantizer, rows, importance)
             scale, zero, grid = _grid_of(layer)
-            q, latent = gptq_columns(w, total, scale, zero, grid, damping)
-            latent = nearby(latent, q, scale, grid, NEAR)
+            q, latent, miss = gptq_columns(rows, factor, scale, zero, grid)
+            latent = nearby(latent, q, scale.repeat_interleave(rows.shape[1] // scale.shape[1], 1), grid, NEAR)
             layer.weight.copy_(latent.T if layer.columns_first else latent)
-            miss, whole = (((v.double() @ total) * v).sum() for v in (w - q, w))
-            errors.append(float(miss / whole.clamp_min(1e-30)))
+            errors.append(miss / max(norm, 1e-30))
     return errors
 
 
-def gptq_columns(
-    weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid, damping: float
-) -> tuple[Tensor, Tensor]:
-    """The weight on its grid, and what each column was when its turn came.
+def weigh(quantizer: Quantizer, rows: Tensor, importance: Tensor) -> None:
+    """Have ranges that were searched searched anew, for errors that count by the `importance` [d] of their columns."""
+    share = (importance / importance.mean().clamp_min(torch.finfo(importance.dtype).tiny)).to(rows.dtype)
+    quantizer.ranges.weigh(groups(rows, quantizer.grid), quantizer.grid, groups(share.expand_as(rows), quantizer.grid))
 
-    `weight`: rows [out, d] float; `hessian` [d, d] float64: the sum of x x^T over inputs x. `scale`, `zero` [out, d]
-    of every entry. Columns with the largest inputs come first. With the Cholesky factor U^T U = H^-1, column i leaves
-    the error (w_i - q_i) / U_ii, which times U_ij is taken from every column j behind it (eq. 3, with the algorithm's
-    lazy blocks).
+
+@final
+@dataclass(frozen=True)
+class Factor:
+    """Of inputs x of a layer: `order` [d], columns with the largest inputs first; `upper` [d, d] float64, with
+    U^T U = H^-1 in that order, where H is the sum of x x^T with `added` on its diagonal."""
+
+    order: Tensor
+    upper: Tensor
+    added: float
+
+    @classmethod
+    def of(cls, hessian: Tensor, damping: float) -> "Factor":
+        """Of the sum of x x^T, [d, d] float64; `damping` is the share of its mean square that is added to each."""
+        order = hessian.diagonal().argsort(descending=True)
+        h = hessian[order[:, None], order]
+        added = damping * h.diagonal().mean().clamp_min(torch.finfo(h.dtype).tiny)
+        h.diagonal().add_(added)
+        torch.linalg.cholesky(h, out=h)
+        torch.cholesky_inverse(h, out=h)
+        return cls(order, torch.linalg.cholesky(h, upper=True, out=h), float(added))
+
+
+def gptq_columns(
+    weight: Tensor, factor: Factor, scale: Tensor, zero: Tensor, grid: Grid
+) -> tuple[Tensor, Tensor, float]:
+    """The weight on its grid, what each column was when its turn came, and the sum of ||(w - q) x||^2.
+
+    `weight`: rows [out, d] float; `scale`, `zero` [out, groups] of columns that lie side by side. Column i leaves the
+    error (w_i - q_i) / U_ii, which times U_ij is taken from every column j behind it (eq. 3, with the algorithm's lazy
+    blocks).
     """
-    order = hessian.diagonal().argsort(descending=True)
-    h = hessian[order][:, order]
-    h = h + damping * h.diagonal().mean().clamp_min(torch.finfo(h.dtype).tiny) * torch.eye(len(h)).to(h)
-    u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h)), upper=True).to(weight.dtype)
-    w, scale, zero = weight[:, order], scale[:, order], zero[:, order]
+    size = weight.shape[1] // scale.shape[1]
+    order, u, group = factor.order, factor.upper.to(weight.dtype), (factor.order // size).tolist()
+    w, miss = weight[:, order], 0.0
     rounded = torch.empty_like(w)
-    for start in range(0, len(h), COLUMNS):
-        stop = min(start + COLUMNS, len(h))
+    for start in range(0, len(u), COLUMNS):
+        stop = min(start + COLUMNS, len(u))
         errors = torch.empty_like(w[:, start:stop])
         for i in range(start, stop):
-            codes = round_to_grid(w[:, i], scale[:, i], zero[:, i], grid)
-            rounded[:, i] = values_of(codes, zero[:, i], grid) * scale[:, i]
+            step, offset = scale[:, group[i]], zero[:, group[i]]
+            codes = round_to_grid(w[:, i], step, offset, grid)
+            rounded[:, i] = values_of(codes, offset, grid) * step
             errors[:, i - start] = (w[:, i] - rounded[:, i]) / u[i, i]
             w[:, i + 1 : stop] -= errors[:, i - start, None] * u[i, i + 1 : stop]
         w[:, stop:] -= errors @ u[start:stop, stop:]
+        miss += float(errors.double().square().sum())
     back = order.argsort()
-    return rounded[:, back], w[:, back]
+    rounded, latent = rounded[:, back], w[:, back]
+    return rounded, latent, max(0.0, miss - factor.added * float((weight - rounded).double().square().sum()))
 
 
 def _inputs(
@@ -155,7 +185,7 @@ def _inputs(
             x = left[first[0][0]].inputs(first[0][1]).float()
             x = x[mask.bool().to(x.device)] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
             moment = (x.T @ x).double()
-            hessian = hessian.to(moment) + moment if number else moment
+            hessian = hessian.add_(moment) if number else moment
     finally:
         for handle in handles:
             handle.remove()
@@ -163,12 +193,13 @@ def _inputs(
 
 
 def _grid_of(layer: QuantLayer) -> tuple[Tensor, Tensor, Grid]:
-    """Scale and zero of every entry of the layer's rows [out, d], and their grid."""
+    """Scale and zero of the layer's rows, [out, groups], and their grid."""
     quantizer, rows = layer.weight_quantizer, layer.rows()
     view = groups(rows, quantizer.grid)
     scale, zero = quantizer.ranges(view, quantizer.grid)
-    zero = torch.as_tensor(zero, dtype=scale.dtype, device=scale.device)
-    every = [part.expand_as(view).reshape(rows.shape) for part in (scale, zero)]
+    zero = torch.as_tensor(zero, dtype=scale.dtype, device=scale.device).expand_as(scale)
+    several = scale.ndim == 3
+    every = [part[..., 0] if several else part.expand(len(rows), 1) for part in (scale, zero)]
     return every[0], every[1], quantizer.grid
 
 

@@ -1,0 +1,25 @@
+"""What a run says at its end: how near the student came."""
+
+import dataclasses
+
+from torch import nn
+
+from zsaq.language.job import TextJob
+from zsaq.language.nearness import nearness, remedy
+from zsaq.quant.config import QuantConfig
+from zsaq.subject import Subject
+from zsaq.train.logging import say
+from zsaq.train.trainer import Loop
+
+
+def closing(subject: Subject, student: nn.Module, config: QuantConfig, seed: int, loop: Loop) -> dict[str, float]:
+    """Of a causal student its agreement and KL with the teacher on text that this wrote for nothing else, as
+    `Results.own_text` has it; both are told, and, where it is far, what would bring it nearer. {} for others."""
+    near = nearness(subject.job, student, seed) if isinstance(subject.job, TextJob) else None
+    if near is None:
+        return {}
+    if loop.accelerator.is_main_process:
+        say(str(near))
+        if (advice := remedy(config, near)) is not None:
+            say(advice)
+    return dataclasses.asdict(near)

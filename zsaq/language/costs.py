@@ -1,0 +1,79 @@
+"""What a run will cost, from a first measurement: told before anything is spent, as estimates."""
+
+import time
+from dataclasses import dataclass
+from typing import Final, final
+
+import torch
+
+from zsaq.language.job import TextJob
+from zsaq.language.models import block_list
+from zsaq.method import Budget
+from zsaq.quant.kinds import kind_of
+from zsaq.quant.layers import weight_rows
+from zsaq.train.logging import duration
+
+FIRST: Final = 64  # tokens of the measurement
+# How many times a pass over the same tokens it takes, measured on SmolLM2-135M on one core.
+WRITING, COMPENSATING, TRAINING = 1.5, 5.0, 5.0
+SOLVING: Final = 10  # operations for each d^2 (d + outputs) of a layer with d inputs
+WRITTEN: Final = 160  # rows that are written at once
+
+
+@final
+@dataclass(frozen=True)
+class Cost:
+    """`seconds`, and the most `bytes` at a time beside what is there before anything is made."""
+
+    seconds: float
+    bytes: float
+
+    def __str__(self) -> str:
+        return f"about {duration(self.seconds)} and {self.bytes / 1e9:.1f} GB of memory (estimates)"
+
+    @classmethod
+    def of(cls, job: TextJob, budget: Budget) -> "Cost | None":
+        """Of a method that writes, GPTQ-rounds or trains with a causal teacher, by its counts; None for others."""
+        counts = {name: int(budget.numbers.get(name) or 0) for name in ("calibration", "steps")}
+        if job.kind != "causal" or not any(counts.values()):
+            return None
+        model, row = job.start, job.batch_size * job.max_length
+        pace, size = seconds_a_token(job), 4 * sum(p.numel() for p in model.parameters())
+        passes = {"calibration": WRITING + COMPENSATING, "steps": WRITING + TRAINING}
+        seconds = sum(passes[name] * count * row * pace for name, count in counts.items())
+        config = model.config.get_text_config().to_dict()
+        width = config.get("hidden_size") or config.get("n_embd") or 0
+        vocabulary, layers = config.get("vocab_size") or 0, len(block_list(model))
+        heads = config.get("num_attention_heads") or 1
+        keys = (config.get("num_key_value_heads") or heads) * (config.get("head_dim") or width // heads)
+        peak = 4 * WRITTEN * (2 * layers * keys * job.max_length + 3 * vocabulary)
+        if counts["calibration"]:
+            seconds += SOLVING * solving(job) / (size / 2 / pace)  # 2 operations a parameter in a pass
+            peak = max(peak, size + 8 * counts["calibration"] * row * width)
+        if counts["steps"]:
+            peak = max(peak, 4 * size + 4 * row * (16 * layers * width + 5 * vocabulary))
+        return cls(seconds, size + peak)
+
+
+@torch.no_grad()
+def seconds_a_token(job: TextJob) -> float:
+    """Of a pass of the teacher, after a first one that nobody counts."""
+    count = min(FIRST, job.max_length)
+    ids = torch.full((1, count), job.words.eos_token_id or 0, device=job.start.device)
+    job.start(input_ids=ids[:, :1])
+    began = time.perf_counter()
+    job.start(input_ids=ids)
+    if job.start.device.type == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) / count
+
+
+def solving(job: TextJob) -> float:
+    """What GPTQ's equations of all layers count, d^2 (d + outputs)."""
+    total = 0
+    for block in block_list(job.start):
+        for layer in block.modules():
+            if kind_of(layer) is not None:
+                rows = weight_rows(layer).shape
+                total += rows[1] ** 2 * (rows[0] + rows[1])
+    return float(total)
