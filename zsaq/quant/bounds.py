@@ -17,6 +17,11 @@ def floored(scale: Tensor) -> Tensor:
     return scale.clamp_min(TINY)
 
 
+def apart(scale: Tensor) -> Tensor:
+    """`scale`, at least TINY from zero, on its own side of it."""
+    return torch.where(scale < 0, scale.clamp_max(-TINY), scale.clamp_min(TINY))
+
+
 def from_bounds(lo: Tensor, hi: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
     """Scale and zero that cover [lo, hi]; zero is always on the grid."""
     lo, hi = wide(lo).clamp(max=0), wide(hi).clamp(min=0)

@@ -51,7 +51,7 @@ def dequantize(codes: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid) -
 def nearby(x: Tensor, values: Tensor, scale: Tensor, grid: Grid, share: float) -> Tensor:
     """`x`, at most that share of a step from `values`, which lie on the grid, so that it is rounded to them."""
     if grid.uniform:
-        return torch.clamp(x, values - share * scale, values + share * scale)
+        return torch.clamp(x, values - share * scale.abs(), values + share * scale.abs())
     codes, gaps = round_to_grid(values, scale, 0.0, grid).long(), codebook(values, grid).diff()
     below, above = torch.cat([gaps[:1], gaps])[codes], torch.cat([gaps, gaps[-1:]])[codes]
     return torch.clamp(x, values - share * below * scale, values + share * above * scale)

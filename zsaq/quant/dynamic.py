@@ -36,6 +36,9 @@ class Range(nn.Module, ABC):
         """The scale, where it is learned with the weights."""
         return None
 
+    def weigh(self, x: Tensor, grid: Grid, importance: Tensor) -> None:
+        """Search anew, where scale and zero were searched: for errors that count by `importance`, of x's shape."""
+
     def check(self) -> None:
         """Raises ValueError for a scale and zero that no run leaves. Waits for the device."""
 

@@ -103,6 +103,12 @@ class Grid:
             edges.append(float(np.nextafter(edge, down) if past else edge))
         return tuple(edges)
 
+    @cached_property
+    def lopsided(self) -> bool:
+        """Whether a negative scale makes another grid of it: one that reaches further to one side of zero than to the
+        other. Then a scale may be negative, if its format allows."""
+        return self.symmetric and self.uniform and self.values[0] != -self.values[-1] and self.scaling.signed
+
     @property
     def scaling(self) -> Scales:
         """The format of the scales."""

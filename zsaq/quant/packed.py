@@ -57,7 +57,7 @@ class PackedLayer(Unpacked):
         if self.table is None:
             if self.codes.is_meta:
                 raise ValueError("its codes lie on the meta device: leave offload_buffers off")
-            scales = self.scales()
+            scales = self.scales().abs() if self.grid.lopsided else self.scales()
             if not (scales.isfinite() & (scales > 0)).all():
                 raise ValueError("scale is not finite and positive everywhere")
             codes = unpack(self.codes, self.grid.bits, self.shape)

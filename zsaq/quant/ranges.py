@@ -7,7 +7,7 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.bounds import LEAST, TINY, floored, from_bounds
+from zsaq.quant.bounds import LEAST, apart, floored, from_bounds
 from zsaq.quant.codes import round_to_grid, values_of
 from zsaq.quant.dynamic import MinMax, Range
 from zsaq.quant.grid import Grid
@@ -118,29 +118,38 @@ def input_range(grid: Grid) -> Range:
 
 @torch.no_grad()
 def search(
-    x: Tensor, grid: Grid, power: float = 2.0, factors: Sequence[float] | None = None
+    x: Tensor,
+    grid: Grid,
+    power: float = 2.0,
+    factors: Sequence[float] | None = None,
+    importance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | float]:
     """The min-max scale times the factor that minimises sum |error|^power, for each group of x [..., group]. Scales
-    are tried as their format holds them; where that has few, all of those about the first are tried."""
+    are tried as their format holds them; where that has few, all of those about the first are tried.
+
+    With `importance`, of x's shape and not negative: sum importance * |error|^power, and a lopsided grid is tried the
+    other way round too, by a negative scale.
+    """
     widest, zero = MinMax()(x, grid)
     form, unit = grid.scaling, grid.scaling.unit(widest)
     factors = form.factors or factors
     if factors is None:
         low = grid.bits < 5  # a row with outliers needs a small share of its maximum at 2 bits
         factors = torch.linspace(1.0, 0.15, 64).tolist() if low else torch.linspace(1.0, 0.85, 12).tolist()
+    if importance is not None and grid.lopsided:
+        factors = [*factors, *(-factor for factor in factors)]
     rows = max(1, 2**16 // x.shape[-1])  # chunks stay in the processor's cache
+    offsets = zero if isinstance(zero, Tensor) else torch.full_like(widest, zero)
+    chunks = [each.flatten(0, -2).split(rows) for each in (x, widest, offsets)]
+    counts = [None] * len(chunks[0]) if importance is None else importance.flatten(0, -2).split(rows)
     best = []
-    for part, most, offset in zip(
-        x.flatten(0, -2).split(rows),
-        widest.flatten(0, -2).split(rows),
-        (zero if isinstance(zero, Tensor) else torch.full_like(widest, zero)).flatten(0, -2).split(rows),
-        strict=True,
-    ):
+    for part, most, offset, count in zip(*chunks, counts, strict=True):
         scale, error = most.clone(), torch.full_like(most, torch.inf)
         for factor in factors:
-            tried = form.held((most * factor).clamp_min_(TINY), unit)
+            tried = form.held(apart(most * factor), unit)
             miss = values_of(round_to_grid(part, tried, offset, grid), offset, grid).mul_(tried).sub_(part)
-            miss = (miss.square_() if power == 2 else miss.abs_().pow_(power)).sum(-1, keepdim=True)
+            miss = miss.square_() if power == 2 else miss.abs_().pow_(power)
+            miss = (miss if count is None else miss.mul_(count)).sum(-1, keepdim=True)
             scale, error = torch.where(miss < error, tried, scale), torch.minimum(miss, error)
         best.append(scale)
     return torch.cat(best).view_as(widest), zero
@@ -183,7 +192,7 @@ class MSEOptimal(Range):
 
     def held(self, scale: Tensor, grid: Grid) -> Tensor:
         """Such scales as their format holds them; the gradient passes."""
-        scale, unit = floored(scale), self._buffers.get("unit")
+        scale, unit = apart(scale), self._buffers.get("unit")
         return scale if grid.scales == "float32" else Straight.apply(scale, unit, grid.scaling)
 
     def unit_of(self, scale: Tensor, grid: Grid) -> Tensor | None:
@@ -191,6 +200,12 @@ class MSEOptimal(Range):
 
     def trained(self) -> nn.Parameter | None:
         return self.scale if isinstance(self.scale, nn.Parameter) else None
+
+    @torch.no_grad()
+    def weigh(self, x: Tensor, grid: Grid, importance: Tensor) -> None:
+        scale, zero = search(x.float(), grid, importance=importance.float())
+        self.scale.copy_(scale)
+        self.zero.copy_(torch.as_tensor(zero))
 
 
 RANGES: Final[dict[str, Callable[[Tensor, Grid], Range]]] = {

@@ -11,12 +11,13 @@ from torch import Tensor
 
 
 class Scales(ABC):
-    """A format of positive scales. What it gives is never 0 nor infinite: scales beyond its ends become its ends."""
+    """A format of scales. What it gives is never 0 nor infinite: scales beyond its ends become its ends."""
 
     dtype: torch.dtype  # of what a file holds
     name: str  # in words
     factors: Sequence[float] | None = None  # by which the first scale is multiplied in a search, where they are few
     united = False  # whether they stand times one float32 of the whole tensor
+    signed = False  # whether they may be negative
 
     @abstractmethod
     def encode(self, scale: Tensor, unit: Tensor | None) -> Tensor:
@@ -41,7 +42,7 @@ class Scales(ABC):
 
 @final
 class Float32(Scales):
-    dtype, name = torch.float32, ""
+    dtype, name, signed = torch.float32, "", True
 
     def encode(self, scale: Tensor, unit: Tensor | None) -> Tensor:
         return scale.float()
@@ -55,10 +56,10 @@ class Float32(Scales):
 
 @final
 class Float16(Scales):
-    dtype, name = torch.float16, "float16"
+    dtype, name, signed = torch.float16, "float16", True
 
     def encode(self, scale: Tensor, unit: Tensor | None) -> Tensor:
-        return scale.clamp(2.0**-24, torch.finfo(torch.float16).max).half()
+        return scale.abs().clamp(2.0**-24, torch.finfo(torch.float16).max).copysign(scale).half()
 
     def decode(self, stored: Tensor, unit: Tensor | None) -> Tensor:
         return stored.float()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zsaq.quant.codes import groups, nearby, round_to_grid, values_of
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
+from zsaq.quant.quantizer import Quantizer
 from zsaq.train.calls import Reached
 from zsaq.train.chain import Args, Chain
 from zsaq.train.logging import StepLog
@@ -38,13 +39,13 @@ def gptq(
     `blocks`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
     called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused experts, each of
     which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when its column's turn
-    came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to;
-    scales, biases and all else stay. `damping` is the share of the inputs' mean
-    square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives
-    device, folder and trackers, which hear each block's "error", the mean over its layers of ||(w - q) x||^2 /
-    ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: about four
-    passes of the student over the batches (`Chain`; where its blocks are no chain, half a pass more for each), and d^3
-    for inputs of d features; memory: the states before one block, and d^2.
+    came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to.
+    Ranges that were searched are searched anew: an error counts as much as the mean square of its input. Biases and all
+    else stay. `damping` is the share of the inputs' mean square that is added to each of theirs. Positions that
+    "attention_mask" leaves out do not count. `loop` gives device, folder and trackers, which hear each block's "error",
+    the mean over its layers of ||(w - q) x||^2 / ||w x||^2; several processes each bring batches of their own, and all
+    end with the same weights. Cost: about four passes of the student over the batches (`Chain`; where its blocks are no
+    chain, half a pass more for each), and d^3 for inputs of d features; memory: the states before one block, and d^2.
 
     Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
     layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
@@ -89,15 +90,23 @@ def round_block(
             raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
         layers = [left.pop(each) for each in first]
         whole = [float((w @ total).mul_(w).sum()) for w in (layer.rows().double() for layer in layers)]
-        factor = Factor.of(total, damping)
+        importance, factor = total.diagonal().clone(), Factor.of(total, damping)
         del total
         for layer, norm in zip(layers, whole, strict=True):
-            rows, (scale, zero, grid) = layer.rows(), _grid_of(layer)
+            rows = layer.rows()
+            weigh(layer.weight_quantizer, rows, importance)
+            scale, zero, grid = _grid_of(layer)
             q, latent, miss = gptq_columns(rows, factor, scale, zero, grid)
             latent = nearby(latent, q, scale.repeat_interleave(rows.shape[1] // scale.shape[1], 1), grid, NEAR)
             layer.weight.copy_(latent.T if layer.columns_first else latent)
             errors.append(miss / max(norm, 1e-30))
     return errors
+
+
+def weigh(quantizer: Quantizer, rows: Tensor, importance: Tensor) -> None:
+    """Have ranges that were searched searched anew, for errors that count by the `importance` [d] of their columns."""
+    share = (importance / importance.mean().clamp_min(torch.finfo(importance.dtype).tiny)).to(rows.dtype)
+    quantizer.ranges.weigh(groups(rows, quantizer.grid), quantizer.grid, groups(share.expand_as(rows), quantizer.grid))
 
 
 @final

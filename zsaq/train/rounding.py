@@ -5,11 +5,12 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
+from zsaq.quant.bounds import TINY
 from zsaq.quant.codes import groups
 from zsaq.quant.grid import Grid
 from zsaq.quant.layers import QuantEmbedding, QuantLayer
 from zsaq.quant.quantizer import Quantizer
-from zsaq.quant.ranges import TINY, MSEOptimal, Range, Static, search
+from zsaq.quant.ranges import MSEOptimal, Range, Static, search
 
 POWER: Final = 2.4  # of the error that initial ranges minimise
 FACTORS: Final = tuple(share / 100 for share in range(100, 0, -1))
