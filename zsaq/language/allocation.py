@@ -171,7 +171,7 @@ def base_of(model: PreTrainedModel, size: Size) -> QuantConfig:
     every = make_plan(model, QuantConfig(Grid(), embedding=Grid(8)))
     columns = [weight_rows(m).shape[1] for name, m in weighted(model).items() if name in {*every.chosen, *ends}]
     per = size.group or math.gcd(GROUP, *columns)
-    grid = Grid(4, per=per if per > 8 or size.group else "channel")
+    grid = Grid(4, per=per if per > 8 or size.group else "channel", scales="float16")
     config = QuantConfig(
         grid, None if size.inputs == 16 else Grid(size.inputs, per="token"), embedding=dataclasses.replace(grid, bits=8)
     )
@@ -189,10 +189,12 @@ def grid_of(grid: Grid, bits: int) -> Grid:
 
 
 def stored(layer: nn.Module, grid: Grid) -> int:
-    """Bytes of a packed layer: codes, and a scale of float32 for each group."""
+    """Bytes of a packed layer: its codes, and a scale for each group."""
     rows, columns = weight_rows(layer).shape
+    size = grid.scaling.dtype.itemsize
     return (
-        rows * width(columns, grid.bits) + 4 * groups(torch.empty(rows, columns, device="meta"), grid)[..., 0].numel()
+        rows * width(columns, grid.bits)
+        + size * groups(torch.empty(rows, columns, device="meta"), grid)[..., 0].numel()
     )
 
 

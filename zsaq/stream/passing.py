@@ -91,9 +91,10 @@ def by_rows(skeleton: Skeleton, config: QuantConfig | None, packed: Packed | Non
     def rows(start: int, stop: int) -> Tensor:
         if packed is None or grid is None:
             return skeleton.weights.rows(source, slice(start, stop), torch.float32)
-        part = {key: value[start:stop] for key, value in packed.items()}
+        part = {key: value[start:stop] for key, value in packed.items() if key != "unit"}
         codes = unpack(part["codes"], grid.bits, (len(part["codes"]), width)).short() + grid.low
-        return dequantize(codes, part["scale"].float(), grid.zero if grid.symmetric else part["zero"], grid)
+        scale = grid.scaling.decode(part["scale"], packed.get("unit"))
+        return dequantize(codes, scale, grid.zero if grid.symmetric else part["zero"], grid)
 
     def forward(x: Tensor) -> Tensor:
         x = x if inputs is None else inputs(x)
@@ -110,7 +111,7 @@ def packed_matrix(skeleton: Skeleton, source: str, grid: Grid, ranges: str) -> d
     """A matrix of the files, rounded to nearest and packed, some of its rows at a time: what `packed_rows` makes of it
     whole."""
     count = skeleton.weights.header[source][1][0]
-    size = count if grid.per == "tensor" else ROWS
+    size = count if grid.per == "tensor" or grid.scaling.united else ROWS
     whole: dict[str, Tensor] = {}
     for start in range(0, count, size):
         rows = skeleton.weights.rows(source, slice(start, start + size), torch.float32)
