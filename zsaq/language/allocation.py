@@ -29,11 +29,11 @@ from zsaq.quant.grid import Grid
 from zsaq.quant.heads import token_tables
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.layers import weight_rows
-from zsaq.quant.packing import width
 from zsaq.quant.plan import make_plan
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import RANGES
 from zsaq.quant.reach import copied
+from zsaq.quant.sizes import matrix_bytes
 from zsaq.train.logging import say
 from zsaq.train.pair import Batch
 
@@ -124,7 +124,10 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
     grids = {name: own_grid(layer, plan.chosen[name]) for name, layer in layers.items()}
     floats = rest(model, layers)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    ends = [floats + sum(stored(m, grid_of(grids[name], bits)) for name, m in layers.items()) for bits in (2, 8)]
+    ends = [
+        floats + sum(matrix_bytes(*weight_rows(m).shape, grid_of(grids[name], bits)) for name, m in layers.items())
+        for bits in (2, 8)
+    ]
     budget = size.bytes(weights)
     if not ends[0] <= budget <= ends[1]:
         reach = [f"{8 * end / weights:.2f} bits a weight ({end / 1e6:.1f} MB)" for end in ends]
@@ -188,16 +191,6 @@ def grid_of(grid: Grid, bits: int) -> Grid:
     return dataclasses.replace(grid, bits=bits, levels="half" if bits == 2 else "integer")
 
 
-def stored(layer: nn.Module, grid: Grid) -> int:
-    """Bytes of a packed layer: its codes, and a scale for each group."""
-    rows, columns = weight_rows(layer).shape
-    size = grid.scaling.dtype.itemsize
-    return (
-        rows * width(columns, grid.bits)
-        + size * groups(torch.empty(rows, columns, device="meta"), grid)[..., 0].numel()
-    )
-
-
 def rest(model: nn.Module, layers: dict[str, nn.Module]) -> int:
     """Bytes of all else in the file, in float32 as a student that was trained has it, and of its header: an entry for
     each tensor, for codes and scales, and for what stands guard in the place of a packed weight."""
@@ -217,7 +210,7 @@ def choices_of(layer: nn.Module, grid: Grid, information: float) -> list[Choice]
         q = Quantizer(own, RANGES["searched"](groups(some, own), own))(some)
         error = float((some - q).double().square().mean()) * rows.numel()
         cost = min(max(information, 1e-30) * error / 2, cost * (1 - 1e-6))  # falls, whatever was measured
-        found.append(Choice(bits, stored(layer, own), cost))
+        found.append(Choice(bits, matrix_bytes(*rows.shape, own), cost))
     return found
 
 
