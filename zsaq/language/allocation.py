@@ -124,10 +124,7 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
     grids = {name: own_grid(layer, plan.chosen[name]) for name, layer in layers.items()}
     floats = rest(model, layers)
     weights = sum(parameter.numel() for parameter in model.parameters())
-    ends = [
-        floats + sum(matrix_bytes(*weight_rows(m).shape, grid_of(grids[name], bits)) for name, m in layers.items())
-        for bits in (2, 8)
-    ]
+    ends = [floats + sum(bytes_at(m, grid_of(grids[name], bits)) for name, m in layers.items()) for bits in (2, 8)]
     budget = size.bytes(weights)
     if not ends[0] <= budget <= ends[1]:
         reach = [f"{8 * end / weights:.2f} bits a weight ({end / 1e6:.1f} MB)" for end in ends]
@@ -191,6 +188,11 @@ def grid_of(grid: Grid, bits: int) -> Grid:
     return dataclasses.replace(grid, bits=bits, levels="half" if bits == 2 else "integer")
 
 
+def bytes_at(layer: nn.Module, grid: Grid) -> int:
+    rows, columns = weight_rows(layer).shape
+    return matrix_bytes(rows, columns, grid)
+
+
 def rest(model: nn.Module, layers: dict[str, nn.Module]) -> int:
     """Bytes of all else in the file, in float32 as a student that was trained has it, and of its header: an entry for
     each tensor, for codes and scales, and for what stands guard in the place of a packed weight."""
@@ -210,7 +212,7 @@ def choices_of(layer: nn.Module, grid: Grid, information: float) -> list[Choice]
         q = Quantizer(own, RANGES["searched"](groups(some, own), own))(some)
         error = float((some - q).double().square().mean()) * rows.numel()
         cost = min(max(information, 1e-30) * error / 2, cost * (1 - 1e-6))  # falls, whatever was measured
-        found.append(Choice(bits, matrix_bytes(*rows.shape, own), cost))
+        found.append(Choice(bits, bytes_at(layer, own), cost))
     return found
 
 
