@@ -44,10 +44,8 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     ],
     "zsaq.closing": [*(f"zsaq.{room}" for room in "subject language train quant".split())],
     "zsaq.api": [
-        *(
-            f"zsaq.{room}"
-            for room in "closing keys subject student language vision report io train run method quant".split()
-        )
+        *(f"zsaq.{room}" for room in "keys subject student language vision report io train run method quant".split()),
+        "zsaq.closing",
     ],
     "zsaq.synthesizing": [*(f"zsaq.{room}" for room in "subject language report io train".split())],
     "zsaq.streaming": [

@@ -53,7 +53,8 @@ def methods() -> dict[str, dict[str, Method]]:
 
 def quantize(
     model: str | Path | nn.Module, config: str | QuantConfig | None = None, *,
-    method: str | Callable[..., nn.Module] = "auto", effort: Effort = "default", seed: int = 0, score: Score | None = None, data: Data | None = None,
+    method: str | Callable[..., nn.Module] = "auto", effort: Effort = "default", seed: int = 0,
+    score: Score | None = None, data: Data | None = None,
     baselines: Sequence[str] = (), zero_shot: bool | None = None, license: str | None = None, loop: Loop | None = None,
     tokenizer: Any = None, processor: Any = None, spec: ImageSpec | int | None = None, preset: str | None = None,
     generator: Any = None, text_pair: bool = False, batches: Iterable[Any] | None = None, real: Any = None,
