@@ -160,8 +160,12 @@ def test_the_automatic_choice(bits: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("bits", "light", "default", "best"),
     [
-        ("w4a16g8", "rtn", "gptq", "gptq-qat"), ("w3a16", "rtn", "gptq", "gptq-qat"),
-        ("w2a16", "rtn", "gptq", "llm-qat"), ("w8a16", "rtn", "rtn", "rtn"), ("w4a8", "gptq-qat", "gptq-qat", "gptq-qat"), ("w2a8", *["llm-qat"] * 3),
+        ("w4a16g8", "rtn", "gptq", "gptq-qat"),
+        ("w3a16", "rtn", "gptq", "gptq-qat"),
+        ("w2a16", "rtn", "gptq", "llm-qat"),
+        ("w8a16", "rtn", "rtn", "rtn"),
+        ("w4a8", "gptq-qat", "gptq-qat", "gptq-qat"),
+        ("w2a8", "llm-qat", "llm-qat", "llm-qat"),
     ],
 )  # fmt: skip
 def test_weights_alone_take_seconds_minutes_or_training(bits: str, light: str, default: str, best: str) -> None:
@@ -174,7 +178,8 @@ def test_weights_alone_take_seconds_minutes_or_training(bits: str, light: str, d
 
 def test_the_automatic_choice_reads_rules_and_ranges() -> None:
     low = QuantConfig(Grid(2))
-    assert auto("causal", QuantConfig(Grid(8), rules=(("*layer.0*", low),))) == "llm-qat"
+    assert auto("classification", QuantConfig(Grid(8), rules=(("*layer.0*", low),))) == "llm-qat"
+    assert auto("causal", QuantConfig(Grid(8), rules=(("*layer.0*", low),))) == "gptq"
     assert auto("causal", QuantConfig(Grid(4), rules=(("*layer.0*", QuantConfig(Grid(4), TOKEN)),))) == "gptq-qat"
     assert auto("causal", QuantConfig(Grid(4), rules=(("*head*", None),))) == "gptq"
     assert auto("causal", QuantConfig(Grid(4), TOKEN, ranges="minmax")) == "llm-qat"

@@ -1,5 +1,6 @@
 """A model of which nothing is said but its name: which bits, method and counts it gets, and what is told."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def test_a_causal_model_alone(effort: Any, method: str, capsys: pytest.CaptureFi
     own = results.own_text
     assert 0 < own["agreement"] <= 1 and own["kl"] >= 0 and own["tokens"] > 50
     assert f"agreement with the teacher {own['agreement']:.1%}" in said
-    assert said.splitlines()[-1].startswith("agreement with the teacher")
+    assert said.index("effort") < said.index("agreement with the teacher")
 
 
 @pytest.mark.parametrize("effort", ["light", "default", "best"])
@@ -109,9 +110,9 @@ def test_what_would_bring_a_student_nearer(bits: str, said: str) -> None:
     assert remedy(config, Nearness(0.1, POOR, 100)) is None
 
 
-def test_results_without_own_text_are_read(tmp_path: Path) -> None:
+def test_results_without_own_text_are_read() -> None:
     student = zsaq.quantize(opt(bpe()), "w8a16", tokenizer=bpe())
-    data = student.zsaq.results.to_dict()
+    data = json.loads(json.dumps(student.zsaq.results.to_dict()))
     assert Results.from_dict(data).own_text == student.zsaq.results.own_text
     del data["own_text"]
     assert Results.from_dict(data).own_text == {}
@@ -131,7 +132,7 @@ def test_what_it_costs_follows_the_counts() -> None:
 def test_the_command_with_nothing_but_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path / "toy", opt(bpe()), bpe())
     monkeypatch.chdir(tmp_path)
-    facts = told(run("quantize", "toy", "--effort", "light", "--json"))
+    facts = told("quantize", "toy", "--effort", "light")
     assert facts["folder"] == "toy-student" and (tmp_path / "toy-student" / "config.json").is_file()
     assert facts["own_text"]["tokens"] > 0 and facts["config"]["head"]["bits"] == 8
     again = run("quantize", "toy", "--effort", "light")
