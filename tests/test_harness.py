@@ -31,8 +31,9 @@ metric_list:
 
 def evaluated(folder: Path, tasks: Path, out: Path) -> dict[str, float]:
     command = [
-        sys.executable, "-m", "zsaq.eval.harness", "--model", "hf", "--model_args", f"pretrained={folder},dtype=float32",
-        "--tasks", "toy", "--include_path", str(tasks), "--output_path", str(out), "--device", "cpu", "--batch_size", "4",
+        *(sys.executable, "-m", "zsaq.eval.harness", "--model", "hf", "--tasks", "toy", "--device", "cpu"),
+        *("--model_args", f"pretrained={folder},dtype=float32", "--include_path", str(tasks)),
+        *("--output_path", str(out), "--batch_size", "4"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
