@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from zsaq import Grid, QuantConfig
 grids = st.one_of(
     st.builds(Grid, bits=st.integers(2, 8), symmetric=st.booleans(), per=st.sampled_from(["channel", "tensor", 32])),
     st.builds(Grid, bits=st.just(2), levels=st.sampled_from(["half", "ternary"])),
+    st.builds(Grid, levels=st.sampled_from(["nf4", "fp4"]), scales=st.sampled_from(["float16", "e8m0"])),
 )
 plain = st.builds(
     QuantConfig,
@@ -16,13 +18,16 @@ plain = st.builds(
     input=st.none() | st.builds(Grid, bits=st.integers(2, 8), per=st.sampled_from(["token", "tensor", 16])),
     embedding=st.none() | st.builds(Grid, bits=st.integers(2, 8)),
     ranges=st.sampled_from(["minmax", "searched", "learned"]),
+    head=st.none() | st.builds(Grid, bits=st.integers(2, 8)),
+    spare_tied=st.booleans(),
 )
 rules = st.lists(st.tuples(st.text(min_size=1, max_size=8), st.none() | plain), max_size=3).map(tuple)
 
 
 @given(plain, rules)
 def test_json_both_ways(config: QuantConfig, rules) -> None:
-    config = QuantConfig(config.weight, config.input, config.embedding, config.ranges, rules)
+    config = replace(config, rules=rules)
+    assert QuantConfig.from_saved(json.loads(json.dumps(config.to_dict()))) == config
     assert QuantConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
@@ -37,6 +42,10 @@ def test_json_both_ways(config: QuantConfig, rules) -> None:
         ("W4A4", Grid(4), Grid(4, per="token")),
         ("w3a16", Grid(3), None),
         ("w2a8b32", Grid(2, per=32, levels="half"), Grid(8, per=32)),
+        ("w4a16g64-nf4", Grid(4, per=64, levels="nf4"), None),
+        ("w8a16-fp8", Grid(8, levels="fp8"), None),
+        ("w4a16-mxfp4", Grid(4, per=32, levels="fp4", scales="e8m0"), None),
+        ("w4a8g16-nvfp4", Grid(4, per=16, levels="fp4", scales="e4m3"), Grid(8, per="token")),
     ],
 )
 def test_parse(text: str, weight: Grid, inputs: Grid | None) -> None:

@@ -18,15 +18,16 @@ from zsaq.language.models import blocks
 from zsaq.quant.codes import groups
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.ranges import search
-from zsaq.train.gptq import COLUMNS, gptq_columns
+from zsaq.train.gptq import COLUMNS, Factor, gptq_columns
 from zsaq.train.pair import run_model
 
 CONFIG = QuantConfig.parse("w2a8")
 
 
-def of_every_entry(weight: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+def of_every_entry(weight: Tensor, grid: Grid, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
     view = groups(weight, grid)
-    scale, zero = search(view, grid)
+    counts = None if importance is None else groups((importance / importance.mean()).to(weight).expand_as(weight), grid)
+    scale, zero = search(view, grid, importance=counts)
     zero = torch.as_tensor(zero, dtype=scale.dtype)
     return scale.expand_as(view).reshape(weight.shape), zero.expand_as(view).reshape(weight.shape)
 
@@ -44,8 +45,15 @@ def test_every_column_takes_what_the_plain_problem_gives_it(
     )
     grid = Grid(bits, symmetric=symmetric, per=per)
     scale, zero = of_every_entry(weight.double(), grid)
-    given = weight.double(), x.T @ x, scale, zero, grid, 0.01
-    assert (gptq_columns(*given)[0] - reference_gptq.gptq_columns(*given)).abs().max() < 1e-9
+    check(weight.double(), x.T @ x, scale, zero, grid)
+
+
+def check(weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> None:
+    rounded, _, miss = gptq_columns(weight, Factor.of(hessian.clone(), 0.01, torch.float64), scale, zero, grid)
+    expected = reference_gptq.gptq_columns(weight, hessian, scale, zero, grid, 0.01)
+    assert (rounded - expected).abs().max() < 1e-9
+    away = weight - rounded
+    assert miss == pytest.approx(float(((away @ hessian) * away).sum()), rel=1e-6, abs=1e-9)
 
 
 def test_lazy_blocks_change_nothing() -> None:
@@ -53,8 +61,7 @@ def test_lazy_blocks_change_nothing() -> None:
     x = x * torch.rand(x.shape[1], dtype=torch.float64)
     grid = Grid(3)
     scale, zero = of_every_entry(weight.double(), grid)
-    given = weight.double(), x.T @ x, scale, zero, grid, 0.01
-    assert (gptq_columns(*given)[0] - reference_gptq.gptq_columns(*given)).abs().max() < 1e-9
+    check(weight.double(), x.T @ x, scale, zero, grid)
 
 
 def test_the_layers_answer_is_nearer_than_after_rounding_to_nearest() -> None:
@@ -64,7 +71,7 @@ def test_the_layers_answer_is_nearer_than_after_rounding_to_nearest() -> None:
         grid = Grid(bits)
         scale, zero = of_every_entry(weight, grid)
         nearest = (torch.div(weight, scale) + zero).round().clamp(grid.low, grid.high).sub(zero) * scale
-        ours, _ = gptq_columns(weight, (x.T @ x).double(), scale, zero, grid, 0.01)
+        ours = gptq_columns(weight, Factor.of((x.T @ x).double(), 0.01), scale, zero, grid)[0]
         assert (x @ (ours - weight).T).square().sum() < 0.5 * (x @ (nearest - weight).T).square().sum()
 
 
@@ -82,7 +89,7 @@ def test_a_student_comes_nearer_to_its_teacher(make) -> None:
         assert torch.equal(layer.weight, was[name]) != inside
         if inside:  # the latent weight stays in its level's cell
             scale = layer.weight_quantizer.ranges(layer.rows(), layer.weight_quantizer.grid)[0]
-            assert ((layer.dequantized() - layer.rows()).abs() <= 0.4901 * scale).all()
+            assert ((layer.dequantized() - layer.rows()).abs() <= 0.4901 * scale.abs()).all()
 
 
 def miss(student: nn.Module, teacher: nn.Module, texts: list[dict[str, Tensor]]) -> float:
@@ -100,10 +107,9 @@ def test_a_layer_hears_what_those_before_it_leave() -> None:
     gptq(student, [batch], [("0", student)])
     x = first.inputs(batch["input"])
     for layer, now in zip((first, second), (layer for _, layer in quant_layers(student)), strict=True):
-        scale, zero = of_every_entry(layer.weight.detach(), layer.weight_quantizer.grid)
-        expected, _ = gptq_columns(
-            layer.weight.detach(), (x.T @ x).detach().double(), scale, zero, layer.weight_quantizer.grid, 0.01
-        )
+        weight, grid, moment = layer.weight.detach(), layer.weight_quantizer.grid, (x.T @ x).detach().double()
+        scale, zero = of_every_entry(weight, grid, moment.diagonal())
+        expected = gptq_columns(weight, Factor.of(moment, 0.01), scale, zero, grid)[0]
         assert torch.allclose(now.dequantized(), expected)
         x = now.inputs(torch.tanh(now(batch["input"]))) if layer is first else x
 

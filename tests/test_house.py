@@ -7,6 +7,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+def rooms(names: str) -> list[str]:
+    return [f"zsaq.{name}" for name in names.split()]
+
+
 ROOMS = {  # a package, or a module that stands alone -> what it may import of us, besides itself
     "zsaq.locks": [],
     "zsaq.atomic": ["zsaq.locks"],
@@ -31,14 +37,15 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.train": ["zsaq.atomic", "zsaq.locks", "zsaq.pooling", "zsaq.quant"],
     "zsaq.deploy": ["zsaq.atomic", "zsaq.io", "zsaq.quant"],
     "zsaq.report": ["zsaq.atomic", "zsaq.form", "zsaq.io", "zsaq.run", "zsaq.quant"],
-    "zsaq.language": [*(f"zsaq.{room}" for room in "foreign train method pooling sentence quant".split())],
-    "zsaq.stream": [*(f"zsaq.{room}" for room in "foreign io language train quant".split())],
+    "zsaq.language": [*rooms("foreign train method pooling sentence quant")],
+    "zsaq.stream": [*rooms("foreign io language train quant")],
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
-    "zsaq.eval": [*(f"zsaq.{room}" for room in "atomic foreign script io train pooling sentence quant".split())],
-    "zsaq.knowledge": [*(f"zsaq.{room}" for room in "language report io train".split())],
-    "zsaq.keys": [*(f"zsaq.{room}" for room in "subject report method quant".split())],
+    "zsaq.eval": [*rooms("atomic foreign script io train pooling sentence quant")],
+    "zsaq.knowledge": [*rooms("language report io train")],
+    "zsaq.keys": [*rooms("subject report method quant")],
     "zsaq.student": ["zsaq.atomic", "zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
     # The two files that see language and vision.
+<<<<<<< HEAD
     "zsaq.subject": [
         *(f"zsaq.{room}" for room in "knowledge language vision report io train run method sentence quant".split())
     ],
@@ -48,18 +55,21 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
         "zsaq.closing",
     ],
     "zsaq.synthesizing": [*(f"zsaq.{room}" for room in "subject language report io train".split())],
+=======
+    "zsaq.subject": [*rooms("knowledge language vision report io train run method sentence quant")],
+    "zsaq.closing": [*rooms("subject language train quant")],
+    "zsaq.api": [*rooms("closing keys subject student language vision report io train run method quant")],
+    "zsaq.synthesizing": [*rooms("subject language report io train")],
+>>>>>>> main
     "zsaq.streaming": [
-        *(f"zsaq.{room}" for room in "api subject knowledge stream language report io train run method quant".split()),
+        *rooms("api subject knowledge stream language report io train run method quant"),
         "zsaq.atomic",
     ],
-    "zsaq.comparing": [*(f"zsaq.{room}" for room in "keys subject api student report io train method quant".split())],
-    "zsaq.launch": [*(f"zsaq.{room}" for room in "script comparing api student report io train method".split())],
+    "zsaq.comparing": [*rooms("keys subject api student report io train method quant")],
+    "zsaq.launch": [*rooms("script comparing api student report io train method")],
     # The public page.
     "zsaq": [
-        *(
-            f"zsaq.{room}"
-            for room in "synthesizing streaming comparing api student vision deploy report io train".split()
-        ),
+        *rooms("synthesizing streaming comparing api student vision deploy report io train"),
         *("zsaq.run", "zsaq.method", "zsaq.quant"),
     ],
     "zsaq_cli": ["zsaq"],

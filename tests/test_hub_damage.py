@@ -74,8 +74,8 @@ def pad(state: dict[str, Tensor]) -> None:
     state["bert.pooler.dense.codes"][0, 0] |= 3
 
 
-def set_scale(value: float) -> Callable[[Path], None]:
-    return tensors(lambda t: t[f"{LAYER}.scale"][0].fill_(value))
+def set_scale(value: float, layer: str = LAYER) -> Callable[[Path], None]:
+    return tensors(lambda t: t[f"{layer}.scale"][0].fill_(value))
 
 
 def as_pickle(folder: Path) -> None:
@@ -105,7 +105,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a scale is nan": (set_scale(float("nan")), rf"{LAYER}: scale is not finite and positive"),
     "a scale is infinite": (set_scale(float("inf")), rf"{LAYER}: scale is not finite and positive"),
     "a scale is zero": (set_scale(0.0), rf"{LAYER}: scale is not finite and positive"),
-    "a scale is negative": (set_scale(-1.0), rf"{LAYER}: scale is not finite and positive"),
+    "a scale is negative, and the grid even": (
+        set_scale(-1.0, "bert.encoder.layer.0.output.dense"),
+        r"layer\.0\.output\.dense: scale is not finite and positive",
+    ),
     "a code is out of range": (tensors(pad), r"bert\.pooler\.dense: a code is 3, the grid ends at 2"),
     "another shape": (
         tensors(lambda t: t.update({f"{LAYER}.codes": t[f"{LAYER}.codes"][:9]})),

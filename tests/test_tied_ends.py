@@ -59,6 +59,8 @@ def test_both_ends_of_a_tie_are_quantized_where_either_was_asked_for(
     assert told[table] == f"weights {bits}-bit per channel"
     inputs = "8-bit per token" if "a8" in text else "float"
     assert told[head] == f"weights {bits}-bit per channel, inputs {inputs}"
+    experts = [how for each, how in told.items() if "experts" in each and "Mixtral" in name and text[0:2] == "w4"]
+    assert len(experts) == 2 * ("Mixtral" in name) and all(how.startswith("weights 4-bit") for how in experts)
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     zsaq.save(student, tmp_path / "x")
     again = zsaq.load(tmp_path / "x", type(student))

@@ -52,7 +52,7 @@ def test_a_row_is_the_template_with_two_turns_in_it(template: str) -> None:
     model, turns = llama(tokenizer), Turns.of(tokenizer)
     assert turns is not None
     shown = tokenizer.apply_chat_template([{"role": "user", "content": ASKED}], tokenize=False)
-    assert tokenizer.decode(turns.before) == str(shown).split(ASKED)[0].rstrip(" ")
+    assert tokenizer.decode(list(turns.before)) == str(shown).split(ASKED)[0].rstrip(" ")
     text = turns.write(model, Vocabulary.of(model, tokenizer), 9, 40, rng=torch.Generator().manual_seed(0))
     room = 40 - len(turns.before) - len(turns.between)
     assert len(text) == 9

@@ -1,5 +1,6 @@
 """A large language model quantized from its files to files, in the memory of one block: `zsaq.quantize_files`."""
 
+import dataclasses
 import os
 import platform
 import time
@@ -25,8 +26,9 @@ from zsaq.io.target import ready_target
 from zsaq.io.teacher import name_of
 from zsaq.io.verifying import verified
 from zsaq.knowledge import used
+from zsaq.language.defaults import usual_bits, usual_options
 from zsaq.language.job import TextJob
-from zsaq.language.methods import METHODS, TEXT
+from zsaq.language.methods import METHODS, TEXT, auto
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.plan import make_plan
@@ -49,7 +51,7 @@ SPARE: Final = 1.3  # times a model's bytes in float32, where it writes
 
 
 def quantize_files(
-    model: str | Path, folder: str | Path, config: str | QuantConfig, *, method: Rounding = "gptq",
+    model: str | Path, folder: str | Path, config: str | QuantConfig | None = None, *, method: str = "auto",
     effort: Effort = "default", seed: int = 0, corpus: Any = None, batches: Iterable[Batch] | None = None,
     license: str | None = None, loop: Loop | None = None, **options: Any,
 ) -> Results:  # fmt: skip
@@ -57,23 +59,31 @@ def quantize_files(
 
     For models that do not fit into memory: what is held is one block, the states of the text before it, and, of the
     token table, what is looked up. The student is the one of `zsaq.quantize(model, config, method=method)`, to the bit,
-    and `zsaq.load(folder)` reads it. `method`: "rtn" or "gptq", with its options and `effort`; GPTQ reads `corpus` (see
-    `zsaq.quantize`), or `batches` of one's own, or else the text that the model writes itself, for which it has to fit
-    into memory. The device of `loop` holds one block.
+    and `zsaq.load(folder)` reads it. `method`: "rtn" or "gptq", or "auto", with its options and `effort`; GPTQ reads
+    `corpus` (see `zsaq.quantize`), or `batches` of one's own, or else the text that the model writes itself, for which
+    it has to fit into memory. The device of `loop` holds one block.
 
     Answers the results, which lie beside the student; with text also how near it is to its teacher, on rows that it was
-    not rounded on: "kl" in nats a token, and "agreement". Raises ValueError for another kind of model or method, for
+    not rounded on: "kl" in nats a token, and "agreement". Without a `config`, or with method "auto", both are those of
+    `zsaq.quantize`. Raises ValueError for another kind of model or method, for
     files that call weights otherwise than the model does, and as `zsaq.quantize` does.
     """
     began, loop = time.perf_counter(), loop or Loop()
-    config = QuantConfig.given(config)
-    if method not in ROUNDINGS:
+    if method not in ("auto", *ROUNDINGS):
         raise ValueError(f"method is {method!r}; block by block there are {', '.join(ROUNDINGS)}")
-    row = METHODS[method]
-    budget = budget_of(row, effort, options)
     source = located(model)
     target = ready_target(folder, sum(path.stat().st_size for path in source.glob("*.safetensors")))
     skeleton, reader = Skeleton.of(source), tokenizer_of(source)
+    if config is None:
+        config, meaning = usual_bits(skeleton.model, "causal")
+        say(f"no bits were given: {config}, {meaning}")
+    config = QuantConfig.given(config)
+    if method == "auto":
+        method = auto("causal", config, effort)
+        options = usual_options(METHODS[method], "causal", effort) | options
+    rounding = rounding_of(method)
+    row = METHODS[method]
+    budget = budget_of(row, effort, options)
     set_seed(seed)
     chosen: list[Batch] = []
     held, knowledge, zero_shot = None, (), True
@@ -91,26 +101,35 @@ def quantize_files(
     say(str(Share.of(skeleton.model, plan.chosen, plan.left)))
     with atomic_folder(target) as partial:
         partial.mkdir()
-        plan, near = from_files(source, partial, config, rounding=method, batches=chosen, held=held, loop=loop)
+        plan, near = from_files(source, partial, config, rounding=rounding, batches=chosen, held=held, loop=loop)
         covered = finish(source, partial, plan, torch.float32 if method == "gptq" else None)
         if reader is not None:
             reader.save_pretrained(partial)
         write_checksums(partial)
         verified(partial)
         seconds = round(time.perf_counter() - began, 2)
-        known = {} if near is None else near.scores()
-        rows = (Row("teacher", weight_bytes(source)), Row(method, weight_bytes(partial), seconds, known))
+        known = {} if near is None else dataclasses.asdict(near)
+        own = corpus is None and batches is None
+        rows = (Row("teacher", weight_bytes(source)), Row(method, weight_bytes(partial), seconds, {} if own else known))
         results = Results(
             str(model), method, plan.config, seed, zero_shot, row.inputs, rows, {"effort": effort, **budget.numbers},
             None, covered, knowledge=knowledge, base=base_of(str(model), license), seconds=seconds,
             machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(), "processes": 1},
             versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
-            fingerprint=fingerprint(partial),
+            own_text=known if own else {}, fingerprint=fingerprint(partial),
         )  # fmt: skip
         results.write(partial)
     if near is not None:
         say(str(near))
     return results
+
+
+def rounding_of(method: str) -> Rounding:
+    """Raises ValueError for a method that needs more than one block at a time."""
+    for each in ROUNDINGS:
+        if each == method:
+            return each
+    raise ValueError(f"{method} trains the whole student in memory; block by block there are {', '.join(ROUNDINGS)}")
 
 
 def located(model: str | Path) -> Path:

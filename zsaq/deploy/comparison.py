@@ -56,7 +56,7 @@ def apply_plainly(layer: PackedLayer, x: Tensor, stretched: bool = False) -> tup
     """The layer's rule in float64, from its codes, and by how much rounding ties may move it."""
     owner = layer if layer.table is None else layer.table
     codes = unpack(owner.codes, owner.grid.bits, owner.shape).short() + owner.grid.low
-    weight = dequantize(codes, owner.scale.double(), owner.zeros(), owner.grid)
+    weight = dequantize(codes, owner.scales().double(), owner.zeros(), owner.grid)
     if isinstance(layer, PackedEmbedding):
         return (y := F.embedding(x, weight) * factor_of(layer)), torch.zeros_like(y)
     bias = None if layer.bias is None else layer.bias.double()

@@ -47,7 +47,7 @@ class Integers:
             bits,
             owner.shape[1],
             values.to(torch.int16),
-            owner.scale.flatten(1) / times,
+            owner.scales().flatten(1) / times,
             None if grid.symmetric else owner.zero.flatten(1),
         )
 

@@ -80,7 +80,7 @@ def grid_of(table: PackedEmbedding | QuantEmbedding) -> tuple[Grid, Tensor, Tens
     """The grid, and scale and zero of its rows."""
     if isinstance(table, PackedEmbedding):
         owner = table if table.table is None else table.table
-        return owner.grid, owner.scale, owner.zeros()
+        return owner.grid, owner.scales(), owner.zeros()
     _, scale, zero = table.weight_quantizer.codes(table.weight)
     return table.weight_quantizer.grid, scale, zero
 

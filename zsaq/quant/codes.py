@@ -34,8 +34,8 @@ def round_to_grid(x: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid) ->
     place = torch.div(x, scale)
     if grid.uniform:
         return place.add_(zero).round_().clamp_(grid.low, grid.high)
-    book = codebook(place, grid)
-    return torch.bucketize(place, (book[1:] + book[:-1]) / 2).to(place.dtype)
+    edges = torch.tensor(grid.edges, dtype=place.dtype, device=place.device)
+    return torch.bucketize(place, edges).to(place.dtype)
 
 
 def values_of(codes: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
@@ -46,6 +46,15 @@ def values_of(codes: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
     """Values times the scale, in the scale's dtype and the codes' shape."""
     return (values_of(groups(codes, grid).to(scale.dtype), zero, grid) * scale).reshape(codes.shape)
+
+
+def nearby(x: Tensor, values: Tensor, scale: Tensor, grid: Grid, share: float) -> Tensor:
+    """`x`, at most that share of a step from `values`, which lie on the grid, so that it is rounded to them."""
+    if grid.uniform:
+        return torch.clamp(x, values - share * scale.abs(), values + share * scale.abs())
+    codes, gaps = round_to_grid(values, scale, 0.0, grid).long(), codebook(values, grid).diff()
+    below, above = torch.cat([gaps[:1], gaps])[codes], torch.cat([gaps, gaps[-1:]])[codes]
+    return torch.clamp(x, values - share * below * scale, values + share * above * scale)
 
 
 def within(x: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:

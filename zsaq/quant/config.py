@@ -60,6 +60,16 @@ class QuantConfig:
                 f"activation is per {self.activation.per!r} with {self.activation.levels!r} levels; what a ReLU puts "
                 "out has one static range for the whole tensor and needs its zero: give per='tensor' and integer levels"
             )
+        for name, grid in (("input", self.input), ("activation", self.activation)):
+            if grid is not None and grid.scales != "float32":
+                raise ValueError(
+                    f"{name}.scales is {grid.scales!r}; that is for weights, which are stored: give 'float32'"
+                )
+        if self.ranges == "minmax" and self.weight is not None and self.weight.scaling.united:
+            raise ValueError(
+                f"weight.scales is {self.weight.scales!r}, times a float that is found once for the whole tensor, and "
+                "ranges='minmax' would find it anew in every step: give ranges='searched' or 'learned'"
+            )
         if self.ranges not in get_args(Ranges):
             raise ValueError(f"ranges is {self.ranges!r}; give one of {get_args(Ranges)}")
         for rule in self.rules:

@@ -50,7 +50,7 @@ def check_loaded(model: nn.Module) -> None:
 def reaches(layer: PackedLayer) -> Tensor:
     """Whether the layer's weights are finite in its dtype: bool, of all at once where even the widest code is."""
     most = max(map(abs, layer.grid.values)) if layer.grid.symmetric else layer.grid.high - layer.grid.low
-    if float(layer.scale.max()) * most <= torch.finfo(layer.dtype).max:
+    if float(layer.scales().abs().max()) * most <= torch.finfo(layer.dtype).max:
         return torch.tensor(True)
     finite = layer.dequantized(layer.dtype).isfinite()
     layer.cache = None

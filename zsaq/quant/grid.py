@@ -4,16 +4,14 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Final, Literal
+from typing import Literal
+
+import numpy as np
+
+from zsaq.quant.codebooks import CODEBOOKS, codebook_bits
+from zsaq.quant.scales import FORMATS, Scales
 
 Per = Literal["tensor", "channel", "token"] | int
-
-CODEBOOKS: Final[dict[str, tuple[float, ...]]] = {
-    "half": (-1.5, -0.5, 0.5, 1.5),  # Liu et al. 2025, arXiv 2502.02631
-    "ternary": (-1.0, 0.0, 1.0),  # Li et al. 2016, arXiv 1605.04711
-}
-"""The levels that have a name, ascending, in units of the scale. A new number format of weights is a row here; what has
-a kernel of its own for codebooks that are not evenly spaced reads `Grid.values`, and all else refuses them."""
 
 
 @dataclass(frozen=True)
@@ -25,13 +23,15 @@ class Grid:
     one group), or groups of that many entries along the input (last) dimension; a convolution's is its flattened
     [in * height * width]. `levels`: "integer", or a row of `CODEBOOKS`, by name and never just "2-bit": "half" {-1.5,
     -.5, .5, 1.5} (default of `parse` at 2 bits for its quality), "ternary" {-1, 0, 1}; "integer" of 2 bits is {-2, -1,
-    0, 1}. Raises ValueError for anything else.
+    0, 1}. `scales`: the format of the scales, a row of `zsaq.quant.scales.FORMATS`: "float32", "float16", "e8m0"
+    (powers of two), "e4m3" (8-bit floats times one float of the whole tensor). Raises ValueError for anything else.
     """
 
     bits: int = 4
     symmetric: bool = True
     per: Per = "channel"
     levels: str = "integer"
+    scales: str = "float32"
 
     def __post_init__(self) -> None:
         if type(self.bits) is not int or not 2 <= self.bits <= 8:
@@ -40,6 +40,10 @@ class Grid:
             raise ValueError(f"symmetric is {self.symmetric!r}; give true or false")
         if self.per not in ("tensor", "channel", "token") and (type(self.per) is not int or self.per < 1):
             raise ValueError(f"per is {self.per!r}; give 'tensor', 'channel', 'token' or a positive group size")
+        if not isinstance(self.scales, str) or self.scales not in FORMATS:
+            raise ValueError(f"scales is {self.scales!r}; give one of {tuple(FORMATS)}")
+        if self.scales in ("e8m0", "e4m3") and not self.symmetric:
+            raise ValueError(f"scales {self.scales!r} are for symmetric grids; give scales='float16' or 'float32'")
         if self.levels == "integer":
             return
         if not isinstance(self.levels, str) or self.levels not in CODEBOOKS:
@@ -86,15 +90,34 @@ class Grid:
         """
         return 2.0 if (self.symmetric, self.levels, self.bits) == (True, "integer", 2) else self.values[-1]
 
+    @cached_property
+    def edges(self) -> tuple[float, ...]:
+        """The largest float32 that is rounded to each value but the last; of two values as near, to the one that stands
+        an even number of values from zero, which is how floats round their ties."""
+        book, middle = self.values, min(range(len(self.values)), key=lambda code: abs(self.values[code]))
+        edges = []
+        for code, (below, above) in enumerate(pairwise(book)):
+            mean = (below + above) / 2
+            edge, down = np.float32(mean), np.float32(-np.inf)
+            past = float(edge) > mean or (float(edge) == mean and (code - middle) % 2 == 1)
+            edges.append(float(np.nextafter(edge, down) if past else edge))
+        return tuple(edges)
+
+    @cached_property
+    def lopsided(self) -> bool:
+        """Whether a negative scale makes another grid of it: one that reaches further to one side of zero than to the
+        other. Then a scale may be negative, if its format allows."""
+        return self.symmetric and self.uniform and self.values[0] != -self.values[-1] and self.scaling.signed
+
+    @property
+    def scaling(self) -> Scales:
+        """The format of the scales."""
+        return FORMATS[self.scales]
+
     @property
     def step(self) -> float:
         """The mean distance between neighbouring values."""
         return (self.values[-1] - self.values[0]) / (self.high - self.low)
-
-
-def codebook_bits(levels: str) -> int:
-    """How many bits the codes of a named codebook have."""
-    return (len(CODEBOOKS[levels]) - 1).bit_length()
 
 
 def describe(grid: Grid | None) -> str:
@@ -103,4 +126,5 @@ def describe(grid: Grid | None) -> str:
         return "float"
     kind = "" if grid.levels == "integer" else f" {grid.levels}"
     per = grid.per if isinstance(grid.per, str) else f"group of {grid.per}"
-    return f"{grid.bits}-bit{kind}{'' if grid.symmetric else ' asymmetric'} per {per}"
+    scales = f", scales in {grid.scaling.name}" if grid.scaling.name else ""
+    return f"{grid.bits}-bit{kind}{'' if grid.symmetric else ' asymmetric'} per {per}{scales}"

@@ -19,9 +19,9 @@ from zsaq.quant.packed import PackedLayer, packed_layers, quantized
 
 NOTE: Final = "!! This is a zsaq model: pip install zsaq, and import zsaq before from_pretrained !!"
 FLOATS: Final = ("F64", "F32", "F16", "BF16")
-DTYPE_NAMES: Final = {torch.uint8: "U8", torch.int64: "I64", torch.float32: "F32"}
+DTYPE_NAMES: Final = {torch.uint8: "U8", torch.int64: "I64", torch.float16: "F16", torch.float32: "F32"}
 AGAIN: Final = "save the student again with save_pretrained, or fetch the files again"
-TRAINED: Final = ("latent", "weight_quantizer.ranges.scale", "weight_quantizer.ranges.zero")  # `quant.latents`
+TRAINED: Final = ("latent", *(f"weight_quantizer.ranges.{each}" for each in ("scale", "zero", "unit")))  # of `latents`
 DECOY: Final = ("U8", (1,))
 SPARE, TIMES = 2**28, 4  # bytes of masks and the like, and how many times the files' size they may have on top
 
@@ -67,7 +67,8 @@ def trained_shapes(layer: nn.Module) -> dict[str, tuple[int, ...]]:
     """What a checkpoint of training may hold of a layer besides its codes."""
     if not isinstance(layer, PackedLayer) or layer.table is not None:
         return {}
-    return dict(zip(TRAINED, (layer.shape, tuple(layer.scale.shape), tuple(layer.scale.shape)), strict=True))
+    shapes = [layer.shape, tuple(layer.scale.shape), tuple(layer.scale.shape)]
+    return dict(zip(TRAINED, shapes + [(1,)] * layer.grid.scaling.united, strict=False))
 
 
 def check_header(model: nn.Module, header: Header) -> None:

@@ -55,7 +55,7 @@ def restore(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> No
                 f"{name}: these are the codes of a saved model, which training cannot go on from: give a folder "
                 "checkpoint-<step> that Trainer wrote of this student, or read the model by zsaq.load"
             )
-        for part in ("codes", "scale", "zero"):
+        for part in ("codes", "scale", "unit", "zero"):
             state.pop(f"{own}{part}", None)
         state[f"{own}weight"] = rows.T if layer.columns_first else rows.view_as(layer.weight)
         rounding = {key: value for key, value in saved.items() if key.startswith(f"{source}weight_quantizer.")}

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
+from zsaq.quant.bounds import TINY
 from zsaq.quant.codes import groups
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.grid import Grid
 from zsaq.quant.kinds import ExpertLinear, by_expert, form_of, kind_of
 from zsaq.quant.quantizer import Quantizer
-from zsaq.quant.ranges import RANGES, TINY, input_range
+from zsaq.quant.ranges import RANGES, input_range
 
 
 class QuantLayer(nn.Module):
@@ -201,7 +202,7 @@ def parameter_groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
     for _, layer in quant_layers(student):
         scale = layer.weight_quantizer.ranges.trained()
         if scale is not None and id(scale) not in scales:
-            share = scale.detach().mean() / layer.weight.detach().float().square().mean().sqrt().clamp_min(TINY)
+            share = scale.detach().abs().mean() / layer.weight.detach().float().square().mean().sqrt().clamp_min(TINY)
             scales[id(scale)] = {"params": [scale], "lr": lr * min(1.0, float(share)), "weight_decay": 0.0}
     rest = [p for p in student.parameters() if p.requires_grad and id(p) not in scales]
     return [{"params": rest, "lr": lr}, *(g for g in scales.values() if g["params"][0].requires_grad)]

@@ -22,8 +22,9 @@ from zsaq.quant.unpacked import WRITTEN, Unpacked
 class PackedLayer(Unpacked):
     """What the packed layers share. Never constructed: `become_packed` gives a layer its class.
 
-    Buffers: `codes` [out, bytes] uint8; `scale` [out, 1], [out, groups, 1] or [1, 1], float32 whatever the model is
-    cast to; `zero` like scale, uint8, only on asymmetric grids. The end of a tie has none and reads its table's.
+    Buffers: `codes` [out, bytes] uint8; `scale` [out, 1], [out, groups, 1] or [1, 1], in the format that the grid has
+    for it, whatever the model is cast to; `unit` [1] float32, times which the scales of some formats stand; `zero` like
+    scale, uint8, only on asymmetric grids. The end of a tie has none and reads its table's.
     """
 
     bias: Tensor | None
@@ -33,13 +34,15 @@ class PackedLayer(Unpacked):
         return x if self.input_quantizer is None else self.input_quantizer(x)
 
     def _apply(self, fn, recurse: bool = True):
-        scale = None if self.table is not None else self.scale
+        held = {name: self._buffers[name] for name in ("scale", "unit") if name in self._buffers}
         kept = self.shown if self.table is None and self.written() else None
         super()._apply(fn, recurse)
         self.release()
         self.dtype, self.shown = fn(torch.empty(0, dtype=self.dtype)).dtype, None if kept is None else fn(kept)
-        if scale is not None and self.scale.dtype != torch.float32:  # cast with the model: it would lose bits
-            self.scale = scale.to(self.scale.device)
+        for name, before in held.items():
+            now = self._buffers[name]
+            if before is not None and now is not None and now.dtype != before.dtype:  # cast with the model
+                self._buffers[name] = before.to(now.device)
         return self
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
@@ -54,7 +57,8 @@ class PackedLayer(Unpacked):
         if self.table is None:
             if self.codes.is_meta:
                 raise ValueError("its codes lie on the meta device: leave offload_buffers off")
-            if not (self.scale.isfinite() & (self.scale > 0)).all():
+            scales = self.scales().abs() if self.grid.lopsided else self.scales()
+            if not (scales.isfinite() & (scales > 0)).all():
                 raise ValueError("scale is not finite and positive everywhere")
             codes = unpack(self.codes, self.grid.bits, self.shape)
             if codes.numel() and int(codes.max()) > self.grid.high - self.grid.low:
@@ -112,7 +116,7 @@ class PackedEmbedding(PackedLayer, nn.Embedding):  # type: ignore[misc]
         flat = input.flatten()
         codes = unpack(F.embedding(flat, owner.codes), owner.grid.bits, (len(flat), owner.shape[1]))
         zero = owner.grid.zero if owner.grid.symmetric else owner.zero[flat]
-        rows = dequantize(codes.short() + owner.grid.low, owner.scale[flat], zero, owner.grid)
+        rows = dequantize(codes.short() + owner.grid.low, owner.scales(flat), zero, owner.grid)
         return rows.to(self.dtype).view(*input.shape, owner.shape[1])
 
 

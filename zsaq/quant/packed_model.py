@@ -96,7 +96,9 @@ def become_packed(layer: nn.Module, grid: Grid, inputs: Quantizer | None, owner:
     if owner is None:
         empty = partial(torch.empty, device=rows.device)
         layer.register_buffer("codes", empty(layer.shape[0], width(layer.shape[1], grid.bits), dtype=torch.uint8))
-        layer.register_buffer("scale", empty(*scales, 1, dtype=torch.float32))
+        layer.register_buffer("scale", empty(*scales, 1, dtype=grid.scaling.dtype))
+        if grid.scaling.united:
+            layer.register_buffer("unit", empty(1, dtype=torch.float32))
         if not grid.symmetric:
             layer.register_buffer("zero", empty(*scales, 1, dtype=torch.uint8))
 
@@ -109,9 +111,13 @@ def packed_weight(layer: QuantLayer) -> dict[str, Tensor]:
 @torch.no_grad()
 def packed_rows(rows: Tensor, quantizer: Quantizer) -> dict[str, Tensor]:
     """The same from its rows [out, in * ...] and what rounds them."""
-    grid = quantizer.grid
+    grid, form = quantizer.grid, quantizer.grid.scaling
     codes, scale, zero = quantizer.codes(rows)
-    buffers = {"codes": pack(codes.short() - grid.low, grid.bits), "scale": scale.float().contiguous()}
+    unit = quantizer.ranges.unit_of(scale, grid)
+    stored = form.encode(scale, unit).contiguous()
+    assert form.name == "" or torch.equal(form.decode(stored, unit), scale.float()), "scales that no file holds"
+    buffers = {"codes": pack(codes.short() - grid.low, grid.bits), "scale": stored}
+    buffers |= {} if unit is None else {"unit": unit.clone()}
     return buffers if grid.symmetric else {**buffers, "zero": zero.to(torch.uint8).contiguous()}
 
 

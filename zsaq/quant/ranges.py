@@ -1,6 +1,5 @@
 """Ranges choose scale and zero. They see a tensor as groups: shape [..., group], one scale for each group."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, final
@@ -8,77 +7,12 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.codes import round_to_grid, values_of, wide
+from zsaq.quant.bounds import LEAST, apart, floored, from_bounds
+from zsaq.quant.codes import round_to_grid, values_of
+from zsaq.quant.dynamic import MinMax, Range
 from zsaq.quant.grid import Grid
 from zsaq.quant.observer import EMAMinMax
-
-TINY = 1e-8  # smallest scale: a group of zeros stays zeros
-LEAST: Final = torch.tensor(TINY, dtype=torch.float32, device="cpu").item()  # as float32 holds it: a little less
-
-
-def floored(scale: Tensor) -> Tensor:
-    """`scale`, of float32 at least, and at least TINY."""
-    return scale.clamp_min(TINY)
-
-
-def from_bounds(lo: Tensor, hi: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
-    """Scale and zero that cover [lo, hi]; zero is always on the grid."""
-    lo, hi = wide(lo).clamp(max=0), wide(hi).clamp(min=0)
-    if grid.symmetric:
-        return floored(torch.maximum(-lo, hi) / grid.amplitude), grid.zero
-    scale = floored((hi - lo) / grid.amplitude)
-    return scale, torch.round(-lo / scale).clamp_(grid.low, grid.high)
-
-
-class Range(nn.Module, ABC):
-    """Chooses scale and zero for tensors seen as groups [..., group], and says what else it is.
-
-    `static`: one scale and zero for whole tensors, which `zsaq.calibrate` fills; `kept`: scale and zero do not follow
-    the tensor, so that its rows may be rounded one by one, and weights be moved on a grid that stays; `observing`: who
-    looks at what passes, unrounded, instead of it being rounded. What a range holds moves with the model and is never
-    cast with it, as half precision would move the whole grid.
-    """
-
-    static = False
-    kept = False
-    observing: EMAMinMax | None = None
-
-    @abstractmethod
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
-        """Scale [..., 1], float32 at least, and zero: [..., 1] if asymmetric, else the grid's own number."""
-
-    def covers(self, grid: Grid) -> bool:
-        """Whether no entry lies outside, but for the rounding of an integer zero: then every gradient passes."""
-        return False
-
-    def trained(self) -> nn.Parameter | None:
-        """The scale, where it is learned with the weights."""
-        return None
-
-    def check(self) -> None:
-        """Raises ValueError for a scale and zero that no run leaves. Waits for the device."""
-
-    def _apply(self, fn, recurse: bool = True):
-        held = [(name, each.data) for name, each in (*self.named_parameters(), *self.named_buffers())]
-        super()._apply(fn, recurse)
-        for name, before in held:
-            if (now := getattr(self, name)).dtype != before.dtype:
-                now.data = before.to(now.device)
-        return self
-
-
-@final
-class MinMax(Range):
-    """The extremes of what is seen now: dynamic for activations, abs-max for weights."""
-
-    def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
-        x = x.detach()
-        if grid.symmetric:
-            return floored(wide(x.abs().amax(-1, keepdim=True)) / grid.amplitude), grid.zero
-        return from_bounds(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), grid)
-
-    def covers(self, grid: Grid) -> bool:
-        return not grid.symmetric or grid.amplitude <= grid.values[-1]
+from zsaq.quant.scales import Straight
 
 
 @final
@@ -184,26 +118,38 @@ def input_range(grid: Grid) -> Range:
 
 @torch.no_grad()
 def search(
-    x: Tensor, grid: Grid, power: float = 2.0, factors: Sequence[float] | None = None
+    x: Tensor,
+    grid: Grid,
+    power: float = 2.0,
+    factors: Sequence[float] | None = None,
+    importance: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | float]:
-    """The min-max scale times the factor that minimises sum |error|^power, for each group of x [..., group]."""
+    """The min-max scale times the factor that minimises sum |error|^power, for each group of x [..., group]. Scales
+    are tried as their format holds them; where that has few, all of those about the first are tried.
+
+    With `importance`, of x's shape and not negative: sum importance * |error|^power, and a lopsided grid is tried the
+    other way round too, by a negative scale.
+    """
     widest, zero = MinMax()(x, grid)
+    form, unit = grid.scaling, grid.scaling.unit(widest)
+    factors = form.factors or factors
     if factors is None:
         low = grid.bits < 5  # a row with outliers needs a small share of its maximum at 2 bits
         factors = torch.linspace(1.0, 0.15, 64).tolist() if low else torch.linspace(1.0, 0.85, 12).tolist()
+    if importance is not None and grid.lopsided:
+        factors = [*factors, *(-factor for factor in factors)]
     rows = max(1, 2**16 // x.shape[-1])  # chunks stay in the processor's cache
+    offsets = zero if isinstance(zero, Tensor) else torch.full_like(widest, zero)
+    chunks = [each.flatten(0, -2).split(rows) for each in (x, widest, offsets)]
+    counts = [None] * len(chunks[0]) if importance is None else importance.flatten(0, -2).split(rows)
     best = []
-    for part, most, offset in zip(
-        x.flatten(0, -2).split(rows),
-        widest.flatten(0, -2).split(rows),
-        (zero if isinstance(zero, Tensor) else torch.full_like(widest, zero)).flatten(0, -2).split(rows),
-        strict=True,
-    ):
+    for part, most, offset, count in zip(*chunks, counts, strict=True):
         scale, error = most.clone(), torch.full_like(most, torch.inf)
         for factor in factors:
-            tried = (most * factor).clamp_min_(TINY)
+            tried = form.held(apart(most * factor), unit)
             miss = values_of(round_to_grid(part, tried, offset, grid), offset, grid).mul_(tried).sub_(part)
-            miss = (miss.square_() if power == 2 else miss.abs_().pow_(power)).sum(-1, keepdim=True)
+            miss = miss.square_() if power == 2 else miss.abs_().pow_(power)
+            miss = (miss if count is None else miss.mul_(count)).sum(-1, keepdim=True)
             scale, error = torch.where(miss < error, tried, scale), torch.minimum(miss, error)
         best.append(scale)
     return torch.cat(best).view_as(widest), zero
@@ -211,7 +157,10 @@ def search(
 
 @final
 class MSEOptimal(Range):
-    """Scale and zero found by search on the tensor given at the start, then kept, or trained if `learned` (LSQ)."""
+    """Scale and zero found by search on the tensor given at the start, then kept, or trained if `learned` (LSQ).
+
+    `unit` [1]: the float times which the scales stand, for a format that has one; it stays.
+    """
 
     scale: Tensor
     zero: Tensor
@@ -226,7 +175,10 @@ class MSEOptimal(Range):
         factors: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        scale, zero = search(x.detach().float(), grid, power, factors)
+        x = x.detach().float()
+        scale, zero = search(x, grid, power, factors)
+        if grid.scaling.united:
+            self.register_buffer("unit", grid.scaling.unit(MinMax()(x, grid)[0]))
         if learned:
             self.scale = nn.Parameter(scale)
         else:
@@ -236,10 +188,24 @@ class MSEOptimal(Range):
         )
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
-        return floored(self.scale), grid.zero if grid.symmetric else self.zero
+        return self.held(self.scale, grid), grid.zero if grid.symmetric else self.zero
+
+    def held(self, scale: Tensor, grid: Grid) -> Tensor:
+        """Such scales as their format holds them; the gradient passes."""
+        scale, unit = apart(scale), self._buffers.get("unit")
+        return scale if grid.scales == "float32" else Straight.apply(scale, unit, grid.scaling)
+
+    def unit_of(self, scale: Tensor, grid: Grid) -> Tensor | None:
+        return self._buffers.get("unit")
 
     def trained(self) -> nn.Parameter | None:
         return self.scale if isinstance(self.scale, nn.Parameter) else None
+
+    @torch.no_grad()
+    def weigh(self, x: Tensor, grid: Grid, importance: Tensor) -> None:
+        scale, zero = search(x.float(), grid, importance=importance.float())
+        self.scale.copy_(scale)
+        self.zero.copy_(torch.as_tensor(zero))
 
 
 RANGES: Final[dict[str, Callable[[Tensor, Grid], Range]]] = {

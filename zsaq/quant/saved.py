@@ -6,7 +6,7 @@ from typing import Any, Final
 
 LATER: Final[dict[str, dict[str, Any]]] = {
     "QuantConfig": {"head": None, "spare_tied": True},
-    "Grid": {},
+    "Grid": {"scales": "float32"},
     "Plan": {"headed": []},
 }
 """Keys by their class that files of format 1 came to have, and what stands for them in files that are older."""

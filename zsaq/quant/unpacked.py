@@ -25,7 +25,7 @@ def edited(before: list[tuple[int, int]], now: list[tuple[int, int]]) -> bool:
 
 
 class Unpacked(nn.Module):
-    """Codes and scale, and the weight that they stand for. Never constructed; the end of a tie reads its table's."""
+    """Codes and scales, and the weight that they stand for. Never constructed; the end of a tie reads its table's."""
 
     codes: Tensor
     scale: Tensor
@@ -40,6 +40,11 @@ class Unpacked(nn.Module):
 
     def zeros(self) -> Tensor | float:
         return self.grid.zero if self.grid.symmetric else self.zero
+
+    def scales(self, rows: Tensor | None = None) -> Tensor:
+        """The scales [out or 1, ..., 1] float32, of some rows if their indices are given."""
+        stored = self.scale if rows is None else self.scale[rows]
+        return self.grid.scaling.decode(stored, self._buffers.get("unit"))
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight, rows first and flat [out, in * ...], unpacked once for each device and dtype, then kept."""
@@ -59,7 +64,7 @@ class Unpacked(nn.Module):
         # An inference tensor would be of no use to a later pass with gradients.
         with torch.inference_mode(False), torch.no_grad():
             codes = unpack(self.codes, self.grid.bits, self.shape).short() + self.grid.low
-            return dequantize(codes, self.scale, self.zeros(), self.grid).to(dtype)
+            return dequantize(codes, self.scales(), self.zeros(), self.grid).to(dtype)
 
     @property
     def weight(self) -> Tensor:

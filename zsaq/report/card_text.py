@@ -13,6 +13,7 @@ from torch import nn
 from zsaq.quant.grid import describe
 from zsaq.quant.model import coverage
 from zsaq.quant.plan import plan_of
+from zsaq.quant.sizes import bits_per_weight
 from zsaq.report.card import Card, MetricScore
 from zsaq.report.table import Table, code, link, markdown, printable
 
@@ -140,7 +141,7 @@ def weights(card: Card, folder: Path, model: nn.Module) -> str:
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     before = card.base_bytes
     ratio = f" (base model: {before:,} bytes, {before / size:.1f} times as many)" if before else ""
-    lines += [f"- weights on disk: {size:,} bytes{ratio}", ""]
+    lines += [f"- weights on disk: {size:,} bytes{ratio}, {bits_per_weight(model):.2f} bits a weight in all", ""]
     table = Table([{"modules": count, "how": how} for how, count in counts.most_common()])
     return "\n".join([*lines, table.to_markdown()])
 

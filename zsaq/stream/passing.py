@@ -1,7 +1,7 @@
 """A skeleton that computes: what a pass calls is read from the files when it is called, and let go of behind it."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ from zsaq.quant.packing import unpack
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import RANGES
 from zsaq.stream.skeleton import Skeleton, put
-from zsaq.train.chain import instead
+from zsaq.train.chain import Chain, instead
 
 ROWS = 4096  # of a table or a head that are in floats at once
 Packed = Mapping[str, Tensor]
@@ -91,9 +91,10 @@ def by_rows(skeleton: Skeleton, config: QuantConfig | None, packed: Packed | Non
     def rows(start: int, stop: int) -> Tensor:
         if packed is None or grid is None:
             return skeleton.weights.rows(source, slice(start, stop), torch.float32)
-        part = {key: value[start:stop] for key, value in packed.items()}
+        part = {key: value[start:stop] for key, value in packed.items() if key != "unit"}
         codes = unpack(part["codes"], grid.bits, (len(part["codes"]), width)).short() + grid.low
-        return dequantize(codes, part["scale"].float(), grid.zero if grid.symmetric else part["zero"], grid)
+        scale = grid.scaling.decode(part["scale"], packed.get("unit"))
+        return dequantize(codes, scale, grid.zero if grid.symmetric else part["zero"], grid)
 
     def forward(x: Tensor) -> Tensor:
         x = x if inputs is None else inputs(x)
@@ -110,21 +111,23 @@ def packed_matrix(skeleton: Skeleton, source: str, grid: Grid, ranges: str) -> d
     """A matrix of the files, rounded to nearest and packed, some of its rows at a time: what `packed_rows` makes of it
     whole."""
     count = skeleton.weights.header[source][1][0]
-    size = count if grid.per == "tensor" else ROWS
-    parts: list[dict[str, Tensor]] = []
+    size = count if grid.per == "tensor" or grid.scaling.united else ROWS
+    whole: dict[str, Tensor] = {}
     for start in range(0, count, size):
         rows = skeleton.weights.rows(source, slice(start, start + size), torch.float32)
-        parts.append(packed_rows(rows, Quantizer(grid, RANGES[ranges](groups(rows, grid), grid))))
-    return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        for key, part in packed_rows(rows, Quantizer(grid, RANGES[ranges](groups(rows, grid), grid))).items():
+            if start == 0:
+                whole[key] = part.new_empty(len(part) if len(rows) == count else count, *part.shape[1:])
+            whole[key][start : start + len(part)] = part
+    return whole
 
 
 @torch.no_grad()
-def ended(skeleton: Skeleton, state: Tensor, ids: Tensor, forms: Sequence[int]) -> Tensor:
-    """The logits that the model answers where its last block answers `state`; no block computes."""
+def ended(skeleton: Skeleton, chain: Chain, ids: Tensor) -> Tensor:
+    """The logits that the model answers after what the last block of its chain has answered; no block computes."""
 
     def stub(form: int) -> Callable[..., Any]:
-        return lambda *args, **kwargs: (state, *[None] * (form - 1)) if form else state
+        return lambda *args, **kwargs: (chain.answers[0], *[None] * (form - 1)) if form else chain.answers[0]
 
-    blocks = [skeleton.model.get_submodule(name) for name in skeleton.blocks]
-    with instead(blocks, [stub(form) for form in forms]):
+    with instead(chain.blocks, [stub(form) for form in chain.forms or ()]):
         return skeleton.model(input_ids=ids, use_cache=False).logits

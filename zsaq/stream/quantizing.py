@@ -5,13 +5,13 @@ inputs, each of which the block before has answered.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, final, get_args
+from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from zsaq.language.nearness import Nearness
 from zsaq.language.sam_sga import with_learned_ranges
 from zsaq.quant.adapter import packed_tensors
 from zsaq.quant.config import QuantConfig
@@ -31,36 +31,6 @@ Rounding = Literal["rtn", "gptq"]
 ROUNDINGS: Final[tuple[Rounding, ...]] = get_args(Rounding)
 DAMPING: Final = 0.01
 TOKENS: Final = 32  # whose logits are compared at once
-
-
-@final
-@dataclass(frozen=True)
-class Nearness:
-    """How near a student is to its teacher on `tokens` of text: mean KL(teacher || student) in nats a token, and the
-    share of tokens of which both say the same."""
-
-    kl: float
-    agreement: float
-    tokens: int
-
-    def scores(self) -> dict[str, float]:
-        return {"agreement": self.agreement, "kl": self.kl}
-
-    def __str__(self) -> str:
-        return (
-            f"On {self.tokens} tokens that it was not rounded on, the student agrees with its teacher on "
-            f"{self.agreement:.1%}; KL {self.kl:.4f} nats a token"
-        )
-
-    @classmethod
-    def of(cls, teacher: Tensor, student: Tensor) -> "Nearness":
-        """Of logits [..., V]."""
-        kl, same, teacher, student = 0.0, 0.0, teacher.flatten(0, -2), student.flatten(0, -2)
-        for ours, theirs in zip(teacher.split(TOKENS), student.split(TOKENS), strict=True):
-            t, s = (each.float().log_softmax(-1) for each in (ours, theirs))
-            kl += float((t.exp() * (t - s)).sum())
-            same += float((t.argmax(-1) == s.argmax(-1)).sum())
-        return cls(kl / len(teacher), same / len(teacher), len(teacher))
 
 
 @torch.no_grad()
@@ -94,12 +64,14 @@ def quantize_files(
     compared: list[Batch] = [] if held is None else [{"input_ids": held}]
     with ends(skeleton), read_on_call(skeleton):
         teacher = [model(**batch, use_cache=False).logits for batch in compared]
-        forms = linked(skeleton, [*batches, *compared])
+        tried = linked(skeleton, [*batches, *compared])
     device = loop.accelerator.device
-    with ends(skeleton, table, head, codes):
+    with ends(skeleton, table, head, codes if compared else None):
+        del codes
         chains = [
-            Chain(model, skeleton.blocks, each, forms=forms, device=device, last=each is compared)
+            Chain(model, skeleton.blocks, each, like=tried, device=device, last=each is compared)
             for each in (batches, compared)
+            if each
         ]
         with StepLog(loop.accelerator, rounding, len(skeleton.blocks), loop.folder, every=1) as log:
             for number, name in enumerate(skeleton.blocks):
@@ -117,18 +89,19 @@ def quantize_files(
         shards.finish()
         if held is None:
             return plan, None
-        return plan, Nearness.of(teacher[0], ended(skeleton, chains[1].answers[0], held, forms))
+        answers = (each.flatten(0, 1).split(TOKENS) for each in (teacher[0], ended(skeleton, chains[-1], held)))
+        return plan, Nearness.mean([Nearness.of(*pair) for pair in zip(*answers, strict=True)])
 
 
-def linked(skeleton: Skeleton, batches: Sequence[Batch]) -> list[int]:
-    """How the blocks answer (`Chain`), tried on a row of the first of `batches`. Raises ValueError where they do not
-    follow each other alone."""
+def linked(skeleton: Skeleton, batches: Sequence[Batch]) -> Chain | None:
+    """A chain of the blocks over a row of the first of `batches`. Raises ValueError where they do not follow each other
+    alone."""
     if not batches:
-        return []
-    forms = Chain(skeleton.model, skeleton.blocks, [{key: value[:1] for key, value in batches[0].items()}]).forms
-    if forms is None:
+        return None
+    chain = Chain(skeleton.model, skeleton.blocks, [{key: value[:1] for key, value in batches[0].items()}])
+    if chain.forms is None:
         raise ValueError(f"the blocks of {type(skeleton.model).__name__} do not follow each other alone: {IN_MEMORY}")
-    return forms
+    return chain
 
 
 def swapped(block: nn.Module, name: str, plan: Plan) -> dict[str, QuantLayer]:

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from zsaq.train.pair import Batch, run_model
 
+Args = tuple[tuple, dict[str, Any]]  # args and kwargs
+
 
 class Reached(Exception):
     """Ends a forward pass at the block: what comes after is of no use."""
@@ -43,27 +45,33 @@ class Calls:
         return first_of(block(first, *args[1:], **kwargs))
 
 
-def collect(
-    student: nn.Module, block: nn.Module, teacher: nn.Module, twin: nn.Module, chunks: Sequence[Batch], budget: int
+def collected(
+    before: Sequence[Args], after: Sequence[Tensor], own: Sequence[Args], budget: int, device: torch.device
 ) -> Calls:
-    """What `block` of the student and its `twin` of the teacher are called with, and what the twin answers."""
-    before, after, own, others = [], [], [], []
-    for batch in chunks:
-        args, kwargs, answer = call_of(teacher, twin, batch, answers=True)
-        before.append(first_of(args or tuple(kwargs.values())).cpu())
-        after.append(first_of(answer).float().cpu())
-        args, kwargs, _ = call_of(student, block, batch, answers=False)
-        own.append(first_of(args or tuple(kwargs.values())).cpu())
-        # What else the call holds; where the first tensor stood is left empty.
-        others.append(((None, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): None}))
-    sizes = [len(x) for x in own]
-    tensors = [torch.cat(parts) for parts in (before, after, own)]
+    """Of the calls of a teacher's twin and its answers, and of the student's own calls, batch by batch; on the device
+    if they fill at most `budget` bytes."""
+    seen = [first_of(args or tuple(kwargs.values())).cpu() for args, kwargs in own]
+    sizes = [len(x) for x in seen]
+    tensors = [
+        torch.cat([first_of(args or tuple(kwargs.values())).cpu() for args, kwargs in before]),
+        torch.cat([answer.float().cpu() for answer in after]),
+        torch.cat(seen),
+    ]
     if sum(t.nbytes for t in tensors) <= budget:
-        device = next(iter(chunks[0].values())).device
         tensors = [t.to(device) for t in tensors]
-    x, y, seen = tensors
+    # What else a call holds; where the first tensor stood is left empty.
+    others = [replaced(call, None) for call in own]
     places, named = zip(*others, strict=True)
-    return Calls(x, y, seen, _stack(places, sizes), _stack(named, sizes))
+    x, y, here = tensors
+    return Calls(x, y, here, _stack(places, sizes), _stack(named, sizes))
+
+
+def replaced(call: Args, first: Tensor | None) -> Args:
+    """A call with another first value."""
+    args, kwargs = call
+    if args:
+        return (first, *args[1:]), kwargs
+    return (), {key: first if number == 0 else value for number, (key, value) in enumerate(kwargs.items())}
 
 
 @torch.no_grad()

@@ -14,10 +14,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.train.calls import Reached, call_of, first_of, without_cache
+from zsaq.train.calls import Args, Calls, Reached, call_of, collected, first_of, replaced, without_cache
 from zsaq.train.pair import Batch, run_model
-
-Args = tuple[tuple, dict[str, Any]]  # args and kwargs
 
 
 @final
@@ -25,19 +23,22 @@ class Chain:
     """The calls of `blocks` [name], in the order in which `model` calls them, over all `batches`.
 
     `calls(number)` are those of that block, (args, kwargs) for each batch; `answered(number)` has to be told when it is
-    done with. `forms`: how the blocks answer, see `answer_forms`, of an earlier chain of the same model; None where the
-    blocks are no chain. `device`: where calls are moved to, from where the states are kept. With `last`, what the last
-    block answers is kept too, as `answers`. Memory: the states of all batches before one block.
+    done with. `forms`: how the blocks answer, see `answer_forms`; None where they are no chain. `like`: a chain of
+    blocks that are alike, as of a student's teacher, which has tried that. `device`: where calls are moved to, from
+    where the states are kept. With `last`, what the last block answers is kept too, as `answers`. Memory: the states of
+    all batches before one block.
     """
 
     def __init__(
-        self, model: nn.Module, blocks: Sequence[str], batches: Sequence[Batch], *, forms: list[int] | None = None,
+        self, model: nn.Module, blocks: Sequence[str], batches: Sequence[Batch], *, like: "Chain | None" = None,
         device: torch.device | None = None, last: bool = False,
     ) -> None:  # fmt: skip
         self.model, self.batches, self.device, self.last = model, batches, device, last
         self.blocks = [model.get_submodule(name) for name in blocks]
         self.done, self.answers = 0, list[Tensor]()
-        if forms is None and batches:
+        if like is not None:
+            forms = like.forms
+        else:
             forms = answer_forms(model, self.blocks, {key: value[:1] for key, value in batches[0].items()})
         self.forms = forms
         self.held = [handed_over(model, self.blocks, batch, forms) for batch in batches] if forms is not None else []
@@ -69,6 +70,21 @@ class Chain:
             else:
                 held[number + 1] = replaced(held[number + 1], answer)
         self.done += 1
+
+
+def beside(student: Chain, teacher: Chain, number: int, budget: int, device: torch.device) -> Calls:
+    """What the block `number` of a student and its twin of the teacher are called with, and what the twin answers; the
+    teacher's chain keeps its `last` answers."""
+    if teacher.forms is None:
+        pairs = [call_of(teacher.model, teacher.blocks[number], batch, answers=True) for batch in teacher.batches]
+        before: Sequence[Args] = [(args, kwargs) for args, kwargs, _ in pairs]
+        after = [first_of(answer) for *_, answer in pairs]
+    else:
+        before = teacher.calls(number)
+        teacher.answered(number)
+        ends = number + 1 == len(teacher.blocks)
+        after = teacher.answers if ends else [first_of(a or tuple(k.values())) for a, k in teacher.calls(number + 1)]
+    return collected(before, after, student.calls(number), budget, device)
 
 
 @final
@@ -114,15 +130,16 @@ def answer_forms(model: nn.Module, blocks: Sequence[nn.Module], batch: Batch) ->
         return None
     forms = [len(answer) if isinstance(answer, tuple) else 0 for *_, answer in seen]
     try:
-        handed = handed_over(model, blocks, batch, forms)
-        linked = all(
+        if not all(
             torch.equal(first_of(after[1] or tuple(after[2].values())), first_of(before[3]))
             for before, after in pairwise(seen)
-        )
-    except (ValueError, TypeError):  # a first value that is no tensor, or a model that wants more of an answer
+        ):
+            return None
+        handed = handed_over(model, blocks, batch, forms)
+    except Exception:  # noqa: BLE001 (a model may want anything else of what a block answers)
         return None
     alike = all(same(told, (args, kwargs)) for told, (_, args, kwargs, _) in zip(handed, seen, strict=True))
-    return forms if linked and alike else None
+    return forms if alike else None
 
 
 @torch.no_grad()
@@ -159,14 +176,6 @@ def instead(blocks: Sequence[nn.Module], forwards: Sequence[Callable[..., Any]])
             del vars(block)["forward"]
             if before is not None:
                 vars(block)["forward"] = before
-
-
-def replaced(call: Args, first: Tensor | None) -> Args:
-    """A call with another first value."""
-    args, kwargs = call
-    if args:
-        return (first, *args[1:]), kwargs
-    return (), {key: first if number == 0 else value for number, (key, value) in enumerate(kwargs.items())}
 
 
 def same(told: Args, seen: Args) -> bool:

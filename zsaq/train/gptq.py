@@ -6,14 +6,16 @@ GPTQ (Frantar et al. 2022, arXiv 2210.17323), on whatever batches are given: a g
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar, cast, final
 
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.codes import groups, round_to_grid, values_of
+from zsaq.quant.codes import groups, nearby, round_to_grid, values_of
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv1D, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
+from zsaq.quant.quantizer import Quantizer
 from zsaq.train.calls import Reached
 from zsaq.train.chain import Args, Chain
 from zsaq.train.logging import StepLog
@@ -37,13 +39,13 @@ def gptq(
     `blocks`, (name, module) in forward order: their Linear and Conv1D layers are rounded in the order in which they are
     called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused experts, each of
     which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when its column's turn
-    came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to;
-    scales, biases and all else stay. `damping` is the share of the inputs' mean
-    square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop` gives
-    device, folder and trackers, which hear each block's "error", the mean over its layers of ||(w - q) x||^2 /
-    ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: about four
-    passes of the student over the batches (`Chain`; where its blocks are no chain, half a pass more for each), and d^3
-    for inputs of d features; memory: the states before one block, and d^2.
+    came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to.
+    Ranges that were searched are searched anew: an error counts as much as the mean square of its input. Biases and all
+    else stay. `damping` is the share of the inputs' mean square that is added to each of theirs. Positions that
+    "attention_mask" leaves out do not count. `loop` gives device, folder and trackers, which hear each block's "error",
+    the mean over its layers of ||(w - q) x||^2 / ||w x||^2; several processes each bring batches of their own, and all
+    end with the same weights. Cost: about four passes of the student over the batches (`Chain`; where its blocks are no
+    chain, half a pass more for each), and d^3 for inputs of d features; memory: the states before one block, and d^2.
 
     Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
     layer, for a convolution and for ranges that are not kept (min-max weights would take another scale afterwards);
@@ -79,53 +81,85 @@ def round_block(
     `masks`: which positions count, for each of the calls."""
     errors, left = [], dict(left)
     while left:
-        first, hessian = _inputs(block, left, calls, masks)
-        total: Any = loop.accelerator.reduce(hessian, "sum")
+        first, total = _inputs(block, left, calls, masks)
+        if loop.accelerator.num_processes > 1:
+            total = cast(Tensor, loop.accelerator.reduce(total, "sum"))
         if not first:
             raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
         if not total.isfinite().all():
             raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
-        for each in first:
-            layer = left.pop(each)
-            w, (scale, zero, grid) = layer.rows().clone(), _grid_of(layer)
-            q, latent = gptq_columns(w, total, scale, zero, grid, damping)
-            latent = torch.clamp(latent, q - NEAR * scale, q + NEAR * scale)
+        layers = [left.pop(each) for each in first]
+        whole = [float((w @ total).mul_(w).sum()) for w in (layer.rows().double() for layer in layers)]
+        importance, factor = total.diagonal().clone(), Factor.of(total, damping)
+        del total
+        for layer, norm in zip(layers, whole, strict=True):
+            rows = layer.rows()
+            weigh(layer.weight_quantizer, rows, importance)
+            scale, zero, grid = _grid_of(layer)
+            q, latent, miss = gptq_columns(rows, factor, scale, zero, grid)
+            latent = nearby(latent, q, scale.repeat_interleave(rows.shape[1] // scale.shape[1], 1), grid, NEAR)
             layer.weight.copy_(latent.T if layer.columns_first else latent)
-            miss, whole = (((v.double() @ total) * v).sum() for v in (w - q, w))
-            errors.append(float(miss / whole.clamp_min(1e-30)))
+            errors.append(miss / max(norm, 1e-30))
     return errors
 
 
-def gptq_columns(
-    weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid, damping: float
-) -> tuple[Tensor, Tensor]:
-    """The weight on its grid, and what each column was when its turn came.
+def weigh(quantizer: Quantizer, rows: Tensor, importance: Tensor) -> None:
+    """Have ranges that were searched searched anew, for errors that count by the `importance` [d] of their columns."""
+    share = (importance / importance.mean().clamp_min(torch.finfo(importance.dtype).tiny)).to(rows.dtype)
+    quantizer.ranges.weigh(groups(rows, quantizer.grid), quantizer.grid, groups(share.expand_as(rows), quantizer.grid))
 
-    `weight`: rows [out, d] float; `hessian` [d, d] float64: the sum of x x^T over inputs x. `scale`, `zero` [out, d]
-    of every entry. Columns with the largest inputs come first. With the Cholesky factor U^T U = H^-1, column i leaves
-    the error (w_i - q_i) / U_ii, which times U_ij is taken from every column j behind it (eq. 3, with the algorithm's
-    lazy blocks).
+
+@final
+@dataclass(frozen=True)
+class Factor:
+    """Of inputs x of a layer: `order` [d], columns with the largest inputs first; `upper` [d, d], with U^T U = H^-1 in
+    that order, where H is the sum of x x^T with `added` on its diagonal."""
+
+    order: Tensor
+    upper: Tensor
+    added: float
+
+    @classmethod
+    def of(cls, hessian: Tensor, damping: float, dtype: torch.dtype = torch.float32) -> "Factor":
+        """Of the sum of x x^T, [d, d] float64, which is overwritten: d^2 numbers are what takes the memory. `damping`
+        is the share of its mean square that is added to each; `dtype`: of `upper`."""
+        order = hessian.diagonal().argsort(descending=True)
+        h = hessian.copy_(hessian[order[:, None], order])
+        added = damping * h.diagonal().mean().clamp_min(torch.finfo(h.dtype).tiny)
+        h.diagonal().add_(added)
+        torch.linalg.cholesky(h, out=h)
+        torch.cholesky_inverse(h, out=h)
+        return cls(order, torch.linalg.cholesky(h, upper=True, out=h).to(dtype), float(added))
+
+
+def gptq_columns(
+    weight: Tensor, factor: Factor, scale: Tensor, zero: Tensor, grid: Grid
+) -> tuple[Tensor, Tensor, float]:
+    """The weight on its grid, what each column was when its turn came, and the sum of ||(w - q) x||^2.
+
+    `weight`: rows [out, d] float; `scale`, `zero` [out, groups] of columns that lie side by side. Column i leaves the
+    error (w_i - q_i) / U_ii, which times U_ij is taken from every column j behind it (eq. 3, with the algorithm's lazy
+    blocks).
     """
-    order = hessian.diagonal().argsort(descending=True)
-    h = hessian[order[:, None], order]
-    h.diagonal().add_(damping * h.diagonal().mean().clamp_min(torch.finfo(h.dtype).tiny))
-    torch.linalg.cholesky(h, out=h)  # in place, as matrices of d^2 are what takes the memory
-    torch.cholesky_inverse(h, out=h)
-    u = torch.linalg.cholesky(h, upper=True, out=h).to(weight.dtype)
-    del h
-    w, scale, zero = weight[:, order], scale[:, order], zero[:, order]
+    order, u, group = factor.order, factor.upper, (factor.order // (weight.shape[1] // scale.shape[1])).tolist()
+    w, miss = weight[:, order], 0.0
     rounded = torch.empty_like(w)
+    scales, zeros = scale.T.contiguous(), zero.T.contiguous()
     for start in range(0, len(u), COLUMNS):
         stop = min(start + COLUMNS, len(u))
-        errors = torch.empty_like(w[:, start:stop])
-        for i in range(start, stop):
-            codes = round_to_grid(w[:, i], scale[:, i], zero[:, i], grid)
-            rounded[:, i] = values_of(codes, zero[:, i], grid) * scale[:, i]
-            errors[:, i - start] = (w[:, i] - rounded[:, i]) / u[i, i]
-            w[:, i + 1 : stop] -= errors[:, i - start, None] * u[i, i + 1 : stop]
-        w[:, stop:] -= errors @ u[start:stop, stop:]
+        now = w[:, start:stop].T.contiguous()  # columns as rows: what is read together lies together
+        near, errors = torch.empty_like(now), torch.empty_like(now)
+        for i in range(stop - start):
+            at, step, offset = start + i, scales[group[start + i]], zeros[group[start + i]]
+            near[i] = values_of(round_to_grid(now[i], step, offset, grid), offset, grid) * step
+            errors[i] = (now[i] - near[i]) / u[at, at]
+            now[i + 1 :] -= errors[i] * u[at, at + 1 : stop, None]
+        w[:, start:stop], rounded[:, start:stop] = now.T, near.T
+        w[:, stop:] -= errors.T.contiguous() @ u[start:stop, stop:]
+        miss += float(errors.double().square().sum())
     back = order.argsort()
-    return rounded[:, back], w[:, back]
+    rounded, latent = rounded[:, back], w[:, back]
+    return rounded, latent, max(0.0, miss - factor.added * float((weight - rounded).double().square().sum()))
 
 
 def _inputs(
@@ -153,8 +187,8 @@ def _inputs(
                 return [], hessian
             x = left[first[0][0]].inputs(first[0][1]).float()
             x = x[mask.bool().to(x.device)] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
-            moment = (x.T @ x).double()
-            hessian = hessian.add_(moment) if number else moment
+            moment = x.T @ x
+            hessian = hessian.add_(moment) if number else moment.double()
     finally:
         for handle in handles:
             handle.remove()
@@ -162,12 +196,13 @@ def _inputs(
 
 
 def _grid_of(layer: QuantLayer) -> tuple[Tensor, Tensor, Grid]:
-    """Scale and zero of every entry of the layer's rows [out, d], and their grid."""
+    """Scale and zero of the layer's rows, [out, groups], and their grid."""
     quantizer, rows = layer.weight_quantizer, layer.rows()
     view = groups(rows, quantizer.grid)
     scale, zero = quantizer.ranges(view, quantizer.grid)
-    zero = torch.as_tensor(zero, dtype=scale.dtype, device=scale.device)
-    every = [part.expand_as(view).reshape(rows.shape) for part in (scale, zero)]
+    zero = torch.as_tensor(zero, dtype=scale.dtype, device=scale.device).expand_as(scale)
+    several = scale.ndim == 3
+    every = [part[..., 0] if several else part.expand(len(rows), 1) for part in (scale, zero)]
     return every[0], every[1], quantizer.grid
 
 

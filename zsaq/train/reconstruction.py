@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from zsaq.quant.layers import quant_layers
-from zsaq.train.calls import Calls, collect
+from zsaq.train.calls import Calls
+from zsaq.train.chain import Chain, beside
 from zsaq.train.logging import StepLog
 from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
@@ -103,14 +104,21 @@ def reconstruct(
     rng, draw = generator(seed, device), generator(seed)
     done = set(fixed)
     with keeping(student), StepLog(loop.accelerator, stage, steps * len(blocks), loop.folder, loop.every) as log:
+        names = [name for name, _ in blocks]
+        for name in names:
+            _block(student, name, "student")
+            _block(teacher, name, "teacher")
+        # The states wait on the host: what a block learns from is moved to the device with it.
+        whole = Chain(teacher, names, chunks, device=device, last=True)
+        own = Chain(student, names, chunks, like=whole, device=device)
         for number, (name, _) in enumerate(blocks):
-            block, twin = _block(student, name, "student"), _block(teacher, name, "teacher")
+            block = _block(student, name, "student")
             with stage_of(f"{stage}, block {name}", block=block, log=log) as at:
                 soft = Softened(block, joint, drop, rng, done)
                 if not soft.soft:
                     continue
                 try:
-                    calls = collect(student, block, teacher, twin, chunks, budget) if at.todo else None
+                    calls = beside(own, whole, number, budget, device) if at.todo else None
                     for step, error, undecided in _learn(block, soft, calls, recipe, rng, draw, at):
                         now = number * steps + step
                         if now % loop.every == 0 or step in (1, steps):

@@ -5,11 +5,12 @@ from typing import Final, final
 import torch
 from torch import Tensor, nn
 
+from zsaq.quant.bounds import TINY
 from zsaq.quant.codes import groups
 from zsaq.quant.grid import Grid
 from zsaq.quant.layers import QuantEmbedding, QuantLayer
 from zsaq.quant.quantizer import Quantizer
-from zsaq.quant.ranges import TINY, MSEOptimal, Range, Static, search
+from zsaq.quant.ranges import MSEOptimal, Range, Static, search
 
 POWER: Final = 2.4  # of the error that initial ranges minimise
 FACTORS: Final = tuple(share / 100 for share in range(100, 0, -1))
@@ -56,7 +57,7 @@ class SoftWeight(nn.Module):
     def weight(self, bits: Tensor) -> Tensor:
         """The dequantized weight with these bits, in their shape."""
         codes = (self.base + bits).clamp(self.grid.low, self.grid.high)
-        return (codes - self.zero) * self.scale.clamp_min(TINY)
+        return (codes - self.zero) * self.ranges.held(self.scale, self.grid)
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.weight(self.soft()).reshape(rows.shape)

@@ -44,7 +44,7 @@ def store_codes(layer: PackedLayer) -> tuple[Tensor, Tensor, int, list[str]]:
     """
     grid, rows = layer.grid, layer.shape[0]
     codes = unpack(layer.codes, grid.bits, layer.shape).short() + grid.low
-    scale = layer.scale.flatten(1).expand(rows, -1).contiguous()
+    scale = layer.scales().flatten(1).expand(rows, -1).contiguous()
     if not grid.uniform:
         raise ValueError(f"its weights have {grid.levels} levels, which the format does not have")
     if not grid.zero.is_integer():
