@@ -45,22 +45,10 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.keys": [*rooms("subject report method quant")],
     "zsaq.student": ["zsaq.atomic", "zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
     # The two files that see language and vision.
-<<<<<<< HEAD
-    "zsaq.subject": [
-        *(f"zsaq.{room}" for room in "knowledge language vision report io train run method sentence quant".split())
-    ],
-    "zsaq.closing": [*(f"zsaq.{room}" for room in "subject language train quant".split())],
-    "zsaq.api": [
-        *(f"zsaq.{room}" for room in "keys subject student language vision report io train run method quant".split()),
-        "zsaq.closing",
-    ],
-    "zsaq.synthesizing": [*(f"zsaq.{room}" for room in "subject language report io train".split())],
-=======
     "zsaq.subject": [*rooms("knowledge language vision report io train run method sentence quant")],
     "zsaq.closing": [*rooms("subject language train quant")],
     "zsaq.api": [*rooms("closing keys subject student language vision report io train run method quant")],
     "zsaq.synthesizing": [*rooms("subject language report io train")],
->>>>>>> main
     "zsaq.streaming": [
         *rooms("api subject knowledge stream language report io train run method quant"),
         "zsaq.atomic",

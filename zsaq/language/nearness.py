@@ -66,10 +66,11 @@ def nearness(job: TextJob, student: nn.Module, seed: int) -> Nearness | None:
     own.batch_size, own.style = ROWS, {"refresh": 1}
     with quick(job.start):
         batch = next(own.text(OTHER + seed))
+        some = [{key: value[i : i + AT_ONCE] for key, value in batch.items()} for i in range(0, ROWS, AT_ONCE)]
         with quick(student):
             parts = [
-                Nearness.of(*(model(**row).logits[row["attention_mask"].bool()] for model in (job.start, student)))
-                for row in ({key: value[i : i + AT_ONCE] for key, value in batch.items()} for i in range(0, ROWS, AT_ONCE))
+                Nearness.of(*(model(**rows).logits[rows["attention_mask"].bool()] for model in (job.start, student)))
+                for rows in some
             ]
     whole = Nearness.mean(parts)
     return whole if whole.kl == whole.kl and whole.kl < float("inf") else None
