@@ -49,7 +49,7 @@ def test_every_column_takes_what_the_plain_problem_gives_it(
 
 
 def check(weight: Tensor, hessian: Tensor, scale: Tensor, zero: Tensor, grid: Grid) -> None:
-    rounded, _, miss = gptq_columns(weight, Factor.of(hessian, 0.01), scale, zero, grid)
+    rounded, _, miss = gptq_columns(weight, Factor.of(hessian.clone(), 0.01, torch.float64), scale, zero, grid)
     expected = reference_gptq.gptq_columns(weight, hessian, scale, zero, grid, 0.01)
     assert (rounded - expected).abs().max() < 1e-9
     away = weight - rounded
@@ -119,7 +119,7 @@ def test_an_error_costs_what_the_columns_behind_leave_of_it() -> None:
     """1 / U_ii^2 is the least squared answer with an error of 1 in column i, if those behind it may move freely."""
     torch.manual_seed(0)
     x = torch.randn(40, 7, dtype=torch.float64) @ torch.randn(7, 7, dtype=torch.float64)
-    factor = Factor.of(x.T @ x, 1e-9)
+    factor = Factor.of(x.T @ x, 1e-9, torch.float64)
     for turn, i in enumerate(factor.order.tolist()):
         behind = x[:, factor.order[turn + 1 :]]
         rest = x[:, i] - behind @ (torch.linalg.pinv(behind) @ x[:, i])

@@ -7,7 +7,7 @@ GPTQ (Frantar et al. 2022, arXiv 2210.17323), on whatever batches are given: a g
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar, final
+from typing import TypeVar, cast, final
 
 import torch
 from torch import Tensor, nn
@@ -81,8 +81,9 @@ def round_block(
     `masks`: which positions count, for each of the calls."""
     errors, left = [], dict(left)
     while left:
-        first, hessian = _inputs(block, left, calls, masks)
-        total: Any = loop.accelerator.reduce(hessian, "sum")
+        first, total = _inputs(block, left, calls, masks)
+        if loop.accelerator.num_processes > 1:
+            total = cast(Tensor, loop.accelerator.reduce(total, "sum"))
         if not first:
             raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
         if not total.isfinite().all():
@@ -90,7 +91,7 @@ def round_block(
         layers = [left.pop(each) for each in first]
         whole = [float((w @ total).mul_(w).sum()) for w in (layer.rows().double() for layer in layers)]
         factor = Factor.of(total, damping)
-        del total, hessian  # of d^2 numbers, which is what takes the memory
+        del total
         for layer, norm in zip(layers, whole, strict=True):
             rows = layer.rows()
             weigh(layer.weight_quantizer, rows, factor.cost)
@@ -111,8 +112,8 @@ def weigh(quantizer: Quantizer, rows: Tensor, cost: Tensor) -> None:
 @final
 @dataclass(frozen=True)
 class Factor:
-    """Of inputs x of a layer: `order` [d], columns with the largest inputs first; `upper` [d, d] float64, with
-    U^T U = H^-1 in that order, where H is the sum of x x^T with `added` on its diagonal."""
+    """Of inputs x of a layer: `order` [d], columns with the largest inputs first; `upper` [d, d], with U^T U = H^-1 in
+    that order, where H is the sum of x x^T with `added` on its diagonal."""
 
     order: Tensor
     upper: Tensor
@@ -125,15 +126,16 @@ class Factor:
         return self.upper.diagonal().square().reciprocal()[self.order.argsort()]
 
     @classmethod
-    def of(cls, hessian: Tensor, damping: float) -> "Factor":
-        """Of the sum of x x^T, [d, d] float64; `damping` is the share of its mean square that is added to each."""
+    def of(cls, hessian: Tensor, damping: float, dtype: torch.dtype = torch.float32) -> "Factor":
+        """Of the sum of x x^T, [d, d] float64, which is overwritten: d^2 numbers are what takes the memory. `damping`
+        is the share of its mean square that is added to each; `dtype`: of `upper`."""
         order = hessian.diagonal().argsort(descending=True)
-        h = hessian[order[:, None], order]
+        h = hessian.copy_(hessian[order[:, None], order])
         added = damping * h.diagonal().mean().clamp_min(torch.finfo(h.dtype).tiny)
         h.diagonal().add_(added)
         torch.linalg.cholesky(h, out=h)
         torch.cholesky_inverse(h, out=h)
-        return cls(order, torch.linalg.cholesky(h, upper=True, out=h), float(added))
+        return cls(order, torch.linalg.cholesky(h, upper=True, out=h).to(dtype), float(added))
 
 
 def gptq_columns(
@@ -145,20 +147,21 @@ def gptq_columns(
     error (w_i - q_i) / U_ii, which times U_ij is taken from every column j behind it (eq. 3, with the algorithm's lazy
     blocks).
     """
-    size = weight.shape[1] // scale.shape[1]
-    order, u, group = factor.order, factor.upper.to(weight.dtype), (factor.order // size).tolist()
+    order, u, group = factor.order, factor.upper, (factor.order // (weight.shape[1] // scale.shape[1])).tolist()
     w, miss = weight[:, order], 0.0
     rounded = torch.empty_like(w)
+    scales, zeros = scale.T.contiguous(), zero.T.contiguous()
     for start in range(0, len(u), COLUMNS):
         stop = min(start + COLUMNS, len(u))
-        errors = torch.empty_like(w[:, start:stop])
-        for i in range(start, stop):
-            step, offset = scale[:, group[i]], zero[:, group[i]]
-            codes = round_to_grid(w[:, i], step, offset, grid)
-            rounded[:, i] = values_of(codes, offset, grid) * step
-            errors[:, i - start] = (w[:, i] - rounded[:, i]) / u[i, i]
-            w[:, i + 1 : stop] -= errors[:, i - start, None] * u[i, i + 1 : stop]
-        w[:, stop:] -= errors @ u[start:stop, stop:]
+        now = w[:, start:stop].T.contiguous()  # columns as rows: what is read together lies together
+        near, errors = torch.empty_like(now), torch.empty_like(now)
+        for i in range(stop - start):
+            at, step, offset = start + i, scales[group[start + i]], zeros[group[start + i]]
+            near[i] = values_of(round_to_grid(now[i], step, offset, grid), offset, grid) * step
+            errors[i] = (now[i] - near[i]) / u[at, at]
+            now[i + 1 :] -= errors[i] * u[at, at + 1 : stop, None]
+        w[:, start:stop], rounded[:, start:stop] = now.T, near.T
+        w[:, stop:] -= errors.T.contiguous() @ u[start:stop, stop:]
         miss += float(errors.double().square().sum())
     back = order.argsort()
     rounded, latent = rounded[:, back], w[:, back]
@@ -190,8 +193,8 @@ def _inputs(
                 return [], hessian
             x = left[first[0][0]].inputs(first[0][1]).float()
             x = x[mask.bool().to(x.device)] if mask is not None and mask.shape == x.shape[:-1] else x.flatten(0, -2)
-            moment = (x.T @ x).double()
-            hessian = hessian.add_(moment) if number else moment
+            moment = x.T @ x
+            hessian = hessian.add_(moment) if number else moment.double()
     finally:
         for handle in handles:
             handle.remove()
