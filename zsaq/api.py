@@ -53,6 +53,7 @@ def methods() -> dict[str, dict[str, Method]]:
 
 def quantize(
     model: str | Path | nn.Module, config: str | QuantConfig | None = None, *,
+    bits: str | float | None = None, target_mb: float | None = None,
     method: str | Callable[..., nn.Module] = "auto", effort: Effort = "default", seed: int = 0,
     score: Score | None = None, data: Data | None = None,
     baselines: Sequence[str] = (), zero_shot: bool | None = None, license: str | None = None, loop: Loop | None = None,
@@ -66,11 +67,12 @@ def quantize(
 
     `model`: a path, a Hub id, a PreTrainedModel, or any image classifier with its `spec` (an ImageSpec; of a model of
     transformers the side in pixels is enough); it is not changed. `config`: text (`QuantConfig.parse`; for images
-    w<bits>a<bits> under a `preset`, by default the method's own) or a QuantConfig. `method`: a name of
-    `zsaq.methods()`; "auto", a documented rule by kind of model and bits (`zsaq.language.methods.auto`,
-    `zsaq.vision.choice.auto`); or a callable (job, config, budget, seed, loop) that answers a student. `options` are
-    the method's own, such as steps=200; `effort` scales the counts that are not given: light takes minutes, default
-    about an hour, best the paper's. The budget is told before it is spent.
+    w<bits>a<bits> under a `preset`, by default the method's own) or a QuantConfig. `bits`: the same by another name, or
+    a size, 3.2 for each weight, as `target_mb` is in megabytes: then the bits of each layer of a language model are
+    chosen (docs/configurations.md). `method`: a name of `zsaq.methods()`; "auto", a documented rule by kind of model
+    and bits (`zsaq.language.methods.auto`, `zsaq.vision.choice.auto`); or a callable (job, config, budget, seed, loop)
+    that answers a student. `options` are the method's own, such as steps=200; `effort` scales the counts that are not
+    given: light takes minutes, default about an hour, best the paper's. The budget is told before it is spent.
 
     `tokenizer`, `processor`: of a model that is given as an object; for a path or id they are loaded. `generator`: for
     text, a path or id of any causal language model, or (model, tokenizer); `text_pair`: the teacher reads pairs of
@@ -113,6 +115,7 @@ def quantize(
         "real": real, "text_pair": text_pair, "teacher_bits": teacher_bits, "corpus": corpus, "prompts": prompts,
         "base": base,
     }  # fmt: skip
+    config = asked(config, bits, target_mb)
     subject = Subject.of(model, **given)
     config = subject.bits(config)
     row = subject.choose(method, config, effort)
@@ -158,6 +161,21 @@ def quantize(
         versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
     )  # fmt: skip
     return finish(student, Record(results, subject.parts, loop.folder))
+
+
+def asked(
+    config: str | QuantConfig | None, bits: str | float | None, target_mb: float | None
+) -> str | QuantConfig | None:
+    """The configuration, by the one name under which it was given; a size is a text too (`zsaq.language.size`). Raises
+    ValueError for two."""
+    given = [each for each in (config, bits, target_mb) if each is not None]
+    if len(given) > 1:
+        raise ValueError(f"config, bits and target_mb say each how to quantize: give one of {given!r:.200}")
+    if target_mb is not None:
+        if isinstance(target_mb, bool) or not isinstance(target_mb, int | float) or not 0 < target_mb < 1e7:
+            raise ValueError(f"target_mb is {target_mb!r}; give the megabytes that the student may take, such as 100")
+        return f"{target_mb:.6f}MB"
+    return f"{bits:g}" if isinstance(bits, float | int) else bits or config
 
 
 def tell_share(subject: Subject, row: Method, config: QuantConfig, loop: Loop) -> None:

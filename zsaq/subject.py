@@ -12,9 +12,10 @@ from torch import nn
 
 from zsaq.io.corpus import Corpus
 from zsaq.io.readers import processor_of, tokenizer_of
-from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of
+from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of, unchanged
 from zsaq.knowledge import asking_of, used
 from zsaq.language import methods as language
+from zsaq.language.allocation import configured
 from zsaq.language.defaults import usual_bits
 from zsaq.language.job import TextJob
 from zsaq.method import Effort, Method
@@ -158,10 +159,10 @@ class Subject:
                 )
             return Method(name if name.isidentifier() else "own", "", method, OWN, zero_shot=False)
         if isinstance(self.job, TextJob):
-            chosen = (
-                language.auto(self.job.kind, self.config(None, config, None)[0], effort) if method == "auto" else method
-            )
-            return language.find(chosen, self.job.start)
+            with unchanged(*self.untouched()):
+                if method == "auto":
+                    method = language.auto(self.job.kind, configured(self.job, config), effort)
+            return language.find(method, self.job.start)
         chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
         return choice.find(chosen, self.job.teacher)
 
@@ -195,7 +196,7 @@ class Subject:
         if isinstance(self.job, TextJob):
             if preset is not None:
                 raise ValueError(f"preset is {preset!r}: presets are for images; leave it off")
-            return QuantConfig.given(config), None
+            return configured(self.job, config), None
         if isinstance(config, QuantConfig):
             if preset is not None:
                 raise ValueError(f"preset is {preset!r}, and a QuantConfig says all itself: leave it off, or give text")

@@ -17,11 +17,13 @@ from zsaq.language.chunks import Chunks, ChunkStream
 from zsaq.language.layout import Layout
 from zsaq.language.models import TaskKind, known_task_kind, longest, pretrained
 from zsaq.language.prompted import PromptedWriter
+from zsaq.language.size import Size
 from zsaq.language.sources import over_and_over, random_tokens, texts
 from zsaq.language.text import Text
 from zsaq.language.text_generator import TextGenerator
 from zsaq.language.turns import Turns
 from zsaq.language.writing import fast_dtype, load_generator, with_adapters
+from zsaq.quant.config import QuantConfig
 from zsaq.quant.tokens import check_tokens
 from zsaq.train.pair import Batch
 
@@ -47,7 +49,7 @@ class TextJob:
     `corpus`: text that is there, which then is what methods read; else the generator writes: after the prompts of
     `asking`, after automatic ones if it has a chat template and the teacher is no causal model, and from its begin
     token otherwise; of what a chat model writes for itself TALKS are conversations. `chunks`: what it has written after
-    prompts.
+    prompts. `sized`: configurations that were chosen by size.
     """
 
     teacher: PreTrainedModel
@@ -63,6 +65,7 @@ class TextJob:
     corpus: Sequence[Any] | None = None
     asking: Asking = field(default_factory=Asking)
     chunks: Chunks | None = None
+    sized: dict[Size, QuantConfig] = field(default_factory=dict)
     start: PreTrainedModel = field(init=False)
 
     def __post_init__(self) -> None:
