@@ -132,12 +132,11 @@ def search(
     """
     widest, zero = MinMax()(x, grid)
     form, unit = grid.scaling, grid.scaling.unit(widest)
-    factors, turns = form.factors or factors, importance is not None and grid.lopsided
-    if factors is None:
-        low = grid.bits < 5  # a row with outliers needs a small share of its maximum at 2 bits
-        counts = (32, 6) if turns else (64, 12)  # as many scales in all
-        factors = torch.linspace(1.0, 0.15, counts[0]) if low else torch.linspace(1.0, 0.85, counts[1])
-        factors = factors.tolist()
+    factors = form.factors or factors
+    turns = importance is not None and grid.lopsided
+    if factors is None:  # a row with outliers needs a small share of its maximum at 2 bits
+        least, count = (0.15, 64) if grid.bits < 5 else (0.85, 12)
+        factors = torch.linspace(1.0, least, count // 2 if turns else count).tolist()
     if turns:
         factors = [*factors, *(-factor for factor in factors)]
     rows = max(1, 2**16 // x.shape[-1])  # chunks stay in the processor's cache
