@@ -105,7 +105,7 @@ def round_block(
 
 def weigh(quantizer: Quantizer, rows: Tensor, cost: Tensor) -> None:
     """Have ranges that were searched searched anew, for squared errors of columns that cost so much each, [d]."""
-    share, grid = (cost / cost.mean()).to(rows.dtype), quantizer.grid
+    share, grid = (cost / cost.mean().clamp_min(torch.finfo(cost.dtype).tiny)).to(rows.dtype), quantizer.grid
     quantizer.ranges.weigh(groups(rows, grid), grid, groups(share.expand_as(rows), grid))
 
 
