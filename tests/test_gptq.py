@@ -129,9 +129,9 @@ def test_an_error_costs_what_the_columns_behind_leave_of_it() -> None:
 @pytest.mark.parametrize("alive", [0, 5])
 def test_inputs_that_are_never_there_leave_the_weights_finite(alive: int) -> None:
     torch.manual_seed(0)
-    student = quantize_model(nn.Sequential(nn.Linear(8, 4)), QuantConfig(Grid(3, per=4)))
+    student = quantize_model(nn.Sequential(nn.Sequential(nn.Linear(8, 4))), QuantConfig(Grid(3, per=4)))
     x = torch.randn(20, 8) * (torch.arange(8) < alive)
-    gptq(student, [{"input": x}], [("", student)])
+    gptq(student, [{"input": x}], [("0", student)])
     assert all(tensor.isfinite().all() for tensor in student.state_dict().values())
 
 
