@@ -98,7 +98,7 @@ def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, share:
     config = mixed(made, size)
     student = quantize_model(made.start, config)
     folder = save(student, tmp_path / "student")
-    assert 0.9 * size.bytes(weights) <= weight_bytes(folder) <= size.bytes(weights)
+    assert 0.85 * size.bytes(weights) <= weight_bytes(folder) <= size.bytes(weights)
     assert "bits by size" in capsys.readouterr().err
     assert len({grid.bits for _, own in config.rules if own and (grid := own.weight or own.embedding)}) > 1
     assert coverage(load(folder)) == coverage(student)
@@ -109,7 +109,7 @@ def test_a_smaller_size_lets_no_layer_grow_on_the_whole() -> None:
     ids = next(made.noise(1))
     for share in (0.0, 0.3, 1.0):
         student = quantize_model(made.start, mixed(made, size_at(made, 0.01 + 0.98 * share)))
-        said, meant = (model(**ids).logits.log_softmax(-1) for model in (student, made.start))
+        said, meant = (model(**ids).logits.detach().log_softmax(-1) for model in (student, made.start))
         errors.append(float(F.kl_div(said, meant, log_target=True, reduction="batchmean")))
     assert errors == sorted(errors, reverse=True)
 
