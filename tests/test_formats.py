@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from reference import nearest
 from zsaq import Grid, MSEOptimal, QuantConfig, Quantizer
 from zsaq.quant.codes import dequantize, groups, nearby, round_to_grid, values_of
-from zsaq.quant.grid import CODEBOOKS
+from zsaq.quant.grid import CODEBOOKS, Per
 from zsaq.quant.packed_model import packed_rows
 from zsaq.quant.packing import unpack
 from zsaq.quant.ranges import MinMax, search
@@ -27,12 +27,13 @@ E2M1 = [  # OCP Microscaling Formats 1.0, 5.3.3: sign, exponent of bias 1, one b
     0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0,
 ]  # fmt: skip
 FP4, FP8 = Grid(4, levels="fp4"), Grid(8, levels="fp8")
+SHARING: list[Per] = ["channel", "tensor", 8]
 GRIDS = [
     Grid(bits, symmetric, per, levels, scales)
     for (bits, symmetric, levels), per, scales in product(
         [(4, True, "integer"), (3, False, "integer"), (2, True, "half"), (2, True, "ternary"), (4, True, "nf4"),
          (4, True, "fp4"), (8, True, "fp8")],
-        ["channel", "tensor", 8],
+        SHARING,
         FORMATS,
     )
     if symmetric or scales in ("float32", "float16")

@@ -164,6 +164,7 @@ class MSEOptimal(Range):
 
     scale: Tensor
     zero: Tensor
+    unit: Tensor
     kept = True
 
     def __init__(

@@ -24,14 +24,13 @@ def bits_per_weight(model: nn.Module) -> float:
     for name, layer in model.named_modules():
         if not isinstance(layer, QuantLayer | PackedLayer):
             continue
-        quantized = isinstance(layer, QuantLayer)
         done |= {f"{name}.{part}" for part in ("weight", "codes", "scale", "unit", "zero")}
         done |= {f"{name}.{key}" for key, _ in layer.named_parameters() if key.startswith("weight_quantizer.")}
         done |= {f"{name}.{key}" for key, _ in layer.named_buffers() if key.startswith("weight_quantizer.")}
         if name not in tied:
-            rows, columns = layer.rows().flatten(1).shape if quantized else layer.shape
-            size += matrix_bytes(rows, columns, layer.weight_quantizer.grid if quantized else layer.grid)
-            count += rows * columns
+            grid = layer.weight_quantizer.grid if isinstance(layer, QuantLayer) else layer.grid
+            rows, columns = layer.rows().flatten(1).shape if isinstance(layer, QuantLayer) else layer.shape
+            size, count = size + matrix_bytes(rows, columns, grid), count + rows * columns
     saved = model.state_dict().keys()
     for name, parameter in model.named_parameters():
         if name not in done:
