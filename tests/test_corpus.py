@@ -167,7 +167,7 @@ def test_prompts_are_told_in_the_results() -> None:
 
 def test_sixteen_bits_only_where_they_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "amx_bf16": True}, raising=False)
-    assert fast_dtype() is None
+    assert fast_dtype() == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False}, raising=False)
     assert fast_dtype() == torch.float32 and fast_dtype(torch.device("cuda")) is None
 

@@ -152,13 +152,34 @@ def test_methods_suit_teachers() -> None:
 )  # fmt: skip
 def test_the_automatic_choice(bits: str, name: str) -> None:
     config = QuantConfig.parse(bits)
-    assert auto("classification", config) == auto("causal", config) == auto("regression", config) == name
+    assert auto("classification", config) == auto("causal", config, "best" if bits == "w2a16" else "default") == name
+    assert auto("regression", config) == name
     assert auto(None, config) == "rtn"
+
+
+@pytest.mark.parametrize(
+    ("bits", "light", "default", "best"),
+    [
+        ("w4a16g8", "rtn", "gptq", "gptq-qat"),
+        ("w3a16", "rtn", "gptq", "gptq-qat"),
+        ("w2a16", "rtn", "gptq", "llm-qat"),
+        ("w8a16", "rtn", "rtn", "rtn"),
+        ("w4a8", "gptq-qat", "gptq-qat", "gptq-qat"),
+        ("w2a8", "llm-qat", "llm-qat", "llm-qat"),
+    ],
+)  # fmt: skip
+def test_weights_alone_take_seconds_minutes_or_training(bits: str, light: str, default: str, best: str) -> None:
+    config = QuantConfig.parse(bits)
+    assert [auto("causal", config, effort) for effort in ("light", "default", "best")] == [light, default, best]
+    assert len({auto("classification", config, effort) for effort in ("light", "default", "best")}) == 1
+    static = QuantConfig(Grid(4), STATIC)
+    assert auto("causal", static, "light") != "rtn"
 
 
 def test_the_automatic_choice_reads_rules_and_ranges() -> None:
     low = QuantConfig(Grid(2))
-    assert auto("causal", QuantConfig(Grid(8), rules=(("*layer.0*", low),))) == "llm-qat"
+    assert auto("classification", QuantConfig(Grid(8), rules=(("*layer.0*", low),))) == "llm-qat"
+    assert auto("causal", QuantConfig(Grid(8), rules=(("*layer.0*", low),))) == "gptq"
     assert auto("causal", QuantConfig(Grid(4), rules=(("*layer.0*", QuantConfig(Grid(4), TOKEN)),))) == "gptq-qat"
     assert auto("causal", QuantConfig(Grid(4), rules=(("*head*", None),))) == "gptq"
     assert auto("causal", QuantConfig(Grid(4), TOKEN, ranges="minmax")) == "llm-qat"

@@ -16,7 +16,8 @@ from zsaq_cli.answer import BUG
 from zsaq_cli.deploying import bench, export, push, report, verify
 from zsaq_cli.health import doctor
 from zsaq_cli.knowing import fit, inspect
-from zsaq_cli.making import OPEN, compare, methods, quantize
+from zsaq_cli.listing import methods
+from zsaq_cli.making import OPEN, compare, quantize
 from zsaq_cli.scoring import evaluate
 from zsaq_cli.writing import synthesize
 

@@ -1,5 +1,6 @@
 """`zsaq quantize`, `zsaq compare` and `zsaq methods`: thin over `zsaq.quantize`, `zsaq.compare` and `zsaq.methods`."""
 
+import dataclasses
 import re
 from collections import Counter
 from typing import Annotated, Any
@@ -11,7 +12,12 @@ from zsaq_cli.answer import Json, Outcome, answer, hushed
 from zsaq_cli.knowing import Base
 
 Effort = Annotated[
-    str, typer.Option("--effort", help="light (minutes), default (about an hour) or best (the paper's).")
+    str,
+    typer.Option(
+        "--effort",
+        help="light (minutes), default (about an hour) or best (the paper's); weights of a causal LM alone: seconds, "
+        "minutes, or training.",
+    ),
 ]
 Generator = Annotated[
     str | None,
@@ -37,15 +43,25 @@ Every = Annotated[
 Resume = Annotated[
     bool, typer.Option("--resume", help="Go on where a run with the same arguments was stopped; comparisons always do.")
 ]
-BY_MODEL = "by the model"  # a setting that depends on what is quantized
 OPEN: Any = {"allow_extra_args": True, "ignore_unknown_options": True}  # a method's own options
 
 
 def quantize(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="Float model: folder or Hub id.", show_default=False)],
-    output_dir: Annotated[str, typer.Option("--output_dir", help="Where the student goes.", show_default=False)],
-    bits: Annotated[str, typer.Option("--bits", help="w2a8, w4a8g128, w2a8-ternary; images: w4a4, ...")] = "w4a8",
+    output_dir: Annotated[
+        str | None, typer.Option("--output_dir", help="Where the student goes; default: a new folder, NAME-BITS.")
+    ] = None,
+    bits: Annotated[
+        str | None,
+        typer.Option(
+            "--bits",
+            help="w4a16e8h8g32 (e: the table's bits, h: the head's), w2a8, w4a8g128; images: w4a4, ...; default: by "
+            "the kind of model.",
+        ),
+    ] = None,
+    embedding: Annotated[int | None, typer.Option("--embedding", min=2, max=16, help="Text: the table's bits.")] = None,
+    head: Annotated[int | None, typer.Option("--head", min=2, max=16, help="Text: the head's bits.")] = None,
     method: Annotated[str, typer.Option("--method", help="A name of `zsaq methods`, or auto.")] = "auto",
     effort: Effort = "default",
     generator: Generator = None,
@@ -65,12 +81,15 @@ def quantize(
 ) -> None:
     """Quantize MODEL without any data and save the student, whole and verified.
 
-    No data is asked for and none is read; the kind of model comes from its own config. Every option of the method can
-    be given too, such as --steps 200 (zsaq methods NAME lists them); --effort scales those that are not.
+    No data is asked for and none is read; the kind of model comes from its own config. With nothing but MODEL a causal
+    language model gets weights of 4 bits in groups of 32 by GPTQ on text that it writes itself, with table and head of
+    8 bits, and at the end a line says how near the student came. Every option of the method can be given too, such as
+    --steps 200 (zsaq methods NAME lists them); --effort scales those that are not.
 
     Examples:
 
     \b
+    zsaq quantize HuggingFaceTB/SmolLM2-135M-Instruct
     zsaq quantize textattack/bert-base-uncased-SST-2 --bits w2a8 --method zsaq --output_dir sst2-w2a8
     zsaq quantize gpt2 --bits w4a8 --output_dir gpt2-w4a8 --effort light
     zsaq quantize microsoft/resnet-18 --bits w4a4 --method genie --steps 500 --output_dir resnet-18-w4a4
@@ -78,19 +97,23 @@ def quantize(
 
     def work() -> Outcome:
         from zsaq import launch
+        from zsaq.io.target import new_folder
+        from zsaq.io.teacher import name_of
         from zsaq.report.table import Table
 
+        folder = output_dir or new_folder(name_of(model).split("/")[-1], bits or "student")
         student = launch.run(
-            model, bits, output_dir, method=method, effort=effort, seed=seed, license=license,
+            model, with_ends(bits, embedding, head), folder, method=method, effort=effort, seed=seed, license=license,
             **subject(model, generator, text_pair, size, corpus, prompts, base), preset=preset,
             checkpoint_every=checkpoint_every, resume=resume, **launch.options_of(context.args),
         )  # fmt: skip
         results = student.zsaq.results
         facts = {
-            "folder": output_dir, "model": model, "bits": bits, "method": results.method, "seed": seed,
+            "folder": folder, "model": model, "bits": bits, "method": results.method, "seed": seed,
             "effort": effort, "budget": results.budget, "zero_shot": results.zero_shot,
             "seconds": results.student.seconds, "bytes": results.student.bytes, "coverage": results.coverage,
             "config": results.config.to_dict(), "preset": results.preset,
+            "own_text": results.own_text,
         }  # fmt: skip
         counts = Counter(results.coverage.values()).most_common()
         few = {key: value for key, value in facts.items() if key not in ("coverage", "config")}
@@ -173,55 +196,6 @@ def compare(
     answer(as_json, hushed(work))
 
 
-def methods(
-    name: Annotated[str | None, typer.Argument(help="One method: its options at every effort.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the methods: what each does, what the teacher needs, what it costs.
-
-    Examples:
-
-    \b
-    zsaq methods
-    zsaq methods genie
-    """
-
-    def work() -> Outcome:
-        import zsaq
-        from zsaq.report.table import Table
-
-        tables = zsaq.methods()
-        rows = {
-            room: [
-                {"name": m.name, "what it does": m.idea, "paper": m.paper, "needs": m.needs, "cost": m.cost}
-                for m in table.values()
-                if name in (None, m.name)
-            ]
-            for room, table in tables.items()
-        }
-        if name is not None and not any(rows.values()):
-            listed = "; ".join(f"{room}: {', '.join(table)}" for room, table in tables.items())
-            raise ValueError(f"there is no method {name!r}; there are {listed}")
-        facts: dict[str, Any] = dict(rows)
-        shown = [Table(listed).to_terminal(room) for room, listed in rows.items() if listed]
-        if name is not None:
-            for room, table in tables.items():
-                if name in table:
-                    at = {effort: table[name].options(effort) for effort in ("light", "default", "best")}
-                    options = [
-                        {"option": key, **{effort: values[key] for effort, values in at.items()}} for key in at["light"]
-                    ]
-                    facts[f"{room} options"] = options
-                    shown.append(
-                        Table(
-                            [{k: BY_MODEL if v is None else v for k, v in row.items()} for row in options]
-                        ).to_terminal(f"options of {name}")
-                    )
-        return Outcome(facts, tuple(shown))
-
-    answer(as_json, hushed(work))
-
-
 def subject(
     model: str, generator: str | None, text_pair: bool, size: int | None, corpus: str | None,
     prompts: list[str] | None, base: str | None,
@@ -235,6 +209,19 @@ def subject(
         "prompts": prompts or None, "base": base,
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
+
+
+def with_ends(bits: str | None, embedding: int | None, head: int | None) -> Any:
+    """The bits with those of the table and the head. Raises ValueError for these without the others."""
+    import zsaq
+
+    given = {name: width for name, width in (("embedding", embedding), ("head", head)) if width is not None}
+    if not given:
+        return bits
+    if bits is None:
+        raise ValueError(f"--{' and --'.join(given)} go with --bits: give those of the layers too, such as w4a16g32")
+    grids = {name: None if width == 16 else zsaq.Grid(width) for name, width in given.items()}
+    return dataclasses.replace(zsaq.QuantConfig.parse(bits), **grids, spare_tied=False)
 
 
 def numbers(text: str) -> list[int]:

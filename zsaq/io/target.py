@@ -1,6 +1,7 @@
 """Where something may be saved, asked before anything is spent: what lies there, and whether it can be written."""
 
 import os
+import re
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -71,6 +72,15 @@ def placed(folder: str | Path) -> Path:
         return Path(folder).expanduser().resolve()
     except (RuntimeError, OSError, ValueError) as error:  # a circle of links, a home of nobody, no text of a path
         raise ValueError(f"{folder} leads nowhere ({error}): give another folder") from error
+
+
+def new_folder(*parts: str) -> str:
+    """Where a student goes for which no folder was given, named after its parts. Raises ValueError for one that is
+    there already."""
+    folder = "-".join(re.sub(r"[^\w.-]+", "-", part).strip("-") for part in parts)
+    if os.path.lexists(folder):
+        raise ValueError(f"{folder} is there already: give another folder as --output_dir")
+    return folder
 
 
 def ready_target(folder: str | Path, size: int = 0) -> Path:

@@ -8,6 +8,7 @@ import torch
 
 from zsaq.language.job import TextJob
 from zsaq.language.models import block_list
+from zsaq.language.text import filler
 from zsaq.method import Budget
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.layers import weight_rows
@@ -59,7 +60,7 @@ class Cost:
 def seconds_a_token(job: TextJob) -> float:
     """Of a pass of the teacher, after a first one that nobody counts."""
     count = min(FIRST, job.max_length)
-    ids = torch.full((1, count), job.words.eos_token_id or 0, device=job.start.device)
+    ids = torch.full((1, count), filler(job.words), device=job.start.device)
     job.start(input_ids=ids[:, :1])
     began = time.perf_counter()
     job.start(input_ids=ids)

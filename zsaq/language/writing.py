@@ -15,12 +15,13 @@ from zsaq.train.optim import NotFinite
 
 
 def fast_dtype(device: torch.device | None = None) -> torch.dtype | None:
-    """What a model that only writes is loaded in: None, its own dtype, on an accelerator and on processors that
-    calculate with 16 bits; float32 elsewhere, where 16 bits are slower (2.3 times, on a Xeon of 2021)."""
+    """What a model that only writes is loaded in: None, its own dtype, on an accelerator; bfloat16 on processors that
+    calculate with it; float32 elsewhere, where 16 bits are slower (on a Xeon of 2021 bfloat16 4 times, float16 9)."""
     if device is not None and device.type != "cpu":
         return None
     able = vars(torch.cpu).get("get_capabilities", dict)()
-    return None if any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16")) else torch.float32
+    calculates = any(able.get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
+    return torch.bfloat16 if calculates else torch.float32
 
 
 def load_generator(
