@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import teachers
 import zsaq
+from commands import run
 from language_toys import bpe, job_of
 from zsaq import QuantConfig
 from zsaq.io.saving import save, weight_bytes
@@ -190,3 +191,11 @@ def test_an_image_model_has_no_bits_by_size() -> None:
 def test_a_model_whose_answers_are_no_distribution_is_refused() -> None:
     with pytest.raises(ValueError, match="answers no distribution"):
         mixed(TextJob.of(teachers.objects("bert")[0].bert, bpe()), Size(4.0))
+
+
+@pytest.mark.parametrize("words", [["--bits", "9"], ["--target_mb", "0.045"]])
+def test_the_command_line_takes_a_size(words: list[str], tmp_path) -> None:
+    folder = teachers.folder_of(tmp_path / "llama", *teachers.objects("llama"))
+    done = run("quantize", str(folder), *words, "--method", "rtn", "--output_dir", str(tmp_path / "out"))
+    assert done.exit_code == 0 and "bits by size" in done.stderr
+    assert weight_bytes(tmp_path / "out") <= 46_000
