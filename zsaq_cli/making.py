@@ -56,9 +56,12 @@ def quantize(
         str | None,
         typer.Option(
             "--bits",
-            help="w4a16e8h8g32 (e: the table's bits, h: the head's), w2a8, w4a8g128; images: w4a4, ...; default: by "
-            "the kind of model.",
+            help="w4a16e8h8g32 (e: the table's bits, h: the head's), w2a8, w4a8g128; images: w4a4, ...; 3.2: bits a "
+            "weight on the whole, those of each layer are chosen; default: by the kind of model.",
         ),
+    ] = None,
+    target_mb: Annotated[
+        float | None, typer.Option("--target_mb", help="Text: megabytes that the student may take, in place of --bits.")
     ] = None,
     embedding: Annotated[int | None, typer.Option("--embedding", min=2, max=16, help="Text: the table's bits.")] = None,
     head: Annotated[int | None, typer.Option("--head", min=2, max=16, help="Text: the head's bits.")] = None,
@@ -90,6 +93,7 @@ def quantize(
 
     \b
     zsaq quantize HuggingFaceTB/SmolLM2-135M-Instruct
+    zsaq quantize HuggingFaceTB/SmolLM2-135M-Instruct --target_mb 60
     zsaq quantize textattack/bert-base-uncased-SST-2 --bits w2a8 --method zsaq --output_dir sst2-w2a8
     zsaq quantize gpt2 --bits w4a8 --output_dir gpt2-w4a8 --effort light
     zsaq quantize microsoft/resnet-18 --bits w4a4 --method genie --steps 500 --output_dir resnet-18-w4a4
@@ -101,9 +105,12 @@ def quantize(
         from zsaq.io.teacher import name_of
         from zsaq.report.table import Table
 
-        folder = output_dir or new_folder(name_of(model).split("/")[-1], bits or "student")
+        folder = output_dir or new_folder(
+            name_of(model).split("/")[-1], bits or ("student" if target_mb is None else f"{target_mb:g}MB")
+        )
         student = launch.run(
-            model, with_ends(bits, embedding, head), folder, method=method, effort=effort, seed=seed, license=license,
+            model, with_ends(bits, embedding, head), folder, target_mb=target_mb, method=method, effort=effort,
+            seed=seed, license=license,
             **subject(model, generator, text_pair, size, corpus, prompts, base), preset=preset,
             checkpoint_every=checkpoint_every, resume=resume, **launch.options_of(context.args),
         )  # fmt: skip

@@ -16,7 +16,6 @@ leaves it). Each row is made in a process of its own: its peak is the resident m
 """
 
 import argparse
-import hashlib
 import json
 import math
 import os
@@ -25,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -76,7 +74,7 @@ def written(args: argparse.Namespace, seed: int) -> tuple[Any, Any]:
     from zsaq.io.teacher import load_teacher
     from zsaq.language.job import TextJob
 
-    path = args.output_dir / f"own-{seed}.safetensors"
+    path = args.output_dir / f"{Path(args.model).name}-{seed}.safetensors"
     if not path.exists():
         job = TextJob.of(load_teacher(args.model).float(), tokenizer_of(args.model), max_length=args.tokens)
         job.batch_size, job.style = ROWS, {"refresh": 1}
@@ -137,46 +135,12 @@ def made(row: str, making: Making) -> tuple[Any, float]:
     return model, bits + unchanged(model, making.args.table)
 
 
-def recorded(teacher: Any, path: Path) -> Callable[[], None]:
-    """Let the teacher's blocks answer from `path` what they were asked before, so that a row costs one model's passes
-    and two heads; what comes back keeps the states that are new."""
-    from safetensors.torch import load_file, save_file
-    from transformers.modeling_outputs import BaseModelOutputWithPast
-
-    base, known = teacher.base_model, dict(load_file(path)) if path.exists() else {}
-    compute, before = base.forward, len(known)
-
-    def forward(input_ids: Any, **options: Any) -> BaseModelOutputWithPast:
-        key = hashlib.sha256(input_ids.numpy().tobytes()).hexdigest()
-        if key not in known:
-            known[key] = compute(input_ids=input_ids, **options).last_hidden_state
-        return BaseModelOutputWithPast(last_hidden_state=known[key])
-
-    base.forward = forward
-    return lambda: None if len(known) == before else save_file(known, path)
-
-
-def compared(student: Any, teacher: Any, ids: Any, counts: Any) -> tuple[float, float]:
-    """Means over the tokens of `ids` [N, L] that count: the student's loss, and KL(teacher || student), in nats."""
-    import torch
-
-    loss = divergence = 0.0
-    for row, counted in zip(ids, counts[:, 1:], strict=True):
-        last = int(counted.nonzero().max()) + 2  # nothing behind it is read
-        row, counted = row[:last], counted[: last - 1]
-        with torch.no_grad():
-            said, meant = (m(input_ids=row[None]).logits[0, :-1][counted].log_softmax(-1) for m in (student, teacher))
-            loss -= float(said.gather(1, row[1:, None][counted]).sum())
-            divergence += float(meant.exp().mul_(meant.sub_(said)).sum())
-    total = int(counts[:, 1:].sum())
-    return loss / total, divergence / total
-
-
 def measure(args: argparse.Namespace, row: str, options: list[str]) -> dict[str, Any]:
     """The facts of a row."""
     import torch
     from safetensors.torch import load_file
 
+    from recipes.benchmarks.language_scores import compared, recorded
     from zsaq.eval.perplexity import tokenize
     from zsaq.eval.pretrained import tokenizer_for
     from zsaq.eval.reading import read_text
@@ -184,7 +148,7 @@ def measure(args: argparse.Namespace, row: str, options: list[str]) -> dict[str,
     making = Making(args, options)
     student, bits = made(row, making)
     teacher = making.teacher()
-    keep = recorded(teacher, args.output_dir / "teacher.safetensors")
+    keep = recorded(teacher, args.output_dir / f"{Path(args.model).name}.safetensors")
     count = sum(parameter.numel() for parameter in teacher.parameters())
     ids = tokenize(tokenizer_for(teacher, args.model), read_text(args.text))
     if len(ids) < args.window * args.windows:

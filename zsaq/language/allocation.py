@@ -43,7 +43,7 @@ SEED: Final = 0  # of that text: which bits are chosen does not hang on a run's 
 TEXTS: Final = 16  # rows of the model's own text that are read
 SAMPLE: Final = 128  # rows of a weight that its error is measured on
 CELLS: Final = 20_000  # sizes that are told apart
-ENTRY: Final = 100  # bytes of a tensor in a file's header, besides its name
+ENTRY: Final = 92  # bytes of a tensor in a file's header, besides its name
 
 
 class Choice(NamedTuple):
