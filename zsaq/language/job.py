@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, final
 
+import torch
 from accelerate import PartialState
 from huggingface_hub.utils import validate_repo_id
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +27,7 @@ from zsaq.language.writing import fast_dtype, load_generator, with_adapters
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.tokens import check_tokens
 from zsaq.train.pair import Batch
+from zsaq.train.widening import is_narrow, keep_narrow, widened
 
 DEFAULT_GENERATOR = "HuggingFaceTB/SmolLM2-135M-Instruct"  # writes for a classifier where no other is named
 PROMPTED = 48  # tokens of a prompted text at most
@@ -140,7 +142,7 @@ class TextJob:
             ) from None
         quantization = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4")
         self.teacher = type(self.start).from_pretrained(
-            path, quantization_config=quantization, device_map={"": self.start.device}, dtype=self.start.dtype
+            path, quantization_config=quantization, device_map={"": self.start.device}, dtype=torch.float32
         )
 
     def text(self, seed: int) -> Iterator[Batch]:
@@ -189,9 +191,17 @@ class TextJob:
             model, tokenizer = load_generator(self.generator)
         else:
             start, tokenizer = self.generator
-            model = copy.deepcopy(start).float().requires_grad_(True)
-            reference = start.to(self.teacher.device) if start.dtype == model.dtype else None  # type: ignore[arg-type]
-        text = self._stream(with_adapters(model) if lora else model, tokenizer, ours, seed, kind=bridge)
+            start.to(self.teacher.device)  # type: ignore[arg-type]
+            computes = start.dtype == torch.float32 or is_narrow(start)
+            held = {id(t): t for t in (*start.parameters(), *start.buffers())} if lora and computes else {}
+            model = copy.deepcopy(start, held)  # adapters stand on the very weights that are there
+            model = model if held else model.float().requires_grad_(True)
+            if is_narrow(start):
+                keep_narrow(model)
+            reference = start if computes else None
+        with widened(model):
+            climber = with_adapters(model) if lora else model
+        text = self._stream(climber, tokenizer, ours, seed, kind=bridge)
         return Ascent(text, self.teacher, reference=reference, **options)
 
     def _talks(self, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, final
 
@@ -31,6 +31,20 @@ def keeping(student: nn.Module) -> Iterator[None]:
         if error.student is None:
             error.student = student
         raise
+
+
+def adamw(params: Iterable[Any], lr: float, eight_bit: bool = False) -> torch.optim.Optimizer:
+    """AdamW without decay on parameters or groups of them; its states in 8 bits through bitsandbytes if asked.
+
+    Raises ValueError if bitsandbytes is asked for and not installed.
+    """
+    if not eight_bit:
+        return torch.optim.AdamW(params, lr, weight_decay=0.0)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError('8-bit AdamW needs bitsandbytes: pip install "zsaq[bnb]", or leave eight_bit off') from None
+    return AdamW8bit(params, lr, weight_decay=0.0)
 
 
 class Wrapper(ABC):

@@ -3,8 +3,9 @@ whole grid steps, about 70 times too far and almost orthogonal to the gradient.
 """
 
 import math
-from contextlib import nullcontext
-from typing import Final, final
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, final
 
 import torch
 import torch.distributed as dist
@@ -96,6 +97,7 @@ class SAM(Wrapper):
         try:
             leaves = [*(stand(tied) for tied in ends), *params]
             with (
+                alone(leaves, self.param_groups),
                 self.no_sync(),
                 torch.random.fork_rng([device] if device.type == "cuda" else []),
                 torch.autocast(device.type, enabled=autocast and not probe),
@@ -152,6 +154,20 @@ class SAM(Wrapper):
                 f"{what} is {values.tolist()}, not finite here or on another process; the weights are as they were and "
                 "no step was taken. Lower the learning rate or rho, or look at the last batch"
             )
+
+
+@contextmanager
+def alone(leaves: list[Tensor], groups: list[dict[str, Any]]) -> Iterator[None]:
+    """Inside, no other parameter of the groups gathers a gradient: nobody would read it."""
+    wanted = {id(leaf) for leaf in leaves}
+    others = [p for group in groups for p in group["params"] if p.requires_grad and id(p) not in wanted]
+    try:
+        for p in others:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in others:
+            p.requires_grad_(True)
 
 
 def stand(tied: list[QuantLayer]) -> Tensor:

@@ -23,8 +23,10 @@ from zsaq.train.logging import StepLog
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.optim import NotFinite, Wrapper, keeping
 from zsaq.train.pair import Batch, Pair, run_model
+from zsaq.train.recomputing import recomputing
 from zsaq.train.stages import stage as stage_of
 from zsaq.train.streams import stream_of
+from zsaq.train.widening import widened
 
 Model = TypeVar("Model", bound=nn.Module)
 Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
@@ -62,7 +64,8 @@ class Loop:
     `accumulate`: micro-batches a step; `schedule` of the learning rate, after a linear rise over `warmup`, a share of
     the steps; `folder`: where JSON lines go; `every`: steps between two lines of progress. With N processes each reads
     its own batches and gradients are averaged. Mixed precision is the accelerator's "no" or "bf16"; "fp16" is refused,
-    its scaler cannot look twice.
+    its scaler cannot look twice. For memory (docs/memory.md): `recompute` computes the student's blocks again in the
+    backward pass (gradient checkpointing), `eight_bit` keeps AdamW's states in 8 bits, by bitsandbytes.
     """
 
     accelerator: Accelerator = field(default_factory=lambda: processes())
@@ -71,6 +74,8 @@ class Loop:
     warmup: float = 0.1
     folder: Path | None = None
     every: int = 20
+    recompute: bool = False
+    eight_bit: bool = False
 
     def __post_init__(self) -> None:
         if self.accelerator.mixed_precision == "fp16":
@@ -159,6 +164,7 @@ def distill(
 
     with (
         keeping(student),
+        recomputing(student, loop.recompute),
         StepLog(accelerator, stage, steps, loop.folder, loop.every) as log,
         stage_of(stage, **lasting, log=log) as at,
     ):
@@ -201,8 +207,9 @@ def distill(
             if isinstance(optimizer, Wrapper):
                 others |= optimizer.diagnostics()
             if adversary is not None and step % ratio[0] == 0 and step < steps:
-                for _ in range(ratio[1]):
-                    others |= adversary.ascend(_divergence(teacher, student, total, accelerator))
+                with widened(teacher):
+                    for _ in range(ratio[1]):
+                        others |= adversary.ascend(_divergence(teacher, student, total, accelerator))
             log.write(step, metrics | _averaged(others, accelerator))
     optimizer.zero_grad()
     return student
