@@ -36,9 +36,9 @@ from zsaq.student import Score, finish, numbers, saved_bytes
 from zsaq.subject import GIVEN, OWN, Subject, TeacherBits
 from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.logging import SynthesisLog, say
+from zsaq.train.loop import Loop
 from zsaq.train.stages import part, stage
 from zsaq.train.state import Held
-from zsaq.train.trainer import Loop
 from zsaq.train.widening import released, widened
 from zsaq.vision import methods as vision
 from zsaq.vision.image_spec import ImageSpec

@@ -20,7 +20,7 @@ from zsaq.student import Score, numbers
 from zsaq.subject import OWN, SUBJECT, Subject
 from zsaq.train.checkpoint import Checkpoint, Taken
 from zsaq.train.logging import say
-from zsaq.train.trainer import Loop
+from zsaq.train.loop import Loop
 from zsaq.train.widening import released, widened
 
 TAKEN: Final = (*KEYS, "of", "seeds", "data seen")  # what a run and a row of the table call their own

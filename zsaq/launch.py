@@ -34,8 +34,8 @@ from zsaq.report.table import Table
 from zsaq.script import told
 from zsaq.student import noted
 from zsaq.train.logging import quiet, say
+from zsaq.train.loop import Loop, processes
 from zsaq.train.optim import NotFinite
-from zsaq.train.trainer import Loop, processes
 
 
 def value_of(text: str) -> Any:

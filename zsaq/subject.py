@@ -27,7 +27,7 @@ from zsaq.report.card import base_of
 from zsaq.run import Base
 from zsaq.sentence import Sentence, told_pooling
 from zsaq.train.logging import say
-from zsaq.train.trainer import Loop
+from zsaq.train.loop import Loop
 from zsaq.train.widening import keep_narrow
 from zsaq.vision import choice, presets
 from zsaq.vision import methods as vision

@@ -30,8 +30,8 @@ from zsaq.language.text import Text
 from zsaq.script import positive, told
 from zsaq.train.averaging import Averaged
 from zsaq.train.choosing import Chosen
+from zsaq.train.loop import processes
 from zsaq.train.state import read_state, write_state
-from zsaq.train.trainer import processes
 
 with told():
     from examples import subjects

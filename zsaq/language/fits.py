@@ -10,9 +10,9 @@ from zsaq.language.sam_sga import gptq_student, pull, sam_sga, student_of, warm_
 from zsaq.method import Budget
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
 from zsaq.train.streams import drawn, stream_of
-from zsaq.train.trainer import Loop
 from zsaq.train.widening import is_narrow
 
 Fit = Callable[[TextJob, QuantConfig, Budget, int, Loop], PreTrainedModel]

@@ -51,7 +51,7 @@ class TextJob:
     `corpus`: text that is there, which then is what methods read; else the generator writes: after the prompts of
     `asking`, after automatic ones if it has a chat template and the teacher is no causal model, and from its begin
     token otherwise; of what a chat model writes for itself TALKS are conversations. `chunks`: what it has written after
-    prompts. `sized`: configurations that were chosen by size.
+    prompts. `sized`: configurations that were chosen by size. `shared`: all processes read the same.
     """
 
     teacher: PreTrainedModel
@@ -68,6 +68,7 @@ class TextJob:
     asking: Asking = field(default_factory=Asking)
     chunks: Chunks | None = None
     sized: dict[Size, QuantConfig] = field(default_factory=dict)
+    shared: bool = False
     start: PreTrainedModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -151,13 +152,13 @@ class TextJob:
         the teacher's language."""
         ours = self.words  # refused before anything is loaded
         if self.corpus is not None:
-            return texts(list(self.corpus), ours, self.layout, self.batch_size, seed=process_seed(seed))
+            return texts(list(self.corpus), ours, self.layout, self.batch_size, seed=self.seed_of(seed))
         if self.chunks is None and not self.asks:
             model, tokenizer = load_generator(self.generator) if isinstance(self.generator, str) else self.generator
             talks = TALKS if tokenizer is ours and self._talks(tokenizer) else 0.0
             return self._stream(model, tokenizer, ours, seed, chat=talks)
-        self.chunks = self.chunks or self.written(process_seed(0))
-        return ChunkStream(self.chunks, ours, self.layout, self.batch_size, seed=process_seed(seed))
+        self.chunks = self.chunks or self.written(self.seed_of(0))
+        return ChunkStream(self.chunks, ours, self.layout, self.batch_size, seed=self.seed_of(seed))
 
     @property
     def asks(self) -> bool:
@@ -215,7 +216,7 @@ class TextJob:
     ) -> TextGenerator:  # fmt: skip
         last = longest(model) or self.length[1] + 1
         length = tuple(min(n, last - 1) for n in self.length)
-        options = {"batch_size": self.batch_size, "length": length, "seed": process_seed(seed), "chat": chat}
+        options = {"batch_size": self.batch_size, "length": length, "seed": self.seed_of(seed), "chat": chat}
         return TextGenerator.of(
             model, tokenizer, self.teacher, ours, kind=kind, max_length=self.max_length, text_pair=self.text_pair,
             **options | dict(self.style),
@@ -223,7 +224,7 @@ class TextJob:
 
     def noise(self, seed: int) -> Iterator[Batch]:
         """Random tokens of the teacher."""
-        return random_tokens(self.words, self.layout, self.batch_size, length=self.length, seed=process_seed(seed))
+        return random_tokens(self.words, self.layout, self.batch_size, length=self.length, seed=self.seed_of(seed))
 
     def given_batches(self, seed: int) -> Iterator[Batch]:
         """One's own batches, as they come. Raises ValueError if there are none."""
@@ -235,9 +236,8 @@ class TextJob:
         """Unlabelled real text, for upper bounds alone. Raises ValueError if there is none."""
         if self.real is None:
             raise ValueError("real text was asked for, and none was given; give real=..., or a method without data")
-        return texts(self.real(), self.words, self.layout, self.batch_size, seed=process_seed(seed))
+        return texts(self.real(), self.words, self.layout, self.batch_size, seed=self.seed_of(seed))
 
-
-def process_seed(seed: int) -> int:
-    """A seed of this process's own."""
-    return seed + 1000 * PartialState().process_index
+    def seed_of(self, seed: int) -> int:
+        """A seed of this process's own, or the same for all."""
+        return seed if self.shared else seed + 1000 * PartialState().process_index

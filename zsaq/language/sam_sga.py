@@ -21,16 +21,18 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import QuantEmbedding, parameter_groups, quant_layers
 from zsaq.quant.model import quantize_model
 from zsaq.quant.ranges import static_ranges
+from zsaq.quant.sharded import gathered
 from zsaq.sentence import pooling_of
 from zsaq.train.embeddings import Embeddings, Similarities
 from zsaq.train.gptq import gptq
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, HiddenStates, LayerWise, RelativeMSE, Sum
 from zsaq.train.optim import Clip, Wrapper, adamw
 from zsaq.train.pair import Batch
 from zsaq.train.sam import SAM
 from zsaq.train.stages import stage
 from zsaq.train.streams import stream_of
-from zsaq.train.trainer import Adversary, Loop, calibrate, distill
+from zsaq.train.trainer import Adversary, calibrate, distill
 
 CALIBRATION = 16  # batches that fill static ranges of inputs
 
@@ -76,11 +78,12 @@ def grid_step(student: PreTrainedModel) -> float:
 
     Raises ValueError if only a token table is quantized, and for weights that are not finite.
     """
-    steps = {
-        name: layer.weight_quantizer.codes(layer.rows().flatten(1))[1].mean() * layer.weight_quantizer.grid.step
-        for name, layer in quant_layers(student)
-        if not isinstance(layer, QuantEmbedding)
-    }
+    steps = {}
+    for name, layer in quant_layers(student):
+        if not isinstance(layer, QuantEmbedding):
+            with gathered(layer):
+                scale = layer.weight_quantizer.codes(layer.rows().flatten(1))[1]
+            steps[name] = scale.mean() * layer.weight_quantizer.grid.step
     if not steps:
         raise ValueError("no weight is quantized but the token table's, which is not trained; give the config weights")
     mean = float(torch.stack([*steps.values()]).mean())

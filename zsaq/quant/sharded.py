@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor, zeros
 
 
@@ -52,6 +52,22 @@ def gathered(module: nn.Module) -> Iterator[None]:
     finally:
         for part, name, parameter in held:
             part._parameters[name] = parameter
+
+
+def keeps(module: nn.Module) -> bool:
+    """Whether this process keeps what is gathered of the module: of a sharded one the main process alone does."""
+    return not is_sharded(module) or distributed.get_rank() == 0
+
+
+def wholes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a sharded module, whole on the main process, one after the other; nothing on the others."""
+    known: dict[int, Tensor | None] = {}
+    main = distributed.get_rank() == 0
+    for tensor in state.values():
+        if id(tensor) not in known:  # ends of a tie stay one tensor
+            all_of_it = whole(tensor.detach())
+            known[id(tensor)] = all_of_it if main else None
+    return {name: found for name, tensor in state.items() if (found := known[id(tensor)]) is not None}
 
 
 def alike(tensors: list[Tensor]) -> list[list[Tensor]]:

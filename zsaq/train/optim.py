@@ -9,6 +9,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from zsaq.quant.sharded import alike, total_norm
+
 Closure = Callable[[], Tensor]
 NoSync = Callable[[], AbstractContextManager[Any]]
 
@@ -52,8 +54,11 @@ class Wrapper(ABC):
 
     A closure zeroes the gradients, runs forward and backward over the whole accumulation window and returns the
     detached loss (of several processes the mean, where it is to be logged). `no_sync` makes contexts in which gradients
-    stay on their process (DistributedDataParallel's).
+    stay on their process (DistributedDataParallel's). `together`: processes share each batch, so that what they look at
+    on their own has to be averaged too.
     """
+
+    together = False
 
     def __init__(self, base: "torch.optim.Optimizer | Wrapper") -> None:
         if not isinstance(base, torch.optim.Optimizer | Wrapper):
@@ -70,6 +75,12 @@ class Wrapper(ABC):
         self._no_sync = no_sync
         if isinstance(self.base, Wrapper):
             self.base.no_sync = no_sync
+
+    def nested(self) -> Iterator["Wrapper"]:
+        """Itself, and the wrappers inside it."""
+        yield self
+        if isinstance(self.base, Wrapper):
+            yield from self.base.nested()
 
     @property
     def innermost(self) -> torch.optim.Optimizer:
@@ -116,10 +127,13 @@ class Clip(Wrapper):
 
     def step(self, closure: Closure | None = None) -> Tensor | None:
         loss = None if closure is None else look(closure)
-        params = (p for group in self.param_groups for p in group["params"])
-        self.norm = float(nn.utils.clip_grad_norm_(params, self.max_norm))
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = total_norm([p.grad for p in params])
+        self.norm = float(norm)
         if not math.isfinite(self.norm):
             raise NotFinite(f"the gradient's norm is {self.norm}; no step was taken. Lower the learning rate")
+        for group in alike(params):
+            nn.utils.clip_grads_with_norm_(group, self.max_norm, norm)
         self.base.step()
         return loss
 
