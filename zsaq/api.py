@@ -239,5 +239,6 @@ def circumstances(row: Method, budget: Budget, seed: int, loop: Loop) -> dict[st
     return {
         "method": row.name, "seed": seed, "budget": str(budget), "accumulate": loop.accumulate,
         "schedule": f"{loop.schedule}, warmup {loop.warmup}", "mixed_precision": loop.accelerator.mixed_precision,
+        **{name: "True" for name in ("eight_bit", "shared") if getattr(loop, name)},
         "processes": loop.accelerator.num_processes, "versions": {name: version(name) for name in PACKAGES},
     }  # fmt: skip

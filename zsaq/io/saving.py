@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
@@ -88,6 +88,11 @@ def write(
             dataclasses.replace(results, rows=rows, fingerprint=fingerprint(partial)).write(partial)
             results = Results.read(partial)
     return target, results
+
+
+def alone(student: nn.Module) -> bool:
+    """Whether the main process can save it by itself; of a sharded student all have a part."""
+    return not is_sharded(student)
 
 
 def is_main() -> bool:

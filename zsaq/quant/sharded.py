@@ -27,6 +27,19 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
     return distribute_tensor(tensor, other.device_mesh, other.placements, src_data_rank=None)
 
 
+def part_of(tensor: Tensor) -> Tensor:
+    """What this process has of it, which it shares memory with."""
+    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def of_part(part: Tensor, other: Tensor) -> Tensor:
+    """The tensor of which `part` is what this process has, if it is to `other` as its own part."""
+    if not isinstance(other, DTensor) or part.shape != other.to_local().shape:
+        return part
+    placed = part.to(other.device), other.device_mesh, other.placements
+    return DTensor.from_local(*placed, run_check=False, shape=other.shape, stride=other.stride())
+
+
 def zeros_like_rows(weight: Tensor, rows: Tensor) -> Tensor:
     """Zeros in the shape and dtype of `rows`, in parts if `weight` is; otherwise of stride 0, which takes no memory."""
     if isinstance(weight, DTensor):
