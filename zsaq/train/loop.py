@@ -105,8 +105,8 @@ def check_launched(accelerator: Accelerator) -> None:
         raise ValueError(f"FSDP was asked for, and Accelerate does not shard on {kind.value}: it needs GPUs")
     if kind == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError("this is FSDP 1, which flattens parameters: launch with --fsdp_version 2")
-    plugin: Any = accelerator.state.fsdp_plugin
-    if kind == DistributedType.FSDP and plugin.cpu_ram_efficient_loading:
+    plugin: Any = accelerator.state.fsdp_plugin if kind == DistributedType.FSDP else None
+    if plugin is not None and plugin.cpu_ram_efficient_loading:
         raise ValueError(
             "with fsdp_cpu_ram_efficient_loading only the main process would have the teacher's weights: launch with "
             "--fsdp_cpu_ram_efficient_loading false (recipes/fsdp.yaml)"
