@@ -10,6 +10,8 @@ from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from safetensors.torch import load_file
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_leaves
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import toys
@@ -19,6 +21,7 @@ from zsaq.language.sam_sga import grid_step, with_learned_ranges
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.ranges import static_ranges
 from zsaq.quant.sharded import is_sharded
+from zsaq.train.state import stateful
 
 STEPS = 3
 CASES = {  # family, configuration, optimizer
@@ -48,8 +51,23 @@ def run(case: str, folder: Path, shard: bool, writes: bool = True) -> None:
     loop = constant(shared=True, accumulate=2, recompute="again" in how, folder=folder / "log" if writes else None)
     distill(student, teacher, given, KL() + HiddenStates(kind), optimizer, STEPS, loop)
     assert all(layer.offset is None for _, layer in quant_layers(student)) and not static_ranges(student)
+    if shard:
+        assert_kept(student, optimizer)
     save(student, folder / "student")
     (folder / f"unit{Accelerator().process_index}.json").write_text(json.dumps([unit, grid_step(student)]))
+
+
+def assert_kept(student: nn.Module, optimizer: Any) -> None:
+    """What this process has of both goes into a file and comes back in parts."""
+    before = [p.detach().full_tensor() for p in student.parameters() if isinstance(p, DTensor)]
+    for part in (stateful(student), stateful(optimizer)):
+        state = part.state_dict()
+        assert not [each for each in tree_leaves(state) if isinstance(each, DTensor)]
+        part.load_state_dict(state)
+    states = [v for each in optimizer.state.values() for v in each.values() if isinstance(v, torch.Tensor) and v.ndim]
+    assert all(isinstance(value, DTensor) for value in states)
+    after = [p.detach().full_tensor() for p in student.parameters() if isinstance(p, DTensor)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
 def both(folder: str, shard: bool) -> None:
