@@ -22,7 +22,7 @@ from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import unfinite
 from zsaq.quant.model import is_quantized
-from zsaq.quant.reach import check_own
+from zsaq.quant.reach import check_own, copied
 from zsaq.report.card import base_of
 from zsaq.run import Base
 from zsaq.sentence import Sentence, told_pooling
@@ -212,12 +212,16 @@ class Subject:
 
     def prepare(self, rows: Iterable[Method], loop: Loop) -> None:
         """The model where the loop runs. If any of the methods learns, a language model in half precision stays so and
-        answers in float32, and the teacher answers in `teacher_bits`."""
-        job = self.job
+        answers in float32 (for a method of the user's own it is float32); the teacher answers in `teacher_bits`."""
+        job, rows = self.job, list(rows)
         if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
             if job.kind == "embedding" and loop.accelerator.is_main_process:
                 say(told_pooling(self.sentence))
             keep_narrow(job.start)
+            if any(row.inputs == OWN and row.name != GIVEN for row in rows):
+                wide: Any = (job.start if self.named else copied(job.start)).float()
+                generator = (wide, job.generator[1]) if job.generator[0] is job.start else job.generator
+                job.teacher, job.start, job.generator = wide, wide, generator  # type: ignore[assignment]
             if self.teacher_bits is not None:
                 if self.source.startswith("a "):
                     raise ValueError("teacher_bits loads the teacher anew, and this one has no path: give a path or id")
