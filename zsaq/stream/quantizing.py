@@ -25,8 +25,8 @@ from zsaq.stream.trimming import trim
 from zsaq.train.chain import Chain
 from zsaq.train.gptq import round_block
 from zsaq.train.logging import StepLog
+from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
-from zsaq.train.trainer import Loop
 
 Rounding = Literal["rtn", "gptq"]
 ROUNDINGS: Final[tuple[Rounding, ...]] = get_args(Rounding)

@@ -19,10 +19,10 @@ from zsaq.quant.quantizer import Quantizer
 from zsaq.train.calls import Reached
 from zsaq.train.chain import Args, Chain
 from zsaq.train.logging import StepLog
+from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
 from zsaq.train.stages import stage as stage_of
-from zsaq.train.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
 COLUMNS = 128  # that are rounded before those behind them hear of it
