@@ -158,11 +158,12 @@ def test_padding_does_not_count() -> None:
 
 def test_a_vit_of_static_ranges() -> None:
     teacher, pictures = vit(), [{"pixel_values": images(8, 16)}]
-    student = quantize_model(teacher, QuantConfig(weight=Grid(3), input=Grid(8, per="tensor")))
+    rules = (("*patch*", None),)  # a convolution, which GPTQ leaves rounded, and whose error hides all others
+    student = quantize_model(teacher, QuantConfig(Grid(3), Grid(8, per="tensor"), rules=rules))
     with pytest.raises(ValueError, match=r"run zsaq\.calibrate"):
         gptq(student, pictures, blocks(student))
     before = miss(calibrate(student, pictures), teacher, pictures)
-    assert miss(gptq(student, pictures, blocks(student)), teacher, pictures) < before
+    assert miss(gptq(student, pictures, blocks(student)), teacher, pictures) < 0.5 * before
 
 
 def test_bad_input_is_told() -> None:
