@@ -20,7 +20,7 @@ from zsaq.eval.pretrained import load_with_tokenizer
 from zsaq.eval.scoring import below, compare_to_teacher, grade, predict
 from zsaq.eval.tasks import TASKS, Task, find_task, label_order, read_rows
 from zsaq.script import positive, told
-from zsaq.train.trainer import processes
+from zsaq.train.loop import processes
 
 AVERAGES = (
     "average_9 counts MNLI matched and mismatched as two entries, average_8 as one (their mean); in both, a task with "

@@ -31,8 +31,8 @@ from zsaq.eval.remarks import Remarks
 from zsaq.eval.suiting import reads
 from zsaq.foreign import UNMADE
 from zsaq.script import positive, told
+from zsaq.train.loop import processes
 from zsaq.train.pair import run_model
-from zsaq.train.trainer import processes
 
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

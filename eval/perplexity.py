@@ -31,7 +31,7 @@ from zsaq.eval.pretrained import load_with_tokenizer
 from zsaq.eval.reading import read_text
 from zsaq.eval.suiting import context_of, logits_of, writes
 from zsaq.script import positive, told
-from zsaq.train.trainer import processes
+from zsaq.train.loop import processes
 
 CONVENTION = "gptq"
 

@@ -13,7 +13,7 @@ import os, signal, sys
 from language_toys import bert, bpe, opt, wordpiece
 from zsaq import launch
 from zsaq.train.checkpoint import Checkpoint
-from zsaq.train.trainer import processes
+from zsaq.train.loop import processes
 
 out, number, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "resume"
 steps, after = [], Checkpoint.after

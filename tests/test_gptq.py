@@ -108,10 +108,42 @@ def test_a_layer_hears_what_those_before_it_leave() -> None:
     x = first.inputs(batch["input"])
     for layer, now in zip((first, second), (layer for _, layer in quant_layers(student)), strict=True):
         weight, grid, moment = layer.weight.detach(), layer.weight_quantizer.grid, (x.T @ x).detach().double()
-        scale, zero = of_every_entry(weight, grid, moment.diagonal())
-        expected = gptq_columns(weight, Factor.of(moment, 0.01), scale, zero, grid)[0]
+        factor = Factor.of(moment, 0.01)
+        scale, zero = of_every_entry(weight, grid, factor.cost)
+        expected = gptq_columns(weight, factor, scale, zero, grid)[0]
         assert torch.allclose(now.dequantized(), expected)
         x = now.inputs(torch.tanh(now(batch["input"]))) if layer is first else x
+
+
+def test_an_error_costs_what_the_columns_behind_leave_of_it() -> None:
+    """1 / U_ii^2 is the least squared answer with an error of 1 in column i, if those behind it may move freely."""
+    torch.manual_seed(0)
+    x = torch.randn(40, 7, dtype=torch.float64) @ torch.randn(7, 7, dtype=torch.float64)
+    factor = Factor.of(x.T @ x, 1e-9, torch.float64)
+    for turn, i in enumerate(factor.order.tolist()):
+        behind = x[:, factor.order[turn + 1 :]]
+        rest = x[:, i] - behind @ (torch.linalg.pinv(behind) @ x[:, i])
+        assert torch.isclose(factor.cost[i], rest.square().sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("alive", [0, 5])
+def test_inputs_that_are_never_there_leave_the_weights_finite(alive: int) -> None:
+    torch.manual_seed(0)
+    student = quantize_model(nn.Sequential(nn.Sequential(nn.Linear(8, 4))), QuantConfig(Grid(3, per=4)))
+    x = torch.randn(20, 8) * (torch.arange(8) < alive)
+    gptq(student, [{"input": x}], [("0", student)])
+    assert all(tensor.isfinite().all() for tensor in student.state_dict().values())
+
+
+def test_ranges_for_the_inputs_leave_a_smaller_error() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(300, 64) * torch.logspace(-1, 1, 64)[torch.randperm(64)]
+    weight, factor = torch.randn(32, 64), Factor.of((x.T @ x).double(), 0.01)
+    for grid in (Grid(2, levels="half", per=16), Grid(3, per=16), Grid(3, symmetric=False, per=16)):
+        blind, seeing = (
+            gptq_columns(weight, factor, *of_every_entry(weight, grid, cost), grid)[2] for cost in (None, factor.cost)
+        )
+        assert seeing < 0.9 * blind
 
 
 def test_padding_does_not_count() -> None:

@@ -72,6 +72,7 @@ THIRD_PARTIES = {  # who may import them
             "zsaq.io",
             "zsaq.train.trainer",
             "zsaq.train.logging",
+            "zsaq.train.recomputing",
             "zsaq.report.hub",
             "zsaq.deploy",
             "zsaq.language",

@@ -11,10 +11,11 @@ from toys_optim import closure_of, codes_of_shapes, gradients_of, make_batch, ma
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.inundation import GradientInundation, weight_codes
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL
 from zsaq.train.optim import Wrapper
 from zsaq.train.sam import SAM
-from zsaq.train.trainer import Loop, distill
+from zsaq.train.trainer import distill
 
 W4 = QuantConfig(weight=Grid(4), ranges="minmax")
 

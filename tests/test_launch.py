@@ -50,7 +50,10 @@ def test_other_methods_options_pass_and_no_flag_may_be_shortened(capsys: pytest.
 
 
 def arguments(**change: Any) -> argparse.Namespace:
-    return argparse.Namespace(**({"mixed_precision": None, "output_dir": "x", "trackers": [], "name": "toy"} | change))
+    given = {"mixed_precision": None, "output_dir": "x", "trackers": [], "name": "toy"} | dict.fromkeys(
+        launch.MEMORY, False
+    )
+    return argparse.Namespace(**(given | change))
 
 
 @pytest.mark.parametrize("error", [ValueError("too few bits"), OSError("disk is full"), ConnectionError("no Hub")])

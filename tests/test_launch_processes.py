@@ -14,7 +14,7 @@ CODE = """
 import sys
 from language_toys import bert, bpe, opt, wordpiece
 from zsaq import launch
-from zsaq.train.trainer import Loop, processes
+from zsaq.train.loop import Loop, processes
 loop = Loop(processes())
 launch.run(bert(wordpiece()), "w4a8", sys.argv[1], loop=loop, method="llm-qat", tokenizer=wordpiece(),
            generator=(opt(bpe()), bpe()), steps=2, score=lambda _: 1.0, baselines=("rtn",), license="mit")

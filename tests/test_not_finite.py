@@ -19,13 +19,14 @@ from zsaq.language.sam_sga import student_of, student_optimizer
 from zsaq.language.writing import write
 from zsaq.quant.tokens import check_tokens
 from zsaq.train.gptq import gptq
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, LogitMSE
 from zsaq.train.optim import NotFinite
 from zsaq.train.pair import Batch
 from zsaq.train.reconstruction import reconstruct
 from zsaq.train.streams import repeat
 from zsaq.train.synthesis import Source, Synthesizer
-from zsaq.train.trainer import Loop, distill
+from zsaq.train.trainer import distill
 from zsaq.vision import models
 from zsaq.vision.alternation import alternate
 

@@ -18,8 +18,8 @@ from zsaq import (
     quantize_model,
     repeat,
 )
+from zsaq.train.loop import processes
 from zsaq.train.optim import NotFinite
-from zsaq.train.trainer import processes
 
 
 def test_a_loss_that_is_not_finite_keeps_the_last_good_state() -> None:

@@ -9,9 +9,9 @@ from vision_toys import CLASSES, cnn
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.inundation import weight_codes
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL
 from zsaq.train.synthesis import Source
-from zsaq.train.trainer import Loop
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers import ait as module

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from zsaq.quant.ranges import static_ranges
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import Objective
 from zsaq.train.optim import Wrapper, keeping
 from zsaq.train.stages import stage
 from zsaq.train.synthesis import Synthesizer
-from zsaq.train.trainer import Loop, calibrate, distill
+from zsaq.train.trainer import calibrate, distill
 from zsaq.vision.pictures import album
 
 Model = TypeVar("Model", bound=nn.Module)

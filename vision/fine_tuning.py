@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, Objective
 from zsaq.train.pair import Batch
-from zsaq.train.trainer import Loop, calibrate, distill
+from zsaq.train.trainer import calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import sgd

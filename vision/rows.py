@@ -14,7 +14,8 @@ from zsaq.method import Budget, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.quant.plan import make_plan
-from zsaq.train.trainer import Loop, calibrate
+from zsaq.train.loop import Loop
+from zsaq.train.trainer import calibrate
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.models import has_attentions, has_batch_norms, has_head

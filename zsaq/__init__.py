@@ -22,6 +22,7 @@ from zsaq.synthesizing import synthesize_text
 from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.gptq import gptq
 from zsaq.train.inundation import GradientInundation, weight_codes
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import (
     CE,
     KL,
@@ -40,7 +41,7 @@ from zsaq.train.sam import SAM
 from zsaq.train.stages import stage
 from zsaq.train.streams import repeat
 from zsaq.train.synthesis import Source, Synthesizer, synthesize
-from zsaq.train.trainer import Adversary, Loop, calibrate, distill
+from zsaq.train.trainer import Adversary, calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
 
 __version__ = "0.1.0"

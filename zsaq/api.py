@@ -36,9 +36,10 @@ from zsaq.student import Score, finish, numbers, saved_bytes
 from zsaq.subject import GIVEN, OWN, Subject, TeacherBits
 from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.logging import SynthesisLog, say
+from zsaq.train.loop import Loop
 from zsaq.train.stages import part, stage
 from zsaq.train.state import Held
-from zsaq.train.trainer import Loop
+from zsaq.train.widening import released, widened
 from zsaq.vision import methods as vision
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.job import ImageJob
@@ -126,7 +127,7 @@ def quantize(
     subject.check_reads((*others, row))
     if method == "auto":
         options = usual_options(row, getattr(subject.job, "kind", None), effort) | options
-    with unchanged(*subject.untouched()):
+    with unchanged(*subject.untouched()), released(subject.model):
         work = [
             (each, *subject.config(each, config, preset), budget_of(each, effort, options if each is row else {}))
             for each in (*others, row)
@@ -143,7 +144,8 @@ def quantize(
         with nullcontext() if keeper is None else keeper:
             origin, size = subject.base(license), saved_bytes(subject.model)
             subject.prepare((*others, row), loop)
-            rows = [kept("teacher", lambda: Row("teacher", size, 0.0, numbers(score, subject.model)))]
+            with widened(subject.model):
+                rows = [kept("teacher", lambda: Row("teacher", size, 0.0, numbers(score, subject.model)))]
             for other, plan, _, counts in work[:-1]:
                 rows.append(kept(other.name, lambda: measured(subject, other, plan, counts, seed, loop, score)))
             student, seconds = run(subject, row, work[-1][1], budget, seed, loop)
@@ -237,5 +239,6 @@ def circumstances(row: Method, budget: Budget, seed: int, loop: Loop) -> dict[st
     return {
         "method": row.name, "seed": seed, "budget": str(budget), "accumulate": loop.accumulate,
         "schedule": f"{loop.schedule}, warmup {loop.warmup}", "mixed_precision": loop.accelerator.mixed_precision,
+        **{name: "True" for name in ("eight_bit", "shared") if getattr(loop, name)},
         "processes": loop.accelerator.num_processes, "versions": {name: version(name) for name in PACKAGES},
     }  # fmt: skip

@@ -9,7 +9,7 @@ from zsaq.language.nearness import nearness, remedy
 from zsaq.quant.config import QuantConfig
 from zsaq.subject import Subject
 from zsaq.train.logging import say
-from zsaq.train.trainer import Loop
+from zsaq.train.loop import Loop
 
 
 def closing(subject: Subject, student: nn.Module, config: QuantConfig, seed: int, loop: Loop) -> dict[str, float]:

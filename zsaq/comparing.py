@@ -20,7 +20,8 @@ from zsaq.student import Score, numbers
 from zsaq.subject import OWN, SUBJECT, Subject
 from zsaq.train.checkpoint import Checkpoint, Taken
 from zsaq.train.logging import say
-from zsaq.train.trainer import Loop
+from zsaq.train.loop import Loop
+from zsaq.train.widening import released, widened
 
 TAKEN: Final = (*KEYS, "of", "seeds", "data seen")  # what a run and a row of the table call their own
 
@@ -68,7 +69,7 @@ def compare(
     if unknown and not any(row.inputs == OWN for _, row in rows):
         listed = ", ".join(known) or "none"
         raise ValueError(f"none of these methods has the option {', '.join(unknown)}; their options are {listed}")
-    with unchanged(*subject.untouched()):
+    with unchanged(*subject.untouched()), released(subject.model):
         cells = [
             (
                 config_name(config),
@@ -91,7 +92,8 @@ def compare(
         subject.prepare((row for _, row in rows), loop)
         if score is not None and not any(each["method"] == "teacher" for each in done.runs):
             teacher = {"config": "", "method": "teacher", "seed": seeds[0], "zero_shot": True, "seconds": 0.0}
-            done = done.add(teacher | scored(score, subject.model), of, kept)
+            with widened(subject.model):
+                done = done.add(teacher | scored(score, subject.model), of, kept)
         for seed in seeds:
             for name, row, config, budget in cells:
                 if done.holds(name, row.name, seed if budget.numbers or row.inputs == OWN else None):

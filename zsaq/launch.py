@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from rich.console import Console
 from torch import nn
@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from zsaq.api import methods, quantize
 from zsaq.comparing import compare
 from zsaq.io.rescue import rescued, save_or_rescue
-from zsaq.io.saving import save
+from zsaq.io.saving import alone, save
 from zsaq.io.target import float_bytes, ready_comparison, ready_target
 from zsaq.method import Effort
 from zsaq.report.card import base_of
@@ -32,10 +32,16 @@ from zsaq.report.curves import draw_curves
 from zsaq.report.hub import ready
 from zsaq.report.table import Table
 from zsaq.script import told
-from zsaq.student import noted
+from zsaq.student import made_whole, noted
 from zsaq.train.logging import quiet, say
+from zsaq.train.loop import Loop, processes
 from zsaq.train.optim import NotFinite
-from zsaq.train.trainer import Loop, processes
+
+MEMORY: Final = {
+    "recompute": "compute blocks again in the backward pass: less memory",
+    "adamw_8bit": "keep the optimizer's states in 8 bits (bitsandbytes)",
+    "shared": "processes share each batch, and make the student of one",
+}
 
 
 def value_of(text: str) -> Any:
@@ -71,7 +77,8 @@ def blank(text: str | None) -> argparse.ArgumentParser:
     flags.add_argument(
         "--checkpoint_every", type=int, metavar="STEPS", help="keep the run's state so often (default: 5 minutes)"
     )
-    flags.add_argument("--resume", action="store_true", help="go on where a run with the same arguments was stopped")
+    for name, words in {"resume": "go on where a run with the same arguments was stopped", **MEMORY}.items():
+        flags.add_argument(f"--{name}", action="store_true", help=words)
     flags.add_argument("--effort", choices=get_args(Effort), default="light", help="what scales the budgets not given")
     return flags
 
@@ -143,12 +150,11 @@ def session(args: argparse.Namespace) -> Iterator[Loop]:
     one line, with exit code 2, an output folder that cannot be first of all. Trackers write beside it."""
     with told(), quiet():
         (ready_comparison if "methods" in vars(args) else ready_target)(args.output_dir)
-        # What trackers write would be foreign in the folder of the student.
-        options = {"mixed_precision": args.mixed_precision, "project_dir": f"{args.output_dir}-trackers"}
+        options = {"mixed_precision": args.mixed_precision, "project_dir": f"{args.output_dir}-trackers"}  # not in it
         accelerator = processes(args.trackers, **options)
         if args.trackers:
             accelerator.init_trackers(args.name, {key: str(value) for key, value in vars(args).items()})
-        yield Loop(accelerator)
+        yield Loop(accelerator, recompute=args.recompute, eight_bit=args.adamw_8bit, shared=args.shared)
         accelerator.end_training()
 
 
@@ -192,7 +198,7 @@ def run(
                 model, config, loop=dataclasses.replace(loop, folder=steps), license=license, checkpoint=kept, **options
             )
         except NotFinite as error:
-            if not main or not isinstance(error.student, PreTrainedModel):
+            if not main or not isinstance(error.student, PreTrainedModel) or not alone(error.student):
                 raise
             last = rescued(partial(save, error.student), target, "last-good")
             where = "could not be saved" if last is None else f"is in {last}"
@@ -202,6 +208,7 @@ def run(
         if recipe is not None:
             digest = hashlib.sha256(recipe.read_bytes()).hexdigest()
             noted(student, recipe=f"recipes/{recipe.name}", recipe_sha256=digest)
+        student = made_whole(student, steps / "student")
         if main:
             if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
                 try:

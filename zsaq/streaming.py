@@ -41,9 +41,9 @@ from zsaq.stream.quantizing import quantize_files as from_files
 from zsaq.stream.skeleton import Skeleton
 from zsaq.subject import Subject
 from zsaq.train.logging import say
+from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
 from zsaq.train.streams import stream_of
-from zsaq.train.trainer import Loop
 
 FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
 HELD: Final = (4, 64)  # rows and tokens of text that teacher and student are compared on

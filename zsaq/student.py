@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from zsaq.atomic import told
 from zsaq.io.loading import load as read
 from zsaq.io.record import Record
-from zsaq.io.saving import save, weight_bytes, write
+from zsaq.io.saving import alone, is_main, save, weight_bytes, write
 from zsaq.quant.adapter import save_pretrained
 from zsaq.report.card import Card
 from zsaq.report.hub import push_to_hub
@@ -70,6 +70,15 @@ def save_whole(student: PreTrainedModel, save_directory: str | Path, **options: 
     record = vars(student)["zsaq"]
     if written is not None:
         vars(student)["zsaq"] = dataclasses.replace(record, results=written)
+
+
+def made_whole(student: nn.Module, folder: Path) -> nn.Module:
+    """A sharded student as it is loaded from `folder`, where all processes save it, on the main one; others as they
+    are."""
+    if not isinstance(student, PreTrainedModel) or alone(student):
+        return student
+    save(student, folder)
+    return finish(read(folder), vars(student)["zsaq"]) if is_main() else student
 
 
 def push(

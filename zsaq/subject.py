@@ -27,7 +27,8 @@ from zsaq.report.card import base_of
 from zsaq.run import Base
 from zsaq.sentence import Sentence, told_pooling
 from zsaq.train.logging import say
-from zsaq.train.trainer import Loop
+from zsaq.train.loop import Loop
+from zsaq.train.widening import keep_narrow
 from zsaq.vision import choice, presets
 from zsaq.vision import methods as vision
 from zsaq.vision.image_spec import ImageSpec, normalisation, shown_size
@@ -210,18 +211,17 @@ class Subject:
         return presets.preset_config(config, preset, self.job.teacher, self.job.spec), preset
 
     def prepare(self, rows: Iterable[Method], loop: Loop) -> None:
-        """The model where the loop runs. If any of the methods learns, a language model in half precision becomes
-        float32 for all of them (one that was given as an object is copied for that), and the teacher answers in
-        `teacher_bits`."""
-        job = self.job
+        """The model where the loop runs. If any of the methods learns, a language model in half precision stays so and
+        answers in float32 (for a method of the user's own it is float32); the teacher answers in `teacher_bits`."""
+        job, rows = self.job, list(rows)
         if isinstance(job, TextJob) and any(row.budgets or row.inputs == OWN for row in rows):
             if job.kind == "embedding" and loop.accelerator.is_main_process:
                 say(told_pooling(self.sentence))
-            if any(parameter.dtype.itemsize < 4 for parameter in job.start.parameters()):
+            keep_narrow(job.start)
+            if any(row.inputs == OWN and row.name != GIVEN for row in rows):
                 wide: Any = (job.start if self.named else copied(job.start)).float()
-                if job.generator[0] is job.start:
-                    job.generator = (wide, job.generator[1])  # pyright: ignore[reportAttributeAccessIssue]
-                job.teacher = job.start = wide
+                generator = (wide, job.generator[1]) if job.generator[0] is job.start else job.generator
+                job.teacher, job.start, job.generator = wide, wide, generator  # type: ignore[assignment]
             if self.teacher_bits is not None:
                 if self.source.startswith("a "):
                     raise ValueError("teacher_bits loads the teacher anew, and this one has no path: give a path or id")

@@ -30,8 +30,8 @@ from zsaq.language.text import Text
 from zsaq.script import positive, told
 from zsaq.train.averaging import Averaged
 from zsaq.train.choosing import Chosen
+from zsaq.train.loop import processes
 from zsaq.train.state import read_state, write_state
-from zsaq.train.trainer import processes
 
 with told():
     from examples import subjects
@@ -82,7 +82,7 @@ def fixed(job: TextJob, seed: int) -> Iterator[Batch]:
 def run(job: TextJob, tape: Tape, form: str, bits: str, steps: int, seed: int) -> tuple[Any, float]:
     """The student, and the seconds."""
     form_of = FORMS[form]
-    rates = {name: form_of[name] for name in ("rho", "sam_share") if name in form_of}
+    rates: dict[str, Any] = {name: form_of[name] for name in ("rho", "sam_share") if name in form_of}
     ascent = job.ascent(seed, lr=1e-4) if "climbs" in form_of else None
     before, start = tape.seconds, time.process_time()
     teacher = job.teacher

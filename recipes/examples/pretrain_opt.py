@@ -33,7 +33,7 @@ from transformers import (
 from zsaq.atomic import atomic_folder
 from zsaq.io.target import ready_new
 from zsaq.script import natural, positive, told
-from zsaq.train.trainer import processes
+from zsaq.train.loop import processes
 
 with told():
     from zsaq.eval.reading import read_table, read_text

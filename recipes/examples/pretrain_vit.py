@@ -25,7 +25,7 @@ from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 from zsaq.atomic import atomic_folder
 from zsaq.io.target import ready_new
 from zsaq.script import natural, positive, told
-from zsaq.train.trainer import processes
+from zsaq.train.loop import processes
 
 with told():
     from zsaq.eval.images import ImageSource, open_pictures

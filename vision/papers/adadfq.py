@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from zsaq.quant.config import QuantConfig
-from zsaq.train.trainer import Loop
+from zsaq.train.loop import Loop
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.papers.adasg import contend
 

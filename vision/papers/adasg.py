@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Pair
 from zsaq.train.synthesis import Synthesizer
-from zsaq.train.trainer import Loop
 from zsaq.vision.alternation import alternate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin

@@ -11,9 +11,9 @@ from torch import nn
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.inundation import GradientInundation, weight_codes
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL
 from zsaq.train.synthesis import Source
-from zsaq.train.trainer import Loop
 from zsaq.vision.alternation import alternate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier

@@ -14,9 +14,9 @@ from torch.optim.lr_scheduler import MultiStepLR
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import parameter_groups
 from zsaq.quant.model import quantize_model
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import CE, KL, Sum
 from zsaq.train.synthesis import Source, Synthesizer
-from zsaq.train.trainer import Loop
 from zsaq.vision.alternation import alternate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE

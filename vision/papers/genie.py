@@ -13,11 +13,12 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import Sum
 from zsaq.train.pair import Batch
 from zsaq.train.reconstruction import reconstruct, scaled_rate
 from zsaq.train.synthesis import Synthesizer, seed_of
-from zsaq.train.trainer import Loop, calibrate
+from zsaq.train.trainer import calibrate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats
 from zsaq.vision.losses.smoothness import ImageStats

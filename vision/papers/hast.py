@@ -11,9 +11,9 @@ from torch import nn
 
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, AtWorstInput, Sum
 from zsaq.train.pair import Batch
-from zsaq.train.trainer import Loop
 from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ChannelAttention

@@ -19,12 +19,13 @@ from zsaq.quant.layers import QuantConv2d
 from zsaq.quant.model import quantize_model
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import Static
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.pair import Batch, Pair
 from zsaq.train.randomness import generator
 from zsaq.train.reconstruction import reconstruct, scaled_rate
 from zsaq.train.synthesis import Source, Synthesizer
-from zsaq.train.trainer import Loop, calibrate
+from zsaq.train.trainer import calibrate
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
 from zsaq.vision.losses.patches import PatchSimilarityEntropy
 from zsaq.vision.losses.priors import TeacherCE

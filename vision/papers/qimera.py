@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.quant.config import QuantConfig
+from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
-from zsaq.train.trainer import Loop
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier, head
 from zsaq.vision.papers.gdfq import learn

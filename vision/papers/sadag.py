@@ -19,9 +19,9 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from zsaq.quant.config import QuantConfig
+from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch, Pair
 from zsaq.train.synthesis import Synthesizer, seed_of
-from zsaq.train.trainer import Loop
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.matching import Diversity, GradientMatching, LayerGradient
 from zsaq.vision.models import At, classifier, has_batch_norms, head

@@ -15,13 +15,14 @@ from torch import nn
 
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.stages import stage
 from zsaq.train.streams import Mapped
 from zsaq.train.synthesis import Synthesizer, process_index, seed_of
-from zsaq.train.trainer import Loop, calibrate, distill
+from zsaq.train.trainer import calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, Moments, TeacherCE, layered, moments_of
 from zsaq.vision.losses.smoothness import TextureEnergy

@@ -3,11 +3,14 @@
 import dataclasses
 import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel
 
 from zsaq.atomic import atomic_folder
@@ -20,6 +23,7 @@ from zsaq.quant.adapter import packed_state
 from zsaq.quant.kept import check_kept
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.placing import is_log
+from zsaq.quant.sharded import is_sharded
 from zsaq.run import Results
 
 DRAWN: Final = ("curves.png", *(f"pictures/**/{name}.png" for name in ("images", "spectrum", "losses")))  # by zsaq
@@ -43,8 +47,10 @@ def save(
     has written is replaced whole, with all that was made of it; any other that is not empty is refused, and so is one
     where something else lies beside the student. In several processes of one run the main one alone writes and the
     others return at once; where they read the folder afterwards, they have to wait for it first
-    (`accelerator.wait_for_everyone`). Of several runs that save to one folder the last one wins, whole; what a killed
-    one left goes. Raises ValueError for that, for a model that is not quantized, not whole, or not what its codes say
+    (`accelerator.wait_for_everyone`). Of a sharded student all have to call it, and each layer is whole for a moment.
+    Of several runs that save to one folder the last one wins, whole; what a killed one left goes.
+
+    Raises ValueError for that, for a model that is not quantized, not whole, or not what its codes say
     (`zsaq.quant.kept`), and if what was saved does not come back; OSError for what the disk refuses. Warns of a model
     that reads neither text nor images, whose answers cannot be compared.
     """
@@ -61,16 +67,19 @@ def write(
             f"{away[0]} lies on the meta device, a device_map has offloaded it: load the model whole, and save that"
         )
     target, record = check_target(folder), vars(student).get("zsaq", Record())
+    sharded = is_sharded(student)
+    state = packed_state(student) if sharded else None
     if not is_main():
         return target, None
     parts, results, files = parts or record.parts, results or record.results, files or record.files
     with atomic_folder(target, check_target) as partial:
         partial.mkdir()
-        type(student).save_pretrained(student, partial)  # its class's own, whatever the instance was given
+        with gathered_before(student, state):
+            type(student).save_pretrained(student, partial)  # its class's own, whatever the instance was given
         for part in parts:
             part.save_pretrained(partial)
         write_checksums(partial)
-        check_read_back(student, load(partial, type(student)), target)
+        check_read_back(student, load(partial, class_of(student)), target, state)
         if files is not None:
             copy_logged(files, partial)
         if results is not None:
@@ -79,6 +88,11 @@ def write(
             dataclasses.replace(results, rows=rows, fingerprint=fingerprint(partial)).write(partial)
             results = Results.read(partial)
     return target, results
+
+
+def alone(student: nn.Module) -> bool:
+    """Whether the main process can save it by itself; of a sharded student all have a part."""
+    return not is_sharded(student)
 
 
 def is_main() -> bool:
@@ -101,17 +115,37 @@ def copy_logged(source: Path, target: Path) -> None:
         shutil.copyfile(path, place)
 
 
-def check_read_back(student: PreTrainedModel, again: PreTrainedModel, target: Path) -> None:
+@contextmanager
+def gathered_before(student: PreTrainedModel, state: dict[str, Tensor] | None) -> Iterator[None]:
+    """Inside, what is saved of a sharded student is `state`."""
+    vars(student)["hf_quantizer"].state = state
+    try:
+        yield
+    finally:
+        vars(student)["hf_quantizer"].state = None
+
+
+def class_of(student: PreTrainedModel) -> type[PreTrainedModel]:
+    """Its class, before it was sharded."""
+    return next(kind for kind in type(student).__mro__ if not issubclass(kind, FSDPModule))
+
+
+def check_read_back(
+    student: PreTrainedModel, again: PreTrainedModel, target: Path, state: dict[str, Tensor] | None = None
+) -> None:
     """Raises ValueError unless `again`, read from the disk, holds the student's tensors and gives its answers.
 
     Answers are equal bit for bit, except where sums run in another order: on other devices than the CPU, in 16 bits,
     and in layers whose latent weights lie transposed (GPT-2's) or channels last. There they may be
-    `ROUNDING_NOISE` apart, since a rounding near a tie may fall to the other side.
+    `ROUNDING_NOISE` apart, since a rounding near a tie may fall to the other side. Those of a sharded student, whose
+    tensors were gathered as `state`, are not asked for: the main process is alone here.
     """
-    wrote, read = packed_state(student), packed_state(again)
+    wrote, read = packed_state(student) if state is None else state, packed_state(again)
     same = {key for key in wrote.keys() & read.keys() if torch.equal(wrote[key], read[key])}
     if wrong := sorted((wrote.keys() | read.keys()) - same):
         raise ValueError(f"{wrong[:8]} did not come back as saved; nothing was written to {target}")
+    if state is not None:
+        return
     image = student.main_input_name == "pixel_values"
     try:
         inputs = random_inputs(student, (2,) if image else (1, min(TOKENS, text_limit(student))))

@@ -14,11 +14,13 @@ from zsaq.language.models import Vocabulary, known_task_kind, output_layer, toke
 from zsaq.language.soft_text import SoftText, soft
 from zsaq.language.text import Partner, Text
 from zsaq.language.text_generator import TextGenerator
+from zsaq.quant.codes import wide
 from zsaq.sentence import pooling_of
 from zsaq.train.embeddings import cosines
-from zsaq.train.optim import NotFinite
+from zsaq.train.optim import NotFinite, adamw
 from zsaq.train.state import Tensors
 from zsaq.train.trainer import Divergence
+from zsaq.train.widening import widened
 
 
 @final
@@ -49,7 +51,7 @@ class Ascent:
         chunk: int = 512,
         eight_bit: bool = False,
     ) -> None:
-        self.text, self.table = text, token_table(teacher).weight.detach()
+        self.text, self.table = text, wide(token_table(teacher).weight.detach())
         embeds = known_task_kind(teacher) == "embedding"
         self.pooling = pooling_of(teacher.name_or_path) if embeds else None
         self.fluency, self.diversity, self.ceiling = fluency, diversity, ceiling
@@ -58,10 +60,11 @@ class Ascent:
         self.lora = generator._hf_peft_config_loaded
         self.trained = [p for p in generator.parameters() if p.requires_grad]
         self.optimizer = ascent_optimizer(generator, lr, eight_bit)
-        check_head(generator, text.vocabulary)
+        with widened(generator):
+            check_head(generator, text.vocabulary)
         own = self.lora or not fluency
         self.reference = generator if own else reference or copy.deepcopy(generator).requires_grad_(False)
-        with torch.no_grad():
+        with torch.no_grad(), widened(generator):
             text.bridge.fit(self.soft(generator, text.newest))
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,6 +85,10 @@ class Ascent:
         are computed. Returns the terms, the gradient's norm before the clip at 1, and the share of distinct words and
         word pairs in the newest text. Raises NotFinite if anything is not.
         """
+        with widened(self.text.generator, self.reference):
+            return self.climb(divergence)
+
+    def climb(self, divergence: Divergence) -> dict[str, float]:
         source, newest = self.text, self.text.newest
         text = newest.rows(torch.randint(len(newest), (source.batch_size,), generator=source.rng))
         written = self.soft(source.generator, text)
@@ -139,13 +146,7 @@ def ascent_optimizer(generator: PreTrainedModel, lr: float, eight_bit: bool = Fa
     trained = [p for p in generator.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("nothing of the generator is trained: all its parameters are frozen")
-    if not eight_bit:
-        return torch.optim.AdamW(trained, lr, weight_decay=0.0)
-    try:
-        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ValueError('8-bit AdamW needs bitsandbytes: pip install "zsaq[bnb]", or leave eight_bit off') from None
-    return AdamW8bit(trained, lr, weight_decay=0.0)
+    return adamw(trained, lr, eight_bit)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zsaq.language.models import printable, token_table, token_texts
 from zsaq.language.soft_text import SoftText
 from zsaq.language.text import Text, encode, unknown
+from zsaq.quant.codes import wide
 
 BridgeKind = Literal["auto", "same", "vocabulary", "representation"]
 
@@ -33,14 +34,15 @@ class Bridge(nn.Module, ABC):
     def mixture(self, soft: SoftText) -> Tensor:
         """What the gradient sees of a position: [N, L, d]. Here sum_k p_k E[k] over the support, zeros at padding."""
         k = soft.ids.shape[-1]
-        weights = soft.log_probs.exp().to(self.table.dtype).view(-1, k)
-        mixed = F.embedding_bag(soft.ids.view(-1, k), self.table, per_sample_weights=weights, mode="sum")
+        table = wide(self.table)
+        weights = soft.log_probs.exp().to(table.dtype).view(-1, k)
+        mixed = F.embedding_bag(soft.ids.view(-1, k), table, per_sample_weights=weights, mode="sum")
         return mixed.view(*soft.ids.shape[:2], -1)
 
     def embed(self, soft: SoftText) -> Tensor:
         """Embeddings [N, L, d]: straight-through, the sampled token's value with the mixture's gradient."""
         mixture = self.mixture(soft)
-        return F.embedding(soft.text.ids, self.table) + (mixture - mixture.detach())
+        return wide(F.embedding(soft.text.ids, self.table)) + (mixture - mixture.detach())
 
 
 @final
@@ -93,7 +95,7 @@ class VocabularyBridge(Bridge):
         self.register_buffer("pieces", torch.tensor([i for row in rows for i in row]), persistent=False)
         self.register_buffer("offsets", lengths.cumsum(0), persistent=False)
         self.to(table.device)
-        bridged = F.embedding_bag(self.pieces, table.detach(), self.offsets, mode="mean")
+        bridged = F.embedding_bag(self.pieces, wide(table.detach()), self.offsets, mode="mean")
         self.register_buffer("table", bridged, persistent=False)
 
     def ids(self, text: Text) -> Text:
@@ -133,8 +135,8 @@ class RepresentationAdapter(Bridge):
         h, x = h - middle, x - target
         gram = h.T @ h
         gram.diagonal().add_(self.ridge * gram.diagonal().mean())
-        weight = torch.linalg.solve(gram, h.T @ x).T
-        self.weight, self.bias = weight.to(self.table.dtype), (target - weight @ middle).to(self.table.dtype)
+        weight, dtype = torch.linalg.solve(gram, h.T @ x).T, wide(self.table[:1]).dtype
+        self.weight, self.bias = (part.to(dtype) for part in (weight, target - weight @ middle))
 
     def mixture(self, soft: SoftText) -> Tensor:
         if self.weight is None:

@@ -13,6 +13,7 @@ from zsaq.method import Budget
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.layers import weight_rows
 from zsaq.train.logging import duration
+from zsaq.train.widening import widened
 
 FIRST: Final = 64  # tokens of the measurement
 # How many times a pass over the same tokens it takes, measured on SmolLM2-135M on one core.
@@ -61,12 +62,13 @@ def seconds_a_token(job: TextJob) -> float:
     """Of a pass of the teacher, after a first one that nobody counts."""
     count = min(FIRST, job.max_length)
     ids = torch.full((1, count), filler(job.words), device=job.start.device)
-    job.start(input_ids=ids[:, :1])
-    began = time.perf_counter()
-    job.start(input_ids=ids)
-    if job.start.device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - began) / count
+    with widened(job.start):
+        job.start(input_ids=ids[:, :1])
+        began = time.perf_counter()
+        job.start(input_ids=ids)
+        if job.start.device.type == "cuda":
+            torch.cuda.synchronize()
+        return (time.perf_counter() - began) / count
 
 
 def solving(job: TextJob) -> float:

@@ -10,9 +10,10 @@ from zsaq.language.sam_sga import gptq_student, pull, sam_sga, student_of, warm_
 from zsaq.method import Budget
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
 from zsaq.train.streams import drawn, stream_of
-from zsaq.train.trainer import Loop
+from zsaq.train.widening import is_narrow
 
 Fit = Callable[[TextJob, QuantConfig, Budget, int, Loop], PreTrainedModel]
 BatchSource = Callable[[TextJob, int], Iterator[Batch]]
@@ -34,7 +35,8 @@ def rounded(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: 
     """Round-to-nearest in the configuration's own ranges; no step is taken, no input read."""
     if static(config):
         raise ValueError("static ranges come from inputs, and rounding reads none; give inputs per='token', or gptq")
-    return quantize_model(job.start, config)
+    student = quantize_model(job.start, config)
+    return student.float() if is_narrow(job.start) else student
 
 
 def rounded_minmax(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:

@@ -23,6 +23,7 @@ from zsaq.quant.grid import Grid
 from zsaq.quant.layers import swap
 from zsaq.quant.model import is_quantized
 from zsaq.train.pair import Batch
+from zsaq.train.widening import widened
 
 TEXTS: Final = 256  # on which models are compared, in batches of BATCH
 BATCH: Final = 32
@@ -127,7 +128,8 @@ def answers(model: PreTrainedModel, batches: list[Batch]) -> Tensor:
     """What the model says to each text, or behind each of its tokens: a class, a token or a number."""
     said = []
     for batch in batches:
-        logits = model(**batch).logits
+        with widened(model):
+            logits = model(**batch).logits
         if logits.ndim == 3:
             logits = logits[batch["attention_mask"].bool()]
         said.append(logits[:, 0].float() if logits.shape[-1] == 1 else logits.argmax(-1))

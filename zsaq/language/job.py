@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, final
 
+import torch
 from accelerate import PartialState
 from huggingface_hub.utils import validate_repo_id
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +27,7 @@ from zsaq.language.writing import fast_dtype, load_generator, with_adapters
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.tokens import check_tokens
 from zsaq.train.pair import Batch
+from zsaq.train.widening import is_narrow, keep_narrow, widened
 
 DEFAULT_GENERATOR = "HuggingFaceTB/SmolLM2-135M-Instruct"  # writes for a classifier where no other is named
 PROMPTED = 48  # tokens of a prompted text at most
@@ -49,7 +51,7 @@ class TextJob:
     `corpus`: text that is there, which then is what methods read; else the generator writes: after the prompts of
     `asking`, after automatic ones if it has a chat template and the teacher is no causal model, and from its begin
     token otherwise; of what a chat model writes for itself TALKS are conversations. `chunks`: what it has written after
-    prompts. `sized`: configurations that were chosen by size.
+    prompts. `sized`: configurations that were chosen by size. `shared`: all processes read the same.
     """
 
     teacher: PreTrainedModel
@@ -66,6 +68,7 @@ class TextJob:
     asking: Asking = field(default_factory=Asking)
     chunks: Chunks | None = None
     sized: dict[Size, QuantConfig] = field(default_factory=dict)
+    shared: bool = False
     start: PreTrainedModel = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,7 +143,7 @@ class TextJob:
             ) from None
         quantization = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4")
         self.teacher = type(self.start).from_pretrained(
-            path, quantization_config=quantization, device_map={"": self.start.device}, dtype=self.start.dtype
+            path, quantization_config=quantization, device_map={"": self.start.device}, dtype=torch.float32
         )
 
     def text(self, seed: int) -> Iterator[Batch]:
@@ -149,13 +152,13 @@ class TextJob:
         the teacher's language."""
         ours = self.words  # refused before anything is loaded
         if self.corpus is not None:
-            return texts(list(self.corpus), ours, self.layout, self.batch_size, seed=process_seed(seed))
+            return texts(list(self.corpus), ours, self.layout, self.batch_size, seed=self.seed_of(seed))
         if self.chunks is None and not self.asks:
             model, tokenizer = load_generator(self.generator) if isinstance(self.generator, str) else self.generator
             talks = TALKS if tokenizer is ours and self._talks(tokenizer) else 0.0
             return self._stream(model, tokenizer, ours, seed, chat=talks)
-        self.chunks = self.chunks or self.written(process_seed(0))
-        return ChunkStream(self.chunks, ours, self.layout, self.batch_size, seed=process_seed(seed))
+        self.chunks = self.chunks or self.written(self.seed_of(0))
+        return ChunkStream(self.chunks, ours, self.layout, self.batch_size, seed=self.seed_of(seed))
 
     @property
     def asks(self) -> bool:
@@ -189,9 +192,17 @@ class TextJob:
             model, tokenizer = load_generator(self.generator)
         else:
             start, tokenizer = self.generator
-            model = copy.deepcopy(start).float().requires_grad_(True)
-            reference = start.to(self.teacher.device) if start.dtype == model.dtype else None  # type: ignore[arg-type]
-        text = self._stream(with_adapters(model) if lora else model, tokenizer, ours, seed, kind=bridge)
+            start.to(self.teacher.device)  # type: ignore[arg-type]
+            computes = start.dtype == torch.float32 or is_narrow(start)
+            held = {id(t): t for t in (*start.parameters(), *start.buffers())} if lora and computes else {}
+            model = copy.deepcopy(start, held)  # adapters stand on the very weights that are there
+            model = model if held else model.float().requires_grad_(True)
+            if is_narrow(start):
+                keep_narrow(model)
+            reference = start if computes else None
+        with widened(model):
+            climber = with_adapters(model) if lora else model
+        text = self._stream(climber, tokenizer, ours, seed, kind=bridge)
         return Ascent(text, self.teacher, reference=reference, **options)
 
     def _talks(self, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -205,7 +216,7 @@ class TextJob:
     ) -> TextGenerator:  # fmt: skip
         last = longest(model) or self.length[1] + 1
         length = tuple(min(n, last - 1) for n in self.length)
-        options = {"batch_size": self.batch_size, "length": length, "seed": process_seed(seed), "chat": chat}
+        options = {"batch_size": self.batch_size, "length": length, "seed": self.seed_of(seed), "chat": chat}
         return TextGenerator.of(
             model, tokenizer, self.teacher, ours, kind=kind, max_length=self.max_length, text_pair=self.text_pair,
             **options | dict(self.style),
@@ -213,7 +224,7 @@ class TextJob:
 
     def noise(self, seed: int) -> Iterator[Batch]:
         """Random tokens of the teacher."""
-        return random_tokens(self.words, self.layout, self.batch_size, length=self.length, seed=process_seed(seed))
+        return random_tokens(self.words, self.layout, self.batch_size, length=self.length, seed=self.seed_of(seed))
 
     def given_batches(self, seed: int) -> Iterator[Batch]:
         """One's own batches, as they come. Raises ValueError if there are none."""
@@ -225,9 +236,8 @@ class TextJob:
         """Unlabelled real text, for upper bounds alone. Raises ValueError if there is none."""
         if self.real is None:
             raise ValueError("real text was asked for, and none was given; give real=..., or a method without data")
-        return texts(self.real(), self.words, self.layout, self.batch_size, seed=process_seed(seed))
+        return texts(self.real(), self.words, self.layout, self.batch_size, seed=self.seed_of(seed))
 
-
-def process_seed(seed: int) -> int:
-    """A seed of this process's own."""
-    return seed + 1000 * PartialState().process_index
+    def seed_of(self, seed: int) -> int:
+        """A seed of this process's own, or the same for all."""
+        return seed if self.shared else seed + 1000 * PartialState().process_index

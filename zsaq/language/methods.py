@@ -29,7 +29,7 @@ from zsaq.language.job import TextJob
 from zsaq.language.models import TaskKind, known_task_kind
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
-from zsaq.train.trainer import Loop
+from zsaq.train.loop import Loop
 
 STEPS: Final = {"steps": (200, 2_000, 20_000)}
 BATCHES: Final = {"calibration": (50, 128, 384)}
@@ -63,6 +63,7 @@ def row(
     def placed(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
         """`fit` with the models on the loop's device from the first text on."""
         job.start.to(loop.accelerator.device)  # type: ignore[arg-type]
+        job.shared = loop.shared
         return fit(job, config, budget, seed, loop)
 
     return Method(

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.language.models import Vocabulary, longest, token_texts
 from zsaq.language.sampling import continued
+from zsaq.train.widening import widened
 
 MARKS: Final = '"\u201c\u201d\u00ab\u00bb\u201e\n'  # a text ends where its quotation or its line does
 END: Final = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][)'\u2019\]]*(?=\s|$)")
@@ -86,7 +87,8 @@ class PromptedWriter:
             )
         texts: list[Written] = []
         for start in range(0, len(prompts), self.batch_size):
-            texts += self._batch([opened[prompt] for prompt in prompts[start : start + self.batch_size]], rng)
+            with widened(self.model):
+                texts += self._batch([opened[prompt] for prompt in prompts[start : start + self.batch_size]], rng)
             if tell is not None:
                 tell(len(texts))
         return texts

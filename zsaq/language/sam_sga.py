@@ -21,16 +21,18 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import QuantEmbedding, parameter_groups, quant_layers
 from zsaq.quant.model import quantize_model
 from zsaq.quant.ranges import static_ranges
+from zsaq.quant.sharded import gathered
 from zsaq.sentence import pooling_of
 from zsaq.train.embeddings import Embeddings, Similarities
 from zsaq.train.gptq import gptq
+from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, HiddenStates, LayerWise, RelativeMSE, Sum
-from zsaq.train.optim import Clip, Wrapper
+from zsaq.train.optim import Clip, Wrapper, adamw
 from zsaq.train.pair import Batch
 from zsaq.train.sam import SAM
 from zsaq.train.stages import stage
 from zsaq.train.streams import stream_of
-from zsaq.train.trainer import Adversary, Loop, calibrate, distill
+from zsaq.train.trainer import Adversary, calibrate, distill
 
 CALIBRATION = 16  # batches that fill static ranges of inputs
 
@@ -76,11 +78,12 @@ def grid_step(student: PreTrainedModel) -> float:
 
     Raises ValueError if only a token table is quantized, and for weights that are not finite.
     """
-    steps = {
-        name: layer.weight_quantizer.codes(layer.rows().flatten(1))[1].mean() * layer.weight_quantizer.grid.step
-        for name, layer in quant_layers(student)
-        if not isinstance(layer, QuantEmbedding)
-    }
+    steps = {}
+    for name, layer in quant_layers(student):
+        if not isinstance(layer, QuantEmbedding):
+            with gathered(layer):
+                scale = layer.weight_quantizer.codes(layer.rows().flatten(1))[1]
+            steps[name] = scale.mean() * layer.weight_quantizer.grid.step
     if not steps:
         raise ValueError("no weight is quantized but the token table's, which is not trained; give the config weights")
     mean = float(torch.stack([*steps.values()]).mean())
@@ -91,17 +94,23 @@ def grid_step(student: PreTrainedModel) -> float:
 
 
 def student_optimizer(
-    student: PreTrainedModel, lr: float, rho: float = 0.0, *, steps: int = 1, sam_share: float = 1.0
+    student: PreTrainedModel,
+    lr: float,
+    rho: float = 0.0,
+    *,
+    steps: int = 1,
+    sam_share: float = 1.0,
+    eight_bit: bool = False,
 ) -> Wrapper:
     """AdamW without decay on the clipped gradient; SAM around it where rho is positive, in the last `sam_share` of the
     `steps`.
 
     `lr` and `rho` count in grid steps: Adam moves every weight by about `lr` of the mean distance between two levels at
     a time, whatever the bits and the size of the weights. With one absolute rate for all, 30 training steps cost 8-bit
-    students what rounding had kept. See `grid_step` for what is raised.
+    students what rounding had kept. See `grid_step` and `adamw` for what is raised.
     """
     unit = grid_step(student)
-    adam = Clip(torch.optim.AdamW(parameter_groups(student, lr * unit), lr * unit, weight_decay=0.0), 1.0)
+    adam = Clip(adamw(parameter_groups(student, lr * unit), lr * unit, eight_bit), 1.0)
     looks = round(sam_share * steps)
     return SAM(adam, student, rho * unit, after=steps - looks) if rho and looks else adam
 
@@ -121,7 +130,8 @@ def warm_start(
         for p in frozen:
             p.requires_grad_(False)
         objective = LayerWise(type(block_list(teacher)[0]))
-        distill(student, teacher, batches, objective, student_optimizer(student, lr), steps, loop, stage="warm-start")
+        optimizer = student_optimizer(student, lr, eight_bit=loop is not None and loop.eight_bit)
+        distill(student, teacher, batches, objective, optimizer, steps, loop, stage="warm-start")
         for p in frozen:
             p.requires_grad_(True)
     return student
@@ -145,7 +155,8 @@ def pull(
     ratio: tuple[int, int] = (5, 1), loop: Loop | None = None,
 ) -> PreTrainedModel:  # fmt: skip
     """End-to-end distillation on any batches: random tokens, sampled text (LLM-QAT), real ones, or ZSAQ's."""
-    optimizer = student_optimizer(student, lr, rho, steps=steps, sam_share=sam_share)
+    eight_bit = loop is not None and loop.eight_bit
+    optimizer = student_optimizer(student, lr, rho, steps=steps, sam_share=sam_share, eight_bit=eight_bit)
     return distill(
         student, teacher, batches, divergence(teacher, hidden), optimizer, steps, loop, adversary=adversary, ratio=ratio
     )

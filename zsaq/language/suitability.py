@@ -19,6 +19,7 @@ from zsaq.language.layout import Layout
 from zsaq.language.models import longest, printable, task_kind
 from zsaq.language.sources import columns
 from zsaq.language.text import Text, encode
+from zsaq.train.widening import widened
 
 TEXTS: Final = 512  # of which answers are read, drawn at random
 BATCH: Final = 32
@@ -133,7 +134,8 @@ class Reading:
     @torch.inference_mode()
     def add(self, batch: dict[str, Tensor]) -> None:
         batch = {name: part.to(self.teacher.device) for name, part in batch.items()}
-        logits = self.teacher(**batch).logits.float()
+        with widened(self.teacher):
+            logits = self.teacher(**batch).logits.float()
         if not self.causal:
             self.said.append(logits.cpu())
             return

@@ -12,6 +12,7 @@ from zsaq.language.sampling import draw
 from zsaq.language.telling import Tell, nobody, part_of
 from zsaq.language.text import Text
 from zsaq.train.optim import NotFinite
+from zsaq.train.widening import widened
 
 
 def fast_dtype(device: torch.device | None = None) -> torch.dtype | None:
@@ -99,12 +100,13 @@ def write(
     if greedy[1] and not uniform_start:
         raise ValueError(f"greedy {greedy} without uniform_start would begin all texts alike; give greedy=(0, 0)")
     parts = []
-    for size in [batch_size] * (n // batch_size) + [n % batch_size] * (n % batch_size > 0):
-        limits = torch.randint(low, high + 1, (size,), generator=rng)
-        safe = torch.randint(greedy[0], greedy[1] + 1, (size,), generator=rng) + uniform_start
-        first = torch.randint(len(vocabulary.printable), (size, uniform_start), generator=rng)
-        told = part_of(tell, len(parts) * batch_size / n, size / n)
-        parts.append(_write(model, vocabulary, vocabulary.printable[first], limits, safe, temperature, rng, told))
+    with widened(model):
+        for size in [batch_size] * (n // batch_size) + [n % batch_size] * (n % batch_size > 0):
+            limits = torch.randint(low, high + 1, (size,), generator=rng)
+            safe = torch.randint(greedy[0], greedy[1] + 1, (size,), generator=rng) + uniform_start
+            first = torch.randint(len(vocabulary.printable), (size, uniform_start), generator=rng)
+            told = part_of(tell, len(parts) * batch_size / n, size / n)
+            parts.append(_write(model, vocabulary, vocabulary.printable[first], limits, safe, temperature, rng, told))
     return Text.cat(parts, vocabulary.pad)
 
 

@@ -30,6 +30,7 @@ from zsaq.quant.packed_model import check_ranges, pack_plan, packed_weight, roun
 from zsaq.quant.placing import METHOD, guard
 from zsaq.quant.plan import Plan, make_plan, plan_of
 from zsaq.quant.reach import check_forwards
+from zsaq.quant.sharded import gathered, is_sharded, keeps, wholes
 
 FORMAT_VERSION: Final = 1
 
@@ -79,6 +80,7 @@ class ZsaqConfig(QuantizationConfigMixin):
 class ZsaqQuantizer(HfQuantizer):
     quantization_config: ZsaqConfig
     resumable = False  # whether what is saved now is to be trained on
+    state: dict[str, Tensor] | None = None  # what is saved now, where it was gathered before
 
     def is_serializable(self) -> bool:
         return True
@@ -88,6 +90,8 @@ class ZsaqQuantizer(HfQuantizer):
         return True  # by adapters beside the packed layers
 
     def get_state_dict_and_metadata(self, model: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, str]]:
+        if self.state is not None:
+            return self.state, {}
         if vars(model).get("_hf_peft_config_loaded"):  # transformers takes the adapters out of it, and saves them alone
             return model.state_dict(), {}
         check_kept(model)
@@ -192,15 +196,18 @@ def packed_state(model: PreTrainedModel) -> dict[str, Tensor]:
 
 def packed_tensors(module: nn.Module, prefix: str = "", tied: Collection[str] = ()) -> dict[str, Tensor]:
     """The tensors of a student, or of a part of one whose names begin with `prefix`, with packed weights instead of
-    latent ones; those of the `tied` are their tables'."""
-    state = module.state_dict(prefix=prefix)
+    latent ones; those of the `tied` are their tables'. Of a sharded student the main process alone has them; one layer
+    is whole at a time, and all processes take part."""
+    state = module.state_dict(prefix=prefix, keep_vars=is_sharded(module))
     for name, layer in quant_layers(module):
         name = f"{prefix}{name}"
         latent = f"{name}.weight_quantizer."
         state = {k: v for k, v in state.items() if k != f"{name}.weight" and not k.startswith(latent)}
         if name not in tied:
-            state |= {f"{name}.{key}": value for key, value in packed_weight(layer).items()}
-    return state
+            with gathered(layer):
+                held = packed_weight(layer)
+            state |= {f"{name}.{key}": value for key, value in held.items() if keeps(module)}
+    return wholes(state) if is_sharded(module) else state
 
 
 def untie(model: PreTrainedModel, plan: Plan) -> None:

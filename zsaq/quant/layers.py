@@ -20,6 +20,7 @@ from zsaq.quant.grid import Grid
 from zsaq.quant.kinds import ExpertLinear, by_expert, form_of, kind_of
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import RANGES, input_range
+from zsaq.quant.sharded import whole
 
 
 class QuantLayer(nn.Module):
@@ -38,7 +39,7 @@ class QuantLayer(nn.Module):
     def dequantized(self) -> Tensor:
         """The weight that the forward pass uses, rows first and flat: [out, in * ...]; SAM's offset included."""
         weight = self.weight_quantizer(self.rows().flatten(1))
-        return weight if self.offset is None else weight + self.offset
+        return weight if self.offset is None else weight + whole(self.offset)
 
     def inputs(self, x: Tensor) -> Tensor:
         return x if self.input_quantizer is None else self.input_quantizer(x)
@@ -114,7 +115,7 @@ class QuantEmbedding(QuantLayer, nn.Embedding):
     def forward(self, input: Tensor) -> Tensor:
         rows = F.embedding(input, self.weight, self.padding_idx)
         rows = self.weight_quantizer.rows(rows, input)
-        return rows if self.offset is None else rows + F.embedding(input, self.offset, self.padding_idx)
+        return rows if self.offset is None else rows + F.embedding(input, whole(self.offset), self.padding_idx)
 
 
 SWAPS: dict[type, type[QuantLayer]] = {
@@ -202,7 +203,8 @@ def parameter_groups(student: nn.Module, lr: float) -> list[dict[str, Any]]:
     for _, layer in quant_layers(student):
         scale = layer.weight_quantizer.ranges.trained()
         if scale is not None and id(scale) not in scales:
-            share = scale.detach().abs().mean() / layer.weight.detach().float().square().mean().sqrt().clamp_min(TINY)
+            size = whole(layer.weight.detach()).float().square().mean().sqrt().clamp_min(TINY)
+            share = whole(scale.detach()).abs().mean() / size
             scales[id(scale)] = {"params": [scale], "lr": lr * min(1.0, float(share)), "weight_decay": 0.0}
     rest = [p for p in student.parameters() if p.requires_grad and id(p) not in scales]
     return [{"params": rest, "lr": lr}, *(g for g in scales.values() if g["params"][0].requires_grad)]

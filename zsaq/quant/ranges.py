@@ -133,23 +133,24 @@ def search(
     widest, zero = MinMax()(x, grid)
     form, unit = grid.scaling, grid.scaling.unit(widest)
     factors = form.factors or factors
-    if factors is None:
-        low = grid.bits < 5  # a row with outliers needs a small share of its maximum at 2 bits
-        factors = torch.linspace(1.0, 0.15, 64).tolist() if low else torch.linspace(1.0, 0.85, 12).tolist()
-    if importance is not None and grid.lopsided:
+    turns = importance is not None and grid.lopsided
+    if factors is None:  # a row with outliers needs a small share of its maximum at 2 bits
+        least, count = (0.15, 64) if grid.bits < 5 else (0.85, 12)
+        factors = torch.linspace(1.0, least, count // 2 if turns else count).tolist()
+    if turns:
         factors = [*factors, *(-factor for factor in factors)]
     rows = max(1, 2**16 // x.shape[-1])  # chunks stay in the processor's cache
     offsets = zero if isinstance(zero, Tensor) else torch.full_like(widest, zero)
     chunks = [each.flatten(0, -2).split(rows) for each in (x, widest, offsets)]
-    counts = [None] * len(chunks[0]) if importance is None else importance.flatten(0, -2).split(rows)
+    shares = [None] * len(chunks[0]) if importance is None else importance.flatten(0, -2).split(rows)
     best = []
-    for part, most, offset, count in zip(*chunks, counts, strict=True):
+    for part, most, offset, share in zip(*chunks, shares, strict=True):
         scale, error = most.clone(), torch.full_like(most, torch.inf)
         for factor in factors:
             tried = form.held(apart(most * factor), unit)
             miss = values_of(round_to_grid(part, tried, offset, grid), offset, grid).mul_(tried).sub_(part)
             miss = miss.square_() if power == 2 else miss.abs_().pow_(power)
-            miss = (miss if count is None else miss.mul_(count)).sum(-1, keepdim=True)
+            miss = (miss if share is None else miss.mul_(share)).sum(-1, keepdim=True)
             scale, error = torch.where(miss < error, tried, scale), torch.minimum(miss, error)
         best.append(scale)
     return torch.cat(best).view_as(widest), zero

@@ -1,8 +1,9 @@
 """A skeleton that computes: what a pass calls is read from the files when it is called, and let go of behind it."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,24 +19,24 @@ from zsaq.quant.packing import unpack
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import RANGES
 from zsaq.stream.skeleton import Skeleton, put
+from zsaq.stream.weights import Weights
 from zsaq.train.chain import Chain, instead
 
 ROWS = 4096  # of a table or a head that are in floats at once
-Packed = Mapping[str, Tensor]
 
 
 @contextmanager
 def ends(
-    skeleton: Skeleton, table: QuantConfig | None = None, head: QuantConfig | None = None, packed: Packed | None = None
+    skeleton: Skeleton, table: QuantConfig | None = None, head: QuantConfig | None = None, folder: Path | None = None
 ) -> Iterator[None]:
     """Inside, all of the model but its blocks computes in float32: the table reads the rows that are looked up, the
-    head its own by and by. With `table` and `head` they are those of a student that is quantized so; `packed`: what the
-    head then is, its own or the table's."""
+    head its own by and by. With `table` and `head` they are those of a student that is quantized so; `folder`: where
+    it lies by the time when its head is called."""
     outside = [name for name, _ in skeleton.outside()]
     for name in outside:
         skeleton.fill(name, torch.float32).float()
     modules = [skeleton.model.get_submodule(name) for name in (skeleton.table, skeleton.head)]
-    with instead(modules, [looked_up(skeleton, table), by_rows(skeleton, head, packed)]):
+    with instead(modules, [looked_up(skeleton, table), by_rows(skeleton, head, folder)]):
         yield
     for name in outside:
         skeleton.empty(name)
@@ -78,8 +79,9 @@ def looked_up(skeleton: Skeleton, config: QuantConfig | None) -> Callable[[Tenso
     return forward
 
 
-def by_rows(skeleton: Skeleton, config: QuantConfig | None, packed: Packed | None) -> Callable[[Tensor], Tensor]:
-    """The forward of the head, some of its rows at a time: of the files, or those that `packed` holds."""
+def by_rows(skeleton: Skeleton, config: QuantConfig | None, folder: Path | None) -> Callable[[Tensor], Tensor]:
+    """The forward of the head, some of its rows at a time: of the float model, or, with a `config`, of the student in
+    the `folder`."""
     head: Any = skeleton.model.get_submodule(skeleton.head)
     source, bias = skeleton.source(f"{skeleton.head}.weight"), None
     if head.bias is not None:
@@ -88,13 +90,17 @@ def by_rows(skeleton: Skeleton, config: QuantConfig | None, packed: Packed | Non
     grid = None if config is None else config.embedding if skeleton.tied else config.weight
     count, width = head.weight.shape
 
+    owner = skeleton.table if skeleton.tied else skeleton.head
+
     def rows(start: int, stop: int) -> Tensor:
-        if packed is None or grid is None:
+        if config is None or grid is None or folder is None:
             return skeleton.weights.rows(source, slice(start, stop), torch.float32)
-        part = {key: value[start:stop] for key, value in packed.items() if key != "unit"}
-        codes = unpack(part["codes"], grid.bits, (len(part["codes"]), width)).short() + grid.low
-        scale = grid.scaling.decode(part["scale"], packed.get("unit"))
-        return dequantize(codes, scale, grid.zero if grid.symmetric else part["zero"], grid)
+        files, part = Weights(folder), slice(start, stop)
+        packed = files.rows(f"{owner}.codes", part)
+        codes = unpack(packed, grid.bits, (len(packed), width)).short() + grid.low
+        unit = files.tensor(f"{owner}.unit") if f"{owner}.unit" in files.header else None
+        scale = grid.scaling.decode(files.rows(f"{owner}.scale", part), unit)
+        return dequantize(codes, scale, grid.zero if grid.symmetric else files.rows(f"{owner}.zero", part), grid)
 
     def forward(x: Tensor) -> Tensor:
         x = x if inputs is None else inputs(x)

@@ -18,14 +18,15 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.guard import NOTE, decoys
 from zsaq.quant.layers import QuantLayer, quant_layers, swap
 from zsaq.quant.plan import Plan, make_plan
-from zsaq.stream.passing import Packed, ended, ends, packed_matrix, read_on_call
+from zsaq.stream.passing import ended, ends, packed_matrix, read_on_call
 from zsaq.stream.shards import Shards
 from zsaq.stream.skeleton import IN_MEMORY, Skeleton
+from zsaq.stream.trimming import trim
 from zsaq.train.chain import Chain
 from zsaq.train.gptq import round_block
 from zsaq.train.logging import StepLog
+from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
-from zsaq.train.trainer import Loop
 
 Rounding = Literal["rtn", "gptq"]
 ROUNDINGS: Final[tuple[Rounding, ...]] = get_args(Rounding)
@@ -57,17 +58,15 @@ def quantize_files(
     )
     dtype = torch.float32 if rounding == "gptq" else None  # what is not quantized, as it is saved
     shards = Shards(target)
-    outer, codes = outside(skeleton, plan, dtype)
-    shards.add(outer)
-    del outer
+    shards.add(outside(skeleton, plan, dtype))
+    trim()
     table, head = plan.chosen.get(skeleton.table), plan.chosen.get(skeleton.head)
     compared: list[Batch] = [] if held is None else [{"input_ids": held}]
     with ends(skeleton), read_on_call(skeleton):
         teacher = [model(**batch, use_cache=False).logits for batch in compared]
         tried = linked(skeleton, [*batches, *compared])
     device = loop.accelerator.device
-    with ends(skeleton, table, head, codes if compared else None):
-        del codes
+    with ends(skeleton, table, head, target):
         chains = [
             Chain(model, skeleton.blocks, each, like=tried, device=device, last=each is compared)
             for each in (batches, compared)
@@ -83,8 +82,10 @@ def quantize_files(
                     errors = round_block(block, name, layers, chains[0].calls(number), masks, DAMPING, loop)
                 for chain in chains:
                     chain.answered(number)
+                trim()
                 shards.add(written(skeleton, block, name, dtype))
                 skeleton.empty(name)
+                trim()
                 log.write(number + 1, {"error": sum(errors) / len(errors)} if errors else {})
         shards.finish()
         if held is None:
@@ -128,11 +129,10 @@ def written(skeleton: Skeleton, block: nn.Module, name: str, dtype: torch.dtype 
     return marks | read
 
 
-def outside(skeleton: Skeleton, plan: Plan, dtype: torch.dtype | None) -> tuple[dict[str, Tensor], Packed | None]:
-    """What is saved of all but the blocks, and what the head's rows are read from: its codes, or those of the table
-    that it is tied to."""
+def outside(skeleton: Skeleton, plan: Plan, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """What is saved of all but the blocks."""
     state: dict[str, Tensor] = {}
-    layers, codes = [], None
+    layers: list[str] = []
     for name in (skeleton.table, skeleton.head):
         source = skeleton.source(f"{name}.weight")
         if name in plan.tied or (name == skeleton.head and skeleton.tied):
@@ -144,7 +144,6 @@ def outside(skeleton: Skeleton, plan: Plan, dtype: torch.dtype | None) -> tuple[
         grid = config.embedding if table else config.weight
         assert grid is not None
         packed = packed_matrix(skeleton, source, grid, "searched" if table else config.ranges)
-        codes = packed if skeleton.tied or not table else codes
         state |= {f"{name}.{key}": value for key, value in packed.items()}
         layers.append(name)
     head = skeleton.model.get_submodule(skeleton.head)
@@ -154,4 +153,4 @@ def outside(skeleton: Skeleton, plan: Plan, dtype: torch.dtype | None) -> tuple[
         module = skeleton.fill(name, dtype)
         state |= {f"{name}.{key}": value for key, value in module.state_dict().items() if "." not in key}
         skeleton.empty(name)
-    return decoys(layers) | state, codes
+    return decoys(layers) | state

@@ -19,10 +19,10 @@ from zsaq.quant.quantizer import Quantizer
 from zsaq.train.calls import Reached
 from zsaq.train.chain import Args, Chain
 from zsaq.train.logging import StepLog
+from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
 from zsaq.train.stages import stage as stage_of
-from zsaq.train.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
 COLUMNS = 128  # that are rounded before those behind them hear of it
@@ -40,7 +40,7 @@ def gptq(
     called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused experts, each of
     which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when its column's turn
     came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to.
-    Ranges that were searched are searched anew: an error counts as much as the mean square of its input. Biases and all
+    Ranges that were searched are searched anew, for what an error of each column costs (`Factor.cost`). Biases and all
     else stay. `damping` is the share of the inputs' mean square that is added to each of theirs. Positions that
     "attention_mask" leaves out do not count. `loop` gives device, folder and trackers, which hear each block's "error",
     the mean over its layers of ||(w - q) x||^2 / ||w x||^2; several processes each bring batches of their own, and all
@@ -90,11 +90,11 @@ def round_block(
             raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
         layers = [left.pop(each) for each in first]
         whole = [float((w @ total).mul_(w).sum()) for w in (layer.rows().double() for layer in layers)]
-        importance, factor = total.diagonal().clone(), Factor.of(total, damping)
+        factor = Factor.of(total, damping)
         del total
         for layer, norm in zip(layers, whole, strict=True):
             rows = layer.rows()
-            weigh(layer.weight_quantizer, rows, importance)
+            weigh(layer.weight_quantizer, rows, factor.cost)
             scale, zero, grid = _grid_of(layer)
             q, latent, miss = gptq_columns(rows, factor, scale, zero, grid)
             latent = nearby(latent, q, scale.repeat_interleave(rows.shape[1] // scale.shape[1], 1), grid, NEAR)
@@ -103,10 +103,10 @@ def round_block(
     return errors
 
 
-def weigh(quantizer: Quantizer, rows: Tensor, importance: Tensor) -> None:
-    """Have ranges that were searched searched anew, for errors that count by the `importance` [d] of their columns."""
-    share = (importance / importance.mean().clamp_min(torch.finfo(importance.dtype).tiny)).to(rows.dtype)
-    quantizer.ranges.weigh(groups(rows, quantizer.grid), quantizer.grid, groups(share.expand_as(rows), quantizer.grid))
+def weigh(quantizer: Quantizer, rows: Tensor, cost: Tensor) -> None:
+    """Have ranges that were searched searched anew, for squared errors of columns that cost so much each, [d]."""
+    share, grid = (cost / cost.mean().clamp_min(torch.finfo(cost.dtype).tiny)).to(rows.dtype), quantizer.grid
+    quantizer.ranges.weigh(groups(rows, grid), grid, groups(share.expand_as(rows), grid))
 
 
 @final
@@ -118,6 +118,12 @@ class Factor:
     order: Tensor
     upper: Tensor
     added: float
+
+    @property
+    def cost(self) -> Tensor:
+        """1 / U_ii^2 of every column, [d] as they lie: what the square of its error adds to the layer's, after the
+        columns behind it have taken what they can."""
+        return self.upper.diagonal().square().reciprocal()[self.order.argsort()]
 
     @classmethod
     def of(cls, hessian: Tensor, damping: float, dtype: torch.dtype = torch.float32) -> "Factor":

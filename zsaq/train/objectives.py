@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.pair import Capture, Pair
+from zsaq.train.positions import by_position
 
 
 class Objective(ABC):
@@ -96,11 +97,14 @@ class KL(RowWise):
         self.temperature, self.direction = temperature, direction
 
     def rows(self, pair: Pair) -> Tensor:
-        p, q = (F.log_softmax(out.logits / self.temperature, -1) for out in (pair.teacher, pair.student))
+        divergence = by_position(self.divergence, pair.teacher.logits, pair.student.logits)
+        return self.temperature**2 * _row_means(divergence, pair.mask)
+
+    def divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
+        p, q = (F.log_softmax(logits / self.temperature, -1) for logits in (teacher, student))
         if self.direction == "reverse":
             p, q = q, p
-        divergence = F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
-        return self.temperature**2 * _row_means(divergence, pair.mask)
+        return F.kl_div(q, p, reduction="none", log_target=True).sum(-1)
 
 
 @final

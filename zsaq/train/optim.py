@@ -2,12 +2,14 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+
+from zsaq.quant.sharded import alike, total_norm
 
 Closure = Callable[[], Tensor]
 NoSync = Callable[[], AbstractContextManager[Any]]
@@ -33,13 +35,30 @@ def keeping(student: nn.Module) -> Iterator[None]:
         raise
 
 
+def adamw(params: Iterable[Any], lr: float, eight_bit: bool = False) -> torch.optim.Optimizer:
+    """AdamW without decay on parameters or groups of them; its states in 8 bits through bitsandbytes if asked.
+
+    Raises ValueError if bitsandbytes is asked for and not installed.
+    """
+    if not eight_bit:
+        return torch.optim.AdamW(params, lr, weight_decay=0.0)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError('8-bit AdamW needs bitsandbytes: pip install "zsaq[bnb]", or leave eight_bit off') from None
+    return AdamW8bit(params, lr, weight_decay=0.0)
+
+
 class Wrapper(ABC):
     """An optimizer around `base` that takes a closure; groups, state and checkpoints are the base's.
 
     A closure zeroes the gradients, runs forward and backward over the whole accumulation window and returns the
     detached loss (of several processes the mean, where it is to be logged). `no_sync` makes contexts in which gradients
-    stay on their process (DistributedDataParallel's).
+    stay on their process (DistributedDataParallel's). `together`: processes share each batch, so that what they look at
+    on their own has to be averaged too.
     """
+
+    together = False
 
     def __init__(self, base: "torch.optim.Optimizer | Wrapper") -> None:
         if not isinstance(base, torch.optim.Optimizer | Wrapper):
@@ -56,6 +75,12 @@ class Wrapper(ABC):
         self._no_sync = no_sync
         if isinstance(self.base, Wrapper):
             self.base.no_sync = no_sync
+
+    def nested(self) -> Iterator["Wrapper"]:
+        """Itself, and the wrappers inside it."""
+        yield self
+        if isinstance(self.base, Wrapper):
+            yield from self.base.nested()
 
     @property
     def innermost(self) -> torch.optim.Optimizer:
@@ -102,10 +127,13 @@ class Clip(Wrapper):
 
     def step(self, closure: Closure | None = None) -> Tensor | None:
         loss = None if closure is None else look(closure)
-        params = (p for group in self.param_groups for p in group["params"])
-        self.norm = float(nn.utils.clip_grad_norm_(params, self.max_norm))
+        params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        norm = total_norm([p.grad for p in params])
+        self.norm = float(norm)
         if not math.isfinite(self.norm):
             raise NotFinite(f"the gradient's norm is {self.norm}; no step was taken. Lower the learning rate")
+        for group in alike(params):
+            nn.utils.clip_grads_with_norm_(group, self.max_norm, norm)
         self.base.step()
         return loss
 

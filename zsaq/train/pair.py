@@ -12,6 +12,8 @@ from typing import Literal, final
 import torch
 from torch import Tensor, nn
 
+from zsaq.train.widening import widened
+
 Batch = dict[str, Tensor]  # keyword arguments of forward, and "labels", which no model of ours is shown
 
 
@@ -109,7 +111,7 @@ class Pair:
     @cached_property
     def teacher(self) -> Out:
         wanted = torch.is_grad_enabled() and any(v.requires_grad for v in self.batch.values())
-        with torch.set_grad_enabled(wanted):
+        with torch.set_grad_enabled(wanted), widened(self.models[0]):
             return run_model(self.models[0], self.batch, tuple(t for t in self.captures if t.model == "teacher"))
 
     @cached_property

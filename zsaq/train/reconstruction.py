@@ -18,13 +18,13 @@ from zsaq.quant.layers import quant_layers
 from zsaq.train.calls import Calls
 from zsaq.train.chain import Chain, beside
 from zsaq.train.logging import StepLog
+from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.rounding import Softened, qdrop
 from zsaq.train.stages import Stage
 from zsaq.train.stages import stage as stage_of
-from zsaq.train.trainer import Loop
 
 Model = TypeVar("Model", bound=nn.Module)
 PUBLISHED = 20_000  # steps a block that the default rates are meant for

@@ -3,15 +3,18 @@ whole grid steps, about 70 times too far and almost orthogonal to the gradient.
 """
 
 import math
-from contextlib import nullcontext
-from typing import Final, final
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, final
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from zsaq.quant.layers import QuantLayer, quant_layers
+from zsaq.quant.sharded import alike, gathered, is_sharded, like, total_norm, whole, zeros_like_rows
 from zsaq.train.optim import Closure, NotFinite, Wrapper, look
 
 PROBE: Final = 10  # every so many perturbations are measured
@@ -26,7 +29,7 @@ class SAM(Wrapper):
     a tie share one offset. Other trained parameters (norms, biases, heads, adapters) are moved in place and restored by
     copy. Trained is what the base holds and requires a gradient. Learned scales are the quantizer's: trained, not
     perturbed. With several processes each perturbs on its own gradient (the paper's m-sharpness), and the second
-    gradient is averaged as ever.
+    gradient is averaged as ever; of a sharded student, and with `together`, the first one is too.
 
     The second pass runs without autocast, since bfloat16 would round eps away; the closure must not enter one itself.
     It repeats the first pass's random numbers (dropout; CPU and CUDA) and leaves no trace in batch statistics. Every
@@ -96,6 +99,7 @@ class SAM(Wrapper):
         try:
             leaves = [*(stand(tied) for tied in ends), *params]
             with (
+                alone(leaves, self.param_groups),
                 self.no_sync(),
                 torch.random.fork_rng([device] if device.type == "cuda" else []),
                 torch.autocast(device.type, enabled=autocast and not probe),
@@ -104,18 +108,18 @@ class SAM(Wrapper):
             with torch.no_grad():
                 eps = self.eps(leaves, first)
                 layers = [tied[0] for tied in ends if probe]
-                used = [layer.dequantized() for layer in layers]
+                used = [in_use(layer) for layer in layers]
                 saved = [(t, t.clone()) for t in (*params, *stats)]
                 for tied, step in zip(ends, eps, strict=False):
                     for layer in tied:
                         layer.offset = step
-                if params:
-                    torch._foreach_add_(params, eps[-len(params) :])
+                for parameter, step in zip(params, eps[len(ends) :], strict=True):
+                    parameter.add_(step)
                 if layers:
-                    change = [layer.dequantized() - before for layer, before in zip(layers, used, strict=True)]
+                    change = [in_use(layer) - before for layer, before in zip(layers, used, strict=True)]
                     steps = eps[: len(layers)]
-                    norms = nn.utils.get_total_norm(steps) * nn.utils.get_total_norm(change)
-                    dots = [(e.flatten(1) * c).sum().to(norms) for e, c in zip(steps, change, strict=True)]
+                    norms = total_norm(steps) * total_norm(change)
+                    dots = [whole((e.flatten(1) * c).sum()).to(norms) for e, c in zip(steps, change, strict=True)]
                     self.measured["cosine"] = torch.stack(dots).sum() / norms.clamp_min(1e-30)
                     del change, steps
                 del eps, used  # before the second pass fills the memory
@@ -137,15 +141,21 @@ class SAM(Wrapper):
     def eps(self, leaves: list[Tensor], loss: Tensor) -> list[Tensor]:
         """How far each leaf is moved, in its gradient's memory."""
         eps = [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves]
-        norm = nn.utils.get_total_norm(eps)
+        for leaf, gradient in zip(leaves, eps, strict=True):
+            if isinstance(gradient, DTensor):  # that of an offset is the sum so far, others are the mean already
+                gradient.div_(1 if isinstance(leaf, nn.Parameter) else gradient.device_mesh.size())
+            elif self.together and dist.is_initialized():
+                dist.all_reduce(gradient.div_(dist.get_world_size()))
+        norm = total_norm(eps)
         self.demand_finite("[loss, gradient norm]", torch.stack([loss.to(norm), norm]))
-        torch._foreach_mul_(eps, self.rho / (float(norm) + 1e-12))
+        for group in alike(eps):
+            torch._foreach_mul_(group, self.rho / (float(norm) + 1e-12))
         return eps
 
     def demand_finite(self, what: str, values: Tensor) -> None:
         fine = values.isfinite().all().float()
         # All processes stop together: one that stops alone leaves the others waiting for it.
-        if self.no_sync is not nullcontext and dist.is_available() and dist.is_initialized():
+        if (self.no_sync is not nullcontext or is_sharded(self.student)) and dist.is_initialized():
             dist.all_reduce(fine, dist.ReduceOp.MIN)
         if not fine:
             raise NotFinite(
@@ -154,10 +164,30 @@ class SAM(Wrapper):
             )
 
 
+def in_use(layer: QuantLayer) -> Tensor:
+    """The weight that the layer uses; of a sharded one the part that this process has of the offset."""
+    with gathered(layer):
+        assert layer.offset is not None
+        return like(layer.dequantized(), layer.offset)
+
+
+@contextmanager
+def alone(leaves: list[Tensor], groups: list[dict[str, Any]]) -> Iterator[None]:
+    """Inside, no other parameter of the groups gathers a gradient: nobody would read it."""
+    wanted = {id(leaf) for leaf in leaves}
+    others = [p for group in groups for p in group["params"] if p.requires_grad and id(p) not in wanted]
+    try:
+        for p in others:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in others:
+            p.requires_grad_(True)
+
+
 def stand(tied: list[QuantLayer]) -> Tensor:
-    """Give tied layers one offset of zeros, [out, in * ...], that requires a gradient; stride 0 takes no memory."""
-    rows = tied[0].rows().flatten(1)
-    offset = torch.zeros((), dtype=rows.dtype, device=rows.device).expand(rows.shape).requires_grad_()
+    """Give tied layers one offset of zeros, [out, in * ...], that requires a gradient."""
+    offset = zeros_like_rows(tied[0].weight, tied[0].rows().flatten(1)).requires_grad_()
     for layer in tied:
         layer.offset = offset
     return offset

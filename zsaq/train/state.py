@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from zsaq.atomic import atomic_file
 from zsaq.quant.ranges import static_ranges
+from zsaq.quant.sharded import of_part, part_of
 
 TREE: Final = "tree"
 PLAIN: Final = (str, bool, int, float, type(None))
@@ -38,7 +39,8 @@ class Tensors:
         self.module = module
 
     def held(self) -> dict[str, Tensor]:
-        return dict(self.module.named_parameters()) | dict(self.module.named_buffers())
+        tensors = (*self.module.named_parameters(), *self.module.named_buffers())
+        return {name: part_of(tensor) for name, tensor in tensors}
 
     def state_dict(self) -> dict[str, Any]:
         seen = [(each.observer.updates, each.observer.lo, each.observer.hi) for each in static_ranges(self.module)]
@@ -59,6 +61,29 @@ class Tensors:
 
 
 @final
+class Parts:
+    """The state of an optimizer of a sharded module: what this process has of it."""
+
+    def __init__(self, optimizer: Any) -> None:
+        self.optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        state = self.optimizer.state_dict()
+        held = {
+            i: {k: part_of(v) if isinstance(v, Tensor) else v for k, v in s.items()} for i, s in state["state"].items()
+        }
+        return state | {"state": held}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        params = [p for group in self.optimizer.param_groups for p in group["params"]]
+        held = {
+            i: {k: of_part(v, params[i]) if isinstance(v, Tensor) else v for k, v in s.items()}
+            for i, s in state_dict["state"].items()
+        }
+        self.optimizer.load_state_dict(state_dict | {"state": held})
+
+
+@final
 class Held:
     """A value that a stage made: numbers, texts, tensors, and lists and mappings of them."""
 
@@ -73,9 +98,11 @@ class Held:
 
 
 def stateful(part: Any) -> Stateful:
-    """`part`, a module by its `Tensors`. Raises ValueError for what cannot say its state."""
+    """`part`; a module by its `Tensors`, an optimizer by its `Parts`. Raises ValueError for what has no state."""
     if isinstance(part, nn.Module):
         return Tensors(part)
+    if hasattr(part, "param_groups"):
+        return Parts(part)
     if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
         raise ValueError(
             f"a {type(part).__name__} has no state_dict and load_state_dict, so that a run with it could not go on: "

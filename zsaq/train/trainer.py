@@ -5,45 +5,29 @@ it move after every few steps (the min-max alternation).
 """
 
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 from transformers import get_scheduler
 
 from zsaq.quant.ranges import Static, static_ranges
+from zsaq.quant.sharded import total_norm
 from zsaq.train.logging import StepLog
+from zsaq.train.loop import Loop, prepared, processes
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.optim import NotFinite, Wrapper, keeping
 from zsaq.train.pair import Batch, Pair, run_model
+from zsaq.train.recomputing import recomputing
 from zsaq.train.stages import stage as stage_of
 from zsaq.train.streams import stream_of
+from zsaq.train.widening import widened
 
 Model = TypeVar("Model", bound=nn.Module)
 Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
-
-
-def processes(trackers: Sequence[str] = (), **options: Any) -> Accelerator:
-    """Accelerate's Accelerator over all processes that were launched, `options` as it takes them.
-
-    On a machine without GPU Accelerate takes each of torchrun's processes for the only one, and all would do the whole
-    work and write the same files; here they share it on the CPU. `trackers`: Accelerate's, by name. Raises ValueError
-    for one that is not installed.
-    """
-    have = [tracker.value for tracker in get_available_trackers()]
-    if absent := [name for name in trackers if name not in have]:
-        raise ValueError(
-            f"trackers is {list(trackers)}; {absent} cannot be imported: pip install it, or choose of {have}"
-        )
-    on_cpu = not torch.accelerator.is_available() and int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return Accelerator(cpu=on_cpu, log_with=list(trackers) or None, **options)
 
 
 class Adversary(Protocol):
@@ -53,34 +37,6 @@ class Adversary(Protocol):
     """
 
     def ascend(self, divergence: Divergence) -> dict[str, float]: ...
-
-
-@dataclass
-class Loop:
-    """How a loop runs, whatever it trains.
-
-    `accumulate`: micro-batches a step; `schedule` of the learning rate, after a linear rise over `warmup`, a share of
-    the steps; `folder`: where JSON lines go; `every`: steps between two lines of progress. With N processes each reads
-    its own batches and gradients are averaged. Mixed precision is the accelerator's "no" or "bf16"; "fp16" is refused,
-    its scaler cannot look twice.
-    """
-
-    accelerator: Accelerator = field(default_factory=lambda: processes())
-    accumulate: int = 1
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup: float = 0.1
-    folder: Path | None = None
-    every: int = 20
-
-    def __post_init__(self) -> None:
-        if self.accelerator.mixed_precision == "fp16":
-            raise ValueError(
-                "mixed precision is 'fp16', whose loss scaler SAM's two passes would break; use 'bf16' or 'no'"
-            )
-        if self.accumulate < 1 or not 0 <= self.warmup < 1:
-            raise ValueError(
-                f"accumulate is {self.accumulate}, warmup {self.warmup}; give at least 1, and a share below 1"
-            )
 
 
 def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator | None = None) -> Model:
@@ -148,10 +104,13 @@ def distill(
         raise ValueError("the optimizer holds no parameter of the student; make it from student.parameters()")
     if ratio[0] < 1 or ratio[1] < 0:
         raise ValueError(f"ratio is {ratio}; give student steps (at least 1) and ascent steps (0 or more) after them")
-    model = _prepare(accelerator, student)
     innermost = optimizer.innermost if isinstance(optimizer, Wrapper) else optimizer
+    model = prepared(accelerator, student, innermost)
+    wanted = [p for p in student.parameters() if p.requires_grad]  # of a sharded student others than before
     if isinstance(optimizer, Wrapper) and isinstance(model, nn.parallel.DistributedDataParallel):
         optimizer.no_sync = model.no_sync
+    for each in optimizer.nested() if isinstance(optimizer, Wrapper) else ():
+        each.together = loop.shared
     schedule = get_scheduler(loop.schedule, innermost, int(steps * loop.warmup), steps)
     total = objective if isinstance(objective, Sum) else 1.0 * objective
     stream = stream_of(batches)
@@ -159,11 +118,12 @@ def distill(
 
     with (
         keeping(student),
+        recomputing(student, loop.recompute),
         StepLog(accelerator, stage, steps, loop.folder, loop.every) as log,
         stage_of(stage, **lasting, log=log) as at,
     ):
         for step in at.steps(steps, optimizer=optimizer, schedule=schedule):
-            window = _window(stream, loop.accumulate, device, step, steps)
+            window = _window(stream, loop, step, steps)
             pairs = [Pair(teacher, model, batch, total.captures) for batch in window]
             metrics: dict[str, float] = {}
 
@@ -180,7 +140,7 @@ def distill(
                     loss += value.detach() / len(pairs)
                     for name, term in terms.items():
                         parts[name] = parts.get(name, 0) + term / len(pairs)
-                norm = nn.utils.get_total_norm(p.grad for p in wanted if p.grad is not None).to(loss)
+                norm = total_norm([p.grad for p in wanted if p.grad is not None]).to(loss)
                 mean: Any = accelerator.reduce(torch.stack([loss, *parts.values(), norm]), "mean")
                 named = dict(zip(["loss", *parts, "gradient"], mean.tolist(), strict=True))
                 if not all(map(math.isfinite, named.values())):
@@ -201,20 +161,21 @@ def distill(
             if isinstance(optimizer, Wrapper):
                 others |= optimizer.diagnostics()
             if adversary is not None and step % ratio[0] == 0 and step < steps:
-                for _ in range(ratio[1]):
-                    others |= adversary.ascend(_divergence(teacher, student, total, accelerator))
+                with widened(teacher):
+                    for _ in range(ratio[1]):
+                        others |= adversary.ascend(_divergence(teacher, student, total, accelerator))
             log.write(step, metrics | _averaged(others, accelerator))
     optimizer.zero_grad()
     return student
 
 
-def _window(stream: Iterator[Batch], size: int, device: torch.device, step: int, steps: int) -> list[Batch]:
+def _window(stream: Iterator[Batch], loop: Loop, step: int, steps: int) -> list[Batch]:
     window = []
-    for _ in range(size):
+    for _ in range(loop.accumulate):
         batch = next(stream, None)
         if batch is None:
             raise ValueError(f"the batches ran out at step {step} of {steps}; give more, or zsaq.repeat(batches)")
-        window.append({k: v.to(device) for k, v in batch.items()})
+        window.append({k: v.to(loop.accelerator.device) for k, v in loop.part(batch).items()})
     return window
 
 
@@ -224,15 +185,6 @@ def _averaged(metrics: dict[str, float], accelerator: Accelerator) -> dict[str, 
         return metrics
     mean: Any = accelerator.reduce(torch.tensor(list(metrics.values()), device=accelerator.device), "mean")
     return dict(zip(metrics, mean.tolist(), strict=True))
-
-
-def _prepare(accelerator: Accelerator, student: nn.Module) -> nn.Module:
-    """Wrapped for several processes. Autocast stays ours: it must stand around the step for SAM to leave it."""
-    native, accelerator.native_amp = accelerator.native_amp, False
-    try:
-        return accelerator.prepare_model(student)
-    finally:
-        accelerator.native_amp = native
 
 
 def _divergence(teacher: nn.Module, student: nn.Module, objective: Sum, accelerator: Accelerator) -> Divergence:
