@@ -119,11 +119,11 @@ def test_an_error_costs_what_the_columns_behind_leave_of_it() -> None:
     """1 / U_ii^2 is the least squared answer with an error of 1 in column i, if those behind it may move freely."""
     torch.manual_seed(0)
     x = torch.randn(40, 7, dtype=torch.float64) @ torch.randn(7, 7, dtype=torch.float64)
-    factor = Factor.of(x.T @ x, 1e-9, torch.float64)
+    factor = Factor.of(x.T @ x, 1e-12, torch.float64)
     for turn, i in enumerate(factor.order.tolist()):
         behind = x[:, factor.order[turn + 1 :]]
         rest = x[:, i] - behind @ (torch.linalg.pinv(behind) @ x[:, i])
-        assert torch.isclose(factor.cost[i], rest.square().sum(), rtol=1e-5)
+        assert torch.isclose(factor.cost[i], rest.square().sum(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("alive", [0, 5])
