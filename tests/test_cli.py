@@ -20,6 +20,7 @@ from zsaq.io.checksums import check_manifest
 COMMANDS = [
     *(
         "quantize",
+        "quantize-files",
         "synthesize",
         "compare",
         "methods",

@@ -1,8 +1,5 @@
-"""One table: what happened to a saved model and what the user sees (`pytest -v` prints it); then bytes flipped.
-
-`test_hub_refusals.py` and `test_vision_hub_refusals.py` hold every single tensor and key; here each kind of damage
-stands once.
-"""
+"""One table: what happened to a saved model and what the user sees (`pytest -v` prints it); then bytes flipped. Each
+kind of damage stands once; `test_hub_refusals.py`, `test_vision_hub_refusals.py` hold every single tensor and key."""
 
 import json
 import os

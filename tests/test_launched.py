@@ -63,5 +63,5 @@ def test_a_batch_that_processes_cannot_share_is_refused() -> None:
         loop.part(batch)
     with pytest.raises(ValueError, match=r"a batch of \{4, 5\} rows cannot be shared"):
         loop.part(batch | {"labels": torch.arange(4)})
-    loop.accelerator.process_index = 1
+    loop.accelerator.process_index = 1  # pyright: ignore[reportAttributeAccessIssue]
     assert loop.part({"labels": torch.arange(4)})["labels"].tolist() == [2, 3]

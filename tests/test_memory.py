@@ -120,6 +120,7 @@ def test_a_narrow_teacher_that_climbs_gives_the_student_of_a_wide_one(lora: bool
         shared = {p.data_ptr() for p in teacher.parameters()} & {
             p.data_ptr() for p in ascent.text.generator.parameters()
         }
+        assert {p.dtype for p in ascent.text.generator.parameters() if p.requires_grad} == {torch.float32}
         assert bool(shared) == lora and (lora or ascent.reference is teacher)
         students.append(
             sam_sga(teacher, QuantConfig.parse("w2a8"), ascent.text, ascent, steps=4, warm=1, ratio=(1, 1), rho=0.1)

@@ -60,14 +60,14 @@ def run(case: str, folder: Path, shard: bool, writes: bool = True) -> None:
 
 def assert_kept(student: nn.Module, optimizer: Any) -> None:
     """What this process has of both goes into a file and comes back in parts."""
-    before = [p.detach().full_tensor() for p in student.parameters() if isinstance(p, DTensor)]
+    before = [p.full_tensor().detach() for p in student.parameters() if isinstance(p, DTensor)]
     for part in (stateful(student), stateful(optimizer)):
         state = part.state_dict()
         assert not [each for each in tree_leaves(state) if isinstance(each, DTensor)]
         part.load_state_dict(state)
     states = [v for each in optimizer.state.values() for v in each.values() if isinstance(v, torch.Tensor) and v.ndim]
     assert all(isinstance(value, DTensor) for value in states)
-    after = [p.detach().full_tensor() for p in student.parameters() if isinstance(p, DTensor)]
+    after = [p.full_tensor().detach() for p in student.parameters() if isinstance(p, DTensor)]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import MixtralConfig, MixtralForCausalLM
 
 import zsaq
+from commands import told
 from language_toys import bpe
 from language_toys import opt as writer
 from test_chain import gemma, t5
@@ -107,6 +108,16 @@ def test_a_model_writes_its_own_text_where_it_fits(tmp_path: Path, monkeypatch: 
     with pytest.raises(ValueError, match="give corpus="):
         zsaq.quantize_files(tmp_path / "teacher", tmp_path / "own2", "w4a16g8")
     assert not (tmp_path / "own2").exists()
+
+
+def test_the_command_line_is_a_thin_cover(tmp_path: Path) -> None:
+    written(writer(bpe()), tmp_path / "teacher")
+    bpe().save_pretrained(tmp_path / "teacher")
+    facts = told("quantize-files", tmp_path / "teacher", "--output_dir", tmp_path / "out", "--method", "rtn")
+    assert facts["config"] == QuantConfig.parse("w4a16e8h8g32").to_dict() and facts["method"] == "rtn"
+    assert told("verify", tmp_path / "out")["folder"]
+    wrong = told("quantize-files", tmp_path / "teacher", "--output_dir", tmp_path / "out2", "--steps", "3", code=2)
+    assert "its options are" in wrong["error"]
 
 
 def refused(folder: Path, config: str = "w4a16g8", **options: Any) -> str:

@@ -208,7 +208,7 @@ def run(
         if recipe is not None:
             digest = hashlib.sha256(recipe.read_bytes()).hexdigest()
             noted(student, recipe=f"recipes/{recipe.name}", recipe_sha256=digest)
-        student = made_whole(student, steps / "student")
+        student: Any = made_whole(student, steps / "student")
         if main:
             if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
                 try:

@@ -157,7 +157,7 @@ def text_of(
     if need > (free := psutil.virtual_memory().available):
         raise ValueError(
             f"{model} would write its text with {need:,} bytes of memory, and {free:,} are free: give corpus=, which "
-            "zsaq synthesize writes with a smaller generator, or method='rtn'"
+            "zsaq synthesize writes for and with a smaller model, or method='rtn'"
         )
     subject = Subject.of(model, tokenizer=reader)
     subject.prepare([row], loop)

@@ -194,11 +194,12 @@ class TextJob:
             start, tokenizer = self.generator
             start.to(self.teacher.device)  # type: ignore[arg-type]
             computes = start.dtype == torch.float32 or is_narrow(start)
-            held = {id(t): t for t in (*start.parameters(), *start.buffers())} if lora and computes else {}
-            model = copy.deepcopy(start, held)  # adapters stand on the very weights that are there
-            model = model if held else model.float().requires_grad_(True)
-            if is_narrow(start):
-                keep_narrow(model)
+            if lora and computes:  # adapters stand on the very weights that are there
+                model = copy.deepcopy(start, {id(t): t for t in (*start.parameters(), *start.buffers())})
+                if is_narrow(start):
+                    keep_narrow(model)
+            else:
+                model = copy.deepcopy(start).float().requires_grad_(True)
             reference = start if computes else None
         with widened(model):
             climber = with_adapters(model) if lora else model

@@ -29,7 +29,7 @@ def like(tensor: Tensor, other: Tensor) -> Tensor:
 
 def part_of(tensor: Tensor) -> Tensor:
     """What this process has of it, which it shares memory with."""
-    return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
 
 
 def of_part(part: Tensor, other: Tensor) -> Tensor:
