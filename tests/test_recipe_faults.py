@@ -14,6 +14,9 @@ from faults import BINARY
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 SWEEP = "benchmarks/architectures.py"  # without arguments it works, for an hour
+NEEDLESS = [
+    f"{name}.py 2" for name in ("cost", "speed", "suitability", "streaming", "training_memory", "language_models")
+]
 PEERS = [f"{path.name} 2" for path in (RECIPES / "peers").glob("*.py")]  # other tools, which are not asked for yet
 SCRIPTS = sorted(
     name
@@ -71,6 +74,10 @@ LINES = [
     "benchmarks/language_models.py {junk} --rows rtn:w4a16 --text {file} --output_dir {out} --one",
     "benchmarks/language_models.py {toys}/opt --rows rtn:w9 --text {file} --output_dir {out} --one",
     "benchmarks/language_models.py {toys}/opt --rows float:16 --text {file} --output_dir {out} --one",
+    "benchmarks/streaming.py --model /nowhere",
+    "benchmarks/streaming.py --model {junk} --methods rtn --here",
+    "benchmarks/streaming.py --model {toys}/opt --methods rtn --rows 0",
+    "benchmarks/training_memory.py --teacher /nowhere --rows 0",
     "benchmarks/speed.py bert-base --bits w9 --output_dir {out}",
     "benchmarks/speed.py bert-base --bits w4a8 --output_dir {out} --repeats -1",
     "benchmarks/vision_cost.py --teacher {file}",
@@ -152,5 +159,5 @@ def test_an_extra_that_is_missing_is_one_line() -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == len(SCRIPTS) > 10
     for line in lines:
-        needs_none = any(name in line for name in ("cost.py 2", "speed.py 2", "suitability.py 2", *PEERS))
+        needs_none = any(name in line for name in (*NEEDLESS, *PEERS))
         assert needs_none or (" 3 'error: " in line and line.count("\\n") == 1 and "zsaq[all]" in line), line

@@ -19,7 +19,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,16 +26,13 @@ import time
 from pathlib import Path
 from typing import Any, Final, final
 
+from recipes.benchmarks.resident import resident
 from zsaq.script import natural, positive, told
 
 ROWS = 64  # of the text that the model writes itself
 CHAT_SEED, OWN_SEED = 1000, 7  # of the text that is scored on, and of the text that peers calibrate on
 REAL: Final = 1000  # characters of a real text: more than a row holds
 MARK: Final = "row: "
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 @final
@@ -49,11 +45,11 @@ class Making:
 
     def begin(self) -> None:
         """Everything is imported."""
-        self.before, self.began = peak_mb(), time.perf_counter()
+        self.before, self.began = resident(), time.perf_counter()
 
     def end(self) -> None:
         self.facts["seconds"] = round(time.perf_counter() - self.began, 1)
-        self.facts["peak_mb"] = round(peak_mb() - self.before)
+        self.facts["peak_mb"] = round(resident() - self.before)
 
     def teacher(self) -> Any:
         from zsaq.io.teacher import load_teacher

@@ -1,7 +1,7 @@
 """Peak memory and seconds of a checkpoint that is quantized block by block:
 
-python recipes/benchmarks/streaming.py --folder /tmp/3b --methods rtn gptq   # random weights in a 3B Llama's shape
-python recipes/benchmarks/streaming.py --model path/or/id --methods rtn gptq --rows 32 --tokens 512
+python -m recipes.benchmarks.streaming --random /tmp/3b --methods rtn gptq   # random weights in a 3B Llama's shape
+python -m recipes.benchmarks.streaming --model path/or/id --methods rtn gptq --rows 32 --tokens 512
 
 Each method runs in a process of its own; its peak is the resident memory above what is resident after the imports. The
 text is random tokens, as many rows of as many tokens as asked for, and written by nobody. One JSON object a line.
@@ -9,7 +9,6 @@ text is random tokens, as many rows of as many tokens as asked for, and written 
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, LlamaConfig
 
 import zsaq
+from recipes.benchmarks.resident import resident
+from zsaq.script import positive, told
 from zsaq.stream.quantizing import ROUNDINGS, Rounding
 from zsaq.train.pair import Batch
 
@@ -65,13 +66,6 @@ def make(folder: Path, seed: int = 0) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index | {"weight_map": places}))
 
 
-def resident() -> float:
-    """The largest resident memory of this process until now, in MiB. Not `getrusage`'s, which a process inherits."""
-    found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1024
-
-
 def measure(model: Path, method: Rounding, bits: str, rows: int, tokens: int) -> dict[str, object]:
     """One run in this process."""
     ids = torch.randint(3, AutoConfig.from_pretrained(model).vocab_size, (rows + 1, tokens))
@@ -94,25 +88,40 @@ def measure(model: Path, method: Rounding, bits: str, rows: int, tokens: int) ->
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--model", type=Path, help="a folder; by default one of random weights is made")
-    flags.add_argument("--folder", type=Path, default=Path("/tmp/random-3b"), help="where that is made (6.4 GB)")
+    which = flags.add_mutually_exclusive_group(required=True)
+    which.add_argument("--model", type=Path, help="a folder")
+    which.add_argument("--random", type=Path, help="where a checkpoint of random weights is made, 6.4 GB, or lies")
     flags.add_argument("--methods", nargs="+", choices=ROUNDINGS, default=list(ROUNDINGS))
     flags.add_argument("--bits", default="w4a16h8g32")
-    flags.add_argument("--rows", type=int, default=8)
-    flags.add_argument("--tokens", type=int, default=128)
+    flags.add_argument("--rows", type=positive, default=8)
+    flags.add_argument("--tokens", type=positive, default=128)
     flags.add_argument("--here", action="store_true", help="run the one method in this process")
     args = flags.parse_args()
-    model = args.model or args.folder
+    model = args.model or args.random
     if args.here:
         print(json.dumps(measure(model, args.methods[0], args.bits, args.rows, args.tokens)), flush=True)
         return
-    if args.model is None and not model.exists():
+    if not model.is_dir() and args.random is None:
+        raise ValueError(f"{model} is no folder: give one with a model, or --random and a new one")
+    if not model.is_dir():
         make(model)
     for method in args.methods:
         same = ["--bits", args.bits, "--rows", str(args.rows), "--tokens", str(args.tokens)]
-        command = [sys.executable, __file__, "--model", str(model), "--methods", method, *same, "--here"]
-        subprocess.run(command, check=True)
+        command = [
+            sys.executable,
+            "-m",
+            "recipes.benchmarks.streaming",
+            "--model",
+            str(model),
+            "--methods",
+            method,
+            *same,
+            "--here",
+        ]
+        if (done := subprocess.run(command, check=False)).returncode:
+            raise SystemExit(done.returncode)
 
 
 if __name__ == "__main__":
-    main()
+    with told():
+        main()

@@ -1,6 +1,6 @@
 """Peak memory of training steps, each in a process of its own, as multiples of the teacher's file.
 
-    python recipes/benchmarks/training_memory.py --teacher DIR --rows 2 --tokens 128
+    python -m recipes.benchmarks.training_memory --teacher DIR --rows 2 --tokens 128
 
 Resident memory at its highest, less what it was after the imports; random tokens stand for text, since no tensor's size
 depends on them. `ascent`: the generator is the teacher, and climbs.
@@ -8,7 +8,6 @@ depends on them. `ascent`: the generator is the teacher, and climbs.
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from recipes.benchmarks.resident import resident
 from zsaq import Loop
 from zsaq.io.readers import tokenizer_of
 from zsaq.io.teacher import load_teacher
@@ -32,7 +32,7 @@ STAGES = ("teacher", "student", "plain", "sam", "ascent", "ascent, lora")
 
 def peak() -> float:
     """MB (10^6 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    return resident() * 2**20 / 1e6
 
 
 def run(stage: str, args: argparse.Namespace) -> dict[str, float]:
