@@ -77,7 +77,15 @@ def main() -> None:
         return
     size = sum(path.stat().st_size for path in Path(args.teacher).glob("*.safetensors")) / 1e6
     for stage in args.stages:
-        words = [sys.executable, __file__, *sys.argv[1:], "--alone", "--stages", stage]
+        words = [
+            sys.executable,
+            "-m",
+            "recipes.benchmarks.training_memory",
+            *sys.argv[1:],
+            "--alone",
+            "--stages",
+            stage,
+        ]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ValueError(f"{stage} ended with {done.returncode}: {done.stderr[-400:]}")
