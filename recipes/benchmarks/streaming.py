@@ -17,10 +17,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoConfig, LlamaConfig
+from transformers import LlamaConfig
 
 import zsaq
 from recipes.benchmarks.resident import resident
+from zsaq.io.folder import read_config
 from zsaq.script import positive, told
 from zsaq.stream.quantizing import ROUNDINGS, Rounding
 from zsaq.train.pair import Batch
@@ -68,7 +69,7 @@ def make(folder: Path, seed: int = 0) -> None:
 
 def measure(model: Path, method: Rounding, bits: str, rows: int, tokens: int) -> dict[str, object]:
     """One run in this process."""
-    ids = torch.randint(3, AutoConfig.from_pretrained(model).vocab_size, (rows + 1, tokens))
+    ids = torch.randint(3, int(read_config(model)["vocab_size"]), (rows + 1, tokens))
     size = max(1, 2048 // tokens)
     batches: list[Batch] = [{"input_ids": ids[at : at + size]} for at in range(0, rows, size)]
     before, began = resident(), time.perf_counter()
