@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from toys import batches, llama
 from zsaq import Grid, QuantConfig, gptq, quantize_model
 from zsaq.language.models import blocks
+from zsaq.language.sam_sga import grid_step
 from zsaq.quant.codes import groups, round_to_grid, values_of
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.ranges import MinMax, MSEOptimal, search
@@ -89,3 +90,15 @@ def test_a_grid_that_is_turned_around_is_saved_and_read_as_it_is(config: str, tm
         expected = student(texts[0]["input_ids"]).logits
         student.save_pretrained(tmp_path)
         assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(texts[0]["input_ids"]).logits, expected)
+
+
+def test_steps_of_training_do_not_feel_a_turned_grid() -> None:
+    """Rates count in grid steps, which a negative scale has as well as a positive one."""
+    student = gptq(quantize_model(llama(), "w3a16g8"), batches(2), blocks(llama()))
+    inner = [
+        layer.weight_quantizer.codes(layer.rows().flatten(1))[1]
+        for name, layer in quant_layers(student)
+        if "embed" not in name
+    ]
+    assert any(bool((scale < 0).any()) for scale in inner)
+    assert grid_step(student) == pytest.approx(float(torch.stack([scale.abs().mean() for scale in inner]).mean()))

@@ -83,7 +83,7 @@ def grid_step(student: PreTrainedModel) -> float:
         if not isinstance(layer, QuantEmbedding):
             with gathered(layer):
                 scale = layer.weight_quantizer.codes(layer.rows().flatten(1))[1]
-            steps[name] = scale.mean() * layer.weight_quantizer.grid.step
+            steps[name] = scale.abs().mean() * layer.weight_quantizer.grid.step
     if not steps:
         raise ValueError("no weight is quantized but the token table's, which is not trained; give the config weights")
     mean = float(torch.stack([*steps.values()]).mean())

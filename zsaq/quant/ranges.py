@@ -194,7 +194,7 @@ class MSEOptimal(Range):
 
     def held(self, scale: Tensor, grid: Grid) -> Tensor:
         """Such scales as their format holds them; the gradient passes."""
-        scale, unit = apart(scale), self._buffers.get("unit")
+        scale, unit = (apart if grid.lopsided else floored)(scale), self._buffers.get("unit")
         return scale if grid.scales == "float32" else Straight.apply(scale, unit, grid.scaling)
 
     def unit_of(self, scale: Tensor, grid: Grid) -> Tensor | None:
