@@ -1,5 +1,6 @@
 """Conversations that a chat model writes by itself: its template's turns, and what stands in them."""
 
+import copy
 import json
 
 import pytest
@@ -11,6 +12,7 @@ from zsaq.language.job import TextJob
 from zsaq.language.models import Vocabulary
 from zsaq.language.sampling import continued
 from zsaq.language.turns import ASKED, SHARE, Turns
+from zsaq.train.widening import keep_narrow
 
 CHATML = (
     "{% for m in messages %}a{{ m.role }} {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}ame {% endif %}"
@@ -128,3 +130,19 @@ def test_each_row_has_a_temperature_of_its_own_and_what_ended_leaves() -> None:
     assert len({json.dumps(each.ids) for each in found[:12]}) == 1 < len({json.dumps(each.ids) for each in found[12:]})
     assert all(len(each.ids) <= 5 for each in found[:12]) and shares == sorted(shares) and shares[-1] == 1
     assert all(each.cut or each.ids[-1] == 1 for each in found)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_narrow_model_writes_as_its_copy_in_float32(dtype: torch.dtype) -> None:
+    """Conversations too: in 16 bits a processor that calculates in 32 would take hours."""
+    tokenizer = chat()
+    narrow = llama(tokenizer).to(dtype)  # pyright: ignore[reportArgumentType]
+    wide = copy.deepcopy(narrow).float()
+    keep_narrow(narrow)
+    turns = Turns.of(tokenizer)
+    assert turns is not None
+    rows = [
+        turns.write(model, Vocabulary.of(model, tokenizer), 5, 40, rng=torch.Generator().manual_seed(0)).lists()
+        for model in (narrow, wide)
+    ]
+    assert rows[0] == rows[1] and narrow.dtype == dtype

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from zsaq.language.telling import Tell, nobody
 from zsaq.train.optim import NotFinite
+from zsaq.train.widening import widened
 
 
 @final
@@ -46,40 +47,41 @@ def continued(
     last, never, ends = torch.tensor(limits), never.to(device), stops.to(device)
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     heats = heat.to(device) if isinstance(heat, Tensor) else None
-    for place in range(max(limits)):
-        positions = {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)[:, -current.shape[1] :]}
-        out = model(
-            input_ids=current, attention_mask=mask, past_key_values=cache, use_cache=True,
-            **(positions if takes_positions else {}),
-        )  # fmt: skip
-        cache = out.past_key_values
-        logits = out.logits[:, -1].float()
-        if not logits.amax(-1).isfinite().all():
-            raise NotFinite(
-                f"the answers of the generator {type(model).__name__} are not finite: take another generator"
-            )
-        logits.masked_fill_(never if place else never | ends, -torch.inf)
-        chance = torch.rand(2, n, 1, generator=rng, dtype=torch.float64)[:, rows].to(device)
-        if heats is not None:
-            current = draw(logits / heats[rows.to(device), None], chance)
-        else:
-            current = draw(logits if heat == 1 else logits / heat, chance)
-        log_p = logits.gather(1, current)[:, 0] - logits.logsumexp(-1)
-        for row, token, value in zip(rows.tolist(), current[:, 0].tolist(), log_p.tolist(), strict=True):
-            if going[row]:
-                written[row].append(token)
-                total[row] += value
-                if stops[token]:
-                    going[row], cut[row] = False, False
-        going &= last > place + 1
-        if not going.any():
-            break
-        tell((place + 1) / max(limits))
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        held = going[rows]
-        if 8 * int(held.sum()) <= 7 * len(rows):  # finished rows leave the cache
-            cache.batch_select_indices(held.nonzero()[:, 0].to(device))
-            rows, current, mask = rows[held], current[held.to(device)], mask[held.to(device)]
+    with widened(model):
+        for place in range(max(limits)):
+            positions = {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)[:, -current.shape[1] :]}
+            out = model(
+                input_ids=current, attention_mask=mask, past_key_values=cache, use_cache=True,
+                **(positions if takes_positions else {}),
+            )  # fmt: skip
+            cache = out.past_key_values
+            logits = out.logits[:, -1].float()
+            if not logits.amax(-1).isfinite().all():
+                raise NotFinite(
+                    f"the answers of the generator {type(model).__name__} are not finite: take another generator"
+                )
+            logits.masked_fill_(never if place else never | ends, -torch.inf)
+            chance = torch.rand(2, n, 1, generator=rng, dtype=torch.float64)[:, rows].to(device)
+            if heats is not None:
+                current = draw(logits / heats[rows.to(device), None], chance)
+            else:
+                current = draw(logits if heat == 1 else logits / heat, chance)
+            log_p = logits.gather(1, current)[:, 0] - logits.logsumexp(-1)
+            for row, token, value in zip(rows.tolist(), current[:, 0].tolist(), log_p.tolist(), strict=True):
+                if going[row]:
+                    written[row].append(token)
+                    total[row] += value
+                    if stops[token]:
+                        going[row], cut[row] = False, False
+            going &= last > place + 1
+            if not going.any():
+                break
+            tell((place + 1) / max(limits))
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            held = going[rows]
+            if 8 * int(held.sum()) <= 7 * len(rows):  # finished rows leave the cache
+                cache.batch_select_indices(held.nonzero()[:, 0].to(device))
+                rows, current, mask = rows[held], current[held.to(device)], mask[held.to(device)]
     tell(1.0)
     return [Continued(*row) for row in zip(written, cut.tolist(), total.tolist(), strict=True)]
 
