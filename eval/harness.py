@@ -1,7 +1,7 @@
 """lm-evaluation-harness on students: `python -m zsaq.eval.harness --model hf --model_args pretrained=DIR --tasks ...`.
 
 It is `lm_eval` with all its own options, in a process that has imported zsaq first. Without that transformers does not
-know the format, says in one line of its log that it skips the quantization, and evaluates layers drawn at random.
+know the format, says in one line of its log that it skips the quantization, and stops at the packed weights.
 """
 
 import sys

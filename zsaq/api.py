@@ -177,7 +177,9 @@ def asked(
         if isinstance(target_mb, bool) or not isinstance(target_mb, int | float) or not 0 < target_mb < 1e7:
             raise ValueError(f"target_mb is {target_mb!r}; give the megabytes that the student may take, such as 100")
         return f"{target_mb:.6f}MB"
-    return f"{bits:g}" if isinstance(bits, float | int) else bits or config
+    if isinstance(bits, bool) or not isinstance(bits, float | int | str | None):
+        raise ValueError(f"bits is {bits!r:.80}; give bits a weight on the whole, such as 3.2")
+    return f"{bits:g}" if isinstance(bits, float | int) else config if bits is None else bits
 
 
 def tell_share(subject: Subject, row: Method, config: QuantConfig, loop: Loop) -> None:

@@ -15,7 +15,11 @@ from zsaq.train.loop import Loop
 def closing(subject: Subject, student: nn.Module, config: QuantConfig, seed: int, loop: Loop) -> dict[str, float]:
     """Of a causal student its agreement and KL with the teacher on text that this wrote for nothing else, as
     `Results.own_text` has it; both are told, and, where it is far, what would bring it nearer. {} for others."""
-    near = nearness(subject.job, student, seed) if isinstance(subject.job, TextJob) else None
+    try:
+        near = nearness(subject.job, student, seed) if isinstance(subject.job, TextJob) else None
+    except Exception as error:  # noqa: BLE001 (a student shall not be lost for what is only told)
+        say(f"How near the student came could not be measured ({type(error).__name__}: {error!s:.200})")
+        return {}
     if near is None:
         return {}
     if loop.accelerator.is_main_process:

@@ -69,6 +69,10 @@ def quantize_files(
     files that call weights otherwise than the model does, and as `zsaq.quantize` does.
     """
     began, loop = time.perf_counter(), loop or Loop()
+    if loop.accelerator.num_processes > 1:
+        raise ValueError("quantize_files runs in one process: start it without accelerate launch or torchrun")
+    if corpus is not None and batches is not None:
+        raise ValueError("corpus and batches are both text to round on: give one of them")
     if method not in ("auto", *ROUNDINGS):
         raise ValueError(f"method is {method!r}; block by block there are {', '.join(ROUNDINGS)}")
     source = located(model)
@@ -93,9 +97,10 @@ def quantize_files(
         else:
             stream, knowledge, zero_shot = text_of(model, skeleton, reader, corpus, seed, row, loop)
         chosen = list(islice(stream, budget["calibration"]))
-        more = next(stream, None)
-        held = None if more is None else more["input_ids"][: HELD[0], : HELD[1]]
+        held = unread(next(stream, None), chosen)
         del stream
+    elif corpus is not None or batches is not None:
+        raise ValueError(f"{method} reads no text: leave corpus and batches off, or take gptq")
     say(f"{method} on {name_of(str(model))}, block by block: {str(budget) or 'nothing to spend'}")
     plan = make_plan(skeleton.model, config)
     say(str(Share.of(skeleton.model, plan.chosen, plan.left)))
@@ -120,8 +125,18 @@ def quantize_files(
         )  # fmt: skip
         results.write(partial)
     if near is not None:
-        say(str(near))
+        say(str(near) if own else near.on("of the given text, on none of whose rows it was rounded"))
     return results
+
+
+def unread(more: Batch | None, chosen: list[Batch]) -> Batch | None:
+    """Some rows of the batch `more` of which none is among the `chosen` ones; None where there are none."""
+    if more is None or "input_ids" not in more:
+        return None
+    known = {tuple(row.tolist()) for batch in chosen if "input_ids" in batch for row in batch["input_ids"]}
+    new = [number for number, row in enumerate(more["input_ids"]) if tuple(row.tolist()) not in known][: HELD[0]]
+    named = ("input_ids", "attention_mask")
+    return {name: more[name][new, : HELD[1]] for name in named if name in more} if new else None
 
 
 def rounding_of(method: str) -> Rounding:

@@ -63,8 +63,8 @@ def quantize(
     target_mb: Annotated[
         float | None, typer.Option("--target_mb", help="Text: megabytes that the student may take, in place of --bits.")
     ] = None,
-    embedding: Annotated[int | None, typer.Option("--embedding", min=2, max=16, help="Text: the table's bits.")] = None,
-    head: Annotated[int | None, typer.Option("--head", min=2, max=16, help="Text: the head's bits.")] = None,
+    embedding: Annotated[int | None, typer.Option("--embedding", min=2, max=8, help="Text: the table's bits.")] = None,
+    head: Annotated[int | None, typer.Option("--head", min=2, max=8, help="Text: the head's bits.")] = None,
     method: Annotated[str, typer.Option("--method", help="A name of `zsaq methods`, or auto.")] = "auto",
     effort: Effort = "default",
     generator: Generator = None,
@@ -105,9 +105,10 @@ def quantize(
         from zsaq.io.teacher import name_of
         from zsaq.report.table import Table
 
-        folder = output_dir or new_folder(
-            name_of(model).split("/")[-1], bits or ("student" if target_mb is None else f"{target_mb:g}MB")
-        )
+        folder = output_dir
+        if folder is None:
+            named = bits or ("student" if target_mb is None else f"{target_mb:g}MB")
+            folder = new_folder(name_of(model).split("/")[-1], named)
         student = launch.run(
             model, with_ends(bits, embedding, head), folder, target_mb=target_mb, method=method, effort=effort,
             seed=seed, license=license,
@@ -227,7 +228,7 @@ def with_ends(bits: str | None, embedding: int | None, head: int | None) -> Any:
         return bits
     if bits is None:
         raise ValueError(f"--{' and --'.join(given)} go with --bits: give those of the layers too, such as w4a16g32")
-    grids = {name: None if width == 16 else zsaq.Grid(width) for name, width in given.items()}
+    grids: Any = {name: zsaq.Grid(width) for name, width in given.items()}
     return dataclasses.replace(zsaq.QuantConfig.parse(bits), **grids, spare_tied=False)
 
 

@@ -39,8 +39,8 @@ def quantize_files(
         from zsaq.report.table import Table
 
         results = zsaq.quantize_files(
-            model, output_dir, bits, method=method, effort=effort, corpus=corpus, seed=seed, license=license,
-            **launch.options_of(context.args),
+            model, output_dir, bits, method=method, effort=effort,  # pyright: ignore[reportArgumentType]
+            corpus=corpus, seed=seed, license=license, **launch.options_of(context.args),
         )  # fmt: skip
         facts = {
             "folder": output_dir, "model": model, "method": results.method, "seed": seed, "effort": effort,

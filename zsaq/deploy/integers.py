@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zsaq.quant.packed import PackedLayer
 from zsaq.quant.packing import pack, unpack
+from zsaq.quant.unpacked import Unpacked
 
 
 @final
@@ -47,7 +48,7 @@ class Integers:
             bits,
             owner.shape[1],
             values.to(torch.int16),
-            owner.scales().flatten(1) / times,
+            Unpacked.scales(owner).flatten(1) / times,  # also of a table that has got its class for the trace
             None if grid.symmetric else owner.zero.flatten(1),
         )
 

@@ -35,10 +35,19 @@ class Cost:
 
     @classmethod
     def of(cls, job: TextJob, budget: Budget) -> "Cost | None":
-        """Of a method that writes, GPTQ-rounds or trains with a causal teacher, by its counts; None for others."""
-        counts = {name: int(budget.numbers.get(name) or 0) for name in ("calibration", "steps")}
-        if job.kind != "causal" or not any(counts.values()):
+        """Of a method that writes, GPTQ-rounds or trains with a causal teacher, by its counts; None for others, without
+        a tokenizer, and where the model cannot be asked for a measurement."""
+        numbers = {name: budget.numbers.get(name) for name in ("calibration", "steps")}
+        counts = {name: number if type(number) is int else 0 for name, number in numbers.items()}
+        if job.kind != "causal" or job.tokenizer is None or not any(counts.values()):
             return None
+        try:
+            return cls._of(job, counts)
+        except (ValueError, AttributeError, TypeError, LookupError, RuntimeError):  # what is only told stops no run
+            return None
+
+    @classmethod
+    def _of(cls, job: TextJob, counts: dict[str, int]) -> "Cost":
         model, row = job.start, job.batch_size * job.max_length
         pace, size = seconds_a_token(job), 4 * sum(p.numel() for p in model.parameters())
         passes = {"calibration": WRITING + COMPENSATING, "steps": WRITING + TRAINING}

@@ -8,6 +8,7 @@ from torch import nn
 from zsaq.language.models import TaskKind
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.experts import weighted
 from zsaq.quant.layers import weight_rows
 from zsaq.quant.plan import make_plan
 
@@ -29,7 +30,8 @@ def usual_bits(model: nn.Module, kind: TaskKind | None) -> tuple[str, str]:
     if kind != "causal":
         return OTHERS, "weights of 4 bits, inputs of 8"
     bare = make_plan(model, QuantConfig.parse("w4a16e16"))
-    widths = {weight_rows(model.get_submodule(name)).shape[1] for name in bare.chosen}
+    modules = weighted(model)  # the layers that fused experts would become
+    widths = {weight_rows(modules[name]).shape[1] for name in bare.chosen}
     size = math.gcd(GROUP, *widths)
     groups = f"groups of {size}" if size >= LEAST else "one scale a row"
     why = "" if size == GROUP else f" ({GROUP} does not divide the inputs of every layer)"

@@ -46,11 +46,13 @@ class Nearness:
         kl, agreement = (sum(getattr(p, name) * p.tokens for p in parts) / tokens for name in ("kl", "agreement"))
         return cls(kl, agreement, tokens)
 
+    def on(self, what: str) -> str:
+        """In words; `what`: of which text the tokens are."""
+        near = f"agreement with the teacher {self.agreement:.1%}, KL {self.kl:.4f} nats a token"
+        return f"{near}, on {self.tokens} tokens {what}"
+
     def __str__(self) -> str:
-        return (
-            f"agreement with the teacher {self.agreement:.1%}, KL {self.kl:.4f} nats a token, on {self.tokens} tokens "
-            "that it wrote itself and no student has read"
-        )
+        return self.on("that it wrote itself and no student has read")
 
 
 @torch.no_grad()

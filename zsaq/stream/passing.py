@@ -21,6 +21,7 @@ from zsaq.quant.ranges import RANGES
 from zsaq.stream.skeleton import Skeleton, put
 from zsaq.stream.weights import Weights
 from zsaq.train.chain import Chain, instead
+from zsaq.train.pair import Batch
 
 ROWS = 4096  # of a table or a head that are in floats at once
 
@@ -99,6 +100,7 @@ def by_rows(skeleton: Skeleton, config: QuantConfig | None, folder: Path | None)
         packed = files.rows(f"{owner}.codes", part)
         codes = unpack(packed, grid.bits, (len(packed), width)).short() + grid.low
         unit = files.tensor(f"{owner}.unit") if f"{owner}.unit" in files.header else None
+        part = slice(None) if grid.per == "tensor" else part  # of which there is one scale
         scale = grid.scaling.decode(files.rows(f"{owner}.scale", part), unit)
         return dequantize(codes, scale, grid.zero if grid.symmetric else files.rows(f"{owner}.zero", part), grid)
 
@@ -129,11 +131,11 @@ def packed_matrix(skeleton: Skeleton, source: str, grid: Grid, ranges: str) -> d
 
 
 @torch.no_grad()
-def ended(skeleton: Skeleton, chain: Chain, ids: Tensor) -> Tensor:
+def ended(skeleton: Skeleton, chain: Chain, batch: Batch) -> Tensor:
     """The logits that the model answers after what the last block of its chain has answered; no block computes."""
 
     def stub(form: int) -> Callable[..., Any]:
         return lambda *args, **kwargs: (chain.answers[0], *[None] * (form - 1)) if form else chain.answers[0]
 
     with instead(chain.blocks, [stub(form) for form in chain.forms or ()]):
-        return skeleton.model(input_ids=ids, use_cache=False).logits
+        return skeleton.model(**batch, use_cache=False).logits

@@ -37,11 +37,11 @@ TOKENS: Final = 32  # whose logits are compared at once
 @torch.no_grad()
 def quantize_files(
     source: Path, target: Path, config: QuantConfig, *, rounding: Rounding = "gptq", batches: Sequence[Batch] = (),
-    held: Tensor | None = None, loop: Loop | None = None,
+    held: Batch | None = None, loop: Loop | None = None,
 ) -> tuple[Plan, Nearness | None]:  # fmt: skip
     """The student of the float model in the folder `source`, written to the empty folder `target`.
 
-    `rounding`: to nearest, or GPTQ's on `batches`. `held`: ids [N, L] of text that teacher and student are compared on
+    `rounding`: to nearest, or GPTQ's on `batches`. `held`: text that teacher and student are compared on
     when all is written. The device of `loop` holds one block. Answers what was decided about the model's modules, and
     how near the student is. Raises ValueError as `Skeleton.of`, `make_plan` and `zsaq.gptq` do, for static ranges, and
     for blocks that are no chain.
@@ -52,16 +52,18 @@ def quantize_files(
     if rounding == "gptq" and not batches:
         raise ValueError("GPTQ rounds on batches, and there are none: give text, or take rtn")
     skeleton = Skeleton.of(source)
-    model, plan = (
-        skeleton.model,
-        make_plan(skeleton.model, with_learned_ranges(config) if rounding == "gptq" else config),
-    )
+    model = skeleton.model
+    plan = make_plan(model, with_learned_ranges(config) if rounding == "gptq" else config)
+    inside = tuple(f"{name}." for name in skeleton.blocks)
+    for name in plan.chosen:
+        if name not in (skeleton.table, skeleton.head) and not name.startswith(inside):
+            raise ValueError(f"{name} stands in no block: leave it in floats by a rule, or {IN_MEMORY}")
     dtype = torch.float32 if rounding == "gptq" else None  # what is not quantized, as it is saved
     shards = Shards(target)
     shards.add(outside(skeleton, plan, dtype))
     trim()
     table, head = plan.chosen.get(skeleton.table), plan.chosen.get(skeleton.head)
-    compared: list[Batch] = [] if held is None else [{"input_ids": held}]
+    compared: list[Batch] = [] if held is None else [held]
     with ends(skeleton), read_on_call(skeleton):
         teacher = [model(**batch, use_cache=False).logits for batch in compared]
         tried = linked(skeleton, [*batches, *compared])
@@ -90,7 +92,8 @@ def quantize_files(
         shards.finish()
         if held is None:
             return plan, None
-        answers = (each.flatten(0, 1).split(TOKENS) for each in (teacher[0], ended(skeleton, chains[-1], held)))
+        counts = held.get("attention_mask", torch.ones_like(held["input_ids"])).bool()
+        answers = (each[counts].split(TOKENS) for each in (teacher[0], ended(skeleton, chains[-1], held)))
         return plan, Nearness.mean([Nearness.of(*pair) for pair in zip(*answers, strict=True)])
 
 

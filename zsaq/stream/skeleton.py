@@ -17,6 +17,7 @@ from zsaq.language.models import blocks, output_layer, task_kind, token_table
 from zsaq.quant.experts import fused_weights
 from zsaq.stream.weights import Weights
 
+ROWS = 4096  # that are compared at once
 IN_MEMORY = "quantize it in memory: zsaq.quantize(model)"
 
 
@@ -68,6 +69,15 @@ class Skeleton:
 
     def check(self) -> None:
         """Raises ValueError where a tensor of the model is in no file, or of another shape."""
+        head = f"{self.head}.weight"
+        if self.tied and head in self.weights.header and f"{self.table}.weight" in self.weights.header:
+            for start in range(0, self.weights.header[head][1][0], ROWS):
+                part = slice(start, start + ROWS)
+                if not torch.equal(self.weights.rows(head, part), self.weights.rows(f"{self.table}.weight", part)):
+                    raise ValueError(
+                        f"the config ties {self.head} to {self.table}, and the files hold two matrices: set "
+                        "tie_word_embeddings to false in config.json, or take the one that is not meant away"
+                    )
         for name, value in self.model.state_dict().items():
             source = self.source(name)
             if source not in self.weights.header:
@@ -106,6 +116,9 @@ def empty(config: Any) -> PreTrainedModel:
     with init_empty_weights(include_buffers=False):
         model = auto._from_config(config) if issubclass(auto, PreTrainedModel) else auto.from_config(config)
     model.tie_weights()
+    with torch.no_grad():
+        for module in model.modules():  # buffers that are in no file, as from_pretrained computes them: in float32
+            model._init_weights(module)
     return model.eval().requires_grad_(False)
 
 

@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from zsaq.io.folder import INDEX, WEIGHTS, shards_of
 from zsaq.quant.guard import Header, read_header
 
 
@@ -21,7 +22,7 @@ class Weights:
     def __init__(self, folder: Path) -> None:
         self.files: dict[str, Path] = {}
         self.header: Header = {}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in listed(folder):
             own = read_header([str(path)])
             if twice := sorted(own.keys() & self.header.keys()):
                 raise ValueError(f"{path}: {twice[0]} stands in another file already; fetch the files again")
@@ -54,3 +55,10 @@ class Weights:
         if value.is_floating_point() and not value.isfinite().all():
             raise ValueError(f"{name}: not finite in the teacher: give a model that works")
         return value
+
+
+def listed(folder: Path) -> list[Path]:
+    """The files that hold a model in `folder`: of its index, or the one file, or all that lie there."""
+    if (folder / INDEX).is_file():
+        return [folder / name for name in sorted(set(shards_of(folder / INDEX).values()))]
+    return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("*.safetensors"))

@@ -71,7 +71,7 @@ class SoftWeight(nn.Module):
         """Write the hard bits into the latent weight, so that the quantizer that is returned rounds to them."""
         layer = self.layer[0]
         layer.rows().copy_(self.weight((self.bits >= 0).to(self.base)).reshape(layer.rows().shape))
-        self.ranges.scale.copy_(self.scale.clamp_min(TINY))
+        self.ranges.scale.copy_(self.ranges.held(self.scale, self.grid))
         return Quantizer(self.grid, self.ranges)
 
 
