@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
+import toys
 import zsaq
 from commands import run, told
 from language_toys import bert, bpe, opt, wordpiece
@@ -150,3 +151,29 @@ def test_bits_of_table_and_head_beside_the_layers() -> None:
     assert with_ends("w4a16", None, None) == "w4a16"
     with pytest.raises(ValueError, match="--head go with --bits"):
         with_ends(None, None, 8)
+
+
+def test_what_is_only_told_stops_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither the estimate of the cost, which a run without a tokenizer has none of, nor the closing line."""
+
+    def broken(*_: object) -> None:
+        raise AttributeError("past_key_values")
+
+    monkeypatch.setattr("zsaq.closing.nearness", broken)
+    student: Any = zsaq.quantize(toys.llama(), "w4a8", method="distill", batches=toys.batches(2), steps=1)
+    assert student.zsaq.results.own_text == {}
+    assert "How near the student came could not be measured" in capsys.readouterr().err
+
+    def own(job: Any, config: Any, *_: Any) -> Any:
+        return quantize_model(job.start, config)
+
+    other: Any = zsaq.quantize(toys.llama(), "w4a8", method=own, steps=[1])
+    assert other.zsaq.results.budget["steps"] == [1]
+
+
+def test_experts_that_are_fused_have_usual_bits() -> None:
+    config = MixtralConfig(
+        vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, num_local_experts=2,
+    )  # fmt: skip
+    assert usual_bits(MixtralForCausalLM(config), "causal")[0] == "w4a16e8h8g16"

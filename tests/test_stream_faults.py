@@ -1,0 +1,88 @@
+"""What a checkpoint that is quantized block by block must not do in silence."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPTJConfig, GPTJForCausalLM, OPTConfig, OPTForCausalLM
+
+import zsaq
+from test_chain import gemma
+from toys import VOCABULARY, batches, llama
+from zsaq import Grid, QuantConfig
+from zsaq.stream.quantizing import quantize_files
+from zsaq.stream.skeleton import Skeleton
+from zsaq.stream.weights import listed
+from zsaq.streaming import unread
+
+
+def refused(folder: Path, **options: Any) -> str:
+    with pytest.raises(ValueError) as told:
+        zsaq.quantize_files(folder, folder.with_name("out"), "w4a16g8", **options)
+    assert not folder.with_name("out").exists()
+    return str(told.value)
+
+
+def test_a_layer_outside_of_the_blocks_is_told_before_anything_is_spent(tmp_path: Path) -> None:
+    config = OPTConfig(
+        vocab_size=VOCABULARY, hidden_size=32, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2,
+        word_embed_proj_dim=16, max_position_embeddings=64,
+    )  # fmt: skip
+    OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
+    assert "project_" in refused(tmp_path / "opt", method="rtn") and "stands in no block" in refused(
+        tmp_path / "opt", method="rtn"
+    )
+
+
+def test_a_tie_of_two_matrices_is_told(tmp_path: Path) -> None:
+    gemma().save_pretrained(tmp_path / "gemma")
+    state = load_file(tmp_path / "gemma" / "model.safetensors")
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
+    save_file(state, tmp_path / "gemma" / "model.safetensors", metadata={"format": "pt"})
+    Skeleton.of(tmp_path / "gemma")
+    state["lm_head.weight"][3] += 1
+    save_file(state, tmp_path / "gemma" / "model.safetensors", metadata={"format": "pt"})
+    assert "hold two matrices" in refused(tmp_path / "gemma", method="rtn")
+
+
+def test_text_that_nobody_would_read_is_told(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "llama")
+    assert "reads no text" in refused(tmp_path / "llama", method="rtn", batches=batches(1))
+    assert "give one of them" in refused(tmp_path / "llama", method="gptq", batches=batches(1), corpus=["a text"])
+
+
+def test_rows_that_were_rounded_on_are_not_compared() -> None:
+    first, second = batches(2, pad=True)
+    assert unread(first, [first]) is None and unread(None, []) is None
+    mixed = {name: torch.cat([first[name][:1], second[name][:2]]) for name in first}
+    found = unread(mixed, [first])
+    assert found is not None and set(found) == {"input_ids", "attention_mask"}
+    assert torch.equal(found["input_ids"], second["input_ids"][:2, :64])
+
+
+def test_a_head_of_one_scale_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsaq.stream.passing.ROWS", 40)
+    llama().save_pretrained(tmp_path / "llama")
+    (tmp_path / "out").mkdir()
+    rules = (("lm_head", QuantConfig(weight=Grid(8, per="tensor"))),)
+    config = QuantConfig(weight=Grid(4), rules=rules)
+    _, near = quantize_files(tmp_path / "llama", tmp_path / "out", config, rounding="rtn", held=batches(1)[0])
+    assert near is not None and near.kl < 1
+
+
+def test_what_no_file_holds_is_as_from_pretrained_has_it(tmp_path: Path) -> None:
+    """GPT-J's table of positions, in float32 whatever the checkpoint's dtype is."""
+    config = GPTJConfig(vocab_size=64, n_embd=32, n_layer=1, n_head=2, rotary_dim=8, n_positions=64)
+    GPTJForCausalLM(config).bfloat16().save_pretrained(tmp_path / "gptj")
+    loaded = GPTJForCausalLM.from_pretrained(tmp_path / "gptj", dtype="auto")
+    here, there = (dict(model.named_buffers()) for model in (Skeleton.of(tmp_path / "gptj").model, loaded))
+    assert here.keys() == there.keys()
+    assert all(torch.equal(here[name].float(), there[name].float()) for name in here)
+
+
+def test_files_beside_the_model_are_not_read(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.fp16.safetensors")
+    assert [path.name for path in listed(tmp_path)] == ["model.safetensors"]
