@@ -205,8 +205,9 @@ class MSEOptimal(Range):
 
     @torch.no_grad()
     def weigh(self, x: Tensor, grid: Grid, importance: Tensor) -> None:
-        if (unit := self._buffers.get("unit")) is not None:  # of the rows as they are now, as the search takes it
-            unit.copy_(grid.scaling.unit(MinMax()(x.float(), grid)[0]))
+        now = grid.scaling.unit(MinMax()(x.float(), grid)[0])  # of the rows as they are, as the search takes it
+        if (unit := self._buffers.get("unit")) is not None and now is not None:
+            unit.copy_(now)
         scale, zero = search(x.float(), grid, importance=importance.float())
         self.scale.copy_(scale)
         self.zero.copy_(torch.as_tensor(zero))
