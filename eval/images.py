@@ -1,6 +1,7 @@
 """Labelled images, streamed: from a folder with one folder for each class, from parquet files, or from the Hub."""
 
 import glob
+import logging
 import math
 import os
 import re
@@ -18,6 +19,8 @@ from zsaq.eval.decoding import SUFFIXES, decoded
 from zsaq.eval.labels import class_order, natural
 from zsaq.eval.reading import SHARD, inside, shards
 from zsaq.eval.remarks import told
+
+logging.getLogger("datasets.packaged_modules").setLevel(logging.CRITICAL)  # what these log they raise, too
 
 __all__ = ["ImageSource", "Picture", "Pictures", "class_order", "open_pictures"]
 
