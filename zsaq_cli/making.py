@@ -21,7 +21,7 @@ Effort = Annotated[
 ]
 Generator = Annotated[
     str | None,
-    typer.Option("--generator", help="Text: causal model that writes; default: the teacher, or facebook/opt-125m."),
+    typer.Option("--generator", help="Text: causal model that writes; default: the teacher, or SmolLM2-135M-Instruct."),
 ]
 Pair = Annotated[bool, typer.Option("--text_pair", help="Text: the teacher reads pairs of texts.")]
 Corpus = Annotated[
@@ -103,7 +103,6 @@ def quantize(
         from zsaq import launch
         from zsaq.io.target import new_folder
         from zsaq.io.teacher import name_of
-        from zsaq.report.table import Table
 
         folder = output_dir
         if folder is None:
@@ -123,16 +122,23 @@ def quantize(
             "config": results.config.to_dict(), "preset": results.preset,
             "own_text": results.own_text,
         }  # fmt: skip
-        counts = Counter(results.coverage.values()).most_common()
-        few = {key: value for key, value in facts.items() if key not in ("coverage", "config")}
-        shown = (
-            Table([{"modules": count, "how": how} for how, count in counts]).to_terminal("coverage"),
-            Table.of_facts(few).to_terminal("student"),
-            "Next: zsaq verify, zsaq evaluate, zsaq bench, zsaq report",
-        )
-        return Outcome(facts, shown)
+        return student_told(facts)
 
     answer(as_json, hushed(work))
+
+
+def student_told(facts: dict[str, Any]) -> Outcome:
+    """Of a student that was made: its `facts`, and on a terminal its coverage counted and the rest of them."""
+    from zsaq.report.table import Table
+
+    counts = Counter(facts["coverage"].values()).most_common()
+    few = {key: value for key, value in facts.items() if key not in ("coverage", "config")}
+    shown = (
+        Table([{"modules": count, "how": how} for how, count in counts]).to_terminal("coverage"),
+        Table.of_facts(few).to_terminal("student"),
+        "Next: zsaq verify, zsaq evaluate, zsaq bench, zsaq report",
+    )
+    return Outcome(facts, shown)
 
 
 def compare(

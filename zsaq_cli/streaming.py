@@ -1,12 +1,11 @@
 """`zsaq quantize-files`: thin over `zsaq.quantize_files`."""
 
-from collections import Counter
 from typing import Annotated
 
 import typer
 
 from zsaq_cli.answer import Json, Outcome, answer, hushed
-from zsaq_cli.making import Corpus, Effort
+from zsaq_cli.making import Corpus, Effort, student_told
 
 
 def quantize_files(
@@ -36,7 +35,6 @@ def quantize_files(
     def work() -> Outcome:
         import zsaq
         from zsaq import launch
-        from zsaq.report.table import Table
 
         results = zsaq.quantize_files(
             model, output_dir, bits, method=method, effort=effort,  # pyright: ignore[reportArgumentType]
@@ -48,13 +46,6 @@ def quantize_files(
             "bytes": results.student.bytes, "own_text": results.own_text, "scores": results.student.scores,
             "coverage": results.coverage, "config": results.config.to_dict(),
         }  # fmt: skip
-        counts = Counter(results.coverage.values()).most_common()
-        few = {key: value for key, value in facts.items() if key not in ("coverage", "config")}
-        shown = (
-            Table([{"modules": count, "how": how} for how, count in counts]).to_terminal("coverage"),
-            Table.of_facts(few).to_terminal("student"),
-            "Next: zsaq verify, zsaq evaluate, zsaq bench, zsaq report",
-        )
-        return Outcome(facts, shown)
+        return student_told(facts)
 
     answer(as_json, hushed(work))
