@@ -28,7 +28,7 @@ from zsaq.io.verifying import verified
 from zsaq.knowledge import used
 from zsaq.language.defaults import usual_bits, usual_options
 from zsaq.language.job import TextJob
-from zsaq.language.methods import METHODS, TEXT, auto
+from zsaq.language.methods import METHODS, OWN, TEXT, auto
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.plan import make_plan
@@ -114,10 +114,11 @@ def quantize_files(
         verified(partial)
         seconds = round(time.perf_counter() - began, 2)
         known = {} if near is None else dataclasses.asdict(near)
-        own = corpus is None and batches is None
+        own, read = corpus is None and batches is None, {"calibration": len(chosen)} if chosen else {}
         rows = (Row("teacher", weight_bytes(source)), Row(method, weight_bytes(partial), seconds, {} if own else known))
+        inputs, numbers = row.inputs if batches is None else OWN, {"effort": effort, **budget.numbers} | read
         results = Results(
-            str(model), method, plan.config, seed, zero_shot, row.inputs, rows, {"effort": effort, **budget.numbers},
+            str(model), method, plan.config, seed, zero_shot, inputs, rows, numbers,
             None, covered, knowledge=knowledge, base=base_of(str(model), license), seconds=seconds,
             machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(), "processes": 1},
             versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
@@ -153,9 +154,11 @@ def located(model: str | Path) -> Path:
     if folder.is_dir():
         return folder
     try:
-        return Path(snapshot_download(str(model), allow_patterns=list(FILES)))
+        return Path(snapshot_download(str(model), allow_patterns=list(FILES), ignore_patterns=["*/*"]))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        raise ValueError(f"{model} is neither a folder here nor an id that the Hub gave: {error}") from error
+        raise ValueError(
+            f"{model} is neither a folder here nor an id that the Hub gave ({error}): give one of them"
+        ) from error
 
 
 def text_of(

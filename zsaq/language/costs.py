@@ -16,7 +16,7 @@ from zsaq.train.logging import duration
 from zsaq.train.widening import widened
 
 FIRST: Final = 64  # tokens of the measurement
-# How many times a pass over the same tokens it takes, measured on SmolLM2-135M on one core.
+# How many times a pass over the same tokens it takes: guesses, from parts of runs of SmolLM2-135M on one core.
 WRITING, COMPENSATING, TRAINING = 1.5, 5.0, 5.0
 SOLVING: Final = 10  # operations for each d^2 (d + outputs) of a layer with d inputs
 WRITTEN: Final = 160  # rows that are written at once

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,12 @@ def ends(
     for name in outside:
         skeleton.fill(name, torch.float32).float()
     modules = [skeleton.model.get_submodule(name) for name in (skeleton.table, skeleton.head)]
-    with instead(modules, [looked_up(skeleton, table), by_rows(skeleton, head, folder)]):
-        yield
-    for name in outside:
-        skeleton.empty(name)
+    try:
+        with instead(modules, [looked_up(skeleton, table), by_rows(skeleton, head, folder)]):
+            yield
+    finally:
+        for name in outside:
+            skeleton.empty(name)
 
 
 @contextmanager
@@ -92,11 +95,12 @@ def by_rows(skeleton: Skeleton, config: QuantConfig | None, folder: Path | None)
     count, width = head.weight.shape
 
     owner = skeleton.table if skeleton.tied else skeleton.head
+    written = cache(Weights)  # by the time of the first call
 
     def rows(start: int, stop: int) -> Tensor:
         if config is None or grid is None or folder is None:
             return skeleton.weights.rows(source, slice(start, stop), torch.float32)
-        files, part = Weights(folder), slice(start, stop)
+        files, part = written(folder), slice(start, stop)
         packed = files.rows(f"{owner}.codes", part)
         codes = unpack(packed, grid.bits, (len(packed), width)).short() + grid.low
         unit = files.tensor(f"{owner}.unit") if f"{owner}.unit" in files.header else None

@@ -83,7 +83,10 @@ class Skeleton:
             if source not in self.weights.header:
                 raise ValueError(f"no file holds {source}, as {type(self.model).__name__} calls it: {IN_MEMORY}")
             if (shape := self.weights.header[source][1]) != tuple(value.shape):
-                raise ValueError(f"{source} is {shape} in its file, and {type(self.model).__name__} has {value.shape}")
+                raise ValueError(
+                    f"{source} is {shape} in its file, and {type(self.model).__name__} has {tuple(value.shape)}: fetch "
+                    "config.json and the files of one model again"
+                )
 
     def outside(self) -> Iterator[tuple[str, nn.Module]]:
         """Names and modules, none of which is a block, in a block, the table or the head, that own tensors."""
@@ -93,13 +96,13 @@ class Skeleton:
             if id(module) not in aside and any(True for _ in saved_tensors(module)):
                 yield name, module
 
-    def fill(self, prefix: str, dtype: torch.dtype | None = None, weights: Weights | None = None) -> nn.Module:
+    def fill(self, prefix: str, dtype: torch.dtype | None = None) -> nn.Module:
         """Read all that the module of that name holds, in `dtype`, by default as it is in the files; the module."""
         module = self.model.get_submodule(prefix)
         for path, part in module.named_modules(prefix=prefix):
             for name, value in saved_tensors(part):
                 floats = dtype if value.is_floating_point() else None
-                put(part, name, (weights or self.weights).tensor(self.source(f"{path}.{name}"), floats))
+                put(part, name, self.weights.tensor(self.source(f"{path}.{name}"), floats))
         return module
 
     def empty(self, prefix: str) -> None:
