@@ -136,13 +136,14 @@ def weight_rows(layer: nn.Module) -> Tensor:
     return (layer.weight.T if kind_of(layer) is Conv1D else layer.weight).flatten(1)
 
 
-def weight_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer:
-    """What rounds the weight of a float layer. Raises ValueError if a group size does not fit."""
+def weight_quantizer(layer: nn.Module, config: QuantConfig, searched: bool = True) -> Quantizer:
+    """What rounds the weight of a float layer. Raises ValueError if a group size does not fit. Without `searched`, kept
+    ranges are those of min-max: for who searches them anew before they are read."""
     table = kind_of(layer) is nn.Embedding
     grid = config.embedding if table else config.weight
     assert grid is not None
-    ranges = RANGES["searched" if table else config.ranges]
-    return Quantizer(grid, ranges(groups(weight_rows(layer), grid), grid))
+    ranges, view = RANGES["searched" if table else config.ranges], groups(weight_rows(layer), grid)
+    return Quantizer(grid, ranges(view, grid) if searched else ranges(view, grid, factors=(1.0,)))
 
 
 def input_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer | None:
@@ -162,9 +163,9 @@ def input_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer | None:
     return Quantizer(grid, input_range(grid))
 
 
-def swap(layer: nn.Module, config: QuantConfig) -> None:
+def swap(layer: nn.Module, config: QuantConfig, searched: bool = True) -> None:
     """Give a layer its quantized class and quantizers, in place. Raises ValueError if a grid does not fit."""
-    inputs, weights = input_quantizer(layer, config), weight_quantizer(layer, config)
+    inputs, weights = input_quantizer(layer, config), weight_quantizer(layer, config, searched)
     kind = kind_of(layer)
     assert kind is not None
     layer.__class__ = form_of(SWAPS[kind], type(layer))

@@ -213,8 +213,8 @@ class MSEOptimal(Range):
         self.zero.copy_(torch.as_tensor(zero))
 
 
-RANGES: Final[dict[str, Callable[[Tensor, Grid], Range]]] = {
-    "minmax": lambda x, grid: MinMax(),
+RANGES: Final[dict[str, Callable[..., Range]]] = {
+    "minmax": lambda x, grid, **search: MinMax(),
     "searched": MSEOptimal,
     "learned": partial(MSEOptimal, learned=True),
 }

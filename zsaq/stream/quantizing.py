@@ -16,12 +16,12 @@ from zsaq.language.sam_sga import with_learned_ranges
 from zsaq.quant.adapter import packed_tensors
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.guard import NOTE, decoys
-from zsaq.quant.layers import QuantLayer, quant_layers, swap
+from zsaq.quant.layers import Conv1D, QuantLayer, quant_layers, swap
 from zsaq.quant.plan import Plan, make_plan
 from zsaq.stream.passing import ended, ends, packed_matrix, read_on_call
 from zsaq.stream.shards import Shards
 from zsaq.stream.skeleton import IN_MEMORY, Skeleton
-from zsaq.stream.trimming import trim
+from zsaq.stream.trimming import map_large, trim
 from zsaq.train.chain import Chain
 from zsaq.train.gptq import round_block
 from zsaq.train.logging import StepLog
@@ -46,6 +46,7 @@ def quantize_files(
     how near the student is. Raises ValueError as `Skeleton.of`, `make_plan` and `zsaq.gptq` do, for static ranges, and
     for blocks that are no chain.
     """
+    map_large()
     loop = loop or Loop()
     if config.static:
         raise ValueError(f"static ranges of inputs are those of a whole pass: {IN_MEMORY}")
@@ -77,7 +78,7 @@ def quantize_files(
         with StepLog(loop.accelerator, rounding, len(skeleton.blocks), loop.folder, every=1) as log:
             for number, name in enumerate(skeleton.blocks):
                 block = skeleton.fill(name, torch.float32).to(device)
-                layers = swapped(block, name, plan)
+                layers = swapped(block, name, plan, searched=not batches)
                 errors: list[float] = []
                 if batches:
                     masks = [batch.get("attention_mask") for batch in batches]
@@ -108,12 +109,13 @@ def linked(skeleton: Skeleton, batches: Sequence[Batch]) -> Chain | None:
     return chain
 
 
-def swapped(block: nn.Module, name: str, plan: Plan) -> dict[str, QuantLayer]:
-    """The chosen layers of a block, made quantized ones in place, by their names in it."""
+def swapped(block: nn.Module, name: str, plan: Plan, searched: bool) -> dict[str, QuantLayer]:
+    """The chosen layers of a block, made quantized ones in place, by their names in it. Without `searched` the ranges
+    of linear layers are left to GPTQ, which searches them."""
     for path, module in list(block.named_modules(prefix=name)):
         if path in plan.chosen:
             try:
-                swap(module, plan.chosen[path])
+                swap(module, plan.chosen[path], searched or not isinstance(module, nn.Linear | Conv1D))
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from None
     return dict(quant_layers(block))
