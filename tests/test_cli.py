@@ -30,6 +30,8 @@ COMMANDS = [
         "export",
         "verify",
         "bench",
+        "serve",
+        "chat",
         "report",
         "push",
     ),

@@ -1,5 +1,5 @@
 """The command line: `zsaq quantize | quantize-files | synthesize | compare | methods | inspect | fit | evaluate |
-export | verify | bench | report | push | doctor`.
+export | verify | bench | serve | chat | report | push | doctor`.
 
 Thin over the library. It stands beside the package and not in it: `import zsaq` registers the format with
 transformers, which takes seconds that `zsaq --help` shall not take, and fails where torch is broken, which
@@ -19,6 +19,7 @@ from zsaq_cli.knowing import fit, inspect
 from zsaq_cli.listing import methods
 from zsaq_cli.making import OPEN, compare, quantize
 from zsaq_cli.scoring import evaluate
+from zsaq_cli.serving import chat, serve
 from zsaq_cli.streaming import quantize_files
 from zsaq_cli.writing import synthesize
 
@@ -48,7 +49,7 @@ zsaq report sst2-w4a8
 app = typer.Typer(help=HELP, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 COMMANDS = (
     *(quantize, quantize_files, synthesize, compare, methods, inspect, fit),
-    *(evaluate, export, verify, bench, report, push, doctor),
+    *(evaluate, export, verify, bench, serve, chat, report, push, doctor),
 )
 for command in COMMANDS:
     settings = OPEN if command in (quantize, quantize_files, compare) else {}

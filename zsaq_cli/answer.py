@@ -22,7 +22,7 @@ WIDE: Final = 200  # columns where nobody's terminal sets them
 EXTRAS: Final = {  # what an optional package is imported as -> the extra that installs it
     "compressed_tensors": "export", "onnx": "export", "onnxruntime": "export", "onnxscript": "export",
     "datasets": "eval", "pyarrow": "eval", "sklearn": "vision", "PIL": "vision",
-    "matplotlib": "plot", "peft": "lora", "bitsandbytes": "bnb",
+    "gguf": "gguf", "xllamacpp": "gguf", "matplotlib": "plot", "peft": "lora", "bitsandbytes": "bnb",
 }  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout, everything else on stderr.")]

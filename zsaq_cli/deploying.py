@@ -19,22 +19,27 @@ Size = Annotated[
 
 def export(
     folder: Folder,
-    to: Annotated[str, typer.Option("--to", help="onnx or compressed-tensors.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help="onnx, gguf or compressed-tensors.", show_default=False)],
     target: Annotated[
         str | None, typer.Option("--target", help="Folder of the export; default: named like --to, in DIR.")
     ] = None,
     size: Size = None,
+    like: Annotated[
+        str | None, typer.Option("--like", help="Of gguf: a GGUF of the same model, for tokenizer and description.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write the same integer codes for another runtime; nothing is quantized anew.
 
-    onnx is for ONNX Runtime; compressed-tensors is read by stock transformers and vLLM, without zsaq.
+    onnx is for ONNX Runtime; gguf for llama.cpp and all that is built on it; compressed-tensors is read by stock
+    transformers and vLLM, without zsaq.
 
     Examples:
 
     \b
     zsaq export sst2-w4a8 --to onnx
     zsaq export gpt2-w4a8 --to compressed-tensors --target gpt2-w4a8-ct
+    zsaq export smollm2-w4a16e8h8g32 --to gguf
     """
 
     def work() -> Outcome:
@@ -42,7 +47,7 @@ def export(
         from zsaq.deploy.runtimes import export as write
         from zsaq.report.table import Table
 
-        facts = write(source, to, target, **sized(size))
+        facts = write(source, to, target, **sized(size), like=like)
         place = target or str(source / to)
         return Outcome({"folder": place, **facts}, (Table.of_facts(flat(facts)).to_terminal(place),))
 

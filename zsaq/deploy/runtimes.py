@@ -24,6 +24,18 @@ from zsaq.io.saving import weight_bytes
 Batches = list[dict[str, Tensor]]
 
 
+def to_gguf(source: Path, target: Path, like: str | Path | None = None) -> dict[str, Any]:
+    from zsaq.deploy.gguf.write import to_gguf as write  # needs its own package
+
+    return write(source, target, like)
+
+
+def verify_gguf(model: PreTrainedModel, folder: Path, batches: Batches) -> dict[str, Any]:
+    from zsaq.deploy.gguf.check import verify_gguf as check
+
+    return check(model, folder, batches)
+
+
 @final
 @dataclass(frozen=True)
 class Runtime:
@@ -58,6 +70,7 @@ RUNTIMES: Final = (
     Runtime(
         "compressed-tensors", "compressed-tensors", ("compressed-tensors",), to_compressed, checks.verify_compressed
     ),
+    Runtime("gguf", "gguf", ("gguf", "xllamacpp"), to_gguf, verify_gguf),
 )
 
 
@@ -73,11 +86,13 @@ def absent(place: Path) -> None:
 
 
 def export(
-    source: str | Path, to: str, target: str | Path | None = None, size: tuple[int, int] | None = None
-) -> dict[str, Any]:
+    source: str | Path, to: str, target: str | Path | None = None, size: tuple[int, int] | None = None,
+    like: str | Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Write the saved student in the folder `source` for another runtime; returns facts about what was written.
 
-    `to`: "onnx", for ONNX Runtime; "compressed-tensors", for stock transformers, and vLLM where it has the kernels.
+    `to`: "onnx", for ONNX Runtime; "compressed-tensors", for stock transformers, and vLLM where it has the kernels;
+    "gguf", for llama.cpp, where `like` is a GGUF of the same model whose tokenizer and description are taken.
     `target` is a new folder, by default one called like the format within `source`. `size`: height and width of the
     images that an ONNX graph takes, by default as `zsaq.io.inputs.image_shape` tells. The facts also go into the
     folder's export.json, with the fingerprint of the student and the hashes of all that was written. The folder appears
@@ -89,6 +104,8 @@ def export(
         raise ValueError(f"to is {to!r}; give one of {', '.join(formats())}")
     if size is not None and to != "onnx":
         raise ValueError(f"size is {size}, and only an ONNX graph is of one size of images: leave it out for {to}")
+    if like is not None and to != "gguf":
+        raise ValueError(f"like is {like}, and only a GGUF is written like another: leave it out for {to}")
     source = Path(source)
     if not source.is_dir():
         raise ValueError(f"{source} is no folder; give the folder of a saved student")
@@ -99,6 +116,7 @@ def export(
     write = formats()[to].write
     assert write is not None
     with atomic_folder(place, absent) as partial:
-        facts = write(source, partial) if size is None else write(source, partial, size)
+        further = [each for each in (size, like) if each is not None]
+        facts = write(source, partial, *further)
         write_export(partial, facts, fingerprint(source))
     return facts

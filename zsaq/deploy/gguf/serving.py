@@ -1,0 +1,81 @@
+"""A GGUF in llama.cpp's own server, in this process: its answers, and its OpenAI-compatible endpoint for others."""
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any, Final, final
+
+from zsaq.deploy.gguf.ggml import MISSING
+
+WAIT: Final = 600  # seconds for one answer
+
+
+@final
+class LlamaServer:
+    """`file` is a GGUF. `context`: tokens that it keeps; `port` 0: one that is free; `exact`: the cache of keys and
+    values in float32, instead of float16; `cache`: the type of that cache, such as "q8_0".
+
+    Raises ImportError where xllamacpp is not installed, ValueError for a file that llama.cpp does not open and for
+    another type of cache.
+    """
+
+    def __init__(
+        self, file: Path, *, context: int = 0, threads: int | None = None, host: str = "127.0.0.1", port: int = 0,
+        exact: bool = False, cache: str | None = None,
+    ) -> None:  # fmt: skip
+        try:
+            import xllamacpp
+        except ImportError as error:
+            raise ImportError(MISSING, name="xllamacpp") from error
+        llama: Any = xllamacpp
+        kinds: Any = llama.ggml_type
+        known = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0", "q5_0": "Q5_0", "q4_0": "Q4_0"}
+        chosen = "f32" if exact else cache
+        if chosen is not None and chosen not in known:
+            raise ValueError(f"a cache of {cache!r} is unknown; give one of {', '.join(known)}")
+        params: Any = llama.CommonParams()
+        params.model.path = str(file)
+        params.n_ctx, params.n_parallel = context, 1
+        params.hostnames, params.port = [host], port
+        params.verbosity, params.warmup, params.fit_params = 0, False, False
+        if threads is not None:
+            params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+        if chosen is not None:
+            params.cache_type_k = params.cache_type_v = getattr(kinds, f"GGML_TYPE_{known[chosen]}")
+        if exact:
+            params.flash_attn_type = llama.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        try:
+            self._server: Any = llama.Server(params)
+        except RuntimeError as error:
+            raise ValueError(f"llama.cpp does not open {file}: {error}") from error
+        self._letter = self.tokens("a")[-1]
+
+    @property
+    def address(self) -> str:
+        """Such as http://127.0.0.1:8080."""
+        return self._server.listening_address
+
+    def ask(self, path: str, **body: Any) -> Any:
+        """What the endpoint answers to a POST of JSON."""
+        data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.address + path, data, kind)
+        with urllib.request.urlopen(request, timeout=WAIT) as answer:
+            return json.load(answer)
+
+    def tokens(self, text: str) -> list[int]:
+        """Ids of a text, with what stands around one."""
+        return self.ask("/tokenize", content=text, add_special=True, parse_special=True)["tokens"]
+
+    def next_after(self, ids: list[int], size: int) -> list[float]:
+        """Log probabilities of all `size` tokens after these."""
+        body = {"prompt": ids, "n_predict": 1, "n_probs": size, "temperature": 0.0, "cache_prompt": False}
+        body["logit_bias"] = [[self._letter, 1e4]]  # after one that ends a text, or half a letter, nothing is told
+        told = self.ask("/completion", **body)["completion_probabilities"][0]["top_logprobs"]
+        found = {each["id"]: each["logprob"] for each in told}
+        if len(found) != size:
+            raise ValueError(f"llama.cpp answers {len(found)} probabilities for {size} tokens")
+        return [found[token] for token in range(size)]
+
+    def chat(self, messages: list[dict[str, str]], **options: Any) -> dict[str, Any]:
+        """The answer of /v1/chat/completions; `options` as OpenAI has them."""
+        return self.ask("/v1/chat/completions", messages=messages, **options)

@@ -1,0 +1,111 @@
+"""A tokenizer's own files as llama.cpp reads them: tokens, their kinds, merges or scores, and the chat template."""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import gguf
+from transformers import PreTrainedTokenizerBase
+
+from zsaq.io.readers import tokenizer_of
+
+LIKE: Final = "give --like FILE.gguf, a file of the same model, whose tokenizer is taken"
+CONTRACTED: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+TAIL: Final = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+OURS: Final = ("general.architecture", "general.file_type", "general.quantization_version")  # told of the student
+SPLITS: Final = {CONTRACTED + "{1,3}" + TAIL: "llama-bpe", CONTRACTED + TAIL: "qwen2"}
+"""How text is split before bytes are merged, by its regular expression, as llama.cpp names it."""
+
+
+def splitting(told: Any) -> str:
+    """What llama.cpp calls this pre_tokenizer of tokenizer.json. Raises ValueError for one that it has no name for."""
+    parts = told.get("pretokenizers", [told]) if isinstance(told, dict) else []
+    kinds = [part.get("type") for part in parts]
+    spaced = any(part.get("add_prefix_space") for part in parts)
+    if not spaced and kinds == ["ByteLevel"] and parts[0].get("use_regex", True):
+        return "gpt-2"
+    if not spaced and kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits"):
+        return "smollm"
+    regex = parts[0].get("pattern", {}).get("Regex") if kinds == ["Split", "ByteLevel"] else None
+    if not spaced and regex in SPLITS and not parts[1].get("use_regex", True):
+        return SPLITS[regex]
+    raise ValueError(f"llama.cpp has no known name for the way in which its tokenizer splits text, {kinds}; {LIKE}")
+
+
+def pieces(told: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
+    """`size` tokens and their kinds, by id; those that no file names are unused. Raises ValueError for more."""
+    tokens = [f"[PAD{i}]" for i in range(size)]
+    kinds = [int(gguf.TokenType.UNUSED)] * size
+    vocabulary, added = told["model"]["vocab"], told.get("added_tokens", [])
+    if (last := max([*vocabulary.values(), *(token["id"] for token in added)])) >= size:
+        raise ValueError(f"its tokenizer has {last + 1} tokens, and its table {size}")
+    for token, i in vocabulary.items():
+        whole_byte = len(token) == 6 and token.startswith("<0x") and told["model"].get("byte_fallback")
+        tokens[i], kinds[i] = token, int(gguf.TokenType.BYTE if whole_byte else gguf.TokenType.NORMAL)
+    for token in added:
+        kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
+        tokens[token["id"]], kinds[token["id"]] = token["content"], int(kind)
+    return tokens, kinds
+
+
+def scores(told: dict[str, Any], tokens: list[str]) -> list[float]:
+    """Of each token, less the rank of the first merge that makes it: SentencePiece merges what scores most."""
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(told["model"]["merges"]):
+        left, right = merge.split(" ") if isinstance(merge, str) else merge
+        ranks.setdefault(left + right, rank)
+    return [-float(ranks.get(token, len(ranks))) for token in tokens]
+
+
+def add_vocabulary(folder: Path, size: int, writer: gguf.GGUFWriter) -> str:
+    """Tell `writer` of the tokenizer in `folder`, for a table of `size` rows; answers what llama.cpp calls it.
+
+    Raises ValueError for one that it cannot be told of from these files.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"there is no tokenizer.json in {folder}; {LIKE}")
+    told = json.loads((folder / "tokenizer.json").read_bytes())
+    kind = told["model"].get("type")
+    if kind != "BPE":
+        raise ValueError(f"its tokenizer is a {kind}, and only BPE is written from its own files; {LIKE}")
+    tokens, kinds = pieces(told, size)
+    fallback = bool(told["model"].get("byte_fallback"))
+    special = gguf.SpecialVocab(folder, load_merges=not fallback, n_vocab=size)
+    reader = tokenizer_of(folder)
+    assert reader is not None
+    special.add_special_token = ends(reader)
+    if fallback:
+        name, split = "llama", "default"
+        writer.add_token_scores(scores(told, tokens))
+        writer.add_add_space_prefix(reader.tokenize("a")[0] != "a")
+    else:
+        name, split = "gpt2", splitting(told.get("pre_tokenizer"))
+    writer.add_tokenizer_model(name)
+    writer.add_tokenizer_pre(split)
+    writer.add_token_list(tokens)
+    writer.add_token_types(kinds)
+    special.add_to_gguf(writer, quiet=True)
+    return f"{name}, {split}"
+
+
+def ends(reader: PreTrainedTokenizerBase) -> dict[str, bool]:
+    """Whether it puts its begin and end tokens around a text."""
+    ids = reader("a")["input_ids"]
+    return {"bos": ids[0] == reader.bos_token_id, "eos": len(ids) > 1 and ids[-1] == reader.eos_token_id}
+
+
+def taken_from(file: Path, writer: gguf.GGUFWriter, arch: str, size: int) -> str:
+    """All that a GGUF of the same model says, but of its tensors' types. Raises ValueError for one of another kind, or
+    of another number of tokens."""
+    fields = gguf.GGUFReader(file).fields
+    theirs = fields["general.architecture"].contents() if "general.architecture" in fields else None
+    if theirs != arch:
+        raise ValueError(f"{file} is of a {theirs}, and this is a {arch}: give a file of the same model")
+    tokens = fields.get("tokenizer.ggml.tokens")
+    if tokens is None or len(tokens.data) != size:
+        raise ValueError(f"{file} has {0 if tokens is None else len(tokens.data)} tokens, and this model {size}")
+    for name, field in fields.items():
+        if not name.startswith(("GGUF.", f"{arch}.", *OURS)):
+            sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+            writer.add_key_value(name, field.contents(), field.types[0], sub)
+    return f"as in {file.name}"
