@@ -114,7 +114,7 @@ def test_the_command_line_is_a_thin_cover(tmp_path: Path) -> None:
     written(writer(bpe()), tmp_path / "teacher")
     bpe().save_pretrained(tmp_path / "teacher")
     facts = told("quantize-files", tmp_path / "teacher", "--output_dir", tmp_path / "out", "--method", "rtn")
-    assert facts["config"] == QuantConfig.parse("w4a16e8h8g32").to_dict() and facts["method"] == "rtn"
+    assert facts["config"] == QuantConfig.parse("w4a16e8h8g32-s16").to_dict() and facts["method"] == "rtn"
     assert told("verify", tmp_path / "out")["agrees"]
     wrong = told("quantize-files", tmp_path / "teacher", "--output_dir", tmp_path / "out2", "--steps", "3", code=2)
     assert "its options are" in wrong["error"]

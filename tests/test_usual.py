@@ -32,8 +32,9 @@ def test_a_causal_model_alone(effort: Any, method: str, capsys: pytest.CaptureFi
     student = zsaq.quantize(opt(bpe()), effort=effort, tokenizer=bpe(), **FEW[effort])
     results, said = student.zsaq.results, capsys.readouterr().err
     config = dataclasses.replace(results.config, ranges="searched")
-    assert results.method == method and config == QuantConfig.parse("w4a16e8h8g32")
-    assert "no bits were given: w4a16e8h8g32, weights of 4 bits, groups of 32, table and head of 8" in said
+    assert results.method == method and config == QuantConfig.parse("w4a16e8h8g32-s16")
+    what = "w4a16e8h8g32-s16, weights of 4 bits, groups of 32, scales of float16, table and head of 8"
+    assert f"no bits were given: {what}" in said
     assert (method == "rtn") != ("GB of memory (estimates)" in said)
     own = results.own_text
     assert 0 < own["agreement"] <= 1 and own["kl"] >= 0 and own["tokens"] > 50
@@ -63,7 +64,8 @@ def test_other_models_alone(name: str, capsys: pytest.CaptureFixture[str]) -> No
 
 
 @pytest.mark.parametrize(
-    ("width", "bits"), [(32, "w4a16e8h8g32"), (48, "w4a16e8h8g16"), (40, "w4a16e8h8g8"), (36, "w4a16e8h8")]
+    ("width", "bits"),
+    [(32, "w4a16e8h8g32-s16"), (48, "w4a16e8h8g16-s16"), (40, "w4a16e8h8g8-s16"), (36, "w4a16e8h8-s16")],
 )
 def test_groups_that_every_layer_can_have(width: int, bits: str) -> None:
     config = LlamaConfig(
@@ -176,4 +178,4 @@ def test_experts_that_are_fused_have_usual_bits() -> None:
         vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
         num_key_value_heads=1, num_local_experts=2,
     )  # fmt: skip
-    assert usual_bits(MixtralForCausalLM(config), "causal")[0] == "w4a16e8h8g16"
+    assert usual_bits(MixtralForCausalLM(config), "causal")[0] == "w4a16e8h8g16-s16"

@@ -39,7 +39,7 @@ def export(
     \b
     zsaq export sst2-w4a8 --to onnx
     zsaq export gpt2-w4a8 --to compressed-tensors --target gpt2-w4a8-ct
-    zsaq export smollm2-w4a16e8h8g32 --to gguf
+    zsaq export smollm2-w4a16e8h8g32-s16 --to gguf
     """
 
     def work() -> Outcome:

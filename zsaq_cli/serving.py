@@ -37,8 +37,8 @@ def serve(
     Examples:
 
     \b
-    zsaq serve smollm2-w4a16e8h8g32
-    zsaq serve smollm2-w4a16e8h8g32 --port 9000 --cache q8_0
+    zsaq serve smollm2-w4a16e8h8g32-s16
+    zsaq serve smollm2-w4a16e8h8g32-s16 --port 9000 --cache q8_0
     """
 
     def work() -> Outcome:
@@ -69,8 +69,8 @@ def chat(
     Examples:
 
     \b
-    zsaq chat smollm2-w4a16e8h8g32
-    zsaq chat smollm2-w4a16e8h8g32 --prompt "What is the capital of France?"
+    zsaq chat smollm2-w4a16e8h8g32-s16
+    zsaq chat smollm2-w4a16e8h8g32-s16 --prompt "What is the capital of France?"
     """
 
     def work() -> Outcome:

@@ -14,6 +14,7 @@ from zsaq.quant.plan import make_plan
 
 GROUP: Final = 32  # weights that share a scale
 ENDS: Final = "e8h8"  # table and head
+SCALES: Final = "-s16"  # half a bit a weight less in groups of 32, for 2^-12 of a scale
 LEAST: Final = 8  # below it scales outweigh what groups win
 OTHERS: Final = "w4a8"  # of classifiers, encoders and images
 # Batches of a causal model's own text, ten of which are written at once.
@@ -24,7 +25,8 @@ def usual_bits(model: nn.Module, kind: TaskKind | None) -> tuple[str, str]:
     """The quantization of a model for which none was named, as a text, and what it means.
 
     A causal language model: weights of 4 bits in groups of GROUP, or of the largest power of two below it that divides
-    the inputs of every layer, with table and head at 8 bits, and inputs in floats: what came nearest at about 4 bits.
+    the inputs of every layer, with table and head at 8 bits, scales of float16, and inputs in floats: what
+    came nearest at about 4 bits.
     All else: weights of 4 bits and inputs of 8.
     """
     if kind != "causal":
@@ -35,8 +37,8 @@ def usual_bits(model: nn.Module, kind: TaskKind | None) -> tuple[str, str]:
     size = math.gcd(GROUP, *widths)
     groups = f"groups of {size}" if size >= LEAST else "one scale a row"
     why = "" if size == GROUP else f" ({GROUP} does not divide the inputs of every layer)"
-    text = f"w4a16{ENDS}g{size}" if size >= LEAST else f"w4a16{ENDS}"
-    return text, f"weights of 4 bits, {groups}{why}, table and head of 8"
+    text = f"w4a16{ENDS}g{size}{SCALES}" if size >= LEAST else f"w4a16{ENDS}{SCALES}"
+    return text, f"weights of 4 bits, {groups}{why}, scales of float16, table and head of 8"
 
 
 def usual_options(method: Method, kind: TaskKind | None, effort: Effort) -> dict[str, int]:
