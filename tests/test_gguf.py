@@ -61,6 +61,9 @@ def test_what_it_talks_with_goes_along(tmp_path: Path) -> None:
     fields = gguf.GGUFReader(folder / "gguf" / FILE).fields
     assert fields["tokenizer.chat_template"].contents() == CHAT
     server = LlamaServer(folder / "gguf" / FILE, context=64, threads=1)
+    ticks = list[int]()
+    server.write([3, 4, 5], 9, lambda: ticks.append(len(ticks)))
+    assert len(ticks) == 9
     told = server.chat([{"role": "user", "content": "fox"}], max_tokens=3, temperature=0)
     assert told["usage"]["completion_tokens"] <= 3 and told["choices"][0]["message"]["role"] == "assistant"
 

@@ -2,6 +2,7 @@
 
 import json
 import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -57,10 +58,13 @@ class LlamaServer:
 
     def ask(self, path: str, **body: Any) -> Any:
         """What the endpoint answers to a POST of JSON."""
+        return json.loads(b"".join(self._asked(path, body)))
+
+    def _asked(self, path: str, body: dict[str, Any]) -> Iterator[bytes]:
         data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
         request = urllib.request.Request(self.address + path, data, kind)
         with urllib.request.urlopen(request, timeout=WAIT) as answer:
-            return json.load(answer)
+            yield from answer
 
     def tokens(self, text: str) -> list[int]:
         """Ids of a text, with what stands around one."""
@@ -75,6 +79,16 @@ class LlamaServer:
         if len(found) != size:
             raise ValueError(f"llama.cpp answers {len(found)} probabilities for {size} tokens")
         return [found[token] for token in range(size)]
+
+    def write(self, ids: list[int], count: int, tick: Callable[[], None]) -> None:
+        """`count` tokens after these, the likeliest each, an end of text or not; `tick` is called as each is told, half
+        a letter with the other half."""
+        body = {"prompt": ids, "n_predict": count, "temperature": 0.0, "cache_prompt": False, "ignore_eos": True}
+        known = 0
+        for line in self._asked("/completion", body | {"stream": True}):
+            if line.startswith(b"data: {"):
+                for _ in range(known, known := json.loads(line.removeprefix(b"data: "))["tokens_predicted"]):
+                    tick()
 
     def chat(self, messages: list[dict[str, str]], **options: Any) -> dict[str, Any]:
         """The answer of /v1/chat/completions; `options` as OpenAI has them."""
