@@ -14,7 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, ResNetCon
 from exported import exported
 from zsaq.deploy import bench as page
 from zsaq.deploy import timing
-from zsaq.deploy.bench import bench, made_ready, slower_at
+from zsaq.deploy.bench import bench, slower_at
 from zsaq.deploy.onnx.session import Session
 from zsaq.deploy.onnx.write import MODEL, WEIGHTS
 from zsaq.deploy.timing import BASE, OURS, floats_of
@@ -118,24 +118,11 @@ def test_without_an_export_the_command_is_told(exported: Path, tmp_path: Path, m
     assert "belongs to another model" in bench(tmp_path, repeats=1)["left_out"][OURS]
 
 
-def test_a_runtime_that_fails_at_a_later_shape_is_left_out_and_the_base_is_not(exported: Path) -> None:
-    def odd(inputs: dict[str, torch.Tensor]) -> int:
-        if len(inputs["input_ids"]) > 1:
-            raise RuntimeError("one row only\nand more")
-        return 1
-
-    model = load(exported)
-    batches = {str(n): random_inputs(model, (n, 2)) for n in (1, 2)}
-    runs, rows, left = made_ready([("odd", lambda: (odd, 5)), ("even", lambda: (len, 6))], batches)
-    assert list(runs) == list(rows) == ["even"] and left == {"odd": "RuntimeError: one row only"}
-    with pytest.raises(RuntimeError, match="one row only"):
-        made_ready([(BASE, lambda: (odd, 5))], batches)
-
-
 def test_what_cannot_be_measured_is_refused(exported: Path) -> None:
-    for options in ({"repeats": 0}, {"threads": 0}, {"shapes": ()}, {"shapes": ((1, 99),)}, {"shapes": ((4,),)}):
+    wrong: list[dict[str, Any]] = [{"repeats": 0}, {"repeats": True}, {"threads": 0}, {"threads": 1.5}]
+    for options in [*wrong, {"shapes": ()}, {"shapes": ((1, 99),)}, {"shapes": ((4,),)}]:
         with pytest.raises(ValueError, match=r"give|takes"):
-            bench(exported, **options)  # type: ignore[arg-type]
+            bench(exported, **options)
 
 
 def test_onnxruntime_gets_as_many_threads(exported: Path) -> None:

@@ -89,34 +89,47 @@ def bench(
     shape: Annotated[
         list[str] | None, typer.Option("--shape", help="Batch x tokens, as 1x128; images: batch. May be repeated.")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, max=1024, help="Of every runtime; default: as torch has them.")
+    ] = None,
     size: Size = None,
     record: Annotated[bool, typer.Option("--record", help="Keep the table in DIR, as bench.json.")] = False,
     as_json: Json = False,
 ) -> None:
     """Measure latency, memory and size on this machine, beside float and other quantized runtimes.
 
-    Best of all rounds in milliseconds, and how many times faster than torch in floats.
+    Best of all rounds in milliseconds, and how many times faster than torch in floats; for language models that
+    generate, the time to the first token too, and tokens a second after it.
 
     Examples:
 
     \b
     zsaq bench sst2-w4a8 --record
-    zsaq bench sst2-w4a8 --shape 1x16 --shape 16x128 --repeats 50
+    zsaq bench sst2-w4a8 --shape 1x16 --shape 16x128 --repeats 50 --threads 1
     """
 
     def work() -> Outcome:
         source = local(folder)
         from zsaq.deploy.bench import bench as measure
-        from zsaq.report.sections import timings
+        from zsaq.report.speed import generations, timings
         from zsaq.report.table import Table
 
         options: dict[str, Any] = sized(size) | ({"shapes": tuple(map(parsed, shape))} if shape else {})
+        if threads is not None:
+            options["threads"] = threads
         facts = measure(source, repeats=repeats, write=record, **options)
-        few = {
+        few: dict[str, Any] = {
             name: facts[name] for name in ("threads", "processors", "repeats", "left_out", "slower") if name in facts
         }
-        shown = timings(facts).to_terminal(f"{folder} on this machine")
-        return Outcome(facts, (shown, Table.of_facts(few).to_terminal("of the measurement")))
+        if kept := {row["runtime"]: row["in_floats"] for row in facts["rows"] if row.get("in_floats")}:
+            few["in floats"] = kept
+        where = f"on this machine, threads: {facts.get('threads')}"
+        shown = [timings(facts).to_terminal(f"{folder} {where}")]
+        for table in generations(facts):
+            part = facts["generation"]
+            shown.append(table.to_terminal(f"{part['new']} tokens after {part['prompt']}, {where}"))
+            few["left out of generation"] = part["left_out"]
+        return Outcome(facts, (*shown, Table.of_facts(few).to_terminal("of the measurement")))
 
     answer(as_json, hushed(work))
 

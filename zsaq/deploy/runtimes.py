@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.atomic import atomic_folder, check_room
-from zsaq.deploy import checks, timing
+from zsaq.deploy import checks, generation, timing
 from zsaq.deploy.compressed.write import to_compressed
 from zsaq.deploy.onnx.write import BLOCKS, to_onnx
 from zsaq.io.added import write_export
@@ -44,8 +44,8 @@ class Runtime:
 
     `write(source, target)` makes the folder `target` and answers facts; that of ONNX also takes a size of images.
     `check(model, folder, batches)` compares what is deployed in the student's `folder` with the student, see
-    `zsaq.deploy.checks`; `time(bench)` answers what runs a batch, and the bytes on disk, see `zsaq.deploy.timing`. None
-    is what a runtime does not have.
+    `zsaq.deploy.checks`; `time(bench)` answers what runs a batch, and the bytes on disk, see `zsaq.deploy.timing`;
+    `generate(bench)` what writes text, likewise, see `zsaq.deploy.generation`. None is what a runtime does not have.
     """
 
     name: str
@@ -53,18 +53,34 @@ class Runtime:
     needs: tuple[str, ...] = ()
     write: Callable[..., dict[str, Any]] | None = None
     check: Callable[[PreTrainedModel, Path, Batches], dict[str, Any]] | None = None
-    time: Callable[[timing.Bench], tuple[timing.Run, int]] | None = None
+    time: Callable[[timing.Bench], timing.Timed] | None = None
+    generate: Callable[[timing.Bench], timing.Timed] | None = None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it runs the student's own codes, and is no peer."""
+        return self.check is not None
 
 
 ONNX: Final = ("onnx", "onnxscript", "onnxruntime")
 RUNTIMES: Final = (
-    Runtime(timing.BASE, time=timing.floats),
-    Runtime("torch bf16", time=timing.bf16),
+    Runtime(timing.BASE, time=timing.in_torch(timing.floats), generate=generation.in_torch(timing.floats)),
+    Runtime("torch bf16", time=timing.in_torch(timing.bf16), generate=generation.in_torch(timing.bf16)),
     Runtime("onnxruntime fp32", needs=ONNX, time=timing.fp32_onnx),
     Runtime("onnxruntime dynamic int8", needs=ONNX, time=timing.dynamic_onnx),
-    Runtime("torchao int8", needs=("torchao",), time=timing.int8),
-    Runtime("bitsandbytes nf4", needs=("bitsandbytes",), time=timing.nf4),
-    Runtime("zsaq torch", check=checks.verify_loaded, time=timing.packed),
+    Runtime("torchao int8", needs=("torchao",), time=timing.in_torch(timing.int8)),
+    Runtime(
+        "bitsandbytes nf4",
+        needs=("bitsandbytes",),
+        time=timing.in_torch(timing.nf4),
+        generate=generation.in_torch(timing.nf4),
+    ),
+    Runtime(
+        "zsaq torch",
+        check=checks.verify_loaded,
+        time=timing.in_torch(timing.packed),
+        generate=generation.in_torch(timing.packed),
+    ),
     Runtime(timing.OURS, "onnx", ONNX, to_onnx, checks.verify_onnx, timing.exported),
     Runtime("zsaq onnx, in blocks", f"onnx/{BLOCKS}", ONNX, None, checks.verify_blocks, timing.blocks_onnx),
     Runtime(

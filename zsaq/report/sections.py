@@ -11,6 +11,7 @@ from zsaq.io.checksums import MANIFEST, check_manifest
 from zsaq.quant.grid import describe
 from zsaq.quant.plan import Plan
 from zsaq.report.curves import Curve, number, read_curves
+from zsaq.report.speed import generations, timings
 from zsaq.report.table import DEEP, Table, one_line
 from zsaq.run import Results
 
@@ -153,26 +154,9 @@ def speed(bench: Mapping[str, Any] | str | None) -> Section:
         if bench.get(name):
             texts.append(f"{head}: {one_line(bench[name])}.")
     details = [tree_of("all of the measurement", bench)]
-    return Section("Speed", texts=texts, tables=[timings(bench)], details=details)
-
-
-def timings(bench: Mapping[str, Any]) -> Table:
-    """A row for each runtime of `zsaq.deploy.bench`: sizes, and for each shape the best time and the speed-up."""
-    rows = bench.get("rows")
-    return Table([timing(row) for row in (rows if isinstance(rows, list) else ()) if isinstance(row, dict)])
-
-
-def timing(row: Mapping[str, Any]) -> dict[str, str]:
-    """One row, of JSON that nobody has checked."""
-    cells = {"runtime": one_line(row.get("runtime"))}
-    for name, head in (("bytes", "on disk, MiB"), ("memory", "memory, MiB")):
-        if (size := number(row.get(name))) is not None:
-            cells[head] = f"{size / 2**20:.1f}"
-    by_shape, faster = (part if isinstance(part := row.get(key), dict) else {} for key in ("ms", "faster"))
-    for shape, times in by_shape.items():
-        best, gain = number(times.get("best") if isinstance(times, dict) else None), number(faster.get(shape))
-        cells[str(shape)] = ("-" if best is None else f"{best:.2f} ms") + ("" if gain is None else f" ({gain:.1f})")
-    return cells
+    if threads := number(bench.get("threads")):
+        texts[0] += f" Threads: {threads:g}."
+    return Section("Speed", texts=texts, tables=[timings(bench), *generations(bench)], details=details)
 
 
 def curves(root: Path) -> Section:
