@@ -60,6 +60,12 @@ def test_export_and_bench_hand_over_what_was_asked_for(folder: Path, monkeypatch
     asked = {"repeats": 3, "write": True, "shapes": [[1, 2]]}
     assert told("bench", student, "--shape", "1x2", "--repeats", "3", "--record") == {**found, **asked}
     assert "1.50" in run("bench", student, "--shape", "8").stdout
+    assert told("bench", student, "--threads", "1")["threads"] == 1
+    assert "threads: 3" in run("bench", student, "--threads", "3").stdout
+    found["rows"][0]["in_floats"] = ["[b]head"]
+    found["generation"] = {"prompt": 9, "new": 8, "rows": [{"runtime": "[y]", "tokens_a_second": {"best": 7.5}}]}
+    shown = run("bench", student, "--threads", "2").stdout
+    assert all(text in shown for text in ("8 tokens after 9", "threads: 2", "[y]", "7.5", "[b]head"))
     for shape in ("", "0x1", "axb", "1x2x3", "-1x2"):
         assert told("bench", student, "--shape", shape, code=2)["error"]
 

@@ -106,7 +106,12 @@ def test_a_bare_folder_says_what_is_missing_and_what_makes_it(folder: Path) -> N
     load(folder)  # a page beside it changes nothing
 
 
-TIMES = {"rows": [{"runtime": "ours", "bytes": 2**21, "ms": {"1x2": {"best": 1.25}}}, 3], "slower": {"1x2": ["ort"]}}
+TIMES = {
+    "rows": [{"runtime": "ours", "bytes": 2**21, "ms": {"1x2": {"best": 1.25}}}, 3],
+    "slower": {"1x2": ["ort"]},
+    "threads": 7,
+    "generation": {"rows": [{"runtime": "ours", "first_ms": {"best": 61.5}, "tokens_a_second": {"best": 12.5}}]},
+}
 
 
 def test_everything_that_lies_there_is_shown(folder: Path) -> None:
@@ -123,7 +128,7 @@ def test_everything_that_lies_there_is_shown(folder: Path) -> None:
     read = harmless(path.read_text(encoding="utf-8"))
     assert missing == {} and path.parent.name == "elsewhere"
     wanted = [
-        *("0.8750", "0.9200", "DISAGREE", "2e-07", "1.25 ms", "2.0", "1x2 ort", "distill: KL: 1 to 0.333"),
+        *("0.8750", "0.9200", "DISAGREE", "2e-07", "1.25 ms", "2.0", "1x2 ort", "Threads: 7.", "61.5 ms", "12.5", "distill: KL: 1 to 0.333"),
         *("log_of_images.png", "SST-2", " times", "random tokens", "every file is what the manifest says"),
     ]
     assert [text for text in wanted if text not in read.text] == []

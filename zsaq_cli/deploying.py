@@ -128,7 +128,7 @@ def bench(
         for table in generations(facts):
             part = facts["generation"]
             shown.append(table.to_terminal(f"{part['new']} tokens after {part['prompt']}, {where}"))
-            few["left out of generation"] = part["left_out"]
+            few["left out of generation"] = part.get("left_out", {})
         return Outcome(facts, (*shown, Table.of_facts(few).to_terminal("of the measurement")))
 
     answer(as_json, hushed(work))

@@ -3,10 +3,11 @@
 One that fails, while it is made, first run or measured, is left out with its reason, and takes nobody along.
 """
 
+import ctypes
 import gc
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
@@ -19,7 +20,10 @@ MEMORY: Final = "growth of this process while a runtime was made and first run, 
 
 
 def resident() -> int:
-    """Bytes of this process that lie in memory."""
+    """Bytes of this process that lie in memory, without what was let go of."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # glibc's: else later runtimes live in what earlier ones left
+        ctypes.CDLL(None).malloc_trim(0)
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
@@ -56,14 +60,12 @@ class Turns:
 
     def prepare(self, contender: Contender) -> None:
         """Make it and run every item once. Raises what the needed one raises, and assertions of our own."""
-        gc.collect()
         memory = resident()
         with self.spared(contender):
             with told(Path(tempfile.gettempdir()) / "zsaq"):
                 made, size, in_floats = contender.make()
             for item in self.items.values():
                 self.measure(made, item)
-            gc.collect()
             row = {"runtime": contender.name, "bytes": size, "memory": max(0, resident() - memory)}
             self.rows[contender.name] = row | ({"in_floats": list(in_floats)} if in_floats else {})
             self.made[contender.name], self.contenders[contender.name] = made, contender
