@@ -128,7 +128,19 @@ def test_everything_that_lies_there_is_shown(folder: Path) -> None:
     read = harmless(path.read_text(encoding="utf-8"))
     assert missing == {} and path.parent.name == "elsewhere"
     wanted = [
-        *("0.8750", "0.9200", "DISAGREE", "2e-07", "1.25 ms", "2.0", "1x2 ort", "Threads: 7.", "61.5 ms", "12.5", "distill: KL: 1 to 0.333"),
+        *(
+            "0.8750",
+            "0.9200",
+            "DISAGREE",
+            "2e-07",
+            "1.25 ms",
+            "2.0",
+            "1x2 ort",
+            "Threads: 7.",
+            "61.5 ms",
+            "12.5",
+            "distill: KL: 1 to 0.333",
+        ),
         *("log_of_images.png", "SST-2", " times", "random tokens", "every file is what the manifest says"),
     ]
     assert [text for text in wanted if text not in read.text] == []
