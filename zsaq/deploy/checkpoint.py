@@ -1,4 +1,4 @@
-"""What exports have in common that are checkpoints of transformers: their files, what they refuse, what grows in them."""
+"""What exports share that are checkpoints of transformers: their files, what they refuse, and what grows in them."""
 
 import json
 import shutil

@@ -4,6 +4,7 @@ Each check takes the student, the folder that it was loaded from, and batches; i
 """
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.deploy.comparison import Differences, apart, apply_plainly, difference, norms_of, see
+from zsaq.deploy.gptq.read import read_weights
 from zsaq.deploy.onnx.blocks import block_of
 from zsaq.deploy.onnx.captures import Captures
 from zsaq.deploy.onnx.write import BLOCKS, MODEL
+from zsaq.deploy.timing import floats_of
 from zsaq.io.added import read_export
 from zsaq.io.loading import load
 from zsaq.quant.config import Grid
@@ -95,22 +98,70 @@ def verify_blocks(model: PreTrainedModel, folder: Path, batches: list[dict[str, 
     }
 
 
+def as_stored(
+    model: PreTrainedModel, twin: PreTrainedModel, scales: dict[str, torch.dtype], floats: dict[str, torch.dtype]
+) -> tuple[PreTrainedModel, dict[str, float]]:
+    """The student as an export holds it: scales rounded to the dtypes that are given, by the layers' names; and the
+    layers whose weights it holds as floats of a dtype, taken from the export's `twin`, with how far each is from the
+    weight that its codes say, rounded likewise."""
+    rule, far = copy.deepcopy(model), {}
+    layers = dict(packed_layers(rule))
+    for name, dtype in floats.items():  # first, by scales that are not rounded
+        want, got = layers[name].weight.to(dtype), twin.get_submodule(name).get_parameter("weight").detach()
+        far[name] = difference(got, want)
+        rule.set_submodule(name, twin.get_submodule(name))
+    for name, dtype in scales.items():
+        layer = layers[name]
+        layer.grid, layer.scale = replace(layer.grid, scales="float32"), layer.scales().to(dtype).float()
+        layer.release()
+    return rule, far
+
+
+def verify_gptq(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """The checkpoint, read by the formula of its layout, by its own rule: scales in float16, inputs in floats."""
+    place = folder / "gptq"
+    read_export(place)
+    weights, others = read_weights(place)
+    layers, twin = dict(packed_layers(model)), floats_of(model)
+    if unknown := weights.keys() - layers.keys():
+        raise ValueError(f"the export names {sorted(unknown)[:3]}, which are no packed layers: export again")
+    state = others | {f"{name}.weight": layers[name].laid_out(weight) for name, weight in weights.items()}
+    missing, unexpected = twin.load_state_dict(state, strict=False)
+    if lost := [*unexpected, *(name for name in missing if name not in twin.all_tied_weights_keys)]:
+        raise ValueError(f"the export does not hold the model whole: {lost[:3]}; export again")
+    tied = plan_of(model).tied
+    floats = {n: others[f"{tied.get(n, n)}.weight"].dtype for n in layers if n not in weights}
+    rule, far = as_stored(model, twin, dict.fromkeys(weights, torch.float16), floats)
+    for _, layer in packed_layers(rule):
+        layer.input_quantizer = None
+    differences = Differences(rule)
+    for inputs in batches:
+        differences.add(inputs, *see(twin, differences.packed, inputs))
+    differences.alone |= far
+    return differences.facts() | {
+        "rule": "scales in float16, inputs in floats",
+        "read": "by the formula of the layout; no kernel ran",
+        "student_by_this_rule": max(apart(see(rule, (), x)[0], see(model, (), x)[0]) for x in batches),
+    }
+
+
 def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
     """The twin in stock transformers, by its own rule for dynamic symmetric inputs; token tables whole."""
     place = folder / "compressed-tensors"
     read_export(place)
     options: dict[str, Any] = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False}
     other = type(model).from_pretrained(place, **options).eval()
-    quantizers = [layer.input_quantizer for _, layer in packed_layers(model)]
+    layers = dict(packed_layers(model))
+    quantizers = [layer.input_quantizer for layer in layers.values()]
     stretched = any(q is not None and q.grid.symmetric and not q.ranges.static for q in quantizers)
-    differences = Differences(model, stretched)
+    dtype: Any = type(model.config).from_pretrained(place).dtype or torch.float32
+    tables = {name: dtype for name, layer in layers.items() if isinstance(layer, PackedEmbedding)}
+    ends = plan_of(model).tied  # whose codes are their tables'
+    held = {n: dtype for n in layers if n in ends.values() or (n not in tables and n not in ends)}
+    as_held, far = as_stored(model, other, {} if dtype == torch.float32 else held, tables)
+    differences = Differences(as_held, stretched)
     for inputs in batches:
         differences.add(inputs, *see(other, differences.packed, inputs))
-    for name, layer in differences.packed.items():
-        if isinstance(layer, PackedEmbedding):
-            got = other.get_submodule(name).get_parameter("weight").detach()
-            differences.alone[name] = max(
-                differences.alone.get(name, 0.0), difference(got, apply_plainly(layer, torch.arange(len(got)))[0])
-            )
+    differences.alone |= far
     rule = "absmax / ((2^bits - 1) / 2) there, absmax / (2^(bits - 1) - 1) here" if stretched else "the same"
     return differences.facts() | {"scale_of_inputs": rule}

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from zsaq.atomic import atomic_folder, check_room
 from zsaq.deploy import checks, generation, timing
 from zsaq.deploy.compressed.write import to_compressed
+from zsaq.deploy.gptq.write import to_gptq
 from zsaq.deploy.onnx.write import BLOCKS, to_onnx
 from zsaq.io.added import write_export
 from zsaq.io.checksums import fingerprint, sealed_files
@@ -87,6 +88,7 @@ RUNTIMES: Final = (
         "compressed-tensors", "compressed-tensors", ("compressed-tensors",), to_compressed, checks.verify_compressed
     ),
     Runtime("gguf", "gguf", ("gguf", "xllamacpp"), to_gguf, verify_gguf),
+    Runtime("gptq", "gptq", (), to_gptq, checks.verify_gptq),
 )
 
 
@@ -108,7 +110,8 @@ def export(
     """Write the saved student in the folder `source` for another runtime; returns facts about what was written.
 
     `to`: "onnx", for ONNX Runtime; "compressed-tensors", for stock transformers, and vLLM where it has the kernels;
-    "gguf", for llama.cpp, where `like` is a GGUF of the same model whose tokenizer and description are taken.
+    "gptq", for what reads GPTQ's checkpoints (transformers, vLLM, SGLang, onnxruntime-genai); "gguf", for llama.cpp,
+    where `like` is a GGUF of the same model whose tokenizer and description are taken.
     `target` is a new folder, by default one called like the format within `source`. `size`: height and width of the
     images that an ONNX graph takes, by default as `zsaq.io.inputs.image_shape` tells. The facts also go into the
     folder's export.json, with the fingerprint of the student and the hashes of all that was written. The folder appears

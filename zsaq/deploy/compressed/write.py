@@ -30,30 +30,24 @@ scales in the model's dtype.
 """
 
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from torch import Tensor, nn
 
 from zsaq.atomic import atomic_folder
+from zsaq.deploy.checkpoint import ONNX_INSTEAD, check_kinds, in_floats, unquantized, write_checkpoint
 from zsaq.deploy.compressed.layout import Stored, store
 from zsaq.deploy.foreign import in_one_line
 from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import auto_class_of, load
-from zsaq.quant.layers import quant_activations
+from zsaq.io.saving import weight_bytes
 from zsaq.quant.packed import PackedEmbedding, PackedLinear, packed_layers
 from zsaq.quant.plan import plan_of
 
 TOKENS: Final = 5
-ONNX_INSTEAD: Final = "export it to ONNX instead: zsaq export DIR --to onnx"
-COPIED: Final = (
-    *("tokenizer*", "vocab*", "merges.txt", "*.model", "special_tokens_map.json", "added_tokens.json"),
-    *("preprocessor_config.json", "processor_config.json", "chat_template*", "generation_config.json"),
-)
 
 
 def store_layers(model: Any) -> dict[str, Stored]:
@@ -62,13 +56,12 @@ def store_layers(model: Any) -> dict[str, Stored]:
     Raises ValueError for quantized modules that the stock loader would leave in floats without a word, and for grids
     that the format does not have.
     """
-    other_layers = [(n, m) for n, m in packed_layers(model) if not isinstance(m, PackedLinear | PackedEmbedding)]
-    if others := [f"{n} ({type(m).__name__})" for n, m in (*other_layers, *quant_activations(model))]:
-        shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
-        raise ValueError(
-            "compressed-tensors in stock transformers quantizes nn.Linear only and leaves everything else in floats "
-            f"without a word; this student also quantizes {shown}; {ONNX_INSTEAD}"
-        )
+    check_kinds(
+        model,
+        PackedLinear | PackedEmbedding,
+        "compressed-tensors in stock transformers quantizes nn.Linear only and leaves everything else in floats "
+        "without a word",
+    )
     sequences, layers = sequence_layers(model), {}
     for name, layer in packed_layers(model):
         if isinstance(layer, PackedEmbedding):
@@ -157,8 +150,8 @@ def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:
     """Write the student saved in the folder `source` as the compressed-tensors checkpoint `target`.
 
     Returns facts: `format`, `layout`, `layers` (how many are stored as integers), `bits` (stored width -> how many),
-    `bytes` of the weight files, `ignored` linear layers, floats in the student too, and `changed`: in what the export
-    differs from the student, in words. The folder appears whole or not at all.
+    `bytes` of the weight files, `student_bytes` of the student's, `ignored` linear layers, floats in the student too,
+    and `changed`: in what the export differs from the student, in words. The folder appears whole or not at all.
 
     Raises ValueError if the target exists, compressed-tensors is missing, the source is no saved student, or any of
     its quantized modules or grids has no form in the format: Conv1D of GPT-2, convolutions, quantized activations,
@@ -175,27 +168,22 @@ def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:
         raise ValueError(f"{source} is no folder with a saved student: it has no config.json")
     model = load(source)
     layers, tied = store_layers(model), plan_of(model).tied
-    tables = {name: layer.weight for name, layer in packed_layers(model) if isinstance(layer, PackedEmbedding)}
+    tables = {name: layer for name, layer in packed_layers(model) if isinstance(layer, PackedEmbedding)}
     config = json.loads((source / "config.json").read_text())
     config["quantization_config"] = quantization_config(model, layers)
-    buffers = {f"{name}.{key}" for name, layer in packed_layers(model) for key, _ in layer.named_buffers()}
-    state = {key: value for key, value in model.state_dict().items() if key not in buffers}
+    state = unquantized(model)
     if tied:  # what transformers tied must now stand in the file twice
         config["tie_word_embeddings"] = False
         state = {key: value.clone() for key, value in state.items()}
-    state |= {f"{name}.weight": value for name, value in tables.items()}
+    state |= {f"{name}.weight": layer.weight for name, layer in tables.items()}
     state |= {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.tensors.items()}
     with atomic_folder(target) as folder:
-        folder.mkdir()
-        save_torch_state_dict(state, folder)
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        for file in {file for pattern in COPIED for file in source.glob(pattern) if file.is_file()}:
-            shutil.copyfile(file, folder / file.name)
+        write_checkpoint(source, folder, state, config)
         check_written(folder, model, layers)
-        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        size = weight_bytes(folder)
     bits = [layer.scheme["weights"]["num_bits"] for layer in layers.values()]
     changed = dict.fromkeys(change for layer in layers.values() for change in layer.changed)
-    tables_changed = [f"{name}: the token table is stored in floats, its values the same" for name in tables]
+    tables_changed = [in_floats(name, layer) for name, layer in tables.items()]
     tables_changed += [
         f"{name}: a copy of the codes of {table}, which the student shares" for name, table in tied.items()
     ]
@@ -205,6 +193,7 @@ def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:
         "layers": len(layers),
         "bits": {width: bits.count(width) for width in sorted(set(bits))},
         "bytes": size,
+        "student_bytes": weight_bytes(source),
         "ignored": config["quantization_config"]["ignore"],
         "changed": [*changed, *tables_changed],
     }

@@ -12,7 +12,7 @@ KEYS = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def values(packed: Tensor, bits: int) -> Tensor:
-    """int32 [n * 32 / bits, m] of words [n, m]: bit j of value i is bit (i * bits + j) % 32 of word (i * bits + j) // 32."""
+    """int32 [n * 32 / bits, m] of words [n, m]: bit j of value i is bit k % 32 of word k // 32, k = i * bits + j."""
     first = torch.arange(len(packed) * 32 // bits) * bits
     found = torch.zeros(len(first), packed.shape[1], dtype=torch.int32)
     for j in range(bits):
@@ -36,7 +36,9 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     try:
         config: Any = json.loads((folder / "config.json").read_text())["quantization_config"]
         bits, format = config["bits"], config["checkpoint_format"]
-        tensors = {key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()}
+        tensors = {
+            key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()
+        }
         names = sorted(key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight"))
         weights = {n: weight_of({key: tensors.pop(f"{n}.{key}") for key in KEYS}, bits, format) for n in names}
     except (KeyError, TypeError, IndexError, RuntimeError, OSError) as error:

@@ -14,7 +14,6 @@ and compared bit for bit. The layout holds weights only, of the linear layers in
 
 import json
 import re
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -51,9 +50,11 @@ def in_blocks(model: Any) -> tuple[str, dict[str, PackedLayer]]:
     return lists[0], {name: layer for name, layer in linear.items() if name in places}
 
 
-def quantization_config(model: nn.Module, blocks: str, layers: dict[str, PackedLayer], layout: Layout) -> dict[str, Any]:
+def quantization_config(
+    model: nn.Module, blocks: str, layers: dict[str, PackedLayer], layout: Layout
+) -> dict[str, Any]:
     """The `quantization_config` of config.json; layers of the blocks that stay in floats are told in both ways that
-    readers know."""
+    readers know. No `meta`: transformers hands no checkpoint that has it to auto-round."""
     config = {
         "quant_method": "gptq",
         "bits": layout.bits,
@@ -64,7 +65,6 @@ def quantization_config(model: nn.Module, blocks: str, layers: dict[str, PackedL
         "pack_dtype": "int32",
         "lm_head": False,
         "block_name_to_quantize": blocks,
-        "meta": {"quantizer": [f"zsaq:{version('zsaq')}"]},
     }
     inside = [n for n, m in model.named_modules() if isinstance(m, nn.Linear | Conv1D) and n.startswith(f"{blocks}.")]
     if left := [name for name in inside if name not in layers]:
