@@ -42,5 +42,5 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         names = sorted(key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight"))
         weights = {n: weight_of({key: tensors.pop(f"{n}.{key}") for key in KEYS}, bits, format) for n in names}
     except (KeyError, TypeError, IndexError, RuntimeError, OSError) as error:
-        raise ValueError(f"{folder.name} is no checkpoint in GPTQ's layout ({error}): export it again") from error
+        raise ValueError(f"{folder.name} is no checkpoint in GPTQ's layout ({error}): export it again") from None
     return weights, tensors

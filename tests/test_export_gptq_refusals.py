@@ -1,0 +1,89 @@
+"""What has no form in GPTQ's layout is refused by name, and what was changed in a file is found."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from students import one_thread
+from test_export_gptq import PARSE, SIZES, llama, student
+from zsaq.deploy.parity import verify
+from zsaq.deploy.runtimes import export
+
+__all__ = ["one_thread"]
+
+
+def vit() -> PreTrainedModel:
+    sizes = {key: value for key, value in SIZES.items() if key not in ("vocab_size", "max_position_embeddings")}
+    return ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4))
+
+
+def t5() -> PreTrainedModel:
+    return T5ForConditionalGeneration(T5Config(vocab_size=96, d_model=64, d_kv=32, d_ff=64, num_layers=1, num_heads=2))
+
+
+def mixtral() -> PreTrainedModel:
+    return MixtralForCausalLM(MixtralConfig(**SIZES, num_key_value_heads=2, num_local_experts=2))
+
+
+def narrow() -> PreTrainedModel:
+    sizes: dict[str, Any] = SIZES | {"intermediate_size": 48}
+    return LlamaForCausalLM(LlamaConfig(**sizes))
+
+
+REFUSED = {
+    "nf4": (llama, PARSE("w4a16g32-nf4"), r"model\.layers\.0\.self_attn\.q_proj: its weights have nf4 levels"),
+    "groups of 8": (llama, PARSE("w4a16g8"), "groups are of 8 inputs.*g32, g64 or g128"),
+    "narrow": (narrow, PARSE("w4a16"), r"mlp\.gate_proj: it has 64 inputs and 48 outputs, .* multiples of 32"),
+    "images": (vit, PARSE("w4a16"), "take text, and this model pixel_values"),
+    "two lists": (t5, PARSE("w4a16"), r"decoder\.block and encoder\.block, and GPTQ's layout has one list"),
+    "experts": (mixtral, PARSE("w4a16"), r"also quantizes model\.layers\.0\.mlp\.experts.*PackedExpertLinear"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_form_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    make, config, message = REFUSED[case]
+    folder = student(make, config, tmp_path / "student")
+    with pytest.raises(ValueError, match=message) as error:
+        export(folder, "gptq")
+    assert "export it to ONNX instead" in str(error.value) and "\n" not in str(error.value)
+    assert not (folder / "gptq").exists()
+
+
+def test_scales_beyond_float16_are_refused(tmp_path: Path) -> None:
+    def large() -> PreTrainedModel:
+        model = llama()
+        with torch.no_grad():
+            model.get_parameter("model.layers.1.mlp.up_proj.weight").mul_(1e8)
+        return model
+
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj: a scale is beyond float16"):
+        export(student(large, PARSE("w4a16"), tmp_path / "student"), "gptq")
+
+
+def test_a_wrong_code_is_found_and_named(tmp_path: Path) -> None:
+    folder = student(llama, PARSE("w4a16g32"), tmp_path / "student")
+    export(folder, "gptq")
+    file, name = folder / "gptq" / "model.safetensors", "model.layers.1.mlp.down_proj"
+    tensors = load_file(file)
+    tensors[f"{name}.qweight"][3, 5] ^= 0x40
+    save_file(tensors, file)
+    report = verify(folder, write=False)
+    assert not report["agrees"] and report["gptq"]["disagree"] == [name] and report["zsaq torch"]["agrees"]
+    del tensors[f"{name}.qzeros"]
+    save_file(tensors, file)
+    assert "no checkpoint in GPTQ's layout" in verify(folder, write=False)["gptq"]["error"]
