@@ -104,7 +104,9 @@ def test_stock_transformers_reads_the_same_weights_and_logits(case: str, exporte
     root, facts, modules, result = exported
     ours = load(root / case / "ours")
     linear = {n: layer for n, layer in packed_layers(ours) if not isinstance(layer, PackedEmbedding)}
-    assert set(modules[case]) == set(linear) and facts[case]["layers"] == len(linear) > 0
+    tables = {n for n, layer in packed_layers(ours) if isinstance(layer, PackedEmbedding) and case.startswith("bert")}
+    assert set(modules[case]) == {*linear, *tables} and facts[case]["layers"] == len(linear) > 0
+    assert facts[case]["tables"] == len(tables)
     assert set(facts[case]["bits"]) == STORED.get(case.split()[1], set(facts[case]["bits"]))
     for name, layer in packed_layers(ours):
         assert torch.equal(result[f"{case}/{name}.weight"], layer.weight), name

@@ -155,7 +155,13 @@ def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[s
     quantizers = [layer.input_quantizer for layer in layers.values()]
     stretched = any(q is not None and q.grid.symmetric and not q.ranges.static for q in quantizers)
     dtype: Any = type(model.config).from_pretrained(place).dtype or torch.float32
-    tables = {name: dtype for name, layer in layers.items() if isinstance(layer, PackedEmbedding)}
+    stored = other.state_dict()
+    see(other, (), batches[0])  # which decompresses it
+    tables = {
+        name: dtype
+        for name, layer in layers.items()
+        if isinstance(layer, PackedEmbedding) and f"{name}.weight_scale" not in stored
+    }
     ends = plan_of(model).tied  # whose codes are their tables'
     held = {n: dtype for n in layers if n in ends.values() or (n not in tables and n not in ends)}
     as_held, far = as_stored(model, other, {} if dtype == torch.float32 else held, tables)

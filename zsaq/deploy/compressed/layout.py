@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zsaq.quant.grid import Grid
 from zsaq.quant.packed import PackedLayer
 from zsaq.quant.packing import pack, unpack
 from zsaq.quant.quantizer import Quantizer
@@ -90,16 +91,36 @@ def store_input(quantizer: Quantizer, columns: int, sequence: bool) -> Stored:
     return Stored(scheme, {}, [rule] if grid.symmetric else [])
 
 
+def weights_scheme(grid: Grid, bits: int) -> dict[str, Any]:
+    """The scheme of weights on `grid` that are stored in as many bits."""
+    grouped = isinstance(grid.per, int)
+    strategy = {"strategy": "group", "group_size": grid.per} if grouped else {"strategy": "channel"}
+    return {"num_bits": bits, "type": "int", "symmetric": True, "dynamic": False, **strategy}
+
+
+def store_scales(layer: PackedLayer, scale: Tensor) -> tuple[Tensor, list[str]]:
+    """Scales in the model's dtype, and what that changes."""
+    held = scale.to(layer.dtype)
+    if torch.equal(held.to(scale.dtype), scale):
+        return held, []
+    return held, [f"scales are rounded to {layer.dtype}: the stock loader holds them in the model's dtype"]
+
+
+def store_table(layer: PackedLayer) -> Stored:
+    """A token table in the format, a byte a code. Raises ValueError as `store_codes` does."""
+    codes, scale, bits, changed = store_codes(layer)
+    held, rounded = store_scales(layer, scale)
+    scheme = {"weights": weights_scheme(layer.grid, bits), "input_activations": None, "format": BYTES}
+    return Stored(scheme, {"weight": codes.to(torch.int8), "weight_scale": held}, changed + rounded)
+
+
 def store(layer: PackedLayer, sequence: bool) -> Stored:
     """A linear layer in the format; `sequence` as in `store_input`. Raises ValueError for what it cannot express."""
     owner: Any = layer if layer.table is None else layer.table
     codes, scale, bits, changed = store_codes(owner)
-    if layer.dtype != scale.dtype:
-        changed.append(f"scales are rounded to {layer.dtype}: the stock loader holds them in the model's dtype")
-    grouped = isinstance(owner.grid.per, int)
-    weights: dict[str, Any] = {"num_bits": bits, "type": "int", "symmetric": True, "dynamic": False}
-    weights |= {"strategy": "group", "group_size": owner.grid.per} if grouped else {"strategy": "channel"}
-    tensors, scheme = {"weight_scale": scale.to(layer.dtype)}, None
+    held, rounded = store_scales(layer, scale)
+    weights, grouped = weights_scheme(owner.grid, bits), isinstance(owner.grid.per, int)
+    tensors, scheme, changed = {"weight_scale": held}, None, changed + rounded
     if layer.input_quantizer is not None:
         inputs = store_input(layer.input_quantizer, layer.shape[1], sequence)
         tensors, scheme, changed = tensors | inputs.tensors, inputs.scheme, changed + inputs.changed

@@ -9,8 +9,12 @@ does not give back. Weights, as they are stored:
   versions of the format. So the file is as large as a 4-bit one; ternary and integer grids keep 2 bits.
 - asymmetric grids: code - zero, with one bit more and no zero point, because the stock loader (transformers 5.23 with
   compressed-tensors 0.20) expects unpacked zero points where packed ones are stored, and refuses the file.
-- token tables: floats of the same values. The stock loader (transformers 5.23) fails on a packed nn.Embedding. A head
-  that shares the codes of a table is packed, and the tie is undone.
+- token tables: int8 in models that do not generate, a byte a code, which the stock loader decompresses by default (not
+  with `dequantize=True`, which takes one layout a file). It fails on a table in packed words: `_init_weights` asks each
+  nn.Embedding for a `weight`. vLLM, for which language models are exported that generate, reads tables in packed words
+  and in floats (vllm-project/vllm#44340), transformers in int8 and in floats: so those of generators are floats of the
+  same values. So are tables that multiply what they look up, whose factor the stock loader then misses, and tables that
+  a head shares, which is packed: the tie is undone.
 
 Inputs, by the arithmetic of compressed-tensors in stock transformers:
 - dynamic symmetric: its scale is absmax / ((2^bits - 1) / 2), for 8 bits absmax / 127.5, and it clamps to codes up to
@@ -39,11 +43,12 @@ from torch import Tensor, nn
 
 from zsaq.atomic import atomic_folder
 from zsaq.deploy.checkpoint import ONNX_INSTEAD, check_kinds, in_floats, unquantized, write_checkpoint
-from zsaq.deploy.compressed.layout import Stored, store
+from zsaq.deploy.compressed.layout import Stored, store, store_table
 from zsaq.deploy.foreign import in_one_line
 from zsaq.io.inputs import random_inputs, text_limit
 from zsaq.io.loading import auto_class_of, load
 from zsaq.io.saving import weight_bytes
+from zsaq.quant.kinds import Scaled
 from zsaq.quant.packed import PackedEmbedding, PackedLinear, packed_layers
 from zsaq.quant.plan import plan_of
 
@@ -51,7 +56,7 @@ TOKENS: Final = 5
 
 
 def store_layers(model: Any) -> dict[str, Stored]:
-    """The quantized linear layers in the format, by name.
+    """The quantized linear layers in the format, and the token tables that keep their codes, by name.
 
     Raises ValueError for quantized modules that the stock loader would leave in floats without a word, and for grids
     that the format does not have.
@@ -62,15 +67,17 @@ def store_layers(model: Any) -> dict[str, Stored]:
         "compressed-tensors in stock transformers quantizes nn.Linear only and leaves everything else in floats "
         "without a word",
     )
-    sequences, layers = sequence_layers(model), {}
+    sequences, shared, layers = sequence_layers(model), plan_of(model).tied.values(), {}
     for name, layer in packed_layers(model):
-        if isinstance(layer, PackedEmbedding):
-            continue
         try:
-            layers[name] = store(layer, name in sequences)
+            if not isinstance(layer, PackedEmbedding):
+                layers[name] = store(layer, name in sequences)
+            elif not (model.can_generate() or name in shared or isinstance(layer, Scaled)):
+                layers[name] = store_table(layer)
         except ValueError as error:
-            raise ValueError(f"{name}: {error}; {ONNX_INSTEAD}") from None
-    if not layers:
+            if not isinstance(layer, PackedEmbedding):
+                raise ValueError(f"{name}: {error}; {ONNX_INSTEAD}") from None
+    if not any(isinstance(model.get_submodule(name), PackedLinear) for name in layers):
         raise ValueError(f"only token tables are quantized, and the stock loader reads none packed; {ONNX_INSTEAD}")
     return layers
 
@@ -97,18 +104,20 @@ def sequence_layers(model: Any) -> set[str]:
 def quantization_config(model: nn.Module, layers: dict[str, Stored]) -> dict[str, Any]:
     """The `quantization_config` of config.json: a config group for each scheme, and the linear layers left in floats.
 
-    A single scheme has the target "Linear", which also finds modules that a runtime has renamed or fused; with several,
-    targets are names.
+    A single scheme of linear layers has the target "Linear", which also finds modules that a runtime has renamed or
+    fused; several, and tables, are targeted by names.
     """
     import compressed_tensors
 
     targets: dict[str, list[str]] = {}
+    tables: dict[str, list[str]] = {}
     for name, layer in layers.items():
-        targets.setdefault(json.dumps(layer.scheme), []).append(name)
+        found = tables if isinstance(model.get_submodule(name), PackedEmbedding) else targets
+        found.setdefault(json.dumps(layer.scheme), []).append(name)
     names = [["Linear"]] if len(targets) == 1 else targets.values()
     groups = [
         {**json.loads(key), "output_activations": None, "targets": target}
-        for key, target in zip(targets, names, strict=True)
+        for key, target in [*zip(targets, names, strict=True), *tables.items()]
     ]
     layouts = {group["format"] for group in groups}
     return {
@@ -149,9 +158,10 @@ def check_written(folder: Path, model: Any, layers: dict[str, Stored]) -> None:
 def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:
     """Write the student saved in the folder `source` as the compressed-tensors checkpoint `target`.
 
-    Returns facts: `format`, `layout`, `layers` (how many are stored as integers), `bits` (stored width -> how many),
-    `bytes` of the weight files, `student_bytes` of the student's, `ignored` linear layers, floats in the student too,
-    and `changed`: in what the export differs from the student, in words. The folder appears whole or not at all.
+    Returns facts: `format`, `layout`, `layers` and `tables` (how many are stored as integers), `bits` (stored width of
+    layers -> how many), `bytes` of the weight files, `student_bytes` of the student's, `ignored` linear layers, floats
+    in the student too, and `changed`: in what the export differs from the student, in words. The folder appears whole
+    or not at all.
 
     Raises ValueError if the target exists, compressed-tensors is missing, the source is no saved student, or any of
     its quantized modules or grids has no form in the format: Conv1D of GPT-2, convolutions, quantized activations,
@@ -168,29 +178,36 @@ def to_compressed(source: str | Path, target: str | Path) -> dict[str, Any]:
         raise ValueError(f"{source} is no folder with a saved student: it has no config.json")
     model = load(source)
     layers, tied = store_layers(model), plan_of(model).tied
-    tables = {name: layer for name, layer in packed_layers(model) if isinstance(layer, PackedEmbedding)}
+    tables = {n: layer for n, layer in packed_layers(model) if isinstance(layer, PackedEmbedding)}
+    floats = {name: layer for name, layer in tables.items() if name not in layers}
     config = json.loads((source / "config.json").read_text())
     config["quantization_config"] = quantization_config(model, layers)
     state = unquantized(model)
     if tied:  # what transformers tied must now stand in the file twice
         config["tie_word_embeddings"] = False
         state = {key: value.clone() for key, value in state.items()}
-    state |= {f"{name}.weight": layer.weight for name, layer in tables.items()}
+    state |= {f"{name}.weight": layer.weight for name, layer in floats.items()}
     state |= {f"{name}.{key}": value for name, layer in layers.items() for key, value in layer.tensors.items()}
     with atomic_folder(target) as folder:
         write_checkpoint(source, folder, state, config)
         check_written(folder, model, layers)
         size = weight_bytes(folder)
-    bits = [layer.scheme["weights"]["num_bits"] for layer in layers.values()]
+    bits = [layer.scheme["weights"]["num_bits"] for name, layer in layers.items() if name not in tables]
     changed = dict.fromkeys(change for layer in layers.values() for change in layer.changed)
-    tables_changed = [in_floats(name, layer) for name, layer in tables.items()]
+    tables_changed = [in_floats(name, layer) for name, layer in floats.items()]
+    tables_changed += [
+        f"{name}: the {layer.grid.bits}-bit codes of the token table take a byte each"
+        for name, layer in tables.items()
+        if name in layers and layer.grid.bits < 8
+    ]
     tables_changed += [
         f"{name}: a copy of the codes of {table}, which the student shares" for name, table in tied.items()
     ]
     return {
         "format": "compressed-tensors",
         "layout": config["quantization_config"]["format"],
-        "layers": len(layers),
+        "layers": len(layers.keys() - tables.keys()),
+        "tables": len(layers.keys() & tables.keys()),
         "bits": {width: bits.count(width) for width in sorted(set(bits))},
         "bytes": size,
         "student_bytes": weight_bytes(source),
