@@ -86,7 +86,7 @@ def test_an_export_of_another_student_is_refused_and_one_alone_is_not(copied: Pa
 
 def test_each_runtime_has_one_row() -> None:
     assert len({row.name for row in RUNTIMES}) == len(RUNTIMES)
-    assert list(formats()) == ["onnx", "compressed-tensors", "gptq"]
+    assert list(formats()) == ["onnx", "compressed-tensors", "gguf", "gptq"]
     assert all(row.check or row.time for row in RUNTIMES) and isinstance(formats()["onnx"], Runtime)
     assert {"zsaq", "torch", "onnxruntime", "torchao"} < set(machine()["versions"])
 
