@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 from exported import exported
 from zsaq.deploy import bench as page
@@ -140,13 +148,26 @@ def resnet() -> PreTrainedModel:
     )
 
 
+def mixtral() -> PreTrainedModel:
+    sizes: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    heads: dict[str, Any] = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    return MixtralForCausalLM(MixtralConfig(**sizes, **heads, max_position_embeddings=24))
+
+
+PARTLY = QuantConfig(Grid(8), rules=(("*.down_proj", None),))
 TIED = QuantConfig(Grid(8), rules=(("transformer.wte", QuantConfig.parse("w8a16e8")),))
 
 
 @pytest.mark.parametrize(
     ("make", "config", "shape"),
-    [(gpt2, QuantConfig(Grid(8)), (2, 9)), (gpt2, TIED, (2, 9)), (resnet, QuantConfig(Grid(8)), (2,))],
-    ids=["conv1d", "tied", "convolutions"],
+    [
+        (gpt2, QuantConfig(Grid(8)), (2, 9)),
+        (gpt2, TIED, (2, 9)),
+        (resnet, QuantConfig(Grid(8)), (2,)),
+        (mixtral, QuantConfig(Grid(8)), (2, 9)),
+        (mixtral, PARTLY, (2, 9)),
+    ],
+    ids=["conv1d", "tied", "convolutions", "experts", "some experts"],
 )
 def test_floats_compute_what_the_student_computes(
     make: Any, config: QuantConfig, shape: tuple[int, ...], tmp_path: Path

@@ -20,7 +20,7 @@ from zsaq.deploy.onnx.write import BLOCKS, MODEL, WEIGHTS, write_graph
 from zsaq.io.added import sealed_export
 from zsaq.io.loading import load
 from zsaq.quant.heads import heads
-from zsaq.quant.kinds import kind_of
+from zsaq.quant.kinds import ExpertLinear, kind_of
 from zsaq.quant.layers import Conv1D
 from zsaq.quant.packed import packed_layers
 
@@ -54,6 +54,7 @@ def floats_of(model: PreTrainedModel) -> PreTrainedModel:
     config.__dict__.pop("quantization_config", None)
     twin = type(model)(config).eval()
     state = model.state_dict() | {f"{name}.weight": layer.weight for name, layer in packed_layers(model)}
+    state |= {name: layer.weight for name, layer in model.named_modules() if isinstance(layer, ExpertLinear)}
     twin.load_state_dict({name: state[name] for name in twin.state_dict()})
     vars(twin)["zsaq"] = vars(model).get("zsaq")  # whose processor tells the size of images
     return twin
