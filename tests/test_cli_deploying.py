@@ -41,7 +41,7 @@ def test_verify_leaves_with_what_it_found(
 
 
 def test_an_unknown_runtime_is_refused(folder: Path) -> None:
-    assert "gguf" in told("export", folder / "student", "--to", "gguf", code=2)["error"]
+    assert "tflite" in told("export", folder / "student", "--to", "tflite", code=2)["error"]
 
 
 def test_export_and_bench_hand_over_what_was_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from transformers import (
 from reference_gptq_layout import stream
 from students import one_thread
 from zsaq.deploy.gptq.layout import words
-from zsaq.deploy.gptq.read import read_weights, values
+from zsaq.deploy.gptq.read import Checkpoint, values
 from zsaq.deploy.parity import verify
 from zsaq.deploy.runtimes import export
 from zsaq.io.loading import load
@@ -115,7 +115,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
 def test_weights_are_the_codes_times_their_scales_in_float16(case: str, exported: Any) -> None:
     root, facts = exported
     model = load(root / case, dtype=torch.float32)
-    weights, others = read_weights(root / case / "gptq")
+    found = Checkpoint.read(root / case / "gptq")
+    weights, others = {name: found.weight(name) for name in found.packed}, found.others
     layers = dict(packed_layers(model))
     assert len(weights) == facts[case]["layers"] > 0 and set(weights) <= set(layers)
     for name, weight in weights.items():

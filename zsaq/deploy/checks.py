@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from zsaq.deploy.comparison import Differences, apart, apply_plainly, difference, norms_of, see
-from zsaq.deploy.gptq.read import read_weights
+from zsaq.deploy.gptq.read import Checkpoint
 from zsaq.deploy.onnx.blocks import block_of
 from zsaq.deploy.onnx.captures import Captures
 from zsaq.deploy.onnx.write import BLOCKS, MODEL
@@ -121,17 +121,17 @@ def verify_gptq(model: PreTrainedModel, folder: Path, batches: list[dict[str, Te
     """The checkpoint, read by the formula of its layout, by its own rule: scales in float16, inputs in floats."""
     place = folder / "gptq"
     read_export(place)
-    weights, others = read_weights(place)
+    found = Checkpoint.read(place)
     layers, twin = dict(packed_layers(model)), floats_of(model)
-    if unknown := weights.keys() - layers.keys():
+    if unknown := found.packed.keys() - layers.keys():
         raise ValueError(f"the export names {sorted(unknown)[:3]}, which are no packed layers: export again")
-    state = others | {f"{name}.weight": layers[name].laid_out(weight) for name, weight in weights.items()}
+    state = found.others | {f"{n}.weight": layers[n].laid_out(found.weight(n)) for n in found.packed}
     missing, unexpected = twin.load_state_dict(state, strict=False)
     if lost := [*unexpected, *(name for name in missing if name not in twin.all_tied_weights_keys)]:
         raise ValueError(f"the export does not hold the model whole: {lost[:3]}; export again")
     tied = plan_of(model).tied
-    floats = {n: others[f"{tied.get(n, n)}.weight"].dtype for n in layers if n not in weights}
-    rule, far = as_stored(model, twin, dict.fromkeys(weights, torch.float16), floats)
+    floats = {n: found.others[f"{tied.get(n, n)}.weight"].dtype for n in layers if n not in found.packed}
+    rule, far = as_stored(model, twin, dict.fromkeys(found.packed, torch.float16), floats)
     for _, layer in packed_layers(rule):
         layer.input_quantizer = None
     differences = Differences(rule)

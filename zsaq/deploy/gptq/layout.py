@@ -39,36 +39,34 @@ class Layout:
     @classmethod
     def of(cls, layers: Iterable[tuple[str, PackedLayer]]) -> "Layout":
         """The layout that holds all of them. Raises ValueError for what none holds, by the layer's name."""
-        found = [(layer, Integers.of(name, layer)) for name, layer in layers]
-        bits = max(integers.bits for _, integers in found)
-        sizes = [layer.shape[1] // integers.scale.shape[1] for layer, integers in found]
+        found = [(layer.shape[1], Scaling.of(name, layer)) for name, layer in layers]
+        bits = max(scaling.bits for _, scaling in found)
         group = -1
-        if any(integers.scale.shape[1] > 1 for _, integers in found):
-            shared = math.gcd(*sizes)
+        if any(scaling.scale.shape[1] > 1 for _, scaling in found):
+            shared = math.gcd(*(columns // scaling.scale.shape[1] for columns, scaling in found))
             group = next((size for size in GROUPS if shared % size == 0), 0)
             if not group:
                 raise ValueError(
                     f"its groups are of {shared} inputs, and readers of GPTQ's layout take multiples of {GROUPS[-1]}: "
                     "quantize with g32, g64 or g128"
                 )
-        zeros = [integers.zero for _, integers in found if integers.zero is not None]
+        zeros = [scaling.zero for _, scaling in found if scaling.zero is not None]
         below = any(int(zero.min()) == 0 for zero in zeros)  # whose zero - 1 is no code
         return cls(bits, group, not zeros, "gptq_v2" if below else "gptq")
 
 
 @final
 @dataclass(frozen=True)
-class Integers:
-    """Weights (value - zero) * scale: `values` int16 [out, in]; `zero` uint8 like the float32 `scale` [out, groups],
-    values then counted from 0, or None, values then around 0; `bits`: a width that holds them."""
+class Scaling:
+    """What weights (value - zero) * scale have beside their integers: `scale` float32 and `zero` uint8 [out, groups],
+    values then counted from 0, or None, values then around 0; `bits`: a width that holds the values."""
 
-    values: Tensor
     scale: Tensor
     zero: Tensor | None
     bits: int
 
     @classmethod
-    def of(cls, name: str, layer: PackedLayer) -> "Integers":
+    def of(cls, name: str, layer: PackedLayer) -> "Scaling":
         """Raises ValueError for levels and shapes that the layout does not have."""
         grid, (rows, columns) = layer.grid, layer.shape
         if not grid.uniform:
@@ -77,12 +75,17 @@ class Integers:
             raise ValueError(
                 f"{name}: it has {columns} inputs and {rows} outputs, and GPTQ's layout packs multiples of {ALIGNED}"
             )
-        values = unpack(layer.codes, grid.bits, layer.shape).short() + grid.low
         scale = layer.scales().flatten(1).expand(rows, -1)
         if not grid.zero.is_integer():  # half-integer levels; readers know 3 bits less well than 4
-            return cls(2 * values + 1, scale / 2, None, 4)
+            return cls(scale / 2, None, 4)
         bits = next(width for width in WIDTHS if width >= grid.bits)
-        return cls(values, scale, None if grid.symmetric else layer.zero.flatten(1).expand(rows, -1), bits)
+        return cls(scale, None if grid.symmetric else layer.zero.flatten(1).expand(rows, -1), bits)
+
+
+def integers(layer: PackedLayer) -> Tensor:
+    """The values int16 [out, in] that `Scaling` tells of."""
+    values = unpack(layer.codes, layer.grid.bits, layer.shape).short() + layer.grid.low
+    return values if layer.grid.zero.is_integer() else 2 * values + 1
 
 
 def halved(name: str, scale: Tensor) -> Tensor:
@@ -100,17 +103,17 @@ def words(values: Tensor, bits: int) -> Tensor:
 
 
 def store(name: str, layer: PackedLayer, layout: Layout) -> dict[str, Tensor]:
-    """The layer's tensors. Raises ValueError as `Integers.of` and `halved` do."""
-    integers, columns = Integers.of(name, layer), layer.shape[1]
+    """The layer's tensors. Raises ValueError as `Scaling.of` and `halved` do."""
+    scaling, columns = Scaling.of(name, layer), layer.shape[1]
     size = columns if layout.group == -1 else layout.group
-    repeats = columns // size // integers.scale.shape[1]
+    repeats = columns // size // scaling.scale.shape[1]
     middle = 2 ** (layout.bits - 1)
-    values = integers.values if integers.zero is not None else integers.values + middle
-    zero = torch.full_like(integers.scale, middle) if integers.zero is None else integers.zero
+    values = integers(layer) + (middle if scaling.zero is None else 0)
+    zero = torch.full_like(scaling.scale, middle) if scaling.zero is None else scaling.zero
     stored = zero.short().repeat_interleave(repeats, 1).T - int(layout.format == "gptq")
     return {
         "qweight": words(values, layout.bits).T.contiguous(),
         "qzeros": words(stored.contiguous(), layout.bits),
-        "scales": halved(name, integers.scale).repeat_interleave(repeats, 1).T.contiguous(),
+        "scales": halved(name, scaling.scale).repeat_interleave(repeats, 1).T.contiguous(),
         "g_idx": (torch.arange(columns) // size).int(),
     }

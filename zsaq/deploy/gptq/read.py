@@ -1,14 +1,15 @@
 """GPTQ's layout read plainly, by its formula alone: what a kernel would multiply with."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, final
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-KEYS = ("qweight", "qzeros", "scales", "g_idx")
+KEYS: Final = ("qweight", "qzeros", "scales", "g_idx")
 
 
 def values(packed: Tensor, bits: int) -> Tensor:
@@ -21,26 +22,33 @@ def values(packed: Tensor, bits: int) -> Tensor:
     return found
 
 
-def weight_of(tensors: dict[str, Tensor], bits: int, format: str) -> Tensor:
-    """float32 [out, in]: (u - zero) * scale, of a layer's four tensors."""
-    zero = values(tensors["qzeros"].T, bits).T + int(format == "gptq")
-    group = tensors["g_idx"].long()
-    return (tensors["scales"].float()[group] * (values(tensors["qweight"], bits) - zero[group])).T
+@final
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: `packed`, the four tensors of each layer by its name, and all other tensors."""
 
+    packed: dict[str, dict[str, Tensor]]
+    others: dict[str, Tensor]
+    bits: int
+    format: str
 
-def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The weights [out, in] of the packed layers in `folder`, by the layers' names, and all other tensors.
+    @classmethod
+    def read(cls, folder: Path) -> "Checkpoint":
+        """Raises ValueError for a folder that is no such checkpoint."""
+        try:
+            config: Any = json.loads((folder / "config.json").read_text())["quantization_config"]
+            tensors: dict[str, Tensor] = {}
+            for file in sorted(folder.glob("*.safetensors")):
+                tensors |= load_file(file)
+            names = sorted(key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight"))
+            packed = {name: {key: tensors.pop(f"{name}.{key}") for key in KEYS} for name in names}
+            return cls(packed, tensors, config["bits"], config["checkpoint_format"])
+        except (KeyError, TypeError, OSError) as error:
+            raise ValueError(f"{folder.name} is no checkpoint in GPTQ's layout ({error}): export it again") from None
 
-    Raises ValueError for a folder that is no such checkpoint.
-    """
-    try:
-        config: Any = json.loads((folder / "config.json").read_text())["quantization_config"]
-        bits, format = config["bits"], config["checkpoint_format"]
-        tensors = {
-            key: value for file in sorted(folder.glob("*.safetensors")) for key, value in load_file(file).items()
-        }
-        names = sorted(key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight"))
-        weights = {n: weight_of({key: tensors.pop(f"{n}.{key}") for key in KEYS}, bits, format) for n in names}
-    except (KeyError, TypeError, IndexError, RuntimeError, OSError) as error:
-        raise ValueError(f"{folder.name} is no checkpoint in GPTQ's layout ({error}): export it again") from None
-    return weights, tensors
+    def weight(self, name: str) -> Tensor:
+        """float32 [out, in]: (u - zero) * scale."""
+        tensors = self.packed[name]
+        zero = values(tensors["qzeros"].T, self.bits).T + int(self.format == "gptq")
+        group = tensors["g_idx"].long()
+        return (tensors["scales"].float()[group] * (values(tensors["qweight"], self.bits) - zero[group])).T

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from zsaq.atomic import atomic_folder
 from zsaq.deploy.checkpoint import ONNX_INSTEAD, check_kinds, in_floats, unquantized, write_checkpoint
-from zsaq.deploy.gptq.layout import Integers, Layout, halved, store
-from zsaq.deploy.gptq.read import read_weights
+from zsaq.deploy.gptq.layout import Layout, Scaling, halved, integers, store
+from zsaq.deploy.gptq.read import Checkpoint
 from zsaq.io.loading import load
 from zsaq.io.saving import weight_bytes
 from zsaq.quant.layers import Conv1D
@@ -77,7 +77,7 @@ def told(layers: dict[str, PackedLayer], layout: Layout) -> list[str]:
     """In what the layers in the file differ from the student's, in words."""
     changed, worst, turned, grids = [], 0.0, 0, {layer.grid for layer in layers.values()}
     for name, layer in layers.items():
-        scale = Integers.of(name, layer).scale
+        scale = Scaling.of(name, layer).scale
         worst = max(worst, float(((halved(name, scale).float() - scale) / scale).abs().max()))
         turned += bool((scale < 0).any())
     if worst:
@@ -99,16 +99,18 @@ def told(layers: dict[str, PackedLayer], layout: Layout) -> list[str]:
 
 def check_written(folder: Path, layers: dict[str, PackedLayer], state: dict[str, Tensor]) -> None:
     """Read what was written, and compare it bit for bit with the codes times the scales in float16."""
-    weights, others = read_weights(folder)
-    assert weights.keys() == layers.keys() and others.keys() == state.keys(), "tensors are missing or too many"
+    found = Checkpoint.read(folder)
+    assert found.packed.keys() == layers.keys() and found.others.keys() == state.keys(), (
+        "tensors are missing or too many"
+    )
     for name, layer in layers.items():
-        integers = Integers.of(name, layer)
-        groups = integers.scale.shape[1]
-        values = integers.values.unflatten(1, (groups, -1)) - (0 if integers.zero is None else integers.zero[..., None])
-        expected = (values * halved(name, integers.scale).float()[..., None]).flatten(1)
-        assert torch.equal(weights[name], expected), f"{name} does not come back"
+        scaling, groups = Scaling.of(name, layer), layer.scales().flatten(1).shape[1]
+        zero = 0 if scaling.zero is None else scaling.zero[..., None]
+        values = integers(layer).unflatten(1, (groups, -1)) - zero
+        expected = (values * halved(name, scaling.scale).float()[..., None]).flatten(1)
+        assert torch.equal(found.weight(name), expected), f"{name} does not come back"
     for key, value in state.items():
-        assert torch.equal(others[key], value), f"{key} does not come back"
+        assert torch.equal(found.others[key], value), f"{key} does not come back"
 
 
 def to_gptq(source: str | Path, target: str | Path) -> dict[str, Any]:
@@ -117,7 +119,7 @@ def to_gptq(source: str | Path, target: str | Path) -> dict[str, Any]:
     Returns facts: `format`, `checkpoint_format`, `bits`, `group_size`, `sym`, `layers` (how many are stored as
     integers), `bytes` of the weight files, `student_bytes` of the student's, and `changed`: in what the export differs
     from the student, in words. The folder appears whole or not at all. Raises ValueError if the target exists, and for
-    a student that has no form in the layout, by what: see `in_blocks`, `Layout.of`, `Integers.of` and `halved`.
+    a student that has no form in the layout, by what: see `in_blocks`, `Layout.of`, `Scaling.of` and `halved`.
     """
     source, target = Path(source), Path(target)
     if target.exists():
