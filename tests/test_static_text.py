@@ -38,7 +38,9 @@ def test_a_student_tells_where_its_ranges_come_from_and_comes_back(
     kind: str, options: dict[str, Any], inputs: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     student = quantized("w4a8se8", kind, **options)
-    layers = [layer for _, layer in quant_layers(student) if getattr(layer, "input_quantizer", None) is not None]
+    layers: list[Any] = [
+        layer for _, layer in quant_layers(student) if getattr(layer, "input_quantizer", None) is not None
+    ]
     assert len(static_ranges(student)) == len(layers) > 4
     assert all(layer.input_quantizer.grid == Grid(8, per="tensor") for layer in layers)
     assert student.zsaq.results.inputs == inputs
@@ -85,8 +87,9 @@ def test_without_a_tokenizer_the_remedy_is_told() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_teacher_in_half_precision_is_calibrated_in_full_and_stays(dtype: torch.dtype) -> None:
     job = job_of("bert")
-    wide = zsaq.quantize(job.teacher.to(dtype).float(), "w8a8s", tokenizer=job.words, method="rtn")
-    narrow = zsaq.quantize(job.teacher.to(dtype), "w8a8s", tokenizer=job.words, method="rtn")
+    teacher: Any = job.teacher
+    wide = zsaq.quantize(teacher.to(dtype).float(), "w8a8s", tokenizer=job.words, method="rtn")
+    narrow = zsaq.quantize(teacher.to(dtype), "w8a8s", tokenizer=job.words, method="rtn")
     assert {p.dtype for n, p in narrow.named_parameters() if "quantizer" not in n} == {dtype}
     for ours, theirs in zip(static_ranges(narrow), static_ranges(wide), strict=True):
         assert ours.scale.dtype == torch.float32 and torch.allclose(ours.scale, theirs.scale, rtol=0.01)
@@ -113,5 +116,5 @@ def test_what_cannot_calibrate_refuses_before_anything_is_written(tmp_path: Path
 
 
 def resnet() -> Any:
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=3)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
     return ResNetForImageClassification(config).eval()

@@ -19,7 +19,7 @@ Size = Annotated[
 
 def export(
     folder: Folder,
-    to: Annotated[str, typer.Option("--to", help="onnx, gguf or compressed-tensors.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help="onnx, openvino, gguf or compressed-tensors.", show_default=False)],
     target: Annotated[
         str | None, typer.Option("--target", help="Folder of the export; default: named like --to, in DIR.")
     ] = None,
@@ -31,8 +31,8 @@ def export(
 ) -> None:
     """Write the same integer codes for another runtime; nothing is quantized anew.
 
-    onnx is for ONNX Runtime; gguf for llama.cpp and all that is built on it; compressed-tensors is read by stock
-    transformers and vLLM, without zsaq.
+    onnx is for ONNX Runtime; openvino for text models of static inputs (w2a8s); gguf for llama.cpp and all that is
+    built on it; compressed-tensors is read by stock transformers and vLLM, without zsaq.
 
     Examples:
 

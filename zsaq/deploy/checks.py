@@ -5,7 +5,7 @@ Each check takes the student, the folder that it was loaded from, and batches; i
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from zsaq.deploy.comparison import Differences, apart, apply_plainly, difference
 from zsaq.deploy.onnx.blocks import block_of
 from zsaq.deploy.onnx.captures import Captures
 from zsaq.deploy.onnx.write import BLOCKS, MODEL
+from zsaq.deploy.openvino.session import Session as OpenVinoSession
 from zsaq.io.added import read_export
 from zsaq.io.loading import load
 from zsaq.quant.config import Grid
@@ -23,6 +24,8 @@ from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed
 from zsaq.quant.plan import plan_of
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import MinMax
+
+SHIFTED: Final = 2.0**-15  # relative distance from a tie that a shift by half of 256 codes can take
 
 
 def verify_loaded(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
@@ -61,8 +64,7 @@ def verify_onnx(
     place = folder / "onnx"
     differences = Differences(model, norms=norms_of(model, batches[0]))
     others = {name: layer for name, layer in differences.packed.items() if not isinstance(layer, PackedConv2d)}
-    biased = {name: layer._parameters.get("bias") is not None for name, layer in others.items()}
-    captures = Captures(place / graph, biased, plan_of(model).tied, read_layers(place)[0])
+    captures = Captures(place / graph, others, plan_of(model).tied, read_layers(place)[0])
     for inputs in batches:
         deployed, answers, arrays = captures.run({name: value.numpy() for name, value in inputs.items()})
         seen = {name: [(torch.tensor(x), torch.tensor(y))] for name, (x, y) in arrays.items()}
@@ -93,6 +95,45 @@ def verify_blocks(model: PreTrainedModel, folder: Path, batches: list[dict[str, 
         "rule": "inputs rounded once a block, not once a token",
         "student_by_this_rule": far,
     }
+
+
+def verify_openvino(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """The model in OpenVINO; token tables whole. It multiplies inputs by 1 / scale and shifts them by 128 before it
+    rounds, so that ties reach further there (`SHIFTED`)."""
+    place = folder / "openvino"
+    places = openvino_places(place)
+    differences = Differences(model, near=SHIFTED)
+    if unknown := places.keys() - differences.packed.keys():
+        raise ValueError(f"the export names {sorted(unknown)[:3]}, which are no packed layers: export again")
+    watched = tuple(sorted({name for ends in places.values() for name in ends}))
+    deployed, watching = OpenVinoSession(place), OpenVinoSession(place, watched)
+    for inputs in batches:
+        arrays = {name: value.numpy() for name, value in inputs.items()}
+        values = arrays | watching.run(arrays)
+        seen = {
+            name: [(torch.tensor(values[start]), torch.tensor(values[end]))] for name, (start, end) in places.items()
+        }
+        answers = {name: values[name] for name in deployed.answers}
+        differences.add(inputs, tensors(answers), seen, tensors(deployed.run(arrays)))
+    for name, (start, end) in places.items():
+        if isinstance(layer := differences.packed[name], PackedEmbedding):
+            rows, _ = apply_plainly(layer, torch.arange(layer.num_embeddings))
+            got = torch.tensor(watching.rows(start, end, len(rows)))
+            differences.alone[name] = max(differences.alone.get(name, 0.0), difference(got, rows))
+    return differences.facts()
+
+
+def openvino_places(place: Path) -> dict[str, tuple[str, str]]:
+    """Where each layer of the OpenVINO export in `place` begins and ends. Raises ValueError for others."""
+    layers = read_export(place).get("layers")
+    if not isinstance(layers, dict):
+        raise ValueError(f"{place.name} does not tell of the model's layers: export the student again")
+    places = {}
+    for name, ends in layers.items():
+        if not isinstance(ends, dict) or not all(isinstance(ends.get(end), str) for end in ("input", "output")):
+            raise ValueError(f"{place.name} does not tell where {name} stands: export the student again")
+        places[name] = (ends["input"], ends["output"])
+    return places
 
 
 def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:

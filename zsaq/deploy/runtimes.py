@@ -17,6 +17,7 @@ from zsaq.atomic import atomic_folder, check_room
 from zsaq.deploy import checks, timing
 from zsaq.deploy.compressed.write import to_compressed
 from zsaq.deploy.onnx.write import BLOCKS, to_onnx
+from zsaq.deploy.openvino.write import to_openvino
 from zsaq.io.added import write_export
 from zsaq.io.checksums import fingerprint, sealed_files
 from zsaq.io.saving import weight_bytes
@@ -57,6 +58,7 @@ class Runtime:
 
 
 ONNX: Final = ("onnx", "onnxscript", "onnxruntime")
+OPENVINO: Final = ("openvino", "onnx", "onnxscript")
 RUNTIMES: Final = (
     Runtime(timing.BASE, time=timing.floats),
     Runtime("torch bf16", time=timing.bf16),
@@ -67,6 +69,7 @@ RUNTIMES: Final = (
     Runtime("zsaq torch", check=checks.verify_loaded, time=timing.packed),
     Runtime(timing.OURS, "onnx", ONNX, to_onnx, checks.verify_onnx, timing.exported),
     Runtime("zsaq onnx, in blocks", f"onnx/{BLOCKS}", ONNX, None, checks.verify_blocks, timing.blocks_onnx),
+    Runtime("zsaq openvino", "openvino", OPENVINO, to_openvino, checks.verify_openvino, timing.openvino),
     Runtime(
         "compressed-tensors", "compressed-tensors", ("compressed-tensors",), to_compressed, checks.verify_compressed
     ),
@@ -91,8 +94,9 @@ def export(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the saved student in the folder `source` for another runtime; returns facts about what was written.
 
-    `to`: "onnx", for ONNX Runtime; "compressed-tensors", for stock transformers, and vLLM where it has the kernels;
-    "gguf", for llama.cpp, where `like` is a GGUF of the same model whose tokenizer and description are taken.
+    `to`: "onnx", for ONNX Runtime; "openvino", for text models of static inputs; "compressed-tensors", for stock
+    transformers, and vLLM where it has the kernels; "gguf", for llama.cpp, where `like` is a GGUF of the same model
+    whose tokenizer and description are taken.
     `target` is a new folder, by default one called like the format within `source`. `size`: height and width of the
     images that an ONNX graph takes, by default as `zsaq.io.inputs.image_shape` tells. The facts also go into the
     folder's export.json, with the fingerprint of the student and the hashes of all that was written. The folder appears
