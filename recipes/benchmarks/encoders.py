@@ -29,7 +29,7 @@ SHAPES: Final[dict[str, dict[str, int]]] = {
     "bert-base": {},
     "minilm": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
 }
-EXPORTS: Final = tuple(runtime for runtime in RUNTIMES if runtime.write and runtime.time)
+EXPORTS: Final = tuple(runtime for runtime in RUNTIMES if runtime.place in ("onnx", "openvino"))
 PEER: Final = "onnxruntime dynamic int8"
 
 
