@@ -101,7 +101,7 @@ def test_what_it_has_no_form_for_is_refused_before_a_folder_appears(config: Any,
 
 
 def test_convolutions_are_refused(tmp_path: Path) -> None:
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic", num_labels=3)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], layer_type="basic")
     teacher = ResNetForImageClassification(config).eval()
     static = quantize_model(teacher, QuantConfig(Grid(4), Grid(8, per="tensor")))
     folder = save(calibrate(static, [{"pixel_values": torch.randn(2, 3, 32, 32)}]), tmp_path / "student")
@@ -128,7 +128,7 @@ def test_a_code_that_is_not_the_student_s_is_found(student: Path, tmp_path: Path
     shutil.copytree(student, folder)
     file = folder / "openvino" / "openvino_model.bin"
     data = np.frombuffer(file.read_bytes(), np.int8).copy()
-    codes = load(student).get_submodule("bert.encoder.layer.1.output.dense")
+    codes: Any = load(student).get_submodule("bert.encoder.layer.1.output.dense")
     row = (2 * torch.tensor(codes.grid.values)).to(torch.int8)[
         codes.codes[0, :8].long()[:, None] >> torch.tensor([0, 2, 4, 6]) & 3
     ]
