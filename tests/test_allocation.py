@@ -1,6 +1,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import teachers
 import zsaq
 from commands import run
 from language_toys import bpe, job_of
-from zsaq import QuantConfig
+from zsaq import QuantConfig, calibrate
 from zsaq.io.saving import save, weight_bytes
 from zsaq.language import allocation
 from zsaq.language.allocation import WIDTHS, Choice, allocate, mixed
@@ -91,12 +92,13 @@ def test_information_is_the_mean_square_of_the_answers_gradients() -> None:
     assert weight.grad is None and [parameter.requires_grad for parameter in model.parameters()] == before
 
 
-@pytest.mark.parametrize("name", ["opt", "llama", "bert"])
-def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, tmp_path, capsys) -> None:
+@pytest.mark.parametrize("name, static", [("opt", False), ("opt", True), ("llama", False), ("bert", False)])
+def test_a_student_takes_no_more_than_was_asked_and_comes_back(name: str, static: bool, tmp_path, capsys) -> None:
     made = job(name)
     weights, size = sum(p.numel() for p in made.start.parameters()), size_at(made, 0.3)
+    size = replace(size, inputs=8, static=True) if static else size
     config = mixed(made, size)
-    student = quantize_model(made.start, config)
+    student = calibrate(quantize_model(made.start, config), [next(made.noise(0))])
     folder = save(student, tmp_path / "student")
     assert 0.85 * size.bytes(weights) <= weight_bytes(folder) <= size.bytes(weights)
     assert "bits by size" in capsys.readouterr().err
@@ -139,10 +141,26 @@ def test_what_is_not_changed_stays_and_the_same_seed_chooses_the_same() -> None:
         ("3", Size(3.0)),
         (" 3.25A8G32 ", Size(3.25, inputs=8, group=32)),
         ("100MB", Size(100.0, True)),
+        ("3.2a8s", Size(3.2, inputs=8, static=True)),
         ("0.5mba8g64", Size(0.5, True, 8, 64)),
         *(
             (other, None)
-            for other in ("w4a8", "", "a8", "MB", "3.2e8", "3.2a4", "-3", "1e3", "\u0663", QuantConfig(), 3.2, None)
+            for other in (
+                "w4a8",
+                "",
+                "a8",
+                "MB",
+                "3.2e8",
+                "3.2a4",
+                "3.2a16s",
+                "3.2s",
+                "-3",
+                "1e3",
+                "\u0663",
+                QuantConfig(),
+                3.2,
+                None,
+            )
         ),
     ],
 )

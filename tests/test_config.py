@@ -45,6 +45,11 @@ def test_json_both_ways(config: QuantConfig, rules) -> None:
         ("w4a16g64-nf4", Grid(4, per=64, levels="nf4"), None),
         ("w8a16-fp8", Grid(8, levels="fp8"), None),
         ("w4a16-mxfp4", Grid(4, per=32, levels="fp4", scales="e8m0"), None),
+        ("w2a8s", Grid(2, levels="half"), Grid(8, per="tensor")),
+        ("W4A4S", Grid(4), Grid(4, per="tensor")),
+        ("w16a8se8", None, Grid(8, per="tensor")),
+        ("w2a8s-ternary", Grid(2, levels="ternary"), Grid(8, per="tensor")),
+        ("w4a8sg64-nf4", Grid(4, per=64, levels="nf4"), Grid(8, per="tensor")),
         ("w4a8g16-nvfp4", Grid(4, per=16, levels="fp4", scales="e4m3"), Grid(8, per="token")),
     ],
 )
@@ -56,6 +61,36 @@ def test_parse(text: str, weight: Grid, inputs: Grid | None) -> None:
 def test_the_token_table_has_bits_of_its_own() -> None:
     assert QuantConfig.parse("w2a8e4").embedding == QuantConfig.parse("w4a16e4g8").embedding == Grid(4)
     assert QuantConfig.parse("w2a8e16").embedding is None
+
+
+widths, ends = st.integers(2, 8), st.one_of(st.none(), st.integers(2, 8))
+
+
+@given(widths, widths, ends, ends, st.one_of(st.none(), st.integers(1, 256)), st.booleans())
+def test_an_s_changes_the_inputs_alone(
+    weights: int, inputs: int, table: int | None, head: int | None, group: int | None, half: bool
+) -> None:
+    rest = "".join(f"{name}{value}" for name, value in (("e", table), ("h", head), ("g", group)) if value)
+    rest += "-s16" if half else ""
+    dynamic, static = (QuantConfig.parse(f"w{weights}a{inputs}{s}{rest}") for s in ("", "s"))
+    assert static == replace(dynamic, input=Grid(inputs, per="tensor")) and static.static and not dynamic.static
+    assert QuantConfig.from_saved(json.loads(json.dumps(static.to_dict()))) == static
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("w4a16s", r"'w4a16s': activations in floats have no range.*leave the s out"),
+        ("w4a16se8", "activations in floats have no range"),
+        ("w4a8sb32", r"static activations have one range and no blocks; write g32"),
+        ("w2a8e4s", r"\[s for static activations\]"),
+        ("w2sa8", r"\[s for static activations\]"),
+        ("w2a8ss", r"\[s for static activations\]"),
+    ],
+)
+def test_an_s_that_says_nothing_is_refused(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        QuantConfig.parse(text)
 
 
 @pytest.mark.parametrize(

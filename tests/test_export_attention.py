@@ -11,13 +11,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
 from attention_toys import MODELS, SHARED, VOCABULARY, WINDOW, sharp
-from zsaq import QuantConfig, load, quantize_model
+from zsaq import QuantConfig, calibrate, export, load, quantize_model
 from zsaq.deploy.onnx.attention import Attention
 from zsaq.deploy.onnx.session import Session
 from zsaq.deploy.onnx.tracing import trace
 from zsaq.deploy.onnx.weights import MODEL
 from zsaq.deploy.onnx.write import to_onnx
-from zsaq.deploy.parity import batches_of, windows_of
+from zsaq.deploy.parity import batches_of, verify, windows_of
 from zsaq.io.inputs import answers_of, random_inputs
 
 pytest.importorskip("onnxruntime")
@@ -51,6 +51,15 @@ def test_the_graph_answers_as_the_student(name: str, tmp_path: Path) -> None:
         decoded = answer == "logits" and "decoder_input_ids" in inputs  # whose tokens are all there
         seen = torch.ones(1) if decoded else inputs["attention_mask"][..., None]
         assert float(((got[answer] - tensor).abs() * seen).max() / tensor.abs().max()) < NOISE
+
+
+@pytest.mark.parametrize("config", ["w4a8e8", pytest.param("w8a8se4", marks=pytest.mark.slow)])
+def test_a_token_table_with_a_factor_agrees_with_its_rule(config: str, tmp_path: Path) -> None:
+    student = quantize_model(sharp(QUICK[0]), config)
+    calibrate(student, [texts(student)]).save_pretrained(tmp_path / "student")
+    export(tmp_path / "student", "onnx")
+    report = verify(tmp_path / "student", write=False)
+    assert report["agrees"], report["zsaq onnx"]["disagree"]
 
 
 def chosen(model: Any) -> set[bool]:

@@ -26,6 +26,7 @@ from zsaq.language.costs import Cost
 from zsaq.language.defaults import usual_options
 from zsaq.language.job import TextJob
 from zsaq.language.methods import TEXT
+from zsaq.language.sam_sga import CALIBRATION
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import coverage
@@ -209,6 +210,8 @@ def run(
         say(f"{row.name} on {subject.name}, effort {budget.effort}: {str(budget) or 'nothing to spend'}")
         if isinstance(subject.job, TextJob) and (cost := Cost.of(subject.job, budget)) is not None:
             say(f"{row.name}: {cost}")
+        if isinstance(subject.job, TextJob) and config.static:
+            say(f"{row.name}: static ranges of inputs from {CALIBRATION} batches of {row.inputs}")
     if isinstance(subject.job, ImageJob) and loop.folder is not None and find_spec("matplotlib"):
         subject.job.pictures = loop.folder / "pictures"
     set_seed(seed)

@@ -36,7 +36,7 @@ from zsaq.quant.share import Share
 from zsaq.report.card import base_of
 from zsaq.run import Results, Row
 from zsaq.stream.finishing import finish
-from zsaq.stream.quantizing import ROUNDINGS, Rounding
+from zsaq.stream.quantizing import ROUNDINGS, Rounding, check_ranges
 from zsaq.stream.quantizing import quantize_files as from_files
 from zsaq.stream.skeleton import Skeleton
 from zsaq.subject import Subject
@@ -82,6 +82,7 @@ def quantize_files(
         config, meaning = usual_bits(skeleton.model, "causal")
         say(f"no bits were given: {config}, {meaning}")
     config = QuantConfig.given(config)
+    check_ranges(config)
     if method == "auto":
         method = auto("causal", config, effort)
         options = usual_options(METHODS[method], "causal", effort) | options

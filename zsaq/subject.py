@@ -18,6 +18,7 @@ from zsaq.language import methods as language
 from zsaq.language.allocation import configured
 from zsaq.language.defaults import usual_bits
 from zsaq.language.job import TextJob
+from zsaq.language.size import Size
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import unfinite
@@ -163,7 +164,7 @@ class Subject:
             with unchanged(*self.untouched()):
                 if method == "auto":
                     method = language.auto(self.job.kind, configured(self.job, config), effort)
-            return language.find(method, self.job.start)
+            return language.find(method, self.job.start, Size.of(config) or QuantConfig.given(config))
         chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
         return choice.find(chosen, self.job.teacher)
 
@@ -181,10 +182,8 @@ class Subject:
         }
         if any(row.inputs == OWN for row in rows):
             return
-        unread, names = (
-            {name for name in self.given if not readers[name]},
-            ", ".join(dict.fromkeys(row.name for row in rows)),
-        )
+        unread = {name for name in self.given if not readers[name]}
+        names = ", ".join(dict.fromkeys(row.name for row in rows))
         if "batches" in unread:
             raise ValueError(f"batches are read by method={GIVEN!r} alone, not by {names}: name it, or leave them off")
         if unread:

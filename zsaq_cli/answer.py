@@ -21,6 +21,7 @@ BUG: Final = 70
 WIDE: Final = 200  # columns where nobody's terminal sets them
 EXTRAS: Final = {  # what an optional package is imported as -> the extra that installs it
     "compressed_tensors": "export", "onnx": "export", "onnxruntime": "export", "onnxscript": "export",
+    "openvino": "openvino",
     "datasets": "eval", "pyarrow": "eval", "sklearn": "vision", "PIL": "vision",
     "gguf": "gguf", "xllamacpp": "gguf", "matplotlib": "plot", "peft": "lora", "bitsandbytes": "bnb",
 }  # fmt: skip

@@ -19,7 +19,7 @@ Size = Annotated[
 
 def export(
     folder: Folder,
-    to: Annotated[str, typer.Option("--to", help="onnx, gguf, gptq or compressed-tensors.", show_default=False)],
+    to: Annotated[str, typer.Option("--to", help="onnx, openvino, gguf, gptq, compressed-tensors", show_default=False)],
     target: Annotated[
         str | None, typer.Option("--target", help="Folder of the export; default: named like --to, in DIR.")
     ] = None,
@@ -31,8 +31,9 @@ def export(
 ) -> None:
     """Write the same integer codes for another runtime; nothing is quantized anew.
 
-    onnx is for ONNX Runtime; gguf for llama.cpp and all that is built on it; compressed-tensors is read by stock
-    transformers and vLLM, gptq (weights only) by those, SGLang and onnxruntime-genai, without zsaq.
+    onnx is for ONNX Runtime; openvino for text models of static inputs (w2a8s); gguf for llama.cpp and all that is
+    built on it; compressed-tensors is read by stock transformers and vLLM, gptq (weights only) by those, SGLang and
+    onnxruntime-genai, without zsaq.
 
     Examples:
 
@@ -48,8 +49,9 @@ def export(
         from zsaq.report.table import Table
 
         facts = write(source, to, target, **sized(size), like=like)
+        changes = [f"[dim]differs from the student:[/] {escape(change)}" for change in facts.get("changed", ())]
         place = target or str(source / to)
-        return Outcome({"folder": place, **facts}, (Table.of_facts(flat(facts)).to_terminal(place),))
+        return Outcome({"folder": place, **facts}, (Table.of_facts(flat(facts)).to_terminal(place), *changes))
 
     answer(as_json, hushed(work))
 

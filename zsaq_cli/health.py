@@ -19,6 +19,7 @@ from zsaq_cli.answer import FINE, MISSING, Json, Outcome, answer
 PYTHON: Final = (3, 11)
 USED_BY: Final = {  # what needs an extra
     "export": "zsaq export, verify, bench",
+    "openvino": "zsaq export --to openvino",
     "eval": "zsaq evaluate",
     "vision": "zsaq quantize and evaluate for images",
     "plot": "pictures of what was synthesized",

@@ -56,8 +56,8 @@ def quantize(
         str | None,
         typer.Option(
             "--bits",
-            help="w4a16e8h8g32 (e: the table's bits, h: the head's), w2a8, w4a8g128; images: w4a4, ...; 3.2: bits a "
-            "weight on the whole, those of each layer are chosen; default: by the kind of model.",
+            help="w4a16e8h8g32 (e: the table's bits, h: the head's), w2a8, w2a8s (s: static inputs), w4a8g128; images: "
+            "w4a4, ...; 3.2: bits a weight on the whole, each layer's are chosen; default: by the kind of model.",
         ),
     ] = None,
     target_mb: Annotated[

@@ -64,8 +64,7 @@ def verify_onnx(
     place = folder / "onnx"
     differences = Differences(model, norms=norms_of(model, batches[0]))
     others = {name: layer for name, layer in differences.packed.items() if not isinstance(layer, PackedConv2d)}
-    biased = {name: layer._parameters.get("bias") is not None for name, layer in others.items()}
-    captures = Captures(place / graph, biased, plan_of(model).tied, read_layers(place)[0])
+    captures = Captures(place / graph, others, plan_of(model).tied, read_layers(place)[0])
     for inputs in batches:
         deployed, answers, arrays = captures.run({name: value.numpy() for name, value in inputs.items()})
         seen = {name: [(torch.tensor(x), torch.tensor(y))] for name, (x, y) in arrays.items()}

@@ -52,7 +52,7 @@ def round_plainly(
     return tuple(v.expand_as(view).reshape(x.shape) for v in (codes, values, tie * scale.double()))  # type: ignore[return-value]
 
 
-def apply_plainly(layer: PackedLayer, x: Tensor, stretched: bool = False) -> tuple[Tensor, Tensor]:
+def apply_plainly(layer: PackedLayer, x: Tensor, stretched: bool = False, near: float = NEAR) -> tuple[Tensor, Tensor]:
     """The layer's rule in float64, from its codes, and by how much rounding ties may move it."""
     owner = layer if layer.table is None else layer.table
     codes = unpack(owner.codes, owner.grid.bits, owner.shape).short() + owner.grid.low
@@ -60,7 +60,7 @@ def apply_plainly(layer: PackedLayer, x: Tensor, stretched: bool = False) -> tup
     if isinstance(layer, PackedEmbedding):
         return (y := F.embedding(x, weight) * factor_of(layer)), torch.zeros_like(y)
     bias = None if layer.bias is None else layer.bias.double()
-    _, values, steps = round_plainly(x, layer.input_quantizer, stretched)
+    _, values, steps = round_plainly(x, layer.input_quantizer, stretched, near)
     if isinstance(layer, PackedConv2d):
         weight = weight.view(layer.out_channels, -1, *layer.kernel_size)
         return layer._conv_forward(values, weight, bias), layer._conv_forward(steps, weight.abs(), None)
@@ -137,10 +137,13 @@ def apart(got: Answers, want: Answers) -> float:
 class Differences:
     """The largest relative differences of one runtime from the student, over all inputs; all 0 at the start."""
 
-    def __init__(self, model: PreTrainedModel, stretched: bool = False, norms: dict[str, str] | None = None) -> None:
-        """`stretched`: see `round_plainly`. `norms`: of the convolutions that the runtime computes with their norm."""
+    def __init__(
+        self, model: PreTrainedModel, stretched: bool = False, norms: dict[str, str] | None = None, near: float = NEAR
+    ) -> None:
+        """`stretched`, `near`: see `round_plainly`. `norms`: of the convolutions that the runtime computes with their
+        norm."""
         self.norms = norms or {}
-        self.model, self.stretched = model, stretched
+        self.model, self.stretched, self.near = model, stretched, near
         self.packed = dict(packed_layers(model))
         self.alone: dict[str, float] = {}
         self.between: dict[str, float] = {}
@@ -172,7 +175,7 @@ class Differences:
             there, out = waiting[name].pop(0)
             there = there.reshape(x.shape)
             self.between[name] = max(self.between.get(name, 0.0), self.brought(name, there, x))
-            rule, slack = apply_plainly(layer, there, self.stretched)
+            rule, slack = apply_plainly(layer, there, self.stretched, self.near)
             if name in self.norms:
                 folded[self.norms[name]] = (name, out, rule, slack)
                 return y

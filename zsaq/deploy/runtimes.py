@@ -18,7 +18,9 @@ from zsaq.deploy import checks, generation, timing
 from zsaq.deploy.compressed.write import to_compressed
 from zsaq.deploy.gptq.write import to_gptq
 from zsaq.deploy.onnx.write import BLOCKS, to_onnx
-from zsaq.io.added import write_export
+from zsaq.deploy.openvino.check import verify_openvino
+from zsaq.deploy.openvino.write import to_openvino
+from zsaq.io.added import sealed_export, write_export
 from zsaq.io.checksums import fingerprint, sealed_files
 from zsaq.io.saving import weight_bytes
 
@@ -35,6 +37,19 @@ def verify_gguf(model: PreTrainedModel, folder: Path, batches: Batches) -> dict[
     from zsaq.deploy.gguf.check import verify_gguf as check
 
     return check(model, folder, batches)
+
+
+def written_by_llama(bench: timing.Bench) -> timing.Timed:
+    """Raises ValueError where there is no export, or one of another student."""
+    from zsaq.deploy.gguf.serving import LlamaServer
+    from zsaq.deploy.gguf.write import FILE
+
+    place = bench.folder / "gguf"
+    if not (place / FILE).is_file():
+        raise ValueError(f"there is no export: zsaq export {bench.folder} --to gguf")
+    sealed_export(place)
+    server = LlamaServer(place / FILE, context=512, threads=bench.threads)
+    return timing.Timed(server.write, (place / FILE).stat().st_size)
 
 
 @final
@@ -64,6 +79,7 @@ class Runtime:
 
 
 ONNX: Final = ("onnx", "onnxscript", "onnxruntime")
+OPENVINO: Final = ("openvino", "onnx", "onnxscript")
 RUNTIMES: Final = (
     Runtime(timing.BASE, time=timing.in_torch(timing.floats), generate=generation.in_torch(timing.floats)),
     Runtime("torch bf16", time=timing.in_torch(timing.bf16), generate=generation.in_torch(timing.bf16)),
@@ -84,10 +100,11 @@ RUNTIMES: Final = (
     ),
     Runtime(timing.OURS, "onnx", ONNX, to_onnx, checks.verify_onnx, timing.exported),
     Runtime("zsaq onnx, in blocks", f"onnx/{BLOCKS}", ONNX, None, checks.verify_blocks, timing.blocks_onnx),
+    Runtime("zsaq openvino", "openvino", OPENVINO, to_openvino, verify_openvino, timing.openvino),
     Runtime(
         "compressed-tensors", "compressed-tensors", ("compressed-tensors",), to_compressed, checks.verify_compressed
     ),
-    Runtime("gguf", "gguf", ("gguf", "xllamacpp"), to_gguf, verify_gguf),
+    Runtime("gguf", "gguf", ("gguf", "xllamacpp"), to_gguf, verify_gguf, generate=written_by_llama),
     Runtime("gptq", "gptq", (), to_gptq, checks.verify_gptq),
 )
 
@@ -109,9 +126,10 @@ def export(
 ) -> dict[str, Any]:  # fmt: skip
     """Write the saved student in the folder `source` for another runtime; returns facts about what was written.
 
-    `to`: "onnx", for ONNX Runtime; "compressed-tensors", for stock transformers, and vLLM where it has the kernels;
-    "gptq", for what reads GPTQ's checkpoints (transformers, vLLM, SGLang, onnxruntime-genai); "gguf", for llama.cpp,
-    where `like` is a GGUF of the same model whose tokenizer and description are taken.
+    `to`: "onnx", for ONNX Runtime; "openvino", for text models of static inputs; "compressed-tensors", for stock
+    transformers, and vLLM where it has the kernels; "gptq", for what reads GPTQ's checkpoints (transformers, vLLM,
+    SGLang, onnxruntime-genai); "gguf", for llama.cpp, where `like` is a GGUF of the same model whose tokenizer and
+    description are taken.
     `target` is a new folder, by default one called like the format within `source`. `size`: height and width of the
     images that an ONNX graph takes, by default as `zsaq.io.inputs.image_shape` tells. The facts also go into the
     folder's export.json, with the fingerprint of the student and the hashes of all that was written. The folder appears

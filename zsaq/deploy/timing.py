@@ -17,6 +17,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from zsaq.deploy.onnx.session import Session
 from zsaq.deploy.onnx.weights import Weights
 from zsaq.deploy.onnx.write import BLOCKS, MODEL, WEIGHTS, write_graph
+from zsaq.deploy.openvino.session import Session as OpenVinoSession
 from zsaq.io.added import sealed_export
 from zsaq.io.loading import load
 from zsaq.quant.heads import heads
@@ -183,6 +184,19 @@ def exported(bench: Bench) -> Timed:
         raise ValueError(f"there is no export: zsaq export {bench.folder} --to onnx")
     sealed_export(place)
     return Timed(onnx_run(place / MODEL, bench.threads), size_of(place, MODEL, WEIGHTS))
+
+
+def openvino(bench: Bench) -> Timed:
+    """Raises ValueError where there is no export, or one of another student."""
+    place = bench.folder / "openvino"
+    if not place.is_dir():
+        raise ValueError(f"there is no export: zsaq export {bench.folder} --to openvino")
+    sealed_export(place)
+    session = OpenVinoSession(place, threads=bench.threads)
+    return Timed(
+        lambda inputs: session.run({name: value.numpy() for name, value in inputs.items()}),
+        size_of(place, ".xml", ".bin"),
+    )
 
 
 def blocks_onnx(bench: Bench) -> Timed:

@@ -25,7 +25,7 @@ from zsaq.run import RESULTS
 
 EXPORT, PARITY, BENCH = "export.json", "parity.json", "bench.json"
 KEY, FILES = "fingerprint", "files"
-MODELS: Final = ("*.onnx", "*.safetensors", "*.gguf")  # what makes a folder an export
+MODELS: Final = ("*.onnx", "openvino_model.xml", "*.safetensors", "*.gguf")  # what makes a folder an export
 
 
 def write_added(path: Path, facts: Mapping[str, Any], model: str) -> Path:

@@ -123,6 +123,8 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
     layers = {name: modules[name] for name in plan.chosen if name not in plan.tied}
     grids = {name: own_grid(layer, plan.chosen[name]) for name, layer in layers.items()}
     floats = rest(model, layers)
+    if size.static:
+        floats += sum(range_bytes(name) for name in plan.chosen if kind_of(modules[name]) is not nn.Embedding)
     weights = sum(parameter.numel() for parameter in model.parameters())
     ends = [floats + sum(bytes_at(m, grid_of(grids[name], bits)) for name, m in layers.items()) for bits in (2, 8)]
     budget = size.bytes(weights)
@@ -173,7 +175,9 @@ def base_of(model: PreTrainedModel, size: Size) -> QuantConfig:
     per = size.group or math.gcd(GROUP, *columns)
     grid = Grid(4, per=per if per > 8 or size.group else "channel", scales="float16")
     config = QuantConfig(
-        grid, None if size.inputs == 16 else Grid(size.inputs, per="token"), embedding=dataclasses.replace(grid, bits=8)
+        grid,
+        None if size.inputs == 16 else Grid(size.inputs, per="tensor" if size.static else "token"),
+        embedding=dataclasses.replace(grid, bits=8),
     )
     return dataclasses.replace(config, rules=tuple((name, config) for name in ends))
 
@@ -201,6 +205,11 @@ def rest(model: nn.Module, layers: dict[str, nn.Module]) -> int:
     for name, tensor in model.state_dict(keep_vars=True).items():
         bytes += ENTRY + len(name) + (1 if id(tensor) in packed else 4 * tensor.numel())
     return bytes
+
+
+def range_bytes(name: str) -> int:
+    """Of a layer's static range of inputs: scale and zero."""
+    return 2 * (ENTRY + len(f"{name}.input_quantizer.ranges.scale") + 4)
 
 
 def choices_of(layer: nn.Module, grid: Grid, information: float) -> list[Choice]:

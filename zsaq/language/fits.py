@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from transformers import PreTrainedModel
 
 from zsaq.language.job import TextJob
-from zsaq.language.sam_sga import gptq_student, pull, sam_sga, student_of, warm_start
+from zsaq.language.sam_sga import calibrated, gptq_student, pull, sam_sga, student_of, warm_start
 from zsaq.method import Budget
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
 from zsaq.train.streams import drawn, stream_of
-from zsaq.train.widening import is_narrow
+from zsaq.train.widening import is_narrow, keep_narrow, released, widened
 
 Fit = Callable[[TextJob, QuantConfig, Budget, int, Loop], PreTrainedModel]
 BatchSource = Callable[[TextJob, int], Iterator[Batch]]
@@ -24,19 +24,16 @@ def with_rules(config: QuantConfig) -> list[QuantConfig]:
     return [part for part in (config, *(rule for _, rule in config.rules)) if part is not None]
 
 
-def static(config: QuantConfig) -> bool:
-    """Whether ranges of inputs have to be calibrated."""
-    return any(
-        p.activation is not None or (p.input is not None and p.input.per == "tensor") for p in with_rules(config)
-    )
-
-
 def rounded(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
-    """Round-to-nearest in the configuration's own ranges; no step is taken, no input read."""
-    if static(config):
-        raise ValueError("static ranges come from inputs, and rounding reads none; give inputs per='token', or gptq")
+    """Round-to-nearest in the configuration's own ranges; no step is taken, and nothing read but, where inputs have
+    static ranges, random tokens."""
     student = quantize_model(job.start, config)
-    return student.float() if is_narrow(job.start) else student
+    student = student.float() if is_narrow(job.start) else student
+    if config.static:
+        keep_narrow(student)  # so that ranges are seen in float32, whatever the student computes in
+        with released(student), widened(student):
+            calibrated(student, job.noise(seed), loop)
+    return student
 
 
 def rounded_minmax(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:

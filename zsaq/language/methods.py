@@ -9,6 +9,7 @@ not say).
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from transformers import PreTrainedModel
@@ -22,11 +23,11 @@ from zsaq.language.fits import (
     minimax,
     rounded,
     rounded_minmax,
-    static,
     with_rules,
 )
 from zsaq.language.job import TextJob
 from zsaq.language.models import TaskKind, known_task_kind
+from zsaq.language.size import Size
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.train.loop import Loop
@@ -72,8 +73,10 @@ def row(
 
 
 ROWS: Final = (
-    row("rtn-minmax", "round-to-nearest, min-max ranges", rounded_minmax, NOTHING, cost="seconds", needs=ANY),
-    row("rtn", "round-to-nearest, ranges of the least squared error", rounded, NOTHING, cost="seconds", needs=ANY),
+    row("rtn-minmax", "round-to-nearest, min-max ranges; static inputs by random tokens", rounded_minmax, NOTHING,
+        cost="seconds", needs=ANY),
+    row("rtn", "round-to-nearest, ranges of the least squared error; static inputs by random tokens", rounded,
+        NOTHING, cost="seconds", needs=ANY),
     row("random-qat", "distillation on random tokens", distilled(TextJob.noise), NOISE,
         cost=STEP, budgets=STEPS, settings=PLAIN),
     row("gptq-random", "GPTQ's rounding on random tokens", gptq_rounded(TextJob.noise), NOISE, GPTQ,
@@ -120,8 +123,9 @@ def suits(teacher: PreTrainedModel) -> list[str]:
     ]
 
 
-def find(name: str, teacher: PreTrainedModel) -> Method:
-    """The row of that name. Raises ValueError for a name that is not in the table and for a method that does not suit
+def find(name: str, teacher: PreTrainedModel, asked: QuantConfig | Size | None = None) -> Method:
+    """The row of that name, as it is for what was `asked`: where inputs have static ranges, rounding reads random
+    tokens. Raises ValueError for a name that is not in the table and for a method that does not suit
     this teacher, listing what does."""
     fitting = ", ".join(suits(teacher))
     if name not in METHODS:
@@ -131,7 +135,8 @@ def find(name: str, teacher: PreTrainedModel) -> Method:
             f"{name} learns from the answers of a sequence classifier, a causal language model or a bare encoder, and "
             f"{type(teacher).__name__} is none; for it give one of {fitting}"
         )
-    return METHODS[name]
+    static = asked is not None and asked.static and METHODS[name].inputs == NOTHING
+    return replace(METHODS[name], inputs=NOISE) if static else METHODS[name]
 
 
 def auto(kind: TaskKind | None, config: QuantConfig, effort: Effort = "default") -> str:
@@ -149,15 +154,15 @@ def auto(kind: TaskKind | None, config: QuantConfig, effort: Effort = "default")
       113.94).
     - 2 bits: `llm-qat`. GPT-2 115.91 (`gptq` 116.73, `zsaq-paper` 115.85 in twice the time), OPT 97.41 (97.97, 97.45),
       MiniLM 86.23 % and KL .088 (84.66, .160 without a step; `zsaq-paper` 86.43, .101).
-    - What a method cannot do: static ranges of inputs are read off text, so `gptq` at 8 bits too; GPTQ's rounding
-      cannot keep min-max ranges, so `llm-qat`.
+    - Static ranges of inputs are read off what a method reads, and rounding reads random tokens, so `gptq`, which reads
+      text, at 8 bits too. GPTQ's rounding cannot keep min-max ranges, so `llm-qat`.
 
     All at W?A8 and in budgets of minutes (README.md, recipes/LOG.md); 5 to 7 bits, weights alone and bare
     encoders were not measured and follow their neighbours.
     """
     weights = [(part.weight.bits, part.ranges) for part in with_rules(config) if part.weight is not None]
     fewest = min((bits for bits, _ in weights), default=16)
-    fixed = static(config)
+    fixed = config.static
     if kind == "causal" and fewest < 8 and effort != "best" and not fixed and weights_alone(config):
         if effort == "light":
             return "rtn"

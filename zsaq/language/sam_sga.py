@@ -53,6 +53,11 @@ def student_of(
     """
     student = quantize_model(teacher, with_learned_ranges(config)).float()
     token_table(student).weight.requires_grad_(False)
+    return calibrated(student, batches, loop)
+
+
+def calibrated(student: PreTrainedModel, batches: Iterable[Batch], loop: Loop | None = None) -> PreTrainedModel:
+    """The student, its static ranges of inputs, if it has any, those of the first `CALIBRATION` of `batches`."""
     if not static_ranges(student):
         return calibrate(student, (), loop and loop.accelerator)
     stream = stream_of(batches)

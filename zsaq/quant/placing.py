@@ -33,7 +33,7 @@ READERS: Final = (  # tokenizers and processors
 DRAWN: Final = ("README.md", "report.html", "curves.png", "pictures", ".eval_results")
 HUB: Final = (".gitattributes", ".cache")
 OWN: Final = (*MODEL, "generation_config.json", *MADE, *READERS, *DRAWN, *HUB)
-EXPORTS: Final = ("onnx", "compressed-tensors", "gguf", "gptq")
+EXPORTS: Final = ("onnx", "openvino", "compressed-tensors", "gguf", "gptq")
 UNFINISHED: Final = re.compile(r"\..*\.[0-9a-f]{8}\.(partial.*|lock)")  # `zsaq.atomic`, of a writer that was killed
 
 

@@ -1,9 +1,10 @@
 """Configurations as short texts.
 
-    w<bits>a<bits>[e<bits>][h<bits>][g<size> or b<size>][-<levels>][-s16]
+    w<bits>a<bits>[s][e<bits>][h<bits>][g<size> or b<size>][-<levels>][-s16]
 
-`w`: weights, `a`: activations, dynamic per token; 16 leaves that side in floats. `g`: weights in groups of that size
-along the input dimension; `b`: weights and activations both, which is the rule of ONNX Runtime's kernels for few bits.
+`w`: weights, `a`: activations; 16 leaves that side in floats. Activations have a scale for each token, found as it
+passes; `s`: one for each layer instead, which is found once (static). `g`: weights in groups of that size along the
+input dimension; `b`: weights and activations both, which is the rule of ONNX Runtime's kernels for few bits.
 `e`: the token table, `h`: the head, each of their rows with a scale. 16 leaves the table in floats; without an `e` it
 has 8 bits, unless it is tied to a head. Without an `h` the head stays in floats. Where a model ties them, both read the
 same codes, so that `e` or `h` speaks for both. Levels: of the weights, a codebook's name, or a format that names its
@@ -23,42 +24,58 @@ BLOCKED: Final = {
 }
 LEVELS: Final = "|".join(("integer", *CODEBOOKS, *BLOCKED))
 FORM: Final = (
-    f"w<bits>a<bits>[e<bits>][h<bits>][g<group size> or b<block size>][-({LEVELS})][-s16 for scales of float16], "
-    "for example w2a8, w4a8g128, w3a16, w2a8-ternary, w2a8e4, w4a16e8h8g32, w4a8b32, w4a16g64-nf4, w4a16-mxfp4"
+    "w<bits>a<bits>[s for static activations][e<bits>][h<bits>][g<group size> or b<block size>]"
+    f"[-({LEVELS})][-s16 for scales of float16], for example w2a8, w2a8s, w4a8g128, w3a16, w2a8-ternary, w2a8e4, "
+    "w4a8se4, w4a16e8h8g32, w4a8b32, w4a16g64-nf4, w4a16-mxfp4"
 )
 
 
 def read(text: Any) -> dict[str, Any]:
     """The fields of a QuantConfig that a text names. Raises ValueError for one of another form."""
-    bits, size = r"([1-9]\d?)", r"([1-9]\d{0,8})"
+    bits = r"[1-9]\d?"
     match = re.fullmatch(
-        rf"w{bits}a{bits}(?:e{bits})?(?:h{bits})?(?:([gb]){size})?(?:-({LEVELS}))?(-s16)?",
+        rf"w(?P<w>{bits})a(?P<a>{bits})(?P<s>s)?(?:e(?P<e>{bits}))?(?:h(?P<h>{bits}))?"
+        rf"(?:(?P<kind>[gb])(?P<size>[1-9]\d{{0,8}}))?(?:-(?P<levels>{LEVELS}))?(?P<s16>-s16)?",
         str(text).strip().lower(),
         re.ASCII,  # digits of other scripts are no digits here
     )
-    widths = {int(match[i] or 8) for i in (1, 2, 3, 4)} if match else set()
-    if not match or not widths <= {*range(2, 9), 16} or (match[5] and int(match[1]) == 16):
+    widths = {int(match[name] or 8) for name in "waeh"} if match else set()
+    if not match or not widths <= {*range(2, 9), 16} or (match["kind"] and match["w"] == "16"):
         raise ValueError(f"{text!r} is no quantization; the form is {FORM}; bits are 2 to 8, or 16 for floats")
-    weights, inputs = int(match[1]), int(match[2])
-    if match[4] == "16":
+    if match["h"] == "16":
         raise ValueError(f"{text!r}: a head that no h names stays in floats; leave h16 out")
-    if match[5] == "b" and inputs == 16:
-        raise ValueError(f"{text!r}: activations in floats have no blocks; write g{match[6]} for groups of weights")
-    table, scales = int(match[3] or (16 if weights == 16 else 8)), "float16" if match[8] else "float32"
-    block = int(match[6]) if match[5] == "b" else "token"
+    table = int(match["e"] or (16 if match["w"] == "16" else 8))
+    scales = "float16" if match["s16"] else "float32"
     return {
         "weight": weight(str(text), match),
-        "input": None if inputs == 16 else Grid(inputs, per=block),
+        "input": inputs(str(text), match),
         "embedding": None if table == 16 else Grid(table, scales=scales),
-        "head": Grid(int(match[4]), scales=scales) if match[4] else None,
-        "spare_tied": match[3] is None,
+        "head": Grid(int(match["h"]), scales=scales) if match["h"] else None,
+        "spare_tied": match["e"] is None,
     }
+
+
+def inputs(text: str, match: re.Match[str]) -> Grid | None:
+    """The activations' grid. Raises ValueError for floats with ranges, and for two kinds of ranges."""
+    blocks = match["size"] if match["kind"] == "b" else None
+    if match["a"] == "16":
+        if match["s"]:
+            raise ValueError(f"{text!r}: activations in floats have no range, static or not; leave the s out")
+        if blocks:
+            raise ValueError(f"{text!r}: activations in floats have no blocks; write g{blocks} for groups of weights")
+        return None
+    if match["s"] and blocks:
+        raise ValueError(
+            f"{text!r}: static activations have one range and no blocks; write g{blocks} for groups of weights, or "
+            "leave the s out"
+        )
+    return Grid(int(match["a"]), per="tensor" if match["s"] else int(blocks) if blocks else "token")
 
 
 def weight(text: str, match: re.Match[str]) -> Grid | None:
     """The weights' grid. Raises ValueError for levels of other bits or blocks than the text's."""
-    bits, size = int(match[1]), int(match[6]) if match[5] else None
-    levels = match[7] or ("half" if bits == 2 else "integer")
+    bits, size = int(match["w"]), int(match["size"]) if match["size"] else None
+    levels = match["levels"] or ("half" if bits == 2 else "integer")
     blocked = BLOCKED.get(levels)
     fitting = blocked.bits if blocked else bits if levels == "integer" else codebook_bits(levels)
     if bits != fitting:
@@ -66,9 +83,9 @@ def weight(text: str, match: re.Match[str]) -> Grid | None:
     if bits == 16:
         return None
     if blocked is None:
-        return Grid(bits, per=size or "channel", levels=levels, scales="float16" if match[8] else "float32")
+        return Grid(bits, per=size or "channel", levels=levels, scales="float16" if match["s16"] else "float32")
     if size not in (None, blocked.per):
-        raise ValueError(f"{text!r}: {levels} has blocks of {blocked.per}; leave {match[5]}{size} out")
-    if match[8]:
+        raise ValueError(f"{text!r}: {levels} has blocks of {blocked.per}; leave {match['kind']}{size} out")
+    if match["s16"]:
         raise ValueError(f"{text!r}: {levels} has scales of its own, {blocked.scaling.name}; leave -s16 out")
     return replace(blocked)

@@ -31,6 +31,7 @@ from zsaq.run import Results
 
 TEXT_SUFFIXES: Final = {".json", ".jsonl", ".txt", ".md", ".yaml", ".csv", ".html", ".svg", ".jinja"}
 BINARY: Final = {".safetensors", ".png", ".model", ".onnx", ".data"}
+NAMED: Final = {"openvino_model.xml", "openvino_model.bin"}  # whose suffixes others use for what is not harmless
 EVAL_FOLDER: Final = ".eval_results"  # written anew from the card
 THEIRS: Final = ".gitattributes"  # the Hub's own
 SECRET_NAME: Final = re.compile(
@@ -68,7 +69,7 @@ def _unfit(path: Path, name: str) -> str | None:
     suffix = path.suffix.lower()
     if any(part.startswith(".") for part in PurePosixPath(name).parts):
         return "is hidden"
-    if not path.is_file() or suffix not in TEXT_SUFFIXES | BINARY:
+    if not path.is_file() or (suffix not in TEXT_SUFFIXES | BINARY and path.name not in NAMED):
         return f"is none of {', '.join(sorted(TEXT_SUFFIXES | BINARY))}"
     if path.name not in TOKENIZERS and SECRET_NAME.search(path.name):
         return "is called like a secret"

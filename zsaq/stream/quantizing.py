@@ -35,6 +35,15 @@ TOKENS: Final = 32  # whose logits are compared at once
 
 
 @torch.no_grad()
+def check_ranges(config: QuantConfig) -> None:
+    """Raises ValueError for static ranges."""
+    if config.static:
+        raise ValueError(
+            "static ranges of inputs are those of a whole pass: give each token a scale, as in w4a8 (no s), or "
+            f"{IN_MEMORY}"
+        )
+
+
 def quantize_files(
     source: Path, target: Path, config: QuantConfig, *, rounding: Rounding = "gptq", batches: Sequence[Batch] = (),
     held: Batch | None = None, loop: Loop | None = None,
@@ -48,8 +57,7 @@ def quantize_files(
     """
     map_large()
     loop = loop or Loop()
-    if config.static:
-        raise ValueError(f"static ranges of inputs are those of a whole pass: {IN_MEMORY}")
+    check_ranges(config)
     if rounding == "gptq" and not batches:
         raise ValueError("GPTQ rounds on batches, and there are none: give text, or take rtn")
     skeleton = Skeleton.of(source)

@@ -61,9 +61,13 @@ def scale_of(query: Tensor, given: dict[str, Any]) -> float:
 
 @final
 class Attention:
-    """What `model` calls for its attention from now on. `choose` on a pass of real shapes, then trace."""
+    """What `model` calls for its attention from now on. `choose` on a pass of real shapes, then trace.
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    `fusing`: by the one operator, which is ONNX Runtime's; else by the plain rule in operators of the standard.
+    """
+
+    def __init__(self, model: PreTrainedModel, fusing: bool = True) -> None:
+        self.rule: Final = fused if fusing else plain
         configs = [module.config for module in model.modules() if hasattr(module, "config")]
         self.kinds: Final[dict[int, str]] = {
             id(c): getattr(c, "_attn_implementation", None) or "eager" for c in configs
@@ -99,7 +103,7 @@ class Attention:
             fits = self.is_plain(module, query, key, value, attention_mask, given)
             self.plain[id(module)] = self.plain.get(id(module), True) and fits
         if self.plain[id(module)]:
-            return fused(query, key, value, attention_mask, scale_of(query, given)), None
+            return self.rule(query, key, value, attention_mask, scale_of(query, given)), None
         own = self.own(module)
         assert own is not None
         return own(module, query, key, value, attention_mask, **given)[0], None

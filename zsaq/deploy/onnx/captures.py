@@ -6,7 +6,10 @@ from typing import Any, Final, final
 
 import numpy as np
 
+from zsaq.deploy.onnx.rounding import shifts
 from zsaq.deploy.onnx.session import Session, spoken
+from zsaq.quant.kinds import factor_of
+from zsaq.quant.packed import PackedEmbedding, PackedLayer
 
 Arrays = dict[str, np.ndarray]
 # What follows each kernel up to the layer's output, the bias aside.
@@ -43,22 +46,43 @@ class Place:
 
 
 @final
+@dataclass(frozen=True)
+class Written:
+    """How the export wrote a layer. `bias`: whether it has one; `static`: whether the scale of its inputs stands in the
+    kernel; `divided`: whether they are divided by it before they are rounded; `scaled`: whether it is a token table
+    with a factor."""
+
+    bias: bool
+    static: bool
+    divided: bool
+    scaled: bool
+
+    @classmethod
+    def of(cls, layer: PackedLayer) -> "Written":
+        quantizer = layer.input_quantizer
+        static = quantizer is not None and quantizer.ranges.static
+        divided = quantizer is not None and (not static or shifts(quantizer))
+        scaled = isinstance(layer, PackedEmbedding) and factor_of(layer) != 1
+        return cls(layer._parameters.get("bias") is not None, static, divided, scaled)
+
+
+@final
 class Captures:
     """A graph file opened twice: as it is deployed, and with the places of its layers as further outputs.
 
-    `biased`: the layers, and whether each has a bias; `tied`: as in the plan; `convolutions`: as export.json has
-    them. Nothing is written: weights are read from beside the file. Raises ValueError as `Session` does.
+    `layers`: those that are no convolutions; `tied`: as in the plan; `convolutions`: as export.json has them. Nothing
+    is written: weights are read from beside the file. Raises ValueError as `Session` does.
     """
 
     def __init__(
-        self, file: Path, biased: dict[str, bool], tied: dict[str, str], convolutions: dict[str, dict[str, str]]
+        self, file: Path, layers: dict[str, PackedLayer], tied: dict[str, str], convolutions: dict[str, dict[str, str]]
     ) -> None:
         import onnx
 
         self.file: Final = file
         with spoken(file):
             self.proto: Final[Any] = onnx.load(str(file), load_external_data=False)
-        self.places: Final = find_places(self.proto.graph, biased, tied)
+        self.places: Final = find_places(self.proto.graph, layers, tied)
         self.places.update(find_convolutions(self.proto.graph, convolutions))
         self.deployed: Final = Session(file)
         wanted = {name for place in self.places.values() for name in (place.input, place.output)}
@@ -95,7 +119,7 @@ class Captures:
         return Session(self.file, proto).run({place.input: np.arange(count)})[0]
 
 
-def find_places(graph: Any, biased: dict[str, bool], tied: dict[str, str]) -> dict[str, Place]:
+def find_places(graph: Any, layers: dict[str, PackedLayer], tied: dict[str, str]) -> dict[str, Place]:
     """The places of the layers whose stored bytes reach one kernel of `AFTER` in the form that the export writes."""
     makers = {output: node for node in graph.node for output in node.output}
     readers: dict[str, list[Any]] = {}
@@ -103,12 +127,12 @@ def find_places(graph: Any, biased: dict[str, bool], tied: dict[str, str]) -> di
         for name in node.input:
             readers.setdefault(name, []).append(node)
     places = {}
-    for layer, bias in biased.items():
+    for layer, packed in layers.items():
         ends = {end for pair in tied.items() if layer in pair for end in pair} or {layer}
         kernels = [kernel for end in sorted(ends) for kernel in _kernels(f"model.{end}.stored", readers)]
         if len(ends) > 1:  # both ends of a tie read the same bytes, which the file may hold once
             kernels = [k for k in kernels if (k.op_type == "GatherBlockQuantized") == (layer in tied.values())]
-        if len(kernels) == 1 and (place := _place(kernels[0], bias, makers, readers)) is not None:
+        if len(kernels) == 1 and (place := _place(kernels[0], Written.of(packed), makers, readers)) is not None:
             places[layer] = place
     return places
 
@@ -132,20 +156,24 @@ def find_convolutions(graph: Any, kernels: dict[str, dict[str, str]]) -> dict[st
     return places
 
 
-def _place(kernel: Any, bias: bool, makers: dict[str, Any], readers: dict[str, list[Any]]) -> Place | None:
-    if kernel.op_type == "GatherBlockQuantized":
-        return Place(kernel.input[1], kernel.output[0])
-    start, output = kernel.input[0], kernel.output[0]
-    if kernel.op_type in ("MatMulIntegerToFloat", "MatMulInteger"):
-        rounded = _back(start, "QuantizeLinear", makers)
-        divided = None if rounded is None else _back(rounded.input[0], "Div", makers)
-        if divided is None:
-            return None
-        start = divided.input[0]
-    inside = kernel.op_type == "MatMulNBits"  # which adds the bias by itself
-    for kind in (*AFTER[kernel.op_type], *(("Add",) if bias and not inside else ())):
+def _place(kernel: Any, written: Written, makers: dict[str, Any], readers: dict[str, list[Any]]) -> Place | None:
+    kind, start, output = kernel.op_type, kernel.input[0], kernel.output[0]
+    if kind == "GatherBlockQuantized":
+        start = kernel.input[1]
+    elif kind in ("MatMulIntegerToFloat", "MatMulInteger"):
+        for step in ("QuantizeLinear", *(("Div",) if written.divided else ())):
+            node = _back(start, step, makers)
+            if node is None:
+                return None
+            start = node.input[0]
+    whole = kind == "MatMulNBits" or (kind == "MatMulIntegerToFloat" and written.static)  # scale and bias within
+    behind = *(("Mul",) if written.scaled else ()), *(("Add",) if written.bias else ())
+    after = () if whole else (*AFTER[kind], *behind)
+    for kind in after:
         following = readers.get(output, [])
         if len(following) != 1 or following[0].op_type != kind:
+            if kind == "Reshape":  # which is left out where it changes nothing
+                continue
             return None
         output = following[0].output[0]
     return Place(start, output)

@@ -11,28 +11,21 @@ Each computes the rule that its layer was trained on, in integers:
 Outside a trace these layers compute nothing of use.
 """
 
-from typing import Any, Final, final
+from typing import Final, final
 
 import torch
 from torch import Tensor, nn
-from torch.onnx.ops import symbolic
 
 from zsaq.deploy.integers import Integers
 from zsaq.deploy.onnx.blocks import block_of, fits_kernels
-from zsaq.quant.config import Grid
+from zsaq.deploy.onnx.rounding import StaticRounding, TokenRounding, check_inputs, emit
 from zsaq.quant.kinds import factor_of
 from zsaq.quant.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear
 from zsaq.quant.quantizer import Quantizer
-from zsaq.quant.ranges import floored
 
 MICROSOFT: Final = "com.microsoft::"
 INT8: Final = 3  # ONNX's number of the type
 INT32: Final = 6
-
-
-def emit(kind: str, inputs: Any, dtype: torch.dtype, shape: Any, **attributes: Any) -> Tensor:
-    """One operator in the graph."""
-    return symbolic(kind, inputs, attributes, dtype=dtype, shape=shape)
 
 
 class OnnxLayer(nn.Module):
@@ -42,9 +35,6 @@ class OnnxLayer(nn.Module):
     table_: Tensor
     weight_scale: Tensor
     weight_zero: Tensor
-    one: Tensor
-    middle: Tensor
-    fixed: Tensor
     bias: Tensor | None
     shape: tuple[int, int]
     input_quantizer: Quantizer | None
@@ -66,50 +56,41 @@ class OnnxLayer(nn.Module):
         return emit("Reshape", (wide, torch.tensor(shape)), dtype, shape)
 
 
-def round_inputs(x: Tensor, quantizer: Quantizer, one: Tensor, middle: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes uint8 in x's shape, and their float scale [..., 1] or []; `middle` is the code of zero, `fixed` the
-    scale of a static range.
-
-    The arithmetic of `zsaq.quantizer`: divide by the scale, add an integer zero, round half to even, clamp.
-    """
-    grid = quantizer.grid
-    if quantizer.ranges.static:
-        v, scale = x / fixed, fixed
-        v = v if grid.symmetric else v + middle.float()
-        v = v if grid.bits == 8 else v.clamp(grid.low, grid.high)
-    else:
-        scale = floored(x.abs().amax(-1, keepdim=True) / grid.amplitude)
-        v = x / scale
-        v = v if grid.amplitude <= grid.high else v.clamp(grid.low, grid.high)
-    start = middle if grid.symmetric else torch.zeros_like(middle)
-    return emit("QuantizeLinear", (v, one, start), torch.uint8, x.shape), scale
-
-
 @final
 class Int8Linear(OnnxLayer):
-    """x [..., in] to [..., out]: codes times codes in 32-bit integers, then both scales and the bias."""
+    """x [..., in] to [..., out]: codes times codes in 32-bit integers, then both scales and the bias.
+
+    A static scale stands in the product itself, and so does the bias then. A token's comes behind it.
+    """
+
+    rounding: StaticRounding | TokenRounding
 
     def forward(self, input: Tensor) -> Tensor:
-        assert self.input_quantizer is not None
-        codes, scale = round_inputs(input, self.input_quantizer, self.one, self.middle, self.fixed)
         rows, columns = self.shape
+        codes, inside, behind = self.rounding.codes(input)
         kind = torch.int8 if self.integers.zero is None else torch.uint8
         weight = self.widened(kind, (rows, self.stored.shape[1] * self.table_.shape[1]))
         weight = weight[:, :columns] if weight.shape[1] > columns else weight
         groups, shape = self.integers.groups(), (*input.shape[:-1], rows)
         if groups == 1:
             weight = emit("Transpose", (weight,), kind, (columns, rows), perm=[1, 0])
-            operands = (codes, weight, self.one, self.weight_scale, self.middle, self.weight_zero)
+            operands = (codes, weight, inside, self.weight_scale, self.rounding.zero, self.weight_zero)
+            operands += (self.bias,) if behind is None and self.bias is not None else ()
             y = emit(f"{MICROSOFT}MatMulIntegerToFloat", operands, torch.float32, shape)
+            if behind is None:
+                return y
         else:
             size = columns // groups
             weight = weight.reshape(rows, groups, size).permute(1, 2, 0)
             parts = codes.reshape(-1, groups, size).transpose(0, 1)
-            operands = (parts, weight, self.middle, self.weight_zero)
+            operands = (parts, weight, self.rounding.zero, self.weight_zero)
             sums = emit("MatMulInteger", operands, torch.int32, (groups, parts.shape[1], rows))
             y = (sums.float() * self.weight_scale).sum(0).reshape(shape)
-        y = y * scale
-        return y if self.bias is None else y + self.bias
+        y = y * (inside if behind is None else behind)
+        if self.bias is None:
+            return y
+        # ONNX Runtime adds a bias of one dimension within the GELU that follows, which takes longer.
+        return y + (self.bias[None] if input.ndim > 1 else self.bias)
 
 
 @final
@@ -163,16 +144,6 @@ class IntegerTable(OnnxLayer):
         return found if self.factor == 1 else found * self.factor
 
 
-def check_inputs(grid: Grid) -> None:
-    """Raises ValueError for inputs that no kernel rounds as the student does."""
-    if not grid.zero.is_integer():
-        raise ValueError("inputs at half-integer levels have no kernel; give QuantConfig.input an integer Grid")
-    if isinstance(grid.per, int) and (grid.bits != 8 or not grid.symmetric):
-        raise ValueError(f"inputs in blocks have 8 symmetric bits in ONNX Runtime; these have {grid}")
-    if grid.per == "token" and not grid.symmetric:
-        raise ValueError("asymmetric inputs per token have no kernel; make them symmetric, or static (per='tensor')")
-
-
 @torch.no_grad()
 def to_operators(layer: PackedLayer, blocks: bool = False) -> None:
     """Give a packed layer its class for the trace, in place. Raises ValueError for a rule that no kernel has.
@@ -214,19 +185,10 @@ def to_operators(layer: PackedLayer, blocks: bool = False) -> None:
     if integers.zero is not None:
         zero = integers.zero.expand(layer.shape[0], -1)
         zero = zero.T[:, None, :] if many else zero[:, 0]
-    fixed, middle = static_range(quantizer)
     become(layer, Int8Linear, integers).operands(
-        integers.table(torch.int8 if integers.zero is None else torch.uint8),
-        weight_scale=scale, weight_zero=zero, one=torch.ones(()), middle=middle, fixed=fixed,
-    )  # fmt: skip
-
-
-def static_range(quantizer: Quantizer) -> tuple[Tensor, Tensor]:
-    """The scale [], 1 where it is dynamic, and the code of zero, uint8 []; signed codes are counted from -128."""
-    if not quantizer.ranges.static:
-        return torch.ones(()), torch.tensor(128, dtype=torch.uint8)
-    scale, zero = quantizer.ranges(torch.empty(0), quantizer.grid)
-    return scale.flatten()[0].clone(), torch.tensor(128 if quantizer.grid.symmetric else int(zero), dtype=torch.uint8)
+        integers.table(torch.int8 if integers.zero is None else torch.uint8), weight_scale=scale, weight_zero=zero
+    )
+    layer.rounding = (StaticRounding if quantizer.ranges.static else TokenRounding)(quantizer)
 
 
 def become(layer: PackedLayer, kind: type[OnnxLayer], integers: Integers) -> OnnxLayer:

@@ -39,16 +39,17 @@ def example(model: PreTrainedModel, size: tuple[int, int] | None) -> tuple[dict[
 
 
 def trace(
-    model: PreTrainedModel, optimize: bool = False, size: tuple[int, int] | None = None
+    model: PreTrainedModel, optimize: bool = False, size: tuple[int, int] | None = None, fusing: bool = True
 ) -> tuple[Any, dict[str, Tensor]]:
     """The graph (onnx.ModelProto) of a model whose packed layers are operators, and the inputs it was traced with.
 
     `optimize`: fold what is constant, for floats; it would widen the codes of small layers in the file. `size`: of
-    images. Raises ValueError for a model that takes no such inputs, and one that torch cannot write as a graph.
+    images. `fusing`: see `Attention`. Raises ValueError for a model that takes no such inputs, and one that torch
+    cannot write as a graph.
     """
     inputs, varying = example(model, size)
     names = list(inputs)
-    attention = Attention(model)
+    attention = Attention(model, fusing)
     if hasattr(model.config, "_experts_implementation"):
         model.set_experts_implementation("batched_mm")  # the one whose shapes do not depend on values
     model.config.use_cache = False

@@ -18,6 +18,7 @@ from zsaq.deploy.onnx.convolution import to_activation, to_convolution
 from zsaq.deploy.onnx.lowering import lower
 from zsaq.deploy.onnx.operators import to_operators
 from zsaq.deploy.onnx.session import Session
+from zsaq.deploy.onnx.tidy import tidy
 from zsaq.deploy.onnx.tracing import TORCH, trace
 from zsaq.deploy.onnx.weights import BLOCKS, MODEL, WEIGHTS, Weights
 from zsaq.io.inputs import text_limit
@@ -64,6 +65,8 @@ def write_graph(
 
     proto, inputs = trace(model, optimize, size)
     with in_one_line(model, "cannot be written as an ONNX graph", TORCH):
+        if not optimize:
+            tidy(proto)
         convolutions = lower(proto)
         slim(proto)
         weights.attach(proto)

@@ -1,0 +1,1 @@
+"""The OpenVINO model of a student, and its sessions."""
