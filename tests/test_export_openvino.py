@@ -12,7 +12,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from test_export_onnx import VOCABULARY, bert, gpt2
 from zsaq import Grid, QuantConfig, calibrate, export, load, quantize_model, save
 from zsaq.deploy import timing
-from zsaq.deploy.checks import verify_openvino
+from zsaq.deploy.openvino.check import verify_openvino
 from zsaq.deploy.parity import batches_of, verify
 from zsaq.io.inputs import random_inputs
 from zsaq.report.hub import contents
