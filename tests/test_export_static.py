@@ -1,5 +1,6 @@
 """Static inputs in ONNX Runtime: the scale and the bias stand in the product, and nothing runs that nobody reads."""
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -67,19 +68,21 @@ def test_a_static_layer_is_a_rounding_and_a_product(exported: tuple[Path, Any]) 
     folder, config = exported
     if config not in ("w2a8se4", "w4a8s", "w4a4s"):
         pytest.skip("not symmetric, or not one scale a row")
-    graph, layers = graph_of(folder), 13  # six in each of two blocks, and the pooler
+    graph = graph_of(folder)
+    told = json.loads((folder / "onnx" / "export.json").read_text())["layers"]
+    layers = list(told.values()).count("Int8Linear")
     kinds = Counter(node.op_type for node in graph.node)
     assert kinds["QuantizeLinear"] == kinds["MatMulIntegerToFloat"] == layers
     assert kinds["Clip"] == (layers if config == "w4a4s" else 0)
-    assert not kinds["Div"] + kinds["Mul"] + kinds["ReduceMax"]
+    assert not kinds["Div"] + kinds["ReduceMax"]
     products = [node for node in graph.node if node.op_type == "MatMulIntegerToFloat"]
     assert all(len(node.input) == 7 and node.input[6] for node in products)
 
 
 def test_codes_stay_packed_in_the_file(exported: tuple[Path, Any]) -> None:
     folder, config = exported
-    stored = [t for t in graph_of(folder).initializer if t.name.endswith("attention.output.dense.stored")]
-    assert stored and (not str(config).startswith("w2") or {tuple(t.dims) for t in stored} == {(64, 16)})
+    stored = [t for t in graph_of(folder).initializer if t.name.endswith(".stored") and "embed" not in t.name]
+    assert stored and (not str(config).startswith("w2") or {t.dims[1] for t in stored} <= {64 // 4, 128 // 4})
 
 
 def test_a_bias_of_a_token_s_scale_has_two_dimensions(exported: tuple[Path, Any]) -> None:
