@@ -47,8 +47,8 @@ def test_what_cannot_be_served_is_one_line(folder: Path, tmp_path: Path) -> None
 def test_others_ask_it_by_http(folder: Path) -> None:
     command = [sys.executable, "-m", "zsaq_cli", "serve", str(folder), "--port", "0", "--json", "--context", "64"]
     process = subprocess.Popen([*command, "--threads", "1"], stdout=subprocess.PIPE, text=True, env=os.environ)
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         address = json.loads(process.stdout.readline())["address"]
         body = {"messages": [{"role": "user", "content": "fox"}], "max_tokens": 2}
         kind = {"Content-Type": "application/json"}

@@ -143,8 +143,8 @@ def test_a_code_that_is_not_the_student_s_is_found(student: Path, tmp_path: Path
 
 def test_it_is_timed_and_published(student: Path, tmp_path: Path) -> None:
     model = load(student)
-    run, size = timing.openvino(timing.Bench(model, model, student, tmp_path, 1))
+    run, size, _ = timing.openvino(timing.Bench(model, student, tmp_path, 1))
     assert np.isfinite(run(random_inputs(model, (1, 4)))["logits"]).all() and size > 50_000
     assert {"openvino/openvino_model.xml", "openvino/openvino_model.bin"} <= set(contents(student))
     with pytest.raises(ValueError, match=r"export .* --to openvino"):
-        timing.openvino(timing.Bench(model, model, tmp_path, tmp_path, 1))
+        timing.openvino(timing.Bench(model, tmp_path, tmp_path, 1))

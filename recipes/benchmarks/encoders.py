@@ -38,15 +38,15 @@ def student(teacher: Any, bits: str, folder: Path) -> Path:
     return save(calibrate(made, [random_inputs(made, (8, 32), seed) for seed in range(2)]), folder)
 
 
-def runs_of(teacher: Any, bits: list[str], work: Path) -> dict[str, tuple[timing.Run, int]]:
+def runs_of(teacher: Any, bits: list[str], work: Path) -> dict[str, timing.Timed]:
     """What is timed, and its bytes on disk. A runtime that does not take a configuration is told and left out."""
-    runs: dict[str, tuple[timing.Run, int]] = {}
+    runs: dict[str, timing.Timed] = {}
     for text in bits:
         folder = student(teacher, text, work / text)
         place = work / f"made-{text}"
         place.mkdir()
         model = load(folder, dtype=torch.float32)
-        bench = timing.Bench(model, timing.floats_of(model), folder, place, threads=1)
+        bench = timing.Bench(timing.floats_of(model), folder, place, threads=1)
         if not runs:
             runs["onnxruntime fp32"] = timing.fp32_onnx(bench)
             runs[PEER] = timing.dynamic_onnx(bench)
@@ -81,13 +81,15 @@ def main() -> None:
         runs = runs_of(teacher, args.bits.split(","), Path(work))
         for shape in args.shapes.split(","):
             inputs = random_inputs(teacher, tuple(map(int, shape.split("x"))))
-            times = {name: [best(lambda run=run: run(inputs)) for _ in range(2)][1:] for name, (run, _) in runs.items()}
+            times = {
+                name: [best(lambda each=each: each.run(inputs)) for _ in range(2)][1:] for name, each in runs.items()
+            }
             for _ in range(args.repeats):
-                for name, (run, _) in runs.items():
-                    times[name].append(best(lambda run=run: run(inputs)))
-            for name, (_, size) in runs.items():
+                for name, each in runs.items():
+                    times[name].append(best(lambda each=each: each.run(inputs)))
+            for name, each in runs.items():
                 ratio = min(times[name]) / min(times[PEER])
-                print(f"{shape:6} {name:32} {size / 1e6:7.1f} MB {min(times[name]):8.2f} ms  {ratio:.3f}")
+                print(f"{shape:6} {name:32} {each.bytes / 1e6:7.1f} MB {min(times[name]):8.2f} ms  {ratio:.3f}")
 
 
 if __name__ == "__main__":
