@@ -26,7 +26,7 @@ CHAT = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% e
 
 def byte_level(split: str = "gpt-2") -> PreTrainedTokenizerFast:
     """Merges of bytes, with text split in a way that llama.cpp has this name for."""
-    tokenizer = Tokenizer(models.BPE())
+    tokenizer = Tokenizer(models.BPE(ignore_merges=split == "llama-bpe"))
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=split in ("gpt-2", "smollm"))
     first: Any = {"smollm": pre_tokenizers.Digits(individual_digits=True)}
     first |= {name: pre_tokenizers.Split(Regex(text), "isolated") for text, name in SPLITS.items()}
@@ -68,6 +68,7 @@ SHAPE: dict[str, Any] = {
 GROUPED: dict[str, Any] = SHAPE | {"num_key_value_heads": 2}
 HEADS: dict[str, Any] = GROUPED | {"head_dim": 32}
 GEMMA: dict[str, Any] = HEADS | {"query_pre_attn_scalar": 32, "sliding_window": 16}
+DEEP: dict[str, Any] = GEMMA | {"num_hidden_layers": 6}
 LLAMA3: Any = {
     "rope_type": "llama3", "rope_theta": 500.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
@@ -84,17 +85,17 @@ TEACHERS: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3": lambda: T.Qwen3ForCausalLM(T.Qwen3Config(**HEADS)),
     "gemma": lambda: T.GemmaForCausalLM(T.GemmaConfig(**HEADS)),
     "gemma2": lambda: T.Gemma2ForCausalLM(T.Gemma2Config(**GEMMA)),
-    "gemma3": lambda: T.Gemma3ForCausalLM(T.Gemma3TextConfig(**GEMMA)),
+    "gemma3": lambda: T.Gemma3ForCausalLM(T.Gemma3TextConfig(**DEEP)),
     "phi3": lambda: T.Phi3ForCausalLM(T.Phi3Config(**GROUPED)),
     "gpt2": lambda: T.GPT2LMHeadModel(T.GPT2Config(**SHAPE)),
 }
 
 
-def saved(kind: str, text: str, folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Path:
+def saved(kind: str, text: str | QuantConfig, folder: Path, tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Path:
     """A student of a tiny teacher, rounded to nearest, with weights and norms that are not as they were made."""
     torch.manual_seed(seed)
     teacher = TEACHERS[kind]().eval()
     with torch.no_grad():
         for parameter in teacher.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
-    return save(quantize_model(teacher, QuantConfig.parse(text)), folder / "student", tokenizer)
+    return save(quantize_model(teacher, QuantConfig.given(text)), folder / "student", tokenizer)

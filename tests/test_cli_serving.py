@@ -35,6 +35,17 @@ def test_without_a_template_a_text_goes_on(tmp_path: Path) -> None:
     assert 1 <= facts["tokens"] <= 3
 
 
+def test_each_line_is_a_question(folder: Path) -> None:
+    command = [sys.executable, "-m", "zsaq_cli", "chat", str(folder), "--max_tokens", "2", "--context", "64", "--json"]
+    done = subprocess.run(
+        [*command, "--threads", "1"], input="fox\ndog\n", capture_output=True, text=True, check=True,
+        env=os.environ | {"http_proxy": "http://127.0.0.1:9"},
+    )  # fmt: skip
+    assert [facts["tokens"] <= 2 for facts in json.loads(done.stdout)["answers"]] == [True, True]
+    long = run("chat", folder, "--prompt", "fox dog " * 300, "--context", "64", "--threads", "1")
+    assert long.exit_code == 2 and "llama.cpp refuses" in long.stderr
+
+
 def test_what_cannot_be_served_is_one_line(folder: Path, tmp_path: Path) -> None:
     for args, text in (
         (("serve", tmp_path), "no folder of a saved student"),

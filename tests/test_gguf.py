@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,17 @@ import gguf
 import pytest
 import torch
 
-from gguf_toys import CHAT, TEACHERS, byte_level, saved, sentence_piece
+from gguf_toys import CHAT, LLAMA3, SIZE, TEACHERS, byte_level, saved, sentence_piece
 from zsaq.deploy.gguf.check import words
+from zsaq.deploy.gguf.families import describe, family_of, frequencies
 from zsaq.deploy.gguf.serving import LlamaServer
-from zsaq.deploy.gguf.write import FILE
+from zsaq.deploy.gguf.tensors import parts
+from zsaq.deploy.gguf.vocabulary import add_vocabulary
+from zsaq.deploy.gguf.write import FILE, otherwise
 from zsaq.deploy.parity import verify
 from zsaq.deploy.runtimes import export
+from zsaq.io.loading import load
+from zsaq.quant.config import Grid, QuantConfig
 
 TEXTS = {"qwen2": "w4a8b32", "gpt2": "w5a8b32", "llama-untied": "w4a8e8h8b32", "phi3": "w3a16g32-s16"}
 
@@ -34,6 +41,50 @@ def test_llama_cpp_computes_what_the_student_does(kind: str, tmp_path: Path) -> 
     assert report["worst"]["alone"]["relative"] < 1e-6
     assert facts["types"] and facts["bytes"] == (folder / "gguf" / FILE).stat().st_size
     assert any("llama.cpp has no windows" in note for note in facts["changed"]) == (kind == "mistral")
+
+
+def test_layers_in_floats_go_along(tmp_path: Path) -> None:
+    config = QuantConfig(Grid(4, per=32), rules=(("*attn.c_proj", None), ("*.1.mlp.c_fc", None)))
+    folder = saved("gpt2", config, tmp_path, byte_level())
+    facts = export(folder, "gguf")
+    assert "F32" in facts["types"] and verify(folder)["gguf"]["agrees"]
+
+
+def test_what_is_no_generator_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TEACHERS, "bare", lambda: TEACHERS["llama"]().model)
+    folder = saved("bare", "w4a16e8g32", tmp_path, byte_level())
+    with pytest.raises(ValueError, match="LlamaModel has no head"):
+        export(folder, "gguf")
+    assert not (folder / "gguf").exists()
+
+
+def test_a_tensor_that_is_another_is_named(tmp_path: Path) -> None:
+    folder = saved("llama", "w4a16e8g32", tmp_path, byte_level())
+    export(folder, "gguf")
+    model = load(folder)
+    wanted = list(parts(model, family_of(model.config)))
+    assert otherwise(folder / "gguf" / FILE, wanted) == []
+    changed = [replace(p, data=p.data ^ 1) if p.place == "blk.1.ffn_down.weight" else p for p in wanted]
+    assert otherwise(folder / "gguf" / FILE, changed) == ["blk.1.ffn_down.weight"]
+    assert otherwise(folder / "gguf" / FILE, wanted[1:]) == [wanted[0].place]
+
+
+def test_tokenizers_that_do_more_are_refused(tmp_path: Path) -> None:
+    folder = saved("llama", "w4a16e8g32", tmp_path, byte_level())
+    told = json.loads((folder / "tokenizer.json").read_text())
+    size, (one, other) = SIZE, list(told["model"]["vocab"])[5:7]
+    changes: list[tuple[dict[str, Any], str]] = [
+        ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
+        ({"model": told["model"] | {"ignore_merges": True}}, "ignore_merges"),
+        ({"model": told["model"] | {"type": "Unigram"}}, "Unigram"),
+        ({"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
+        ({"added_tokens": [{"id": SIZE - 1, "content": one, "special": False}]}, "one text"),
+        ({"added_tokens": [{"id": SIZE, "content": other, "special": False}]}, "and its table 400"),
+    ]
+    for change, text in changes:
+        (tmp_path / "tokenizer.json").write_text(json.dumps(told | change))
+        with pytest.raises(ValueError, match=text):
+            add_vocabulary(tmp_path, size, gguf.GGUFWriter(tmp_path / "x", "llama"))
 
 
 @pytest.mark.parametrize("split", ["smollm", "llama-bpe", "qwen2"])
@@ -93,17 +144,20 @@ def test_a_file_of_the_same_model_gives_its_tokenizer(tmp_path: Path) -> None:
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window"),
         ("llama", {"model_type": "opt"}, "no place in GGUF"),
+        ("llama", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "a part of it"),
+        ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
+        ("gemma2", {"layer_types": ["full_attention", "full_attention"]}, "layer_types"),
+        ("qwen3", {"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
+        ("gemma2", {"attn_logit_softcapping": None}, "soft caps"),
+        ("gemma3", {"sliding_window": None}, "window"),
     ],
 )
 def test_what_llama_cpp_takes_for_granted_is_refused(kind: str, change: dict[str, Any], words: str) -> None:
-    from zsaq.deploy.gguf.families import family_of, rotation
-
     config = TEACHERS[kind]().config
     for name, value in change.items():
         object.__setattr__(config, name, value)
     with pytest.raises(ValueError, match=words):
-        family_of(config)
-        rotation(config)
+        describe(config, family_of(config), gguf.GGUFWriter(None, "llama"))
 
 
 def test_a_layer_without_a_type_is_named_and_nothing_is_left(tmp_path: Path) -> None:
@@ -121,6 +175,15 @@ def test_a_damaged_file_is_one_line(tmp_path: Path) -> None:
         LlamaServer(tmp_path / FILE)
     with pytest.raises(ValueError, match="give one of f32"):
         LlamaServer(tmp_path / FILE, cache="q3")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ValueError, match="give others"):
+        LlamaServer(tmp_path / FILE, port=taken.getsockname()[1])
+
+
+def test_llama_3_turns_in_llama_alone() -> None:
+    model = TEACHERS["qwen2"]()
+    model.config.rope_parameters = LLAMA3
+    with pytest.raises(ValueError, match="'llama3' in a qwen2"):
+        frequencies(model)
 
 
 def test_blocks_of_256_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

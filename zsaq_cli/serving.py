@@ -80,7 +80,7 @@ def chat(
         reader: Any = tokenizer_of(local(folder))
         talks = reader is not None and reader.chat_template is not None
         options = {"max_tokens": tokens, "temperature": temperature}
-        said, facts = list[dict[str, str]](), dict[str, Any]()
+        said, facts, answers = list[dict[str, str]](), dict[str, Any](), list[dict[str, Any]]()
         for question in [prompt] if prompt is not None else typed():
             began = time.perf_counter()
             if talks:
@@ -93,10 +93,9 @@ def chat(
                 text = told["choices"][0]["text"]
             seconds = time.perf_counter() - began
             facts = {"answer": text, "tokens": told["usage"]["completion_tokens"], "seconds": round(seconds, 3)}
-            if prompt is None:
-                print(text, file=sys.__stdout__, flush=True)
-        shown = () if prompt is None else (facts["answer"],)
-        return Outcome(facts, shown)
+            print(text, file=sys.stderr if as_json else sys.__stdout__, flush=True)
+            answers.append(facts)
+        return Outcome(facts if prompt is not None else {"answers": answers}, ())
 
     answer(as_json, work)
 
@@ -116,15 +115,17 @@ def started(folder: str, **options: Any) -> Any:
     """llama.cpp's server of a student; its file is written where it lacks. Raises ValueError for an export of another
     student."""
     source = local(folder)
+    from zsaq.deploy.gguf.ggml import library
     from zsaq.deploy.gguf.serving import LlamaServer
     from zsaq.deploy.gguf.write import FILE
     from zsaq.deploy.runtimes import export
-    from zsaq.io.added import read_export
+    from zsaq.io.added import sealed_export
 
+    library()  # that it is there, before a file is written
     place: Path = source / "gguf"
     if not (place / FILE).exists():
         print(f"{place / FILE} is written first (zsaq export {folder} --to gguf)", file=sys.stderr)
         for change in export(source, "gguf")["changed"]:
             print(f"  {change}", file=sys.stderr)
-    read_export(place)
+    sealed_export(place)
     return LlamaServer(place / FILE, **options)

@@ -16,17 +16,21 @@ from transformers import PreTrainedModel
 
 from zsaq.deploy.comparison import NEAR, TOLERANCE, difference, see, worst
 from zsaq.deploy.gguf.blocks import Stored
+from zsaq.deploy.gguf.families import family_of
 from zsaq.deploy.gguf.ggml import product
 from zsaq.deploy.gguf.serving import LlamaServer
-from zsaq.deploy.gguf.write import FILE, stored_layers, table_rows
-from zsaq.io.added import read_export
+from zsaq.deploy.gguf.tensors import own_layers, parts, stored_layer, table_rows
+from zsaq.deploy.gguf.write import FILE, otherwise
+from zsaq.io.added import sealed_export
 from zsaq.io.readers import tokenizer_of
 from zsaq.quant.packed import PackedEmbedding, packed_layers
 from zsaq.quant.plan import plan_of
 
 ROWS: Final = 64  # inputs of a layer that are compared
-PROMPTS: Final = (1, 7, 24, 60)  # tokens
-ENDS: Final = 0.05  # of the spread of log probabilities, or three times what NOISE does: a wrong model is about 1 apart
+PROMPTS: Final = (1, 7, 24, 60)  # tokens, and one longer than each window
+USUAL: Final = 3  # batches that are not for windows
+ENDS: Final = 0.05  # of the spread of log probabilities, or three times what NOISE does, up to MOST: a wrong model is 1
+MOST: Final = 0.3
 NOISE: Final = 2.0**-21  # relative, of inputs
 TEXTS: Final = (
     "The quick brown fox jumps over 13 lazy dogs, doesn't it?", "  two spaces\tand\ttabs\n\n\nlines", "1234567 3.14159",
@@ -88,26 +92,23 @@ def verify_gguf(model: PreTrainedModel, folder: Path, batches: list[dict[str, Te
     """Facts for the parity report. Raises ValueError for a file of another student or that does not open, ImportError
     where xllamacpp is not installed."""
     place = folder / "gguf"
-    facts = read_export(place)
-    layers = stored_layers(model)
-    differ = stored_otherwise(place / FILE, layers)
-    far: dict[str, float] = {}
-    tied = plan_of(model).tied
-    kinds = dict(packed_layers(model))
-    for inputs in batches[:1]:
-        _, seen = see(model, [name for name, layer in kinds.items() if not isinstance(layer, PackedEmbedding)], inputs)
-        for name, calls in seen.items():
-            x = calls[0][0].flatten(0, -2)[:ROWS].float()
-            far[name] = alone(layers[tied.get(name, name)], x)
-    size = table_rows(model)
-    server = LlamaServer(place / FILE, context=512, threads=torch.get_num_threads(), exact=True)
-    ends, texts = ending(model, layers, server, size), words(folder, server)
-    wrong = sorted([name for name, value in far.items() if not value <= TOLERANCE] + differ)
-    near = ends["relative"] <= max(ENDS, 3 * ends["rounding_ties"])
-    good = bool(far) and near and not wrong and not texts.get("differ")
+    facts = sealed_export(place)
+    wrong = otherwise(place / FILE, list(parts(model, family_of(model.config))))
+    layers, tied = {name: stored_layer(name, layer) for name, layer in own_layers(model)}, plan_of(model).tied
+    names = [name for name, layer in packed_layers(model) if not isinstance(layer, PackedEmbedding)]
+    most = max(batches[:USUAL], key=lambda inputs: inputs["input_ids"].numel())
+    _, seen = see(model, names, most)
+    far = {n: alone(layers[tied.get(n, n)], c[0][0].flatten(0, -2)[:ROWS].float()) for n, c in seen.items()}
+    most_read = int(gguf.GGUFReader(place / FILE).fields[f"{facts['architecture']}.context_length"].contents())
+    longest = min(most_read - 2, max(inputs["input_ids"].shape[1] for inputs in batches))
+    prompts = sorted({min(count, longest) for count in (*PROMPTS, longest)})
+    server = LlamaServer(place / FILE, context=longest + 8, threads=torch.get_num_threads(), exact=True)
+    ends, texts = ending(model, layers, server, prompts), words(folder, server)
+    far_off = sorted([name for name, value in far.items() if not value <= TOLERANCE] + wrong)
+    near = ends["relative"] <= max(ENDS, min(MOST, 3 * ends["rounding_ties"]))
     return {
-        "agrees": good,
-        "disagree": wrong,
+        "agrees": bool(far) and near and not far_off and not texts.get("differ"),
+        "disagree": far_off,
         "worst": {"alone": worst(far)},
         "end_to_end": ends,
         "tokens": texts,
@@ -117,20 +118,14 @@ def verify_gguf(model: PreTrainedModel, folder: Path, batches: list[dict[str, Te
     }
 
 
-def stored_otherwise(file: Path, layers: dict[str, Stored]) -> list[str]:
-    """How many tensors of the types of `layers` the file has, if these are others. The bytes themselves are sealed."""
-    want = sorted(layer.rows.nbytes for layer in layers.values())
-    names = {layer.layout.name for layer in layers.values()}
-    got = sorted(int(t.n_bytes) for t in gguf.GGUFReader(file).tensors if t.tensor_type.name in names)
-    return [] if want == got else [f"{len(got)} packed tensors of {len(want)}"]
-
-
 @torch.no_grad()
-def ending(model: PreTrainedModel, layers: dict[str, Stored], server: LlamaServer, size: int) -> dict[str, Any]:
+def ending(
+    model: PreTrainedModel, layers: dict[str, Stored], server: LlamaServer, prompts: list[int]
+) -> dict[str, Any]:
     """Log probabilities after random tokens: llama.cpp beside the student by its rule, and by the student's own."""
-    rng = torch.Generator().manual_seed(0)
+    rng, size = torch.Generator().manual_seed(0), table_rows(model)
     theirs, by_rule, own, noisy = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
-    for count in PROMPTS:
+    for count in prompts:
         ids = torch.randint(3, size, (1, count), generator=rng)
         theirs.append(torch.tensor(server.next_after(ids[0].tolist(), size)))
         own.append(last(model, ids))
@@ -139,6 +134,7 @@ def ending(model: PreTrainedModel, layers: dict[str, Stored], server: LlamaServe
                 answers.append(last(model, ids))
     got, want, ours, other = (torch.stack(each) for each in (theirs, by_rule, own, noisy))
     return {
+        "tokens": prompts,
         "relative": apart(got, want),
         "rounding_ties": apart(other, want),
         "kl": float((want.exp() * (want - got)).sum(-1).mean()),

@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 Config = Any
+CAUSAL: Final = {"use_bidirectional_attention": False}
 TANH: Final = ("gelu_new", "gelu_pytorch_tanh")
 
 
@@ -34,16 +35,25 @@ def heads(config: Config) -> int:
 
 
 def windowless(config: Config) -> dict[str, Any]:
-    return {"use_sliding_window": False}
+    return {"use_sliding_window": False, "layer_types": ["full_attention"] * config.num_hidden_layers}
+
+
+def scalar(config: Config, largest: int) -> int:
+    """What queries are scaled by, squared: llama.cpp knows the largest of the kind by its number of layers."""
+    return config.hidden_size // config.num_attention_heads if config.num_hidden_layers == largest else heads(config)
 
 
 def gemma2(config: Config, writer: gguf.GGUFWriter) -> None:
+    if None in (config.attn_logit_softcapping, config.final_logit_softcapping, config.sliding_window):
+        raise ValueError("llama.cpp takes soft caps and a window for granted in Gemma 2, and this model lacks one")
     writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     writer.add_final_logit_softcapping(config.final_logit_softcapping)
     writer.add_sliding_window(config.sliding_window)
 
 
 def gemma3(config: Config, writer: gguf.GGUFWriter) -> None:
+    if config.sliding_window is None:
+        raise ValueError("llama.cpp takes a window for granted in Gemma 3, and this model has none")
     writer.add_sliding_window(config.sliding_window)
 
 
@@ -60,14 +70,14 @@ FAMILIES: Final = {
     "qwen3": Family("qwen3", fixed=lambda c: windowless(c) | {"attention_bias": False}),
     "gemma": Family("gemma", TANH, lambda c: {"attention_bias": False}, shift=1.0),
     "gemma2": Family(
-        "gemma2", TANH, lambda c: {"query_pre_attn_scalar": heads(c), "layer_types": layers(c, 2)}, shift=1.0,
-        more=gemma2,
+        "gemma2", TANH, lambda c: {"query_pre_attn_scalar": scalar(c, 46), "layer_types": layers(c, 2)} | CAUSAL,
+        shift=1.0, more=gemma2,
     ),
     "gemma3_text": Family(
         "gemma3", TANH,
         lambda c: {
-            "query_pre_attn_scalar": heads(c), "layer_types": layers(c, 6), "attn_logit_softcapping": None,
-            "final_logit_softcapping": None,
+            "query_pre_attn_scalar": scalar(c, 62), "layer_types": layers(c, 6), **CAUSAL,
+            "attn_logit_softcapping": None, "final_logit_softcapping": None,
         },
         shift=1.0, more=gemma3,
     ),
@@ -86,7 +96,8 @@ def family_of(config: Config) -> Family:
     if odd := [act for act in acts if act not in (None, *family.activations)]:
         raise ValueError(f"llama.cpp computes a {config.model_type} with {family.activations[-1]}, this has {odd[0]!r}")
     for name, value in family.fixed(config).items():
-        if getattr(config, name, value) != value:
+        got = getattr(config, name, value)
+        if got != value and not (got is None and value is False):
             raise ValueError(f"llama.cpp takes {name}={value!r} for granted, this model has {getattr(config, name)!r}")
     return family
 
@@ -99,6 +110,8 @@ def rotation(config: Config) -> dict[str, Any]:
         if windows.get("rope_theta") != 10_000.0 or windows.get("rope_type", "default") != "default":
             raise ValueError(f"llama.cpp takes a rope_theta of 10000 within windows for granted, this has {windows}")
         told = told["full_attention"]
+    if config.model_type != "phi3" and told.get("partial_rotary_factor", 1.0) != 1.0:
+        raise ValueError(f"llama.cpp turns all of a head in a {config.model_type}, and this model a part of it")
     if (kind := told.get("rope_type", "default")) not in ("default", "linear", "llama3"):
         raise ValueError(f"positions of the kind {kind!r} are not written to GGUF here; default, linear and llama3 are")
     return dict(told)
@@ -109,8 +122,7 @@ def frequencies(model: PreTrainedModel) -> torch.Tensor | None:
     told = rotation(model.config)
     if told.get("rope_type") != "llama3":
         return None
-    place = gguf.MODEL_TENSORS[arch_of(family_of(model.config))]
-    if gguf.MODEL_TENSOR.ROPE_FREQS not in place:
+    if family_of(model.config).arch != "llama":
         raise ValueError(f"llama.cpp has no place for positions of the kind 'llama3' in a {model.config.model_type}")
     rotary: Any = model.base_model.rotary_emb
     turns = rotary.inv_freq.float()

@@ -26,7 +26,10 @@ def library() -> Any:
     spec = find_spec("xllamacpp")
     if spec is None or spec.origin is None:
         raise ImportError(MISSING, name="xllamacpp")
-    found = ctypes.CDLL(str(next(Path(spec.origin).parent.glob("*.so"))))
+    files = list(Path(spec.origin).parent.glob("*.so"))
+    if not files:
+        raise ImportError("the library of xllamacpp is called through Linux and macOS alone", name="xllamacpp")
+    found = ctypes.CDLL(str(files[0]))
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     for name, answer, arguments in (
         ("ggml_init", pointer, [Parameters]),

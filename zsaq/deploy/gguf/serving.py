@@ -1,6 +1,8 @@
 """A GGUF in llama.cpp's own server, in this process: its answers, and its OpenAI-compatible endpoint for others."""
 
 import json
+import socket
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +36,13 @@ class LlamaServer:
         chosen = "f32" if exact else cache
         if chosen is not None and chosen not in known:
             raise ValueError(f"a cache of {cache!r} is unknown; give one of {', '.join(known)}")
+        if port:
+            try:
+                with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as place:
+                    place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    place.bind((host, port))
+            except OSError as error:
+                raise ValueError(f"{host}, port {port}: {error}; give others") from error
         params: Any = llama.CommonParams()
         params.model.path = str(file)
         params.n_ctx, params.n_parallel = context, 1
@@ -48,7 +57,7 @@ class LlamaServer:
         try:
             self._server: Any = llama.Server(params)
         except RuntimeError as error:
-            raise ValueError(f"llama.cpp does not open {file}: {error}") from error
+            raise ValueError(f"llama.cpp does not open {file}, or not with this cache: {error}") from error
         self._letter = self.tokens("a")[-1]
 
     @property
@@ -63,8 +72,12 @@ class LlamaServer:
     def _asked(self, path: str, body: dict[str, Any]) -> Iterator[bytes]:
         data, kind = json.dumps(body).encode(), {"Content-Type": "application/json"}
         request = urllib.request.Request(self.address + path, data, kind)
-        with urllib.request.urlopen(request, timeout=WAIT) as answer:
-            yield from answer
+        here = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # nothing leaves the machine
+        try:
+            with here.open(request, timeout=WAIT) as answer:
+                yield from answer
+        except urllib.error.HTTPError as error:
+            raise ValueError(f"llama.cpp refuses: {error.read().decode(errors='replace')[:300]}") from error
 
     def tokens(self, text: str) -> list[int]:
         """Ids of a text, with what stands around one."""

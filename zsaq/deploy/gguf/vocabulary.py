@@ -12,7 +12,11 @@ from zsaq.io.readers import tokenizer_of
 LIKE: Final = "give --like FILE.gguf, a file of the same model, whose tokenizer is taken"
 CONTRACTED: Final = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
 TAIL: Final = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-OURS: Final = ("general.architecture", "general.file_type", "general.quantization_version")  # told of the student
+OURS: Final = (  # told of the student, or of the file
+    *("general.architecture", "general.file_type", "general.quantization_version", "general.alignment"),
+)
+SPACES: Final = ("Replace", "Prepend", "Split", "Metaspace")  # what a normalizer and a splitter do to letters
+BYTES: Final = ("NFC", "Split", "Digits", "ByteLevel")  # and to bytes; of NFC llama.cpp does nothing, most texts are
 SPLITS: Final = {CONTRACTED + "{1,3}" + TAIL: "llama-bpe", CONTRACTED + TAIL: "qwen2"}
 """How text is split before bytes are merged, by its regular expression, as llama.cpp names it."""
 
@@ -22,12 +26,18 @@ def splitting(told: Any) -> str:
     parts = told.get("pretokenizers", [told]) if isinstance(told, dict) else []
     kinds = [part.get("type") for part in parts]
     spaced = any(part.get("add_prefix_space") for part in parts)
+    whole = all(part.get("behavior", "Isolated") == "Isolated" and not part.get("invert") for part in parts)
     if not spaced and kinds == ["ByteLevel"] and parts[0].get("use_regex", True):
         return "gpt-2"
-    if not spaced and kinds == ["Digits", "ByteLevel"] and parts[0].get("individual_digits"):
+    if (
+        not spaced
+        and kinds == ["Digits", "ByteLevel"]
+        and parts[0].get("individual_digits")
+        and (parts[1].get("use_regex", True))
+    ):
         return "smollm"
     regex = parts[0].get("pattern", {}).get("Regex") if kinds == ["Split", "ByteLevel"] else None
-    if not spaced and regex in SPLITS and not parts[1].get("use_regex", True):
+    if not spaced and whole and regex in SPLITS and not parts[1].get("use_regex", True):
         return SPLITS[regex]
     raise ValueError(f"llama.cpp has no known name for the way in which its tokenizer splits text, {kinds}; {LIKE}")
 
@@ -45,7 +55,22 @@ def pieces(told: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
     for token in added:
         kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
         tokens[token["id"]], kinds[token["id"]] = token["content"], int(kind)
+    if len(set(tokens)) != size:
+        raise ValueError("two of its tokens have one text, and llama.cpp tells them by it")
     return tokens, kinds
+
+
+def check_known(told: dict[str, Any], fallback: bool, split: str) -> None:
+    """Raises ValueError for what llama.cpp does not do to a text, or does without being told."""
+    model, found = told["model"], list[Any]()
+    for name, inside in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+        step = told.get(name) or {"type": "Sequence", inside: []}
+        found += step[inside] if step["type"] == "Sequence" else [step]
+    odd = [step["type"] for step in found if step["type"] not in (SPACES if fallback else BYTES)]
+    odd += [key for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout") if model.get(key)]
+    odd += ["ignore_merges"] * (bool(model.get("ignore_merges")) != (split == "llama-bpe"))
+    if odd:
+        raise ValueError(f"its tokenizer has {', '.join(odd)}, which llama.cpp has in another way; {LIKE}")
 
 
 def scores(told: dict[str, Any], tokens: list[str]) -> list[float]:
@@ -72,7 +97,8 @@ def add_vocabulary(folder: Path, size: int, writer: gguf.GGUFWriter) -> str:
     fallback = bool(told["model"].get("byte_fallback"))
     special = gguf.SpecialVocab(folder, load_merges=not fallback, n_vocab=size)
     reader = tokenizer_of(folder)
-    assert reader is not None
+    if reader is None:
+        raise ValueError(f"its tokenizer is not read by transformers; {LIKE}")
     special.add_special_token = ends(reader)
     if fallback:
         name, split = "llama", "default"
@@ -80,6 +106,7 @@ def add_vocabulary(folder: Path, size: int, writer: gguf.GGUFWriter) -> str:
         writer.add_add_space_prefix(reader.tokenize("a")[0] != "a")
     else:
         name, split = "gpt2", splitting(told.get("pre_tokenizer"))
+    check_known(told, fallback, split)
     writer.add_tokenizer_model(name)
     writer.add_tokenizer_pre(split)
     writer.add_token_list(tokens)
@@ -95,8 +122,8 @@ def ends(reader: PreTrainedTokenizerBase) -> dict[str, bool]:
 
 
 def taken_from(file: Path, writer: gguf.GGUFWriter, arch: str, size: int) -> str:
-    """All that a GGUF of the same model says, but of its tensors' types. Raises ValueError for one of another kind, or
-    of another number of tokens."""
+    """The tokenizer of a GGUF of the same model, and what it says of it in general. Raises ValueError for one of
+    another kind, or of another number of tokens."""
     fields = gguf.GGUFReader(file).fields
     theirs = fields["general.architecture"].contents() if "general.architecture" in fields else None
     if theirs != arch:
@@ -105,7 +132,7 @@ def taken_from(file: Path, writer: gguf.GGUFWriter, arch: str, size: int) -> str
     if tokens is None or len(tokens.data) != size:
         raise ValueError(f"{file} has {0 if tokens is None else len(tokens.data)} tokens, and this model {size}")
     for name, field in fields.items():
-        if not name.startswith(("GGUF.", f"{arch}.", *OURS)):
+        if name.startswith(("tokenizer.", "general.")) and name not in OURS:
             sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
             writer.add_key_value(name, field.contents(), field.types[0], sub)
     return f"as in {file.name}"
