@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 SWEEP = "benchmarks/architectures.py"  # without arguments it works, for an hour
 NEEDLESS = [
-    f"{name}.py 2" for name in ("cost", "speed", "suitability", "streaming", "training_memory", "language_models")
+    f"{name}.py 2"
+    for name in ("cost", "speed", "suitability", "streaming", "training_memory", "language_models", "encoders")
 ]
 PEERS = [f"{path.name} 2" for path in (RECIPES / "peers").glob("*.py")]  # other tools, which are not asked for yet
 SCRIPTS = sorted(

@@ -34,7 +34,6 @@ DAMPING: Final = 0.01
 TOKENS: Final = 32  # whose logits are compared at once
 
 
-@torch.no_grad()
 def check_ranges(config: QuantConfig) -> None:
     """Raises ValueError for static ranges."""
     if config.static:
@@ -44,6 +43,7 @@ def check_ranges(config: QuantConfig) -> None:
         )
 
 
+@torch.no_grad()
 def quantize_files(
     source: Path, target: Path, config: QuantConfig, *, rounding: Rounding = "gptq", batches: Sequence[Batch] = (),
     held: Batch | None = None, loop: Loop | None = None,
