@@ -39,6 +39,7 @@ def test_llama_cpp_computes_what_the_student_does(kind: str, tmp_path: Path) -> 
     assert report["end_to_end"]["relative"] < 0.05  # a wrong model is about 1 away
     assert report["tokens"] == {"texts": 8, "differ": {}}, report["tokens"]
     assert report["worst"]["alone"]["relative"] < 1e-6
+    assert report["end_to_end"]["tokens"][-1] >= 60
     assert facts["types"] and facts["bytes"] == (folder / "gguf" / FILE).stat().st_size
     assert any("llama.cpp has no windows" in note for note in facts["changed"]) == (kind == "mistral")
 

@@ -156,7 +156,7 @@ def measure(args: argparse.Namespace, row: str, options: list[str]) -> dict[str,
     keep()
     name, _, config = row.partition(":")
     return {
-        "who": "h5", "model": Path(args.model).name, "method": name, "config": " ".join([config, *options]),
+        "model": Path(args.model).name, "method": name, "config": " ".join([config, *options]),
         "bits_per_weight": round(bits / count, 3), "ppl": round(math.exp(loss), 3), "kl_wiki": round(kl_wiki, 5),
         "kl_chat": round(kl_chat, 5), **making.facts, "note": args.note,
     }  # fmt: skip
@@ -207,7 +207,7 @@ def main() -> None:
         print(last, flush=True)
     from zsaq.report.table import Table
 
-    table = Table([{k: v for k, v in line.items() if k != "who"} for line in lines]).to_markdown()
+    table = Table(lines).to_markdown()
     (args.output_dir / "table.md").write_text(table + "\n")
     print(table)
     if lost:

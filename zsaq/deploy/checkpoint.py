@@ -18,12 +18,17 @@ COPIED: Final = (
 )
 
 
+def refused(why: str) -> ValueError:
+    """The error for a model that a format does not have: what stands in the way, and what to do instead."""
+    return ValueError(f"{why}; {ONNX_INSTEAD}")
+
+
 def check_kinds(model: nn.Module, kinds: Any, why: str) -> None:
     """Raises ValueError, which says `why`, for quantized modules of other kinds than these, by name."""
     other_layers = [(n, m) for n, m in packed_layers(model) if not isinstance(m, kinds)]
     if others := [f"{n} ({type(m).__name__})" for n, m in (*other_layers, *quant_activations(model))]:
         shown = ", ".join(others[:6]) + (f" and {len(others) - 6} more" if len(others) > 6 else "")
-        raise ValueError(f"{why}; this student also quantizes {shown}; {ONNX_INSTEAD}")
+        raise refused(f"{why}; this student also quantizes {shown}")
 
 
 def unquantized(model: nn.Module) -> dict[str, Tensor]:

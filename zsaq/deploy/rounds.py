@@ -3,11 +3,10 @@
 One that fails, while it is made, first run or measured, is left out with its reason, and takes nobody along.
 """
 
-import ctypes
 import gc
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
@@ -15,6 +14,7 @@ from typing import Any, Final, final
 from zsaq.atomic import told
 from zsaq.deploy.foreign import cause_of
 from zsaq.deploy.timing import Timed
+from zsaq.trimming import trim
 
 MEMORY: Final = "growth of this process while a runtime was made and first run, one after the other: a rough figure"
 
@@ -22,8 +22,7 @@ MEMORY: Final = "growth of this process while a runtime was made and first run, 
 def resident() -> int:
     """Bytes of this process that lie in memory, without what was let go of."""
     gc.collect()
-    with suppress(OSError, AttributeError):  # glibc's: else later runtimes live in what earlier ones left
-        ctypes.CDLL(None).malloc_trim(0)
+    trim()  # else later runtimes live in what earlier ones left
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024

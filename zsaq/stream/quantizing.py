@@ -21,12 +21,12 @@ from zsaq.quant.plan import Plan, make_plan
 from zsaq.stream.passing import ended, ends, packed_matrix, read_on_call
 from zsaq.stream.shards import Shards
 from zsaq.stream.skeleton import IN_MEMORY, Skeleton
-from zsaq.stream.trimming import map_large, trim
 from zsaq.train.chain import Chain
 from zsaq.train.gptq import round_block
 from zsaq.train.logging import StepLog
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
+from zsaq.trimming import map_large, trim
 
 Rounding = Literal["rtn", "gptq"]
 ROUNDINGS: Final[tuple[Rounding, ...]] = get_args(Rounding)

@@ -35,7 +35,9 @@ def integers(layer: PackedLayer) -> tuple[torch.Tensor, torch.Tensor, float, lis
     """
     grid, rows = layer.grid, layer.shape[0]
     if not grid.uniform:
-        raise ValueError(f"its weights have {grid.levels} levels, which are not evenly spaced")
+        raise ValueError(
+            f"its weights have {grid.levels} levels, not evenly spaced; quantize with integer, half or ternary ones"
+        )
     codes = unpack(layer.codes, grid.bits, layer.shape).short() + grid.low
     scale = layer.scales().flatten(1).expand(rows, -1)
     if grid.symmetric:

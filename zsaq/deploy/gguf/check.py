@@ -100,7 +100,7 @@ def verify_gguf(model: PreTrainedModel, folder: Path, batches: list[dict[str, Te
     _, seen = see(model, names, most)
     far = {n: alone(layers[tied.get(n, n)], c[0][0].flatten(0, -2)[:ROWS].float()) for n, c in seen.items()}
     most_read = int(gguf.GGUFReader(place / FILE).fields[f"{facts['architecture']}.context_length"].contents())
-    longest = min(most_read - 2, max(inputs["input_ids"].shape[1] for inputs in batches))
+    longest = min(most_read - 2, max(*PROMPTS, *(inputs["input_ids"].shape[1] for inputs in batches)))
     prompts = sorted({min(count, longest) for count in (*PROMPTS, longest)})
     server = LlamaServer(place / FILE, context=longest + 8, threads=torch.get_num_threads(), exact=True)
     ends, texts = ending(model, layers, server, prompts), words(folder, server)

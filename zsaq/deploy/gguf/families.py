@@ -9,6 +9,8 @@ import gguf
 import torch
 from transformers import PreTrainedModel
 
+from zsaq.deploy.checkpoint import refused
+
 Config = Any
 CAUSAL: Final = {"use_bidirectional_attention": False}
 TANH: Final = ("gelu_new", "gelu_pytorch_tanh")
@@ -45,7 +47,7 @@ def scalar(config: Config, largest: int) -> int:
 
 def gemma2(config: Config, writer: gguf.GGUFWriter) -> None:
     if None in (config.attn_logit_softcapping, config.final_logit_softcapping, config.sliding_window):
-        raise ValueError("llama.cpp takes soft caps and a window for granted in Gemma 2, and this model lacks one")
+        raise refused("llama.cpp takes soft caps and a window for granted in Gemma 2, and this model lacks one")
     writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
     writer.add_final_logit_softcapping(config.final_logit_softcapping)
     writer.add_sliding_window(config.sliding_window)
@@ -53,7 +55,7 @@ def gemma2(config: Config, writer: gguf.GGUFWriter) -> None:
 
 def gemma3(config: Config, writer: gguf.GGUFWriter) -> None:
     if config.sliding_window is None:
-        raise ValueError("llama.cpp takes a window for granted in Gemma 3, and this model has none")
+        raise refused("llama.cpp takes a window for granted in Gemma 3, and this model has none")
     writer.add_sliding_window(config.sliding_window)
 
 
@@ -91,14 +93,14 @@ def family_of(config: Config) -> Family:
     """Raises ValueError for a model that llama.cpp does not know, or that it would compute in another way."""
     family = FAMILIES.get(config.model_type)
     if family is None:
-        raise ValueError(f"a {config.model_type} has no place in GGUF here; those of {', '.join(FAMILIES)} have")
+        raise refused(f"a {config.model_type} has no place in GGUF here; those of {', '.join(FAMILIES)} have")
     acts = [getattr(config, n, None) for n in ("hidden_act", "hidden_activation", "activation_function")]
     if odd := [act for act in acts if act not in (None, *family.activations)]:
-        raise ValueError(f"llama.cpp computes a {config.model_type} with {family.activations[-1]}, this has {odd[0]!r}")
+        raise refused(f"llama.cpp computes a {config.model_type} with {family.activations[-1]}, this has {odd[0]!r}")
     for name, value in family.fixed(config).items():
         got = getattr(config, name, value)
         if got != value and not (got is None and value is False):
-            raise ValueError(f"llama.cpp takes {name}={value!r} for granted, this model has {getattr(config, name)!r}")
+            raise refused(f"llama.cpp takes {name}={value!r} for granted, this model has {got!r}")
     return family
 
 
@@ -108,12 +110,12 @@ def rotation(config: Config) -> dict[str, Any]:
     told: Any = getattr(config, "rope_parameters", None) or {}
     if windows := told.get("sliding_attention"):
         if windows.get("rope_theta") != 10_000.0 or windows.get("rope_type", "default") != "default":
-            raise ValueError(f"llama.cpp takes a rope_theta of 10000 within windows for granted, this has {windows}")
+            raise refused(f"llama.cpp takes a rope_theta of 10000 within windows for granted, this has {windows}")
         told = told["full_attention"]
     if config.model_type != "phi3" and told.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ValueError(f"llama.cpp turns all of a head in a {config.model_type}, and this model a part of it")
+        raise refused(f"llama.cpp turns all of a head in a {config.model_type}, and this model a part of it")
     if (kind := told.get("rope_type", "default")) not in ("default", "linear", "llama3"):
-        raise ValueError(f"positions of the kind {kind!r} are not written to GGUF here; default, linear and llama3 are")
+        raise refused(f"positions of the kind {kind!r} are not written to GGUF here; default, linear and llama3 are")
     return dict(told)
 
 
@@ -123,7 +125,7 @@ def frequencies(model: PreTrainedModel) -> torch.Tensor | None:
     if told.get("rope_type") != "llama3":
         return None
     if family_of(model.config).arch != "llama":
-        raise ValueError(f"llama.cpp has no place for positions of the kind 'llama3' in a {model.config.model_type}")
+        raise refused(f"llama.cpp has no place for positions of the kind 'llama3' in a {model.config.model_type}")
     rotary: Any = model.base_model.rotary_emb
     turns = rotary.inv_freq.float()
     count = 2 * len(turns)

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from zsaq.deploy.checkpoint import check_kinds, refused
 from zsaq.deploy.gguf.blocks import Stored, store
 from zsaq.deploy.gguf.families import Family, arch_of, frequencies
 from zsaq.quant.heads import token_table
-from zsaq.quant.layers import Conv1D, quant_activations
-from zsaq.quant.packed import PackedConv2d, PackedExpertLinear, PackedLayer, packed_layers
+from zsaq.quant.layers import Conv1D
+from zsaq.quant.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear, packed_layers
 from zsaq.quant.plan import plan_of
 
 TURNED: Final = (".attn_q.weight", ".attn_k.weight", ".attn_q.bias", ".attn_k.bias")
@@ -42,11 +43,11 @@ def parts(model: PreTrainedModel, family: Family) -> Iterator[Part]:
     def place_of(name: str) -> str:
         place = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if place is None:
-            raise ValueError(f"{name} has no place in a {family.arch} of llama.cpp")
+            raise refused(f"{name} has no place in a {family.arch} of llama.cpp")
         return place
 
     for name, layer in own_layers(model):
-        stored, place, kind = stored_layer(name, layer), place_of(f"{name}.weight"), None
+        stored, place = stored_layer(name, layer), place_of(f"{name}.weight")
         kind = stored.layout.name
         assert np.array_equal(gguf.dequantize(stored.rows, gguf.GGMLQuantizationType[kind]), stored.values), name
         data = in_order(stored.rows, place, family, model)
@@ -62,13 +63,8 @@ def parts(model: PreTrainedModel, family: Family) -> Iterator[Part]:
 def own_layers(model: PreTrainedModel) -> Iterator[tuple[str, PackedLayer]]:
     """The packed layers that hold codes of their own. Raises ValueError for kinds that llama.cpp does not have."""
     tied = plan_of(model).tied
-    if others := [name for name, _ in quant_activations(model)]:
-        raise ValueError(f"{others[0]} is a quantized activation, and GGUF has none")
-    for name, layer in packed_layers(model):
-        if isinstance(layer, PackedConv2d | PackedExpertLinear):
-            raise ValueError(f"{name} is a {type(layer).__name__}, which is not written to GGUF")
-        if name not in tied:
-            yield name, layer
+    check_kinds(model, PackedLinear | PackedConv1D | PackedEmbedding, "GGUF holds linear layers and token tables here")
+    yield from ((name, layer) for name, layer in packed_layers(model) if name not in tied)
 
 
 def stored_layer(name: str, layer: PackedLayer) -> Stored:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from zsaq.deploy.checkpoint import refused
 from zsaq.deploy.foreign import in_one_line
 from zsaq.deploy.gguf.families import describe, family_of
 from zsaq.deploy.gguf.tensors import Part, parts, table_rows
@@ -44,9 +45,7 @@ def to_gguf(source: str | Path, target: Path, like: str | Path | None = None) ->
     model = load(source, dtype=torch.float32)
     family = family_of(model.config)
     if model.get_output_embeddings() is None:
-        raise ValueError(
-            f"a {type(model).__name__} has no head that writes tokens, and llama.cpp would be asked for text"
-        )
+        raise refused(f"a {type(model).__name__} has no head that writes tokens, which a GGUF is for")
     target.mkdir()
     writer = gguf.GGUFWriter(target / FILE, family.arch)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
