@@ -19,7 +19,7 @@ from zsaq.quant.layers import QuantExpertLinear, quant_layers
 from zsaq.quant.packed import PackedExpertLinear
 from zsaq.quant.plan import make_plan, plan_of
 from zsaq.quant.share import Share
-from zsaq.train.gptq import gptq
+from zsaq.train.gptq import compensate
 from zsaq.train.inundation import weight_codes
 from zsaq.train.objectives import KL
 from zsaq.train.sam import SAM
@@ -140,7 +140,7 @@ def test_gptq_leaves_them_rounded_to_nearest_and_inundation_sees_their_rows() ->
     student = quantize_model(teacher_of("mixtral"), QuantConfig.parse("w4a16"))
     before = {name: layer.weight.clone() for name, layer in quant_layers(student)}
     block = next((n, m) for n, m in student.named_modules() if n.endswith("layers.0"))
-    gptq(student, [BATCH], [block])
+    compensate(student, [BATCH], [block])
     moved = {name for name, layer in quant_layers(student) if not torch.equal(layer.weight, before[name])}
     assert moved and not moved & set(experts_of(student))
     rows = {id(code.weight): code.rows() for code in weight_codes(student)}

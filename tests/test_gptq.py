@@ -18,7 +18,7 @@ from zsaq.language.models import blocks
 from zsaq.quant.codes import groups
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.ranges import search
-from zsaq.train.gptq import COLUMNS, Factor, gptq_columns
+from zsaq.train.compensation import COLUMNS, Factor, gptq_columns
 from zsaq.train.pair import run_model
 
 CONFIG = QuantConfig.parse("w2a8")

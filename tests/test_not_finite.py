@@ -18,7 +18,7 @@ from zsaq.language.models import Vocabulary, blocks
 from zsaq.language.sam_sga import student_of, student_optimizer
 from zsaq.language.writing import write
 from zsaq.quant.tokens import check_tokens
-from zsaq.train.gptq import gptq
+from zsaq.train.gptq import compensate
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, LogitMSE
 from zsaq.train.optim import NotFinite
@@ -132,7 +132,7 @@ def test_a_reconstruction_that_is_not_finite_keeps_the_student() -> None:
 def test_gptq_on_inputs_that_are_not_finite_keeps_the_student() -> None:
     student = spoiled(quantize_model(gpt2(), W4), name="transformer.h.1.ln_1.weight")
     with pytest.raises(NotFinite, match=r"inputs of transformer\.h\.1\.attn\.c_attn are not finite") as stop:
-        gptq(student, batches(1), blocks(student), loop=LOOP)
+        compensate(student, batches(1), blocks(student), loop=LOOP)
     assert stop.value.student is student
 
 

@@ -20,7 +20,7 @@ from zsaq.streaming import quantize_files
 from zsaq.student import load
 from zsaq.synthesizing import synthesize_text
 from zsaq.train.checkpoint import Checkpoint
-from zsaq.train.gptq import gptq
+from zsaq.train.gptq import compensate
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import (
@@ -44,6 +44,8 @@ from zsaq.train.synthesis import Source, Synthesizer, synthesize
 from zsaq.train.trainer import Adversary, calibrate, distill
 from zsaq.vision.image_spec import ImageSpec
 
+gptq = compensate  # the name that it had before convolutions
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -51,7 +53,7 @@ __all__ = [
     "load", "save", "export", "push_to_hub", "coverage",
     "ZsaqConfig", "QuantConfig", "Grid", "ImageSpec", "Method", "Budget", "Results", "Comparison", "Card",
     "quantize_model", "Quantizer", "Range", "MinMax", "MSEOptimal", "Static", "EMAMinMax",
-    "calibrate", "distill", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",
+    "calibrate", "distill", "compensate", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",
     "Batch", "Pair", "Out", "Capture", "Objective", "KL", "CE", "LogitL1", "LogitMSE", "RelativeMSE",
     "HiddenStates", "LayerWise", "AtWorstInput", "SAM", "Clip", "Wrapper", "GradientInundation", "weight_codes",
     "Source", "Synthesizer", "synthesize", "Checkpoint", "stage",

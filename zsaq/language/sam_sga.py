@@ -24,7 +24,7 @@ from zsaq.quant.ranges import static_ranges
 from zsaq.quant.sharded import gathered
 from zsaq.sentence import pooling_of
 from zsaq.train.embeddings import Embeddings, Similarities
-from zsaq.train.gptq import gptq
+from zsaq.train.gptq import compensate
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, HiddenStates, LayerWise, RelativeMSE, Sum
 from zsaq.train.optim import Clip, Wrapper, adamw
@@ -145,13 +145,13 @@ def warm_start(
 def gptq_student(
     teacher: PreTrainedModel, config: QuantConfig, batches: Iterable[Batch], loop: Loop | None = None
 ) -> PreTrainedModel:
-    """A student to train whose weights GPTQ rounded on `batches`, block by block (`zsaq.gptq`).
+    """A student to train whose weights GPTQ rounded on `batches`, block by block (`zsaq.compensate`).
 
     Static ranges of inputs are those of the first `CALIBRATION` of the same batches.
     """
     batches = list(batches)
     student = student_of(teacher, config, batches, loop)
-    return gptq(student, batches, blocks(student), loop=loop)
+    return compensate(student, batches, blocks(student), loop=loop)
 
 
 def pull(

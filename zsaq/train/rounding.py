@@ -14,6 +14,7 @@ from zsaq.quant.ranges import MSEOptimal, Range, Static, search
 
 POWER: Final = 2.4  # of the error that initial ranges minimise
 FACTORS: Final = tuple(share / 100 for share in range(100, 0, -1))
+SAMPLE: Final = 300_000  # entries that tell a step as well as all of a large tensor do
 LOW, HIGH = -0.1, 1.1  # a sigmoid stretched over [0, 1] reaches both ends
 
 
@@ -85,7 +86,7 @@ class LearnedStep(Range):
 
     def __init__(self, x: Tensor, grid: Grid) -> None:
         super().__init__()
-        scale, zero = search(x.detach().float().reshape(1, -1), grid, POWER, FACTORS)
+        scale, zero = search(sampled(x.detach().float()).reshape(1, -1), grid, POWER, FACTORS)
         self.scale, self.zero = nn.Parameter(scale), float(zero)
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
@@ -122,6 +123,13 @@ class SoftActivation(nn.Module):
             assert isinstance(self.before.ranges, Static)
             self.before.ranges.hold(*ranges.bounds(self.before.grid))
         return self.before
+
+
+def sampled(x: Tensor) -> Tensor:
+    """SAMPLE entries of x, flat and always the same ones; all, of a smaller one."""
+    if x.numel() <= SAMPLE:
+        return x.flatten()
+    return x.flatten()[torch.randint(x.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0)).to(x.device)]
 
 
 def qdrop(x: Tensor, other: Tensor, share: float, rng: torch.Generator) -> Tensor:
