@@ -125,8 +125,9 @@ def test_a_job_makes_them_by_name() -> None:
 
 @pytest.mark.parametrize("wrong", [{"images": 0}, {"steps": 0}, {"group": 0}])
 def test_what_cannot_be_is_said(wrong: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"images": 4, "steps": 1, **wrong}
     with pytest.raises(ValueError, match="give at least 1 of each"):
-        pyramid_images(cnn(), SPEC, **({"images": 4, "steps": 1} | wrong))
+        pyramid_images(cnn(), SPEC, **options)
 
 
 def test_a_teacher_without_statistics_is_refused() -> None:
