@@ -16,6 +16,7 @@ from zsaq.vision.papers.psaq import psaq_images
 from zsaq.vision.papers.synq import synq_images
 from zsaq.vision.papers.zeroq import zeroq_images
 from zsaq.vision.published import published
+from zsaq.vision.sources.pyramid import pyramid_images
 from zsaq.vision.sources.swing import Latents
 
 AT_ONCE = 128  # images that are optimised together, where the paper does not make it part of the method
@@ -27,6 +28,7 @@ MAKERS: dict[str, Callable[..., Batch]] = {
     "hast": hast_images,
     "synq": synq_images,
     "psaq": psaq_images,
+    "pyramid": pyramid_images,
 }
 
 

@@ -40,6 +40,7 @@ ZEROQ: Counts = {"images": (64, 64, 64), "image_steps": (200, 500, 500)}
 PSAQ: Counts = {"images": (32, 32, 32), "image_steps": (200, 1000, 1000)}
 IMAGES: Counts = {"images": (128, 256, 5120), "image_steps": (200, 1000, 1000)}
 GENIE: Counts = {"images": (128, 256, 1024), "image_steps": (200, 1000, 4000)}
+PYRAMID: Counts = {"images": (64, 256, 1024), "image_steps": (60, 200, 1000)}
 GENERATOR: Counts = {"warmup": (600, 6000, 10_000), "calibration": (10, 100, 100)}
 BLOCKS: Counts = {"steps": (200, 2000, 20_000), "batch_size": (32, 32, 32)}
 SHARPER: Counts = {"warm_steps": (40, 400, 4000), "sharpening": (25, 125, 500)}
@@ -161,6 +162,9 @@ ROWS = (
         needs=ANY, zero_shot=False, cutoff=None,
     ),
     blockwise("genie", images="genie", idea="images of learned latents; rounding learned block by block"),
+    blockwise(
+        "genie-pyramid", images="pyramid", idea="Genie's rounding learned on pyramid images", budgets=PYRAMID | BLOCKS
+    ),
     blockwise("genie-filter", images="genie", idea="Genie behind SynQ's filter", clear=0.25),
     blockwise(
         "genie-synq", method=genie_synq, images="genie", idea="Genie behind SynQ's filter, then SynQ",

@@ -1,0 +1,135 @@
+"""Pyramid images: levels, labels, movement; that they please their objective, repeat, and serve any net and count."""
+
+import copy
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from vision_toys import CLASSES, cnn, mobilenet, regnet, resnet, vit
+from zsaq import Pair
+from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.images import images_of
+from zsaq.vision.job import ImageJob
+from zsaq.vision.models import classifier
+from zsaq.vision.papers.genie import prior
+from zsaq.vision.sources.pixels import Pixels
+from zsaq.vision.sources.pyramid import Moved, Pyramid, balanced_labels, pyramid_images
+
+SPEC = ImageSpec(CLASSES, 16)
+
+
+@pytest.mark.parametrize(
+    ("size", "sides"),
+    [(1, [1]), (7, [7]), (28, [7, 14, 28]), (32, [4, 8, 16, 32]), (50, [6, 12, 25, 50]),
+     (224, [7, 14, 28, 56, 112, 224])],
+)  # fmt: skip
+def test_resolutions_halve_down_to_four_pixels(size: int, sides: list[int]) -> None:
+    source = Pyramid(ImageSpec(5, size, 1), torch.tensor([3, 1]))
+    assert [each.shape[-1] for each in source.maps] == sides
+    assert source()["pixel_values"].shape == (2, 1, size, size)
+    assert source()["labels"].tolist() == [3, 1]
+
+
+def test_pixels_are_the_sum_of_stretched_maps() -> None:
+    source = Pyramid(ImageSpec(5, 8), torch.zeros(2, dtype=torch.int64))
+    coarse, fine = source.maps
+    expected = nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear") + fine
+    pixels = source()["pixel_values"]
+    torch.testing.assert_close(pixels, expected)
+    assert all(g.abs().min() > 0 for g in torch.autograd.grad(pixels.sum(), list(source.parameters())))
+
+
+def test_what_was_given_does_not_change_with_the_next_step() -> None:
+    source = Pyramid(ImageSpec(5, 4), torch.zeros(2, dtype=torch.int64))
+    pixels = source()["pixel_values"]
+    before = pixels.clone()
+    with torch.no_grad():
+        source.maps[0].add_(1)
+    assert torch.equal(pixels, before)
+
+
+@pytest.mark.parametrize(("count", "classes"), [(1, 3), (3, 5), (5, 5), (17, 5), (64, 10)])
+def test_labels_are_balanced(count: int, classes: int) -> None:
+    labels = balanced_labels(count, ImageSpec(classes, 8))
+    counted = Counter(labels.tolist())
+    assert len(labels) == count and len(counted) == min(count, classes)
+    assert max(counted.values()) - min(counted.values()) <= 1
+    assert torch.equal(labels, balanced_labels(count, ImageSpec(classes, 8)))
+
+
+def test_images_are_moved_together_and_the_source_keeps_them() -> None:
+    source = Pixels(2, ImageSpec(5, 6, 1))
+    still = source.pixels.detach()
+    seen = [Moved(source, 1, seed)()["pixel_values"].detach() for seed in range(200)]
+    rolled = [still.roll((i, j), (2, 3)) for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    places = [way for each in rolled for way in (each, each.flip(3))]
+    found = [next(i for i, place in enumerate(places) if torch.equal(pixels, place)) for pixels in seen]
+    assert set(found) == set(range(18)) and torch.equal(source.pixels, still)
+
+
+def test_they_please_their_objective_repeat_and_let_the_teacher_be(tmp_path: Path) -> None:
+    teacher = classifier(cnn())
+    state = copy.deepcopy(teacher.state_dict())
+    options: dict[str, Any] = {"images": 16, "steps": 30}
+    batch = pyramid_images(teacher, SPEC, **options, folder=tmp_path)
+    again, other = pyramid_images(teacher, SPEC, **options), pyramid_images(teacher, SPEC, **options, seed=1)
+    assert all(torch.equal(batch[name], again[name]) for name in batch)
+    assert not torch.equal(batch["pixel_values"], other["pixel_values"])
+    assert {path.name for path in tmp_path.iterdir()} == {"images.png", "spectrum.png", "losses.png"}
+    objective = prior(teacher)
+    noise = {"pixel_values": torch.randn(16, 3, 16, 16)}
+    after, start = (float(objective(Pair(teacher, teacher, b, objective.captures))) for b in (batch, noise))
+    assert after < 0.3 * start
+    with torch.no_grad():
+        answers = teacher(pixel_values=batch["pixel_values"]).argmax(-1)
+    assert (answers == batch["labels"]).float().mean() > 0.9
+    assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
+    assert not any(m._forward_pre_hooks for m in teacher.modules()), "swinging has ended"
+
+
+@pytest.mark.parametrize("make", [cnn, resnet, regnet, mobilenet])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_net_with_batch_norms_serves(make: Any, dtype: torch.dtype) -> None:
+    batch = pyramid_images(make().to(dtype), ImageSpec(CLASSES, 32), images=3, steps=2)
+    assert batch["pixel_values"].shape == (3, 3, 32, 32) and batch["pixel_values"].dtype == torch.float32
+    assert batch["pixel_values"].isfinite().all() and not batch["pixel_values"].requires_grad
+
+
+def test_groups_are_equal_in_size_and_have_seeds_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Pyramid] = []
+    forward = Pyramid.forward
+
+    def noted(self: Pyramid) -> Any:
+        if all(self is not each for each in made):
+            made.append(self)
+        return forward(self)
+
+    monkeypatch.setattr(Pyramid, "forward", noted)
+    batch = pyramid_images(cnn(), SPEC, images=9, group=4, steps=1)
+    assert [len(each.labels) for each in made] == [3, 3, 3] and len(batch["labels"]) == 9
+    one, two, three = batch["pixel_values"].split(3)
+    assert not torch.equal(one, two) and not torch.equal(two, three)
+
+
+def test_a_job_makes_them_by_name() -> None:
+    job = ImageJob(cnn(), SPEC)
+    batch: Any = images_of(job, "pyramid", 3, images=4, steps=2)
+    alone = pyramid_images(cnn(), SPEC, images=4, steps=2, seed=3)
+    assert all(torch.equal(batch[name], alone[name]) for name in alone)
+    assert images_of(job, "pyramid", 3, images=4, steps=2) is batch
+
+
+@pytest.mark.parametrize("wrong", [{"images": 0}, {"steps": 0}, {"group": 0}])
+def test_what_cannot_be_is_said(wrong: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"images": 4, "steps": 1, **wrong}
+    with pytest.raises(ValueError, match="give at least 1 of each"):
+        pyramid_images(cnn(), SPEC, **options)
+
+
+def test_a_teacher_without_statistics_is_refused() -> None:
+    with pytest.raises(ValueError, match="has no BatchNorm"):
+        pyramid_images(vit(), SPEC, images=4, steps=1)
