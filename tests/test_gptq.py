@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import reference_gptq
 from toys import batches, bert, gpt2, llama, opt
-from vision_toys import images, resnet, vit
+from vision_toys import images, vit
 from zsaq import Grid, Loop, QuantConfig, calibrate, gptq, quantize_model
 from zsaq.language.models import blocks
 from zsaq.quant.codes import groups
@@ -180,9 +180,6 @@ def test_bad_input_is_told() -> None:
     with pytest.raises(ValueError, match="ranges='searched'"):
         minmax = quantize_model(bert(), QuantConfig(weight=Grid(4), ranges="minmax"))
         gptq(minmax, texts, blocks(minmax))
-    with pytest.raises(ValueError, match="QuantConv2d"):
-        cnn = quantize_model(resnet(), QuantConfig(weight=Grid(4), input=None))
-        gptq(cnn, [{"pixel_values": images(2, 16)}], [("resnet", cnn)])
     with pytest.raises(ValueError, match="bfloat16"):
         half = quantize_model(bert().bfloat16(), CONFIG)
         gptq(half, texts, blocks(half))

@@ -14,9 +14,18 @@ from zsaq.vision.presets import preset_config
 def test_what_suits_a_teacher() -> None:
     convolutional, plain, transformer, neither = (set(suits(t)) for t in (resnet(), cnn(), vit(), convnext()))
     anything = {"rtn-noise", "rtn-real", "synq-noise", "synq-real", "genie-noise", "genie-real", "distill"}
+    anything |= {"onepass-noise", "onepass-real"}
     assert neither == anything == convolutional & transformer and convolutional == plain
     assert convolutional | transformer == set(METHODS) and transformer == set(suits(swin())) == set(suits(deit()))
-    assert transformer - anything == {"psaq", "psaq-learned", "psaq-noise", "psaq-real", "psaq-sadag", "synq-psaq"}
+    assert transformer - anything == {
+        "psaq",
+        "psaq-learned",
+        "psaq-noise",
+        "psaq-real",
+        "psaq-sadag",
+        "synq-psaq",
+        "onepass-psaq",
+    }
     for name in METHODS:
         if name not in transformer:
             with pytest.raises(ValueError, match=f"ViTFor.* does not suit {name}, which needs BatchNorm.*psaq-learned"):

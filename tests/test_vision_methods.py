@@ -30,7 +30,11 @@ from zsaq.vision.presets import preset_config
 from zsaq.vision.published import TABLE, published
 from zsaq.vision.rows import NEEDS, fitted, settings_of
 
-FAST = {"rtn-noise", "rtn-real", "zeroq", "dsg", "psaq", "intraq", "plf", "hast", "synq", "genie-noise", "distill"}
+FAST = {"rtn-noise", "rtn-real", "zeroq", "dsg", "psaq", "intraq", "plf", "hast", "synq", "genie-noise", "distill"} | {
+    "onepass",
+    "onepass-noise",
+    "onepass-psaq",
+}
 FEW = {
     "images": 4, "image_steps": 2, "warmup": 2, "calibration": 2, "steps": 2, "batch_size": 4, "centre_steps": 2,
     "tuning_steps": 2, "tuning_batch_size": 4, "warm_steps": 1, "sharpening": 1,
@@ -77,7 +81,7 @@ def test_every_method_makes_a_student_and_leaves_its_teacher_alone(name: str) ->
 
 def test_rows_say_what_they_read() -> None:
     assert {m.name for m in METHODS.values() if not m.zero_shot} == {
-        "rtn-real", "synq-real", "genie-real", "psaq-real", "distill",
+        "rtn-real", "onepass-real", "synq-real", "genie-real", "psaq-real", "distill",
     }  # fmt: skip
     assert all((m.inputs in ("real images", "given batches")) != m.zero_shot for m in METHODS.values())
     assert all(m.idea and m.cost and m.needs in NEEDS and m.preset for m in METHODS.values())

@@ -18,6 +18,7 @@ from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.job import ImageJob
 from zsaq.vision.losses.matching import LayerGradient
 from zsaq.vision.models import head, last_feature_map
+from zsaq.vision.onepass import onepass
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import adasg
 from zsaq.vision.papers.ait import ait, divergence_alone
@@ -40,6 +41,7 @@ ZEROQ: Counts = {"images": (64, 64, 64), "image_steps": (200, 500, 500)}
 PSAQ: Counts = {"images": (32, 32, 32), "image_steps": (200, 1000, 1000)}
 IMAGES: Counts = {"images": (128, 256, 5120), "image_steps": (200, 1000, 1000)}
 GENIE: Counts = {"images": (128, 256, 1024), "image_steps": (200, 1000, 4000)}
+ONEPASS: Counts = {"images": (64, 128, 256), "image_steps": (60, 60, 200)}
 PYRAMID: Counts = {"images": (64, 256, 1024), "image_steps": (60, 200, 1000)}
 GENERATOR: Counts = {"warmup": (600, 6000, 10_000), "calibration": (10, 100, 100)}
 BLOCKS: Counts = {"steps": (200, 2000, 20_000), "batch_size": (32, 32, 32)}
@@ -96,6 +98,9 @@ blockwise = partial(
     fitted, method=genie, budgets=GENIE | BLOCKS, needs=NORMS, preset="brecq", paper="genie",
     cost="images, then steps of every block",
 )  # fmt: skip
+passed = partial(
+    fitted, method=onepass, budgets=ONEPASS, needs=NORMS, preset="brecq", cost="one forward pass, beside the images"
+)
 learned = partial(
     blockwise, method=psaq_learned, budgets=PSAQ | BLOCKS | {"steps": (200, 1000, 1000)}, needs=ATTENTION,
     preset="psaq", paper="psaq", extra=mean_and_deviation,
@@ -122,6 +127,20 @@ ROWS = (
     rounded(
         "psaq", "psaq", "images whose patches differ as those of real ones do set the ranges", budgets=PSAQ,
         needs=ATTENTION, preset="psaq", paper="psaq",
+    ),
+    passed("onepass", images="pyramid", idea="images of many resolutions; rounding compensated in one pass"),
+    passed(
+        "onepass-noise", images="noise", idea="the same pass on noise", needs=ANY, budgets=only_images(ONEPASS)
+    ),
+    passed("onepass-zeroq", images="zeroq", idea="the same pass on ZeroQ's images", budgets=ZEROQ, paper="zeroq"),
+    passed("onepass-genie", images="genie", idea="the same pass on Genie's images", budgets=ONEPASS, paper="genie"),
+    passed(
+        "onepass-psaq", images="psaq", idea="the same pass on PSAQ-ViT's images", needs=ATTENTION, budgets=PSAQ,
+        paper="psaq",
+    ),
+    passed(
+        "onepass-real", images="real", idea="the same pass on real images", needs=ANY, zero_shot=False,
+        budgets=only_images(ONEPASS),
     ),
     generated("gdfq", gdfq, idea="a generator learns beside the student", paper="gdfq"),
     generated("qimera", qimera, idea="GDFQ with superposed classes", needs=HEADED, paper="qimera"),

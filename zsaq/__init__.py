@@ -20,6 +20,7 @@ from zsaq.streaming import quantize_files
 from zsaq.student import load
 from zsaq.synthesizing import synthesize_text
 from zsaq.train.checkpoint import Checkpoint
+from zsaq.train.correction import correct_batch_norm
 from zsaq.train.gptq import compensate
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.loop import Loop
@@ -34,6 +35,7 @@ from zsaq.train.objectives import (
     Objective,
     RelativeMSE,
 )
+from zsaq.train.one_pass import one_pass
 from zsaq.train.optim import Clip, Wrapper
 from zsaq.train.pair import Batch, Capture, Out, Pair
 from zsaq.train.reconstruction import reconstruct
@@ -53,7 +55,8 @@ __all__ = [
     "load", "save", "export", "push_to_hub", "coverage",
     "ZsaqConfig", "QuantConfig", "Grid", "ImageSpec", "Method", "Budget", "Results", "Comparison", "Card",
     "quantize_model", "Quantizer", "Range", "MinMax", "MSEOptimal", "Static", "EMAMinMax",
-    "calibrate", "distill", "compensate", "gptq", "reconstruct", "repeat", "Loop", "Adversary", "parameter_groups",
+    "calibrate", "one_pass", "compensate", "correct_batch_norm", "gptq", "reconstruct", "distill", "repeat", "Loop",
+    "Adversary", "parameter_groups",
     "Batch", "Pair", "Out", "Capture", "Objective", "KL", "CE", "LogitL1", "LogitMSE", "RelativeMSE",
     "HiddenStates", "LayerWise", "AtWorstInput", "SAM", "Clip", "Wrapper", "GradientInundation", "weight_codes",
     "Source", "Synthesizer", "synthesize", "Checkpoint", "stage",

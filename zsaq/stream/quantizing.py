@@ -52,8 +52,8 @@ def quantize_files(
 
     `rounding`: to nearest, or GPTQ's on `batches`. `held`: text that teacher and student are compared on
     when all is written. The device of `loop` holds one block. Answers what was decided about the model's modules, and
-    how near the student is. Raises ValueError as `Skeleton.of`, `make_plan` and `zsaq.compensate` do, for static ranges, and
-    for blocks that are no chain.
+    how near the student is. Raises ValueError as `Skeleton.of`, `make_plan` and `zsaq.compensate` do, for static
+    ranges, and for blocks that are no chain.
     """
     map_large()
     loop = loop or Loop()
