@@ -1,7 +1,7 @@
 """One pass: compensation of convolutions, corrections of BatchNorms and biases, steps that are searched in order."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -48,7 +48,7 @@ def test_the_moment_is_that_of_what_a_convolution_sees(kind: str) -> None:
     assert total.shape == (layer.groups, rows.shape[1], rows.shape[1])
     each = rows.unflatten(0, (layer.groups, -1))
     with torch.no_grad():
-        answers = plain.double()(x.double()) - plain.bias.double()[:, None, None]
+        answers = plain.double()(x.double()) - cast(Tensor, plain.bias).double()[:, None, None]
     torch.testing.assert_close(((each @ total) * each).sum(), answers.square().sum(), rtol=1e-5, atol=0)
 
 
@@ -130,6 +130,8 @@ def test_batch_norms_take_the_ratio_of_what_both_read() -> None:
     v_s, v_t = (seen[each].var((0, 2, 3), correction=0) for each in ("student", "teacher"))
     m_s, m_t = (seen[each].mean((0, 2, 3)) for each in ("student", "teacher"))
     r = ((v_s + before.eps) / (v_t + before.eps)).clamp(0.05, 20)
+    assert isinstance(first, nn.BatchNorm2d) and before.running_var is not None and before.running_mean is not None
+    assert first.running_var is not None and first.running_mean is not None
     expected = (before.running_var + before.eps) * r - before.eps
     torch.testing.assert_close(first.running_var.double(), expected, rtol=1e-4, atol=1e-6)
     expected = m_s - (m_t - before.running_mean) * r.sqrt()
@@ -178,8 +180,8 @@ def test_a_range_of_two_places_is_searched_on_both() -> None:
     relu = nn.ReLU()
     net = nn.Sequential(nn.Conv2d(3, 4, 1), relu, nn.Conv2d(4, 4, 1), relu, nn.Flatten())
     with torch.no_grad():
-        net[0].weight.mul_(0.01)
-        net[2].weight.mul_(1000)
+        cast(Tensor, net[0].weight).mul_(0.01)
+        cast(Tensor, net[2].weight).mul_(1000)
     teacher = classifier(net)
     student = quantize_model(teacher, preset_config("w8a8", "uniform", teacher))
     one_pass(student, teacher, [{"pixel_values": images(4, 8)}])

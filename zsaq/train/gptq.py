@@ -33,8 +33,9 @@ def compensate(
 
     `blocks`, (name, module) in forward order: their Linear, Conv1D and Conv2d layers are rounded in the order in which
     they are called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused
-    experts, each of which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when its column's turn
-    came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to.
+    experts, each of which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when
+    its column's turn came, so that training goes on from there, but no further than NEAR steps from the level that it
+    is rounded to.
     Ranges that were searched are searched anew, for what an error of each column costs (`Factor.cost`). Biases and all
     else stay. `damping` is the share of the inputs' mean square that is added to each of theirs. Positions that
     "attention_mask" leaves out do not count. `loop` gives device, folder and trackers, which hear each block's "error",

@@ -6,7 +6,7 @@ the BatchNorm behind it, or its bias where there is none, is moved by what the a
 parts are known: GPTQ (arXiv 2210.17323) and bias correction (Nagel et al. 2019, arXiv 1906.04721).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast, final
 
 import torch
@@ -105,7 +105,7 @@ class Steps:
 class Weights:
     """The layers `fit` by name, rounded anew as they are reached; those that are `done`."""
 
-    def __init__(self, fit: dict[str, QuantLayer], steps: Steps, damping: float, loop: Loop, log: StepLog) -> None:
+    def __init__(self, fit: Mapping[str, QuantLayer], steps: Steps, damping: float, loop: Loop, log: StepLog) -> None:
         self.fit, self.steps, self.damping, self.loop, self.log = fit, steps, damping, loop, log
         self.done = set[str]()
 
