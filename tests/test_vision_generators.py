@@ -10,7 +10,7 @@ from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.papers.arc import CIFAR10, CIFAR100, MOBILENET_V2, RESNET18, RESNET50, Cells, SearchedGenerator
 from zsaq.vision.papers.qimera import Superposed
 from zsaq.vision.sources.generators import Conditional, ConditionalNorm, Decoder
-from zsaq.vision.sources.swing import Latents, swing
+from zsaq.vision.sources.swing import Latents, Paddings, swing
 
 SPEC = ImageSpec(5, 16)
 EMBEDDING = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
@@ -142,3 +142,37 @@ def test_swing_shifts_the_inputs_of_strided_convolutions_and_ends() -> None:
     assert torch.equal(eye(x), x[..., ::2, ::2])
     with swing(model, seed=0):
         assert torch.equal(eye(x), seen[0])
+
+
+class Called(nn.Module):
+    """The padding of TensorFlow's layers, by a call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.pad(input=x, pad=(0, 1, 0, 1), mode="constant", value=0.5)
+
+
+PADDINGS = [
+    nn.ZeroPad2d((0, 1, 0, 1)), nn.ConstantPad2d(1, 3.0), nn.ReflectionPad2d(1), nn.ReplicationPad2d(2),
+    nn.CircularPad2d(1), Called(), nn.Sequential(nn.ZeroPad2d(1), nn.Identity(), nn.ReplicationPad2d((1, 0, 0, 1))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("padding", PADDINGS, ids=lambda each: type(each).__name__)
+def test_swing_shifts_what_is_padded_and_the_border_stays(padding: nn.Module) -> None:
+    conv = nn.Conv2d(1, 1, 3, stride=2, bias=False)
+    model = nn.Sequential(padding, conv)
+    x = torch.arange(1.0, 37.0).view(1, 1, 6, 6)
+    further = nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")
+    shifted = [model(further[..., i : i + 6, j : j + 6]) for i in range(3) for j in range(3)]
+    with swing(model, seed=0):
+        seen = [model(x) for _ in range(60)]
+    drawn = {next(i for i, each in enumerate(shifted) if torch.equal(s, each)) for s in seen}
+    assert drawn == set(range(9))
+
+
+def test_paddings_are_forgotten_with_what_they_made() -> None:
+    with (paddings := Paddings()):
+        padded = nn.functional.pad(torch.ones(1, 1, 2, 2), (1, 1))
+        assert len(paddings.made) == 1
+        del padded
+        assert not len(paddings.made)

@@ -6,10 +6,11 @@ the margins for variety (IntraQ) or a certain disagreement with the student (Ada
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import Function
 from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective, labels_of
@@ -34,8 +35,38 @@ class Moments:
 
 def moments(x: Tensor) -> Moments:
     """Of x [B, C, H, W] over samples and positions, in float32; the variance is the biased one."""
-    variance, mean = torch.var_mean(x.float(), (0, 2, 3), unbiased=False)
-    return Moments(mean, variance)
+    return Moments(*ChannelMoments.apply(x.float()))
+
+
+def moments_of_each(x: Tensor) -> Moments:
+    """Of x [B, C, H, W] over the positions of each image, [B, C] in float32; the variance is the unbiased one, of a
+    map of one pixel 0."""
+    count = x[0, 0].numel()
+    rows = moments(x.reshape(1, -1, *x.shape[2:]))
+    variance = rows.variance * (count / max(1, count - 1))
+    return Moments(rows.mean.view(x.shape[:2]), variance.view(x.shape[:2]))
+
+
+@final
+class ChannelMoments(Function):
+    """Mean and biased variance [C] of x [B, C, H, W]: the kernel of BatchNorm's own training, and one pass back.
+
+    `torch.var_mean` walks over a batch's channels number by number on CPUs, and three times on the way back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, variance = torch.batch_norm_update_stats(x, None, None, 0.0)
+        ctx.save_for_backward(x, mean)
+        return mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, of_mean: Tensor, of_variance: Tensor) -> Tensor:
+        x, mean = ctx.saved_tensors
+        count = x.numel() // len(mean)
+        slope = 2 * of_variance / count
+        start = of_mean / count - slope * mean
+        return torch.addcmul(start[:, None, None], x, slope[:, None, None])
 
 
 def inputs_of_norms() -> Capture:
@@ -112,11 +143,10 @@ class BatchNormStats(Objective):
 
     def gaps(self, x: Tensor, i: int) -> tuple[Tensor, Tensor]:
         """|mean - its target| and |spread - its target| beyond the slack: [C] of a batch, [B, C] of instances."""
-        over = (0, 2, 3) if self.form == "batch" else (2, 3)
-        lone = self.form == "instance" and x[0, 0].numel() == 1
-        variance, mean = torch.var_mean(x, over, unbiased=self.form == "instance" and not lone)
+        measured = moments(x) if self.form == "batch" else moments_of_each(x)
+        mean, variance = measured.mean, measured.variance
         target = self.targets[i] = self.targets[i].to(mean)
-        if lone:
+        if self.form == "instance" and x[0, 0].numel() == 1:
             spread = torch.zeros_like(variance)
         elif self.spread == "variance":
             spread = variance - target.variance

@@ -1,18 +1,23 @@
 """Genie's source of images: one latent for each, a generator of their own, and a teacher that swings (2212.04780)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import final
+from functools import partial
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.sources.generators import quarter, seeded
+
+Pad = Callable[[Tensor], Tensor]
 
 
 @final
@@ -55,22 +60,53 @@ def swing(teacher: nn.Module, seed: int = 0) -> Iterator[None]:
     """Inside, every strided Conv2d sees its input shifted by up to one pixel, anew at each call, all images alike.
 
     Strided convolutions skip positions, so without it images are only asked of every second pixel (Genie, arXiv
-    2212.04780, sec. 3.2). The input is padded by reflection by 1 and cut back at a random place; a map one pixel wide
-    is left as it is.
+    2212.04780, sec. 3.2). The input is extended by reflection by 1 and cut back at a random place; a map one pixel wide
+    is left as it is. Where a padding stands before the convolution, as a module or a call, what it is given is shifted,
+    so that the border stays where the convolution meets it.
     """
-    rng = generator(seed)
+    rng, paddings = generator(seed), Paddings()
 
     def shift(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
-        height, width = args[0].shape[-2:]
+        bare, pad = paddings.undone(args[0])
+        height, width = bare.shape[-2:]
         if min(height, width) < 2:
             return None
         top, left = torch.randint(3, (2,), generator=rng).tolist()
-        return F.pad(args[0], (1, 1, 1, 1), mode="reflect")[..., top : top + height, left : left + width]
+        return pad(F.pad(bare, (1, 1, 1, 1), mode="reflect")[..., top : top + height, left : left + width])
 
     strided = [m for m in teacher.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
     handles = [conv.register_forward_pre_hook(shift) for conv in strided]
     try:
-        yield
+        with paddings:
+            yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+@final
+class Paddings(TorchFunctionMode):
+    """A context that remembers of every padded tensor, as long as it lives, what was padded and how."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made = WeakIdKeyDictionary()
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        answer = func(*args, **(kwargs or {}))
+        if func is F.pad:
+            self.made[answer] = parted(*args, **(kwargs or {}))
+        return answer
+
+    def undone(self, padded: Tensor) -> tuple[Tensor, Pad]:
+        """What was padded, and how; a tensor that was not is itself."""
+        if padded not in self.made:
+            return padded, lambda bare: bare
+        bare, pad = self.made[padded]
+        bare, before = self.undone(bare)
+        return bare, lambda shifted: pad(before(shifted))
+
+
+def parted(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> tuple[Tensor, Pad]:
+    """The arguments of `F.pad`, into the tensor and what is done to it."""
+    return input, partial(F.pad, pad=pad, mode=mode, value=value)
