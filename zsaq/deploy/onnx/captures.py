@@ -20,6 +20,7 @@ AFTER: Final[dict[str, tuple[str, ...]]] = {
     "GatherBlockQuantized": (),
     "MatMul": (),
 }
+# Between stored bytes and kernels.
 WIDENING: Final = (
     "Cast",
     "Gather",
