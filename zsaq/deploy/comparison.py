@@ -215,9 +215,12 @@ class Differences:
             far = min(far, difference(there, values, steps))
         return far
 
-    def facts(self) -> dict[str, Any]:
-        """For the parity report. It agrees if every layer that the student calls was seen alone, and all is near."""
-        unseen = sorted(self.called - self.alone.keys())
+    def facts(self, absent: set[str] | frozenset[str] = frozenset()) -> dict[str, Any]:
+        """For the parity report. It agrees if every layer that the student calls was seen alone, and all is near.
+
+        `absent`: layers that the runtime does not have; its answers show whether they reach any.
+        """
+        unseen = sorted(self.called - self.alone.keys() - absent)
         far = sorted(
             {n for differences in (self.alone, self.between) for n, v in differences.items() if not v <= TOLERANCE}
         )
@@ -231,6 +234,7 @@ class Differences:
             "layers": self.alone,
             "between": self.between,
             "layers_not_seen_alone": unseen,
+            "layers_that_reach_no_answer": sorted(self.called & absent),
             "layers_never_called": sorted(self.packed.keys() - self.called),
         }
 

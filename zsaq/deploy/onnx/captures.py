@@ -102,6 +102,13 @@ class Captures:
             self.proto: Final[Any] = onnx.load(str(file), load_external_data=False)
         self.places: Final = find_places(self.proto.graph, layers, tied)
         self.places.update(find_convolutions(self.proto.graph, convolutions))
+        read = {name for node in self.proto.graph.node for name in node.input}
+        # What a model computes and does not answer is not in its graph.
+        self.absent: Final = {
+            name
+            for name in (*layers, *convolutions)
+            if name not in tied and name not in tied.values() and f"model.{name}.stored" not in read
+        }
         self.deployed: Final = Session(file)
         wanted = {name for place in self.places.values() for name in (place.input, place.output)}
         wanted -= {value.name for value in (*self.proto.graph.output, *self.proto.graph.input)}
