@@ -23,6 +23,7 @@ from transformers.models.swin.modeling_swin import SwinModel
 
 from zsaq.quant.attention import attention_of
 from zsaq.quant.heads import heads
+from zsaq.vision.classifier import class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
 
 BLOCK_TYPES = (
@@ -42,24 +43,6 @@ class At:
 
     def __call__(self, name: str, module: nn.Module) -> bool:
         return name in self.names
-
-
-@final
-class Classifier(nn.Module):
-    """A plain classifier under the signature of transformers: logits [B, C] for `pixel_values` [B, channels, H, W]."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.module(pixel_values)
-
-
-def classifier(module: nn.Module) -> nn.Module:
-    """A teacher that takes `pixel_values=`: transformers' models as they are, others (takes and answers a Tensor)
-    wrapped in `Classifier`."""
-    return module if isinstance(module, PreTrainedModel | Classifier) else Classifier(module)
 
 
 def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
@@ -189,11 +172,6 @@ def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
     if wanted is None:
         raise ValueError(f"{class_name(model)} has no convolution with a map of several pixels; show larger images")
     return At(tuple(name for name, module in modules if module is wanted))
-
-
-def class_name(model: nn.Module) -> str:
-    """The class of a model, as messages tell it."""
-    return type(model.module if isinstance(model, Classifier) else model).__name__
 
 
 def _blocks(module: nn.Module, name: str, kinds: Counter[type]) -> Named:

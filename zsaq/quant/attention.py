@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from zsaq.quant.config import QuantConfig
 from zsaq.quant.grid import Grid
-from zsaq.quant.layers import QuantActivation
+from zsaq.quant.layers import ACTIVATIONS, QuantActivation, swap_activation
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import input_range
 
@@ -67,6 +68,12 @@ class QuantAttention(nn.Module):
     @property
     def config(self) -> View:
         return View(vars(self)["config"])
+
+    @property
+    def grid(self) -> Grid:
+        rounding = self.roundings[ROUNDINGS[0]]
+        assert isinstance(rounding, Rounded)
+        return rounding.output_quantizer.grid
 
     def check(self) -> None:
         """Raises ValueError for a static range that nothing or nonsense has filled."""
@@ -133,6 +140,21 @@ def why_not(module: nn.Module) -> str | None:
         if got.shape != want.shape or not torch.allclose(got, want, 0, NEAR * float(want.abs().max())):
             return f"{name} computes more than softmax(q k) v, which is not known with rounded products"
     return None
+
+
+def rounds(module: nn.Module) -> bool:
+    """Whether a float module has a form that rounds what passes, and no weight of its own that is rounded."""
+    return type(module) in ACTIVATIONS or attention_of(module) is not None
+
+
+def swap_rounding(module: nn.Module, config: QuantConfig) -> None:
+    """Give such a module its class and quantizers, in place. Raises ValueError for a configuration without its grid."""
+    attends = attention_of(module) is not None
+    grid = config.attention if attends else config.activation
+    if grid is None:
+        what = "attention" if attends else "activations"
+        raise ValueError(f"the configuration has no grid for {what}, yet names it; save the student anew")
+    (swap_attention if attends else swap_activation)(module, grid)
 
 
 @cache
