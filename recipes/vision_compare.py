@@ -1,6 +1,8 @@
 """The tables of vision: several methods, one teacher, several bits and seeds; last iterate, mean and spread.
 
     python recipes/vision_compare.py digits-resnet --methods rtn-noise zeroq --bits w4a4 --output_dir outputs/digits
+    python recipes/vision_compare.py lite0 --weights model.safetensors --test pictures.parquet --size 128 --bits w8a8 \\
+        --methods rtn-noise zeroq --output_dir outputs/lite0
     python recipes/vision_compare.py cifar --weights resnet20.safetensors --test test.parquet --real train.parquet \\
         --preset uniform --bits w4a4 w3a3 --methods zeroq gdfq synq synq-real --seeds 0 1 2 --output_dir outputs/cifar
 
@@ -10,27 +12,28 @@ be given, such as --images 64 (`zsaq methods NAME` lists them); --effort (defaul
 
 import zsaq
 from zsaq import launch
-from zsaq.script import positive, told
+from zsaq.script import told
 
 with told():
-    from examples import subjects
+    from examples import imagenet, subjects
 
 
 def main() -> None:
     parser = launch.table_parser(__doc__, "w4a4", list(zsaq.methods()["vision"]))
-    parser.add_argument("job", choices=["digits-resnet", "digits-vit", "cifar", "mobilenet"])
-    parser.add_argument("--weights", help="cifar, mobilenet: a state dict in safetensors, see examples/")
-    parser.add_argument("--test", nargs="+", default=[], help="cifar, mobilenet: parquet files with test images")
-    parser.add_argument("--limit", type=positive, help="mobilenet: how many images of each such file, if not all")
-    parser.add_argument("--real", help="cifar, mobilenet: a parquet file for the rows with real data")
+    parser.add_argument("job", choices=["digits-resnet", "digits-vit", "cifar", *imagenet.NETS])
+    parser.add_argument("--weights", help="all but digits: a state dict in safetensors, see examples/")
+    parser.add_argument("--test", nargs="+", default=[], help="all but digits: parquet files with test images")
+    parser.add_argument("--real", help="all but digits: a parquet file for the rows with real data")
+    imagenet.add_flags(parser)
     args = launch.parse(parser)
-    if args.job in ("cifar", "mobilenet") and not (args.weights and args.test):
+    if not args.job.startswith("digits-") and not (args.weights and args.test):
         parser.error(f"{args.job} needs --weights and --test")
     with launch.session(args) as loop:
         if args.job == "cifar":
             subject = subjects.cifar10(args.weights, args.test, args.real)
-        elif args.job == "mobilenet":
-            subject = subjects.mobilenet(args.weights, args.test, args.real, args.limit)
+        elif args.job in imagenet.NETS:
+            net = imagenet.NETS[args.job].with_(args.mean, args.std)
+            subject = subjects.photos(net, args.weights, args.test, args.real, args.limit, args.size)
         else:
             subject = subjects.scans(loop.accelerator, args.job.removeprefix("digits-"))
         launch.table(args, loop, subject)

@@ -2,6 +2,7 @@
 
     accelerate launch recipes/vision_quantize.py
     accelerate launch recipes/vision_quantize.py --teacher digits-vit --method psaq --bits w8a8
+    accelerate launch recipes/vision_quantize.py --teacher lite0 --weights model.safetensors --size 128 --bits w8a8
     accelerate launch recipes/vision_quantize.py --teacher DIR_OR_ID --method synq --data_dir DATA --steps 500
 
 Without arguments it runs the embedded default, which downloads nothing: Genie at W2A4 on a small ResNet that this
@@ -16,7 +17,7 @@ from zsaq import launch
 from zsaq.script import positive, told
 
 with told():
-    from examples import subjects
+    from examples import imagenet, subjects
 
     from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
     from zsaq.eval.images import ImageSource
@@ -26,25 +27,37 @@ DIGITS = ("digits-resnet", "digits-vit")
 
 def main(argv: list[str] | None = None) -> None:
     parser = launch.parser(__doc__, "w2a4", "vision_quantize", method=None)
-    parser.add_argument("--teacher", default=DIGITS[0], help=f"{', '.join(DIGITS)}, or a classifier: folder or Hub id")
+    named = ", ".join((*DIGITS, *imagenet.NETS))
+    parser.add_argument("--teacher", default=DIGITS[0], help=f"{named}, or a classifier: folder or Hub id")
+    parser.add_argument("--weights", help=f"{', '.join(imagenet.NETS)}: a state dict in safetensors, see examples/")
     parser.add_argument("--method", default="genie", choices=[*zsaq.methods()["vision"], "auto"], metavar="METHOD")
     parser.add_argument("--data_dir", help="labelled images for the scores: class folders, parquet, or Hub id")
     parser.add_argument("--split", help="folder or start of file names in --data_dir; on the Hub: validation if absent")
     parser.add_argument("--image_column", default="image")
     parser.add_argument("--label_column", default="label")
     parser.add_argument("--real", help="training images for rows with real data, which are not zero-shot")
+    parser.add_argument("--limit", type=positive, help="how many images of --data_dir, if not all; of named nets alone")
     parser.add_argument("--size", type=positive, help="side in pixels of what the teacher is shown")
     parser.add_argument("--resize", type=positive, help="shorter side before the middle is cut out; default: --size")
-    parser.add_argument("--mean", type=float, nargs="+", default=MEAN, help="with --size; default: ImageNet's")
-    parser.add_argument("--std", type=float, nargs="+", default=DEVIATION, help="with --size; default: ImageNet's")
+    parser.add_argument("--mean", type=float, nargs="+", help="with --size; default: ImageNet's, or the named net's")
+    parser.add_argument("--std", type=float, nargs="+", help="with --size; default: ImageNet's, or the named net's")
     args = launch.parse(parser, argv)
     with launch.session(args) as loop:
         if args.teacher in DIGITS:
             if args.data_dir or args.real or args.size:
                 parser.error(f"{args.teacher} brings its own images: leave --data_dir, --real and --size off")
             subject = subjects.scans(loop.accelerator, args.teacher.removeprefix("digits-"))
+        elif args.teacher in imagenet.NETS:
+            if not args.weights or args.resize:
+                parser.error(f"{args.teacher} needs --weights, and is shown whole pictures: leave --resize off")
+            net = imagenet.NETS[args.teacher].with_(args.mean, args.std)
+            test, size = [args.data_dir] if args.data_dir else [], args.size or 224
+            subject = subjects.photos(net, args.weights, test, args.real, args.limit, size)
         else:
-            processor = processor_of([args.teacher], args.size, args.resize, args.mean, args.std)
+            if args.weights or args.limit:
+                parser.error(f"--weights and --limit are those of {', '.join(imagenet.NETS)}: leave them off")
+            mean, deviation = args.mean or MEAN, args.std or DEVIATION
+            processor = processor_of([args.teacher], args.size, args.resize, mean, deviation)
             columns = args.image_column, args.label_column
             test = ImageSource(args.data_dir, args.split, columns) if args.data_dir else None
             real = ImageSource(args.real, None, columns) if args.real else None

@@ -70,7 +70,7 @@ def test_of_text(options: dict[str, Any], message: str) -> None:
     ("options", "message"),
     [
         ({"method": "gptq"}, "method is 'gptq'; for ResNetForImageClassification give one of rtn-noise"),
-        ({"method": "psaq"}, "does not suit psaq, which needs ViT, DeiT or Swin; take one of rtn-noise"),
+        ({"method": "psaq"}, "does not suit psaq, which needs a vision transformer; take one of rtn-noise"),
         ({"method": "genie", "image_stesp": 3}, "genie has no option image_stesp; its options are images=256"),
         ({"preset": "magic"}, "preset is 'magic'; give brecq, psaq or uniform"),
         ({"preset": "brecq", "config": QuantConfig.parse("w8a8")}, "leave it off, or give text"),

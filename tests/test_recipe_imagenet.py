@@ -16,7 +16,7 @@ from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 
 from examples import imagenet
-from examples.subjects import mobilenet
+from examples.subjects import photos
 
 ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 State = dict[str, Tensor]
@@ -110,11 +110,11 @@ def test_a_subject_streams_whole_pictures(state: State, tmp_path: Path) -> None:
     features = Features({"image": Column(), "label": Value("int64")})
     data = str(tmp_path / "val.parquet")
     Dataset.from_dict({"image": pictures, "label": [3, 1, 2]}, features).to_parquet(data)
-    subject = mobilenet(str(tmp_path / "net.safetensors"), [data], data, 2)
+    subject = photos(imagenet.NETS["mobilenet"], str(tmp_path / "net.safetensors"), [data], data, 2)
     assert subject["data"].name == "net on val, first 2"
     assert set(subject["score"](subject["model"])) == {"accuracy", "agreement", "kl", "top5"}
-    assert mobilenet(str(tmp_path / "net.safetensors"), [data])["real"] is None
-    (batch,) = imagenet.stream(data, 2)
+    assert photos(imagenet.NETS["mobilenet"], str(tmp_path / "net.safetensors"), [data])["real"] is None
+    (batch,) = imagenet.stream(data, limit=2)
     assert batch["labels"].tolist() == [3, 1] and batch["pixel_values"].shape == (2, 3, 224, 224)
     red = batch["pixel_values"][0, 0]
     torch.testing.assert_close(red, torch.full_like(red, (1 - 0.485) / 0.229), rtol=1e-4, atol=1e-4)

@@ -11,22 +11,25 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.models.convnext.modeling_convnext import ConvNextLayer
-from transformers.models.deit.modeling_deit import DeiTAttention, DeiTLayer
+from transformers.models.convnextv2.modeling_convnextv2 import ConvNextV2Layer
+from transformers.models.efficientnet.modeling_efficientnet import EfficientNetBlock
 from transformers.models.mobilenet_v2.modeling_mobilenet_v2 import MobileNetV2InvertedResidual
 from transformers.models.regnet.modeling_regnet import RegNetXLayer, RegNetYLayer
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetBottleNeckLayer
-from transformers.models.swin.modeling_swin import SwinAttention, SwinLayer, SwinModel
-from transformers.models.vit.modeling_vit import ViTAttention, ViTLayer
+from transformers.models.swin.modeling_swin import SwinModel
 
+from zsaq.quant.attention import attention_of
+from zsaq.quant.heads import heads
+from zsaq.vision.classifier import class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
 
 BLOCK_TYPES = (
     ResNetBasicLayer, ResNetBottleNeckLayer, RegNetXLayer, RegNetYLayer, MobileNetV2InvertedResidual, ConvNextLayer,
-    ViTLayer, DeiTLayer, SwinLayer,
+    ConvNextV2Layer, EfficientNetBlock,
 )  # fmt: skip
-ATTENTIONS = (ViTAttention, DeiTAttention, SwinAttention)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 Named = list[tuple[str, nn.Module]]
 
@@ -42,24 +45,6 @@ class At:
         return name in self.names
 
 
-@final
-class Classifier(nn.Module):
-    """A plain classifier under the signature of transformers: logits [B, C] for `pixel_values` [B, channels, H, W]."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        return self.module(pixel_values)
-
-
-def classifier(module: nn.Module) -> nn.Module:
-    """A teacher that takes `pixel_values=`: transformers' models as they are, others (takes and answers a Tensor)
-    wrapped in `Classifier`."""
-    return module if isinstance(module, PreTrainedModel | Classifier) else Classifier(module)
-
-
 def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
     """Classes, channels and image size as a transformers configuration names them.
 
@@ -69,6 +54,7 @@ def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
     if not isinstance(teacher, PreTrainedModel):
         raise ValueError(f"{class_name(teacher)} has no configuration that tells its images; give ImageSpec(...)")
     config = teacher.config.to_dict()
+    config = config.get("vision_config") or config  # a classifier of CLIP's or SigLIP's kind
     named = config.get("image_size") if size is None else size
     if named is None:
         raise ValueError(f"the configuration of {class_name(teacher)} names no image size; give size or ImageSpec(...)")
@@ -96,16 +82,17 @@ def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def layers(model: nn.Module) -> Named:
-    """Names and modules of all convolutions and linear layers."""
-    return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    """All convolutions and linear layers that are called: torch's own attention reads its weights past the call."""
+    return [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear) and _called(m)]
 
 
 def blocks(model: nn.Module) -> Named:
     """What is reconstructed at once, each layer in one block: residual blocks, and layers that stand outside of them.
 
-    Blocks are transformers' block types. An addition cannot be seen from outside, so elsewhere a block is a module
-    that is no mere container, whose type stands in the model at least twice, and that holds at least two
-    convolutions, one of them wider than a pixel; of nested ones the innermost. Raises ValueError if there is no layer.
+    Blocks are transformers' block types, and what holds one attention and layers beside it. An addition cannot be seen
+    from outside, so elsewhere a block is a module that is no mere container, whose type stands in the model at least
+    twice, and that holds at least two convolutions, one of them wider than a pixel; of nested ones the innermost.
+    Raises ValueError if there is no layer.
     """
     named = _blocks(model, "", Counter(type(m) for m in model.modules()))
     if not named:
@@ -128,53 +115,54 @@ def feature_places(model: nn.Module) -> At:
 
 
 def has_attentions(model: nn.Module) -> bool:
-    """Whether it is transformers' ViT, DeiT or Swin."""
-    return any(isinstance(m, ATTENTIONS) for m in model.modules())
+    """Whether it is a vision transformer whose attentions are known, as transformers builds them."""
+    return any(attention_of(m) for m in model.modules())
 
 
 def attentions(model: nn.Module) -> dict[nn.Module, int]:
     """Output projections of the attentions, with their numbers of heads; their input [B, T, heads * d] is the context.
 
-    Swin: [B * windows, T, heads * d]. Raises ValueError for anything but transformers' ViT, DeiT and Swin.
+    Swin: [B * windows, T, heads * d]. Raises ValueError for a model without such attentions.
     """
-    heads: dict[Any, Any] = {m.o_proj: m.num_attention_heads for m in model.modules() if isinstance(m, ATTENTIONS)}
-    if not heads:
-        raise ValueError(f"{class_name(model)} has no attention that is known; take transformers' ViT, DeiT or Swin")
-    return heads
+    found = [each for m in model.modules() if (each := attention_of(m))]
+    if not found:
+        raise ValueError(f"{class_name(model)} has no attention that is known; take ViT, DeiT, Swin, DINOv2 or CLIP")
+    return dict(found)
 
 
 def head(model: nn.Module) -> nn.Linear:
     """The layer that answers the logits. Raises ValueError unless it is one linear layer."""
-    layers = linear_heads(model)
+    found = linear_heads(model)
     if not has_head(model):
-        raise ValueError(f"{class_name(model)} has {len(layers)} linear heads; give a classifier that ends in one")
-    return layers[-1]
+        raise ValueError(f"{class_name(model)} has {len(found)} linear heads; give a classifier that ends in one")
+    return found[-1]
 
 
 def has_head(model: nn.Module) -> bool:
-    """Whether a linear layer answers the logits: the only one outside a transformers base model."""
-    layers = linear_heads(model)
-    return len(layers) == 1 if isinstance(model, PreTrainedModel) else bool(layers)
+    """Whether a linear layer answers the logits: the only one in the heads of a transformers model."""
+    found = linear_heads(model)
+    return len(found) == 1 if isinstance(model, PreTrainedModel) else bool(found)
 
 
 def linear_heads(model: nn.Module) -> list[nn.Linear]:
-    """Linear layers outside a transformers base model; all of a plain module."""
-    inner = set(model.base_model.modules()) if isinstance(model, PreTrainedModel) else set()
-    return [m for m in model.modules() if isinstance(m, nn.Linear) and m not in inner]
+    """Linear layers in the heads of a transformers model; all of a plain module."""
+    found = heads(model) if isinstance(model, PreTrainedModel) else set(model.modules())
+    return [m for m in model.modules() if isinstance(m, nn.Linear) and m in found]
 
 
 def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
     """Where activation maps are taken (Grad-CAM), never on a map of one pixel.
 
     The last convolution (of no shortcut) whose output has H * W > 1: a map [B, C, H, W]. ConvNeXt: its last block. ViT
-    and DeiT: the norm before the last attention, [B, special + patches, d], because with a head on the class token the
-    gradient at the patches behind it is zero. Swin: the last norm, [B, patches, d]. `spec`: what a plain module is
+    and its like: the norm before the last attention, [B, special + patches, d], because with a head on the class token
+    the gradient at the patches behind it is zero. Swin: the last norm, [B, patches, d]. `spec`: what a plain module is
     shown to measure its maps, by default 64 x 64 pixels. Raises ValueError if no map is wider than a pixel.
     """
     modules, last = list(model.named_modules()), blocks(model)
-    wanted = next((m for _, m in reversed(last) if isinstance(m, ViTLayer | DeiTLayer | ConvNextLayer)), None)
-    if isinstance(wanted, ViTLayer | DeiTLayer):
-        wanted = wanted.layernorm_before
+    kinds = ConvNextLayer | ConvNextV2Layer
+    wanted = next((m for _, m in reversed(last) if _attends(m) or isinstance(m, kinds)), None)
+    if wanted is not None and _attends(wanted):
+        wanted = next((m for m in wanted.children() if isinstance(m, nn.LayerNorm)), None)
     wanted = next((m.layernorm for _, m in modules if isinstance(m, SwinModel)), wanted)
     if wanted is None:
         sides = _sides(model, spec)
@@ -182,20 +170,13 @@ def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
         convolutions = [m for _, m in modules if isinstance(m, nn.Conv2d) and m not in shortcuts]
         wanted = next((m for m in reversed(convolutions) if sides.get(m, 1) > 1), None)
     if wanted is None:
-        raise ValueError(
-            f"{class_name(model)} has no convolution with a map of more than one pixel; show larger images"
-        )
+        raise ValueError(f"{class_name(model)} has no convolution with a map of several pixels; show larger images")
     return At(tuple(name for name, module in modules if module is wanted))
 
 
-def class_name(model: nn.Module) -> str:
-    """The class of a model, as messages tell it."""
-    return type(model.module if isinstance(model, Classifier) else model).__name__
-
-
 def _blocks(module: nn.Module, name: str, kinds: Counter[type]) -> Named:
-    if isinstance(module, (*BLOCK_TYPES, nn.Conv2d, nn.Linear)):
-        return [(name, module)]
+    if isinstance(module, (*BLOCK_TYPES, nn.Conv2d, nn.Linear)) or _attends(module):
+        return [(name, module)] if _called(module) else []
     if _is_block(module, kinds) and not any(_is_block(m, kinds) for m in module.modules() if m is not module):
         return [(name, module)]
     children = ((f"{name}.{child}" if name else child, m) for child, m in module.named_children())
@@ -210,9 +191,19 @@ def _is_block(module: nn.Module, kinds: Counter[type]) -> bool:
     )
 
 
+def _called(module: nn.Module) -> bool:
+    return not isinstance(module, NonDynamicallyQuantizableLinear)
+
+
+def _attends(module: nn.Module) -> bool:
+    """Whether it is a transformer's block: one attention, and layers beside it."""
+    inner = [m for m in module.children() if attention_of(m)]
+    return len(inner) == 1 and len(layers(module)) > len(layers(inner[0]))
+
+
 def _shortcuts(block: nn.Module) -> list[nn.Module]:
     """Children of a block beside its branch: those with one convolution where another child has them all, or where
-    convolutions stand in the block itself (`downsample` and `shortcut` of the usual implementations)."""
+    convolutions stand in the block itself."""
     count = {m: sum(isinstance(c, nn.Conv2d) for c in m.modules()) for m in block.children()}
     bare = any(isinstance(m, nn.Conv2d) for m in count)
     whole = any(n > 1 for n in count.values())

@@ -29,7 +29,11 @@ def uniform(text: str, model: nn.Module) -> QuantConfig:
     from the weights as they are at each forward; what every ReLU module puts out, asymmetric. In floats stay the image,
     pooled features before the classifier and linear bottlenecks. Raises ValueError for another text than "w4a4".
     """
-    weights, activations = bits(text)
+    weights, activations, products = parts(text)
+    if products is not None:
+        raise ValueError(
+            f"{text!r}: the preset uniform is for nets of ReLUs, not attention: leave p{products.bits} off"
+        )
     plain = QuantConfig(
         Grid(weights, symmetric=False),
         activation=Grid(activations, symmetric=False, per="tensor"),
@@ -43,11 +47,12 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
 
     Asymmetric weights with searched scales per output channel and asymmetric inputs; 8 bits for the weights of the
     first layer, whose input stays in floats, for the input of the second, with whatever else reads that tensor, and
-    for weights and input of the last. The order is that of one forward pass on an empty image of `spec`, which a
+    for weights and input of the last. "w4a4p8" also rounds what the products of a transformer's attentions take, to 8
+    bits. The order is that of one forward pass on an empty image of `spec`, which a
     model of fixed size must be given unless its images are 224 x 224. The papers also round identity shortcuts, which
     no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4".
     """
-    weights, inputs = bits(text)
+    weights, inputs, products = parts(text)
     capture = Capture("teacher", lambda _, module: kind_of(module) is not None, "input")
     parameter = next(model.parameters())
     pixels = torch.zeros(1, spec.channels, spec.size, spec.size, dtype=parameter.dtype, device=parameter.device)
@@ -62,7 +67,8 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
         return QuantConfig(Grid(of_weights, symmetric=False), grid)
 
     every = dict.fromkeys(of_heads(model), layer(weights, inputs)) | dict.fromkeys(second, layer(weights, 8))
-    return replace(layer(weights, inputs), rules=tuple((every | {last: layer(8, 8), first: layer(8, None)}).items()))
+    rules = tuple((every | {last: layer(8, 8), first: layer(8, None)}).items())
+    return replace(layer(weights, inputs), rules=rules, attention=products)
 
 
 def psaq(text: str, model: nn.Module) -> QuantConfig:
@@ -70,12 +76,13 @@ def psaq(text: str, model: nn.Module) -> QuantConfig:
 
     Weights of every layer, patch embedding and head too, symmetric min-max per output channel (scale max |w| /
     (2^(n-1) - 1); theirs is max |w| / (2^(n-1) - 0.5)); inputs of these layers, the image too, asymmetric min-max. Its
-    other roundings stand between layers and are not done here: attention scores, sums, what layers put out.
-    Raises ValueError for another text than "w8a8".
+    other roundings stand between layers and are not done here: attention scores, sums, what layers put out. "w8a8p8"
+    also rounds what the two products of each attention take, query, key, probabilities and value, to 8 bits, asymmetric
+    min-max. Raises ValueError for another text than these.
     """
-    weights, inputs = bits(text)
+    weights, inputs, products = parts(text)
     plain = QuantConfig(Grid(weights), Grid(inputs, symmetric=False, per="tensor"), ranges="minmax")
-    return replace(plain, rules=tuple((name, plain) for name in of_heads(model)))
+    return replace(plain, rules=tuple((name, plain) for name in of_heads(model)), attention=products)
 
 
 def preset_config(text: str, preset: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfig:
@@ -92,11 +99,20 @@ def preset_config(text: str, preset: str, model: nn.Module, spec: ImageSpec = AN
 
 
 def bits(text: str) -> tuple[int, int]:
-    """Of weights and activations."""
-    match = re.fullmatch(r"w([2-8])a([2-8])", str(text).strip().lower())
+    """Of weights and activations. Raises ValueError for what is no text of a preset."""
+    return parts(text)[:2]
+
+
+def parts(text: str) -> tuple[int, int, Grid | None]:
+    """The bits of weights and activations, and the grid of what the products of attention take."""
+    match = re.fullmatch(r"w([2-8])a([2-8])(?:p([2-8]))?", str(text).strip().lower())
     if not match:
-        raise ValueError(f"{text!r} is no text of a preset; the form is w<bits>a<bits> with 2 to 8 bits, as in w4a4")
-    return int(match[1]), int(match[2])
+        raise ValueError(
+            f"{text!r} is no text of a preset; the form is w<bits>a<bits> with 2 to 8 bits, as in w4a4, or, where the "
+            "products of attention are rounded too, w<bits>a<bits>p<bits>"
+        )
+    grid = None if match[3] is None else Grid(int(match[3]), symmetric=False, per="tensor")
+    return int(match[1]), int(match[2]), grid
 
 
 def bits_of(config: str | QuantConfig) -> tuple[int, int]:

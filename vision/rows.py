@@ -25,7 +25,7 @@ from zsaq.vision.sources.crops import minibatches
 
 Counts = dict[str, tuple[int, int, int]]
 Extra = Callable[[ImageJob, Budget, int], dict[str, Any]]
-ANY, NORMS, HEADED, ATTENTION = "any", "BatchNorm", "BatchNorm and a linear head", "ViT, DeiT or Swin"
+ANY, NORMS, HEADED, ATTENTION = "any", "BatchNorm", "BatchNorm and a linear head", "a vision transformer"
 NEEDS: dict[str, Callable[[nn.Module], bool]] = {
     ANY: lambda teacher: True,
     NORMS: has_batch_norms,

@@ -108,24 +108,26 @@ def cifar10(weights: str, test: list[str], real: str | None = None) -> Subject:
     }  # fmt: skip
 
 
-def mobilenet(weights: str, test: list[str], real: str | None = None, limit: int | None = None) -> Subject:
-    """A MobileNetV2 (examples/imagenet.py) on the first `limit` images of each of the parquet files, read as they are
-    scored."""
-    teacher = imagenet.load_mobilenet(weights)
+def photos(
+    net: imagenet.Net, weights: str, test: list[str], real: str | None = None, limit: int | None = None, size: int = 224
+) -> Subject:
+    """A net of `imagenet.NETS` on the first `limit` images of each of the parquet files, `size` pixels wide, which are
+    read as they are scored."""
+    teacher, processor = net.load(weights, size), net.processor(size)
 
     def images() -> Iterator[Mapping[str, Tensor]]:
-        return (batch for path in test for batch in imagenet.stream(path, limit))
+        return (batch for path in test for batch in imagenet.stream(path, processor, limit))
 
     def shown() -> Tensor:
         assert real is not None
-        return torch.cat([batch["pixel_values"] for batch in imagenet.stream(real)])
+        return torch.cat([batch["pixel_values"] for batch in imagenet.stream(real, processor)])
 
-    name = f"{Path(weights).stem} on {', '.join(Path(path).stem for path in test)}" + (
-        f", first {limit}" if limit else ""
-    )
+    of, first = ", ".join(Path(path).stem for path in test), f", first {limit}" if limit else ""
+    name = f"{Path(weights).stem} on {of}{first}" + (f", {size} pixels" if size != 224 else "")
     return {
-        "model": teacher, "spec": imagenet.SPEC, "processor": imagenet.PROCESSOR, "data": Data(name),
-        "score": scorers.images(images, teacher), "real": shown if real else None,
+        "model": teacher, "spec": imagenet.spec_of(size), "processor": processor,
+        "data": Data(name) if test else None, "score": scorers.images(images, teacher) if test else None,
+        "real": shown if real else None,
     }  # fmt: skip
 
 

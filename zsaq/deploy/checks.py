@@ -74,7 +74,7 @@ def verify_onnx(
             rows, _ = apply_plainly(layer, torch.arange(layer.num_embeddings))
             got = torch.tensor(captures.rows(name, len(rows)))
             differences.alone[name] = max(differences.alone.get(name, 0.0), difference(got, rows))
-    return differences.facts()
+    return differences.facts(captures.absent)
 
 
 def verify_blocks(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from zsaq.io.inputs import answers_of
 from zsaq.quant.codes import dequantize, groups, wide
 from zsaq.quant.kinds import factor_of
+from zsaq.quant.layers import quant_activations
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.packing import unpack
 from zsaq.quant.quantizer import Quantizer
@@ -145,6 +146,7 @@ class Differences:
         self.norms = norms or {}
         self.model, self.stretched, self.near = model, stretched, near
         self.packed = dict(packed_layers(model))
+        self.rounding = dict(quant_activations(model))
         self.alone: dict[str, float] = {}
         self.between: dict[str, float] = {}
         self.called: set[str] = set()
@@ -152,19 +154,24 @@ class Differences:
 
     def add(self, inputs: dict[str, Tensor], answers: Answers, seen: Seen, deployed: Answers | None = None) -> None:
         """What a runtime did with `inputs`; `deployed`: its answers when it is not watched, if they may differ."""
-        want, own = see(self.model, self.packed, inputs)
-        self.called |= own.keys()
+        want, own = see(self.model, self.packed | self.rounding, inputs)
+        self.called |= own.keys() & self.packed.keys()
         across = 0
         for name in own.keys() & seen.keys():
             for (here, _), (there, _) in zip(own[name], seen[name], strict=False):
                 if (quantizer := self.packed[name].input_quantizer) is not None:
                     codes = [round_plainly(x.reshape(here.shape), quantizer)[0] for x in (here, there)]
                     across, self.codes = across + int((codes[0] != codes[1]).sum()), self.codes + here.numel()
-        self.across += across
         waiting = {name: list(calls) for name, calls in seen.items()}
         folded: dict[str, tuple[str, Tensor, Tensor, Tensor]] = {}
 
+        rounded = {name: [out for _, out in own.get(name, ())] for name in self.rounding}
+
         def follow(name: str, layer: Any, x: Tensor, y: Tensor) -> Tensor:
+            nonlocal across
+            if name in self.rounding:  # what the runtime's floats were rounded to, and the student's own
+                across, self.codes = across + int((rounded[name].pop(0) != y).sum()), self.codes + y.numel()
+                return y
             if name in folded:
                 name, out, rule, slack = folded.pop(name)
                 rule, slack = in_double(layer, rule), in_double(layer, rule + slack) - in_double(layer, rule)
@@ -181,8 +188,10 @@ class Differences:
                 return y
             return self.meet(name, out.reshape(y.shape), rule, slack)
 
-        with hooked(self.model, [*waiting, *(self.norms[n] for n in waiting if n in self.norms)], follow):
+        watched = [*waiting, *(self.norms[n] for n in waiting if n in self.norms), *self.rounding]
+        with hooked(self.model, watched, follow):
             led = answers_of(self.model(**inputs))
+        self.across += across
         for name, answer in led.items():
             there = answers.get(name, torch.empty(0))
             self.between[name] = max(self.between.get(name, 0.0), difference(there, answer))
@@ -206,9 +215,12 @@ class Differences:
             far = min(far, difference(there, values, steps))
         return far
 
-    def facts(self) -> dict[str, Any]:
-        """For the parity report. It agrees if every layer that the student calls was seen alone, and all is near."""
-        unseen = sorted(self.called - self.alone.keys())
+    def facts(self, absent: set[str] | frozenset[str] = frozenset()) -> dict[str, Any]:
+        """For the parity report. It agrees if every layer that the student calls was seen alone, and all is near.
+
+        `absent`: layers that the runtime does not have; its answers show whether they reach any.
+        """
+        unseen = sorted(self.called - self.alone.keys() - absent)
         far = sorted(
             {n for differences in (self.alone, self.between) for n, v in differences.items() if not v <= TOLERANCE}
         )
@@ -222,6 +234,7 @@ class Differences:
             "layers": self.alone,
             "between": self.between,
             "layers_not_seen_alone": unseen,
+            "layers_that_reach_no_answer": sorted(self.called & absent),
             "layers_never_called": sorted(self.packed.keys() - self.called),
         }
 

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from zsaq.quant.attention import QuantAttention
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import check_loaded, check_teacher
 from zsaq.quant.guard import AGAIN, check_header, check_size, decoys, expect, read_header
@@ -126,6 +127,8 @@ class ZsaqQuantizer(HfQuantizer):
                 if isinstance(layer, PackedLayer):
                     refill(layer)
                     layer.release()
+                    layer.check()
+                elif isinstance(layer, QuantAttention):
                     layer.check()
                 else:
                     layer.output_quantizer.ranges.check()

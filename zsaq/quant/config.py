@@ -11,7 +11,7 @@ from zsaq.quant.spelling import read
 
 Ranges = Literal["minmax", "searched", "learned"]
 
-GRIDS = ("weight", "input", "activation", "embedding", "head")
+GRIDS = ("weight", "input", "activation", "attention", "embedding", "head")
 
 
 @dataclass(frozen=True)
@@ -20,18 +20,20 @@ class QuantConfig:
 
     `weight`: linear and convolution weights; `input`: their activations ("token": dynamic, "tensor": static, after
     `zsaq.calibrate`); `activation`: what nn.ReLU and nn.ReLU6 modules put out, always a static range of the whole
-    tensor; `embedding`: the token table; `head`: the weights of the output embeddings, whose inputs are rounded as
-    `input` says. None leaves that part in floats. Where a model ties table and head they read the same codes, so one
-    grid has to hold for both: that of `embedding` if `head` is None. `spare_tied` is what a text means that names no
-    bits for the table: one that is tied to a head is left in floats with it, unless `head` has a grid, which it then
-    takes. `ranges`: of the weights (the token table always has searched ones). Convolutions take static inputs; groups
-    of their weights run over the flattened [in * height * width] of an output channel. `rules`: (glob on module names,
-    config or None to leave the module alone), the first that matches wins.
+    tensor; `attention`: what the two products of a vision transformer's attentions take, likewise; `embedding`: the
+    token table; `head`: the weights of the output embeddings, whose inputs are rounded as `input` says. None leaves
+    that part in floats. Where a model ties table and head they read the same codes, so one grid has to hold for both:
+    that of `embedding` if `head` is None. `spare_tied` is what a text means that names no bits for the table: one that
+    is tied to a head is left in floats with it, unless `head` has a grid, which it then takes. `ranges`: of the weights
+    (the token table always has searched ones). Convolutions take static inputs; groups of their weights run over the
+    flattened [in * height * width] of an output channel. `rules`: (glob on module names, config or None to leave the
+    module alone), the first that matches wins.
     """
 
     weight: Grid | None = field(default_factory=Grid)
     input: Grid | None = None
     activation: Grid | None = field(default=None, kw_only=True)
+    attention: Grid | None = field(default=None, kw_only=True)
     embedding: Grid | None = None
     ranges: Ranges = "searched"
     rules: "tuple[tuple[str, QuantConfig | None], ...]" = ()
@@ -55,12 +57,14 @@ class QuantConfig:
             raise ValueError(
                 f"input.levels is {self.input.levels!r}, whose values are not even; that is for weights: give 'integer'"
             )
-        if self.activation is not None and (self.activation.per, self.activation.levels) != ("tensor", "integer"):
-            raise ValueError(
-                f"activation is per {self.activation.per!r} with {self.activation.levels!r} levels; what a ReLU puts "
-                "out has one static range for the whole tensor and needs its zero: give per='tensor' and integer levels"
-            )
-        for name, grid in (("input", self.input), ("activation", self.activation)):
+        between = {"activation": "what a ReLU puts out", "attention": "what a product of attention takes"}
+        for name, what in between.items():
+            if (grid := getattr(self, name)) is not None and (grid.per, grid.levels) != ("tensor", "integer"):
+                raise ValueError(
+                    f"{name} is per {grid.per!r} with {grid.levels!r} levels; {what} has one static range for the "
+                    "whole tensor and needs its zero: give per='tensor' and integer levels"
+                )
+        for name, grid in (("input", self.input), ("activation", self.activation), ("attention", self.attention)):
             if grid is not None and grid.scales != "float32":
                 raise ValueError(
                     f"{name}.scales is {grid.scales!r}; that is for weights, which are stored: give 'float32'"
@@ -98,7 +102,7 @@ class QuantConfig:
     def static(self) -> bool:
         """Whether any layer would have a static range, which `zsaq.calibrate` must fill."""
         each = [self, *(own for _, own in self.rules if own is not None)]
-        return any(own.activation or (own.input and own.input.per == "tensor") for own in each)
+        return any(own.activation or own.attention or (own.input and own.input.per == "tensor") for own in each)
 
     def headed(self) -> "QuantConfig":
         """The same for a module that takes the grid of the head: a head, or the table that it is tied to."""

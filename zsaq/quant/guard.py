@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from zsaq.quant.packed import PackedLayer, packed_layers, quantized
+from zsaq.quant.layers import quant_activations
+from zsaq.quant.packed import PackedLayer, packed_layers
 
 NOTE: Final = "!! This is a zsaq model: pip install zsaq, and import zsaq before from_pretrained !!"
 FLOATS: Final = ("F64", "F32", "F16", "BF16")
@@ -76,7 +77,7 @@ def check_header(model: nn.Module, header: Header) -> None:
     state = model.state_dict()
     decoyed = {NOTE, *(f"{name}.weight" for name, _ in packed_layers(model))}
     header = {key: form for key, form in header.items() if key not in decoyed or form != DECOY}
-    for name, layer in quantized(model):
+    for name, layer in (*packed_layers(model), *quant_activations(model)):
         buffers = {key: state[key] for part, _ in layer.named_buffers() if (key := f"{name}.{part}") in state}
         for key, value in buffers.items():
             wanted = DTYPE_NAMES[value.dtype], tuple(value.shape)

@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel
 
+from zsaq.quant.attention import QuantAttention
 from zsaq.quant.layers import QuantActivation, QuantLayer, quant_layers
 from zsaq.quant.packed import PackedLayer, packed_layers
 from zsaq.quant.plan import plan_of
@@ -24,7 +25,7 @@ def check_kept(model: nn.Module) -> None:
         )
     modules = dict(model.named_modules())
     for name in plan.chosen:
-        if not isinstance(modules.get(name), QuantLayer | PackedLayer | QuantActivation):
+        if not isinstance(modules.get(name), QuantLayer | PackedLayer | QuantActivation | QuantAttention):
             now = f"a {type(modules[name]).__name__} in floats" if name in modules else "gone"
             raise ValueError(f"{name} was quantized and is {now}: change the float model, and quantize it again")
     for name, layer in quant_layers(model):

@@ -7,11 +7,12 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from zsaq.quant.adapter import attach
+from zsaq.quant.attention import QuantAttention, Rounded, rounds, swap_rounding
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.experts import take_apart
 from zsaq.quant.finite import check_teacher
 from zsaq.quant.grid import describe
-from zsaq.quant.layers import ACTIVATIONS, QuantActivation, QuantEmbedding, QuantLayer, swap, swap_activation
+from zsaq.quant.layers import QuantActivation, QuantEmbedding, QuantLayer, swap
 from zsaq.quant.packed import PackedEmbedding, PackedLayer
 from zsaq.quant.plan import Plan, make_plan, plan_of
 from zsaq.quant.reach import check_forwards, check_own, check_weights, copied, off_fast_path
@@ -24,9 +25,8 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
         layer, config = modules[name], plan.chosen[name]
-        if type(layer) in ACTIVATIONS:
-            assert config.activation is not None
-            swap_activation(layer, config.activation)
+        if rounds(layer):
+            swap_rounding(layer, config)
             continue
         owner = plan.tied.get(name, name)
         if owner != name:
@@ -74,7 +74,8 @@ def is_quantized(model: nn.Module) -> bool:
 def coverage(student: nn.Module) -> dict[str, str]:
     """For every module that holds weights, of a student or of a loaded model: quantized how, or left alone why.
 
-    Activations are among them where the configuration speaks of them. Raises ValueError if nothing is quantized.
+    Activations and attentions are among them where the configuration speaks of them. Raises ValueError if nothing is
+    quantized.
     """
     plan, parts = plan_of(student), {}
     for name, module in student.named_modules():
@@ -83,7 +84,9 @@ def coverage(student: nn.Module) -> dict[str, str]:
             inputs = f", inputs {describe(module.input_quantizer and module.input_quantizer.grid)}"
             table = isinstance(module, QuantEmbedding | PackedEmbedding)
             parts[name] = f"weights {describe(grid)}{'' if table else inputs}"
-        elif isinstance(module, QuantActivation):
+        elif isinstance(module, QuantAttention):
+            parts[name] = f"products of {describe(module.grid)}"
+        elif isinstance(module, QuantActivation) and not isinstance(module, Rounded):
             parts[name] = f"outputs {describe(module.output_quantizer.grid)}"
         elif name in plan.left:
             parts[name] = f"left alone: {plan.left[name]}"

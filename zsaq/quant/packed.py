@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsaq.quant.attention import QuantAttention, Rounded, quant_attentions
 from zsaq.quant.codes import dequantize
 from zsaq.quant.kinds import ExpertLinear, by_expert
 from zsaq.quant.layers import Conv1D, QuantActivation, quant_activations
@@ -151,7 +152,8 @@ def packed_layers(model: nn.Module) -> Iterator[tuple[str, PackedLayer]]:
             yield name, module
 
 
-def quantized(model: nn.Module) -> Iterator[tuple[str, PackedLayer | QuantActivation]]:
-    """Names and modules of what a loaded model's plan names: packed layers, then activations."""
+def quantized(model: nn.Module) -> Iterator[tuple[str, PackedLayer | QuantActivation | QuantAttention]]:
+    """Names and modules of what a loaded model's plan names: packed layers, then activations, then attentions."""
     yield from packed_layers(model)
-    yield from quant_activations(model)
+    yield from ((name, module) for name, module in quant_activations(model) if not isinstance(module, Rounded))
+    yield from quant_attentions(model)

@@ -5,17 +5,16 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from zsaq.quant.attention import rounds, swap_rounding
 from zsaq.quant.codes import groups
 from zsaq.quant.experts import take_apart
 from zsaq.quant.grid import Grid
 from zsaq.quant.kinds import form_of, kind_of
 from zsaq.quant.layers import (
-    ACTIVATIONS,
     QuantLayer,
     input_quantizer,
     quant_activations,
     quant_layers,
-    swap_activation,
     weight_quantizer,
     weight_rows,
 )
@@ -41,7 +40,7 @@ def check_ranges(model: nn.Module) -> None:
 def pack_plan(model: nn.Module, plan: Plan) -> None:
     """Give the chosen float layers of a model, usually on the meta device, empty packed forms in place.
 
-    Activations get the class that they have in students, with static ranges that have seen nothing.
+    Activations and attentions get the class that they have in students, with static ranges that have seen nothing.
 
     Raises ValueError for a module that the model lacks, that has no packed form, or whose group size does not fit.
     """
@@ -49,12 +48,11 @@ def pack_plan(model: nn.Module, plan: Plan) -> None:
     take_apart(model, plan.chosen)
     modules = dict(model.named_modules())
     for name in sorted(plan.chosen, key=lambda n: n in plan.tied):
-        if type(modules.get(name)) in ACTIVATIONS:
-            if (grid := plan.chosen[name].activation) is None:
-                raise ValueError(
-                    f"{name}: the configuration has no grid for activations, yet names it; save the student anew"
-                )
-            swap_activation(modules[name], grid)
+        if name in modules and rounds(modules[name]):
+            try:
+                swap_rounding(modules[name], plan.chosen[name])
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
             continue
         if name not in modules or kind_of(modules[name]) is None:
             kind = type(modules[name]).__name__ if name in modules else "nothing of that name"
@@ -129,7 +127,7 @@ def round_plan(model: nn.Module, plan: Plan) -> None:
     take_apart(model, plan.chosen)
     modules, packed = dict(model.named_modules()), {}
     for name, config in plan.chosen.items():
-        if name in plan.tied or type(modules[name]) in ACTIVATIONS:
+        if name in plan.tied or rounds(modules[name]):
             continue
         try:
             packed[name] = packed_rows(weight_rows(modules[name]), weight_quantizer(modules[name], config))

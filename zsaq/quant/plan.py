@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from zsaq.quant.attention import attention_of, rounds, why_not
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.experts import weighted
 from zsaq.quant.heads import heads, outputs, token_tables
@@ -21,7 +22,8 @@ from zsaq.quant.ties import RULED, Ends
 class Plan:
     """What was decided for each module that holds weights: a configuration, or why it is left alone.
 
-    ReLU modules are among them if the configuration has a grid for activations. `tied`: chosen modules that read the
+    ReLU modules are among them if the configuration has a grid for activations, and attentions if it has one for
+    these. `tied`: chosen modules that read the
     codes of a token table, with the table's name; `headed`: those that take the configuration's grid for the head, of
     ends that are tied the table.
     """
@@ -75,6 +77,24 @@ class Plan:
         return cls(config, chosen, left, tied, tuple(headed))
 
 
+def attentions(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
+    """The attentions, by name, if `config` has a grid for them anywhere. Raises ValueError if there is none, and for
+    one whose products cannot be rounded and that no rule leaves alone."""
+    if not any(own is not None and own.attention is not None for own in (config, *(own for _, own in config.rules))):
+        return {}
+    found = {name: module for name, module in model.named_modules() if attention_of(module)}
+    if not found:
+        raise ValueError(
+            f"the configuration has a grid for attention, but {type(model).__name__} has none that is known (q_proj, "
+            "k_proj, v_proj and o_proj or out_proj, as in transformers' ViT): leave it out"
+        )
+    for name, module in found.items():
+        own, _ = config.of(name)
+        if own is not None and own.attention is not None and (why := why_not(module)):
+            raise ValueError(f"{name}: {why}: leave it in floats (QuantConfig.attention=None)")
+    return found
+
+
 def rectifiers(model: nn.Module, config: QuantConfig) -> dict[str, nn.Module]:
     """The ReLU modules, by name, if `config` has a grid for them anywhere; one shared by many has its first name.
 
@@ -101,17 +121,17 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
     and so do heads, unless the configuration has a grid for those that are output embeddings. Layers that share a
     weight share its fate: token tables that are tied to each other read the same codes; where one is tied to a head,
     all ends read its codes if bits were asked for either, by the configuration or by a rule that names the table, else
-    they stay in floats. ReLU modules are decided on if the configuration has a grid for activations. Raises ValueError
-    for a rule that matches or decides nothing, one that gives bits to what has no quantized form or to one end of a
-    tie, bits of a head or a table that there is not, others for one than for the other where they are tied, a grid for
-    activations without a ReLU module, and where nothing is left to quantize, or less than half of the model for want of
-    a quantized form (`Share.check`).
+    they stay in floats. ReLU modules are decided on if the configuration has a grid for activations, attentions if it
+    has one for these. Raises ValueError for a rule that matches or decides nothing, one that gives bits to what has no
+    quantized form or to one end of a tie, bits of a head or a table that there is not, others for one than for the
+    other where they are tied, a grid for activations without a ReLU module or for attention without one, and where
+    nothing is left to quantize, or less than half of the model for want of a quantized form (`Share.check`).
     """
-    modules = weighted(model) | rectifiers(model, config)
+    modules = weighted(model) | rectifiers(model, config) | attentions(model, config)
     config.check_rules(list(modules))
     for glob, own in config.rules:
         named = {type(module).__name__: module for name, module in modules.items() if fnmatchcase(name, glob)}
-        if own is not None and not any(kind_of(m) or type(m) in ACTIVATIONS for m in named.values()):
+        if own is not None and not any(kind_of(m) or rounds(m) for m in named.values()):
             raise ValueError(
                 f"the rule {glob!r} gives bits to {', '.join(named)}, which have no quantized form; leave it out"
             )
@@ -143,12 +163,14 @@ def decide(
         (chosen, ruled), kind = config.of(name), kind_of(module)
         if chosen is None:
             return RULED
-        if kind is None and type(module) not in ACTIVATIONS:
+        if kind is None and not rounds(module):
             return f"{type(module).__name__} {FORMLESS}"
         if name in ends.heads and chosen.head is not None:
             return chosen.headed()
         if module in outside and not ruled:
             return "the head stays in floats"
+        if attention_of(module):
+            return "the configuration has no grid for attention" if chosen.attention is None else chosen
         if kind is None:
             return "the configuration has no grid for activations" if chosen.activation is None else chosen
         if kind is not nn.Embedding:
@@ -165,7 +187,7 @@ def check_groups(modules: dict[str, nn.Module], chosen: dict[str, QuantConfig], 
     widths: dict[int, dict[str, int]] = {}
     for name, config in chosen.items():
         layer = modules[name]
-        if type(layer) in ACTIVATIONS:
+        if rounds(layer):
             continue
         table = kind_of(layer) is nn.Embedding
         grids = [config.embedding if table or name in tied else config.weight]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 LATER: Final[dict[str, dict[str, Any]]] = {
-    "QuantConfig": {"head": None, "spare_tied": True},
+    "QuantConfig": {"head": None, "spare_tied": True, "attention": None},
     "Grid": {"scales": "float32"},
     "Plan": {"headed": []},
 }

@@ -138,6 +138,8 @@ def weights(card: Card, folder: Path, model: nn.Module) -> str:
     lines = [f"- {what}: {describe(grid)}" for what, grid in grids.items() if grid is not None]
     if config.activation is not None:
         lines.append(f"- outputs of ReLU: {describe(config.activation)}")
+    if config.attention is not None:
+        lines.append(f"- what the products of attention take: {describe(config.attention)}")
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     before = card.base_bytes
     ratio = f" (base model: {before:,} bytes, {before / size:.1f} times as many)" if before else ""

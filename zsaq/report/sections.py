@@ -126,8 +126,8 @@ def quantization(config: Mapping[str, Any], results: Results | str | None) -> Se
         how = dict(results.coverage)
     whole = plan.config
     grids = {
-        "weights": whole.weight, "inputs": whole.input, "ReLU": whole.activation, "token table": whole.embedding,
-        "head": whole.head,
+        "weights": whole.weight, "inputs": whole.input, "ReLU": whole.activation, "attention": whole.attention,
+        "token table": whole.embedding, "head": whole.head,
     }  # fmt: skip
     facts = {what: describe(grid) for what, grid in grids.items() if grid is not None}
     if whole.rules:

@@ -17,14 +17,9 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import eager_mask
 
 from zsaq.deploy.onnx.operators import MICROSOFT
+from zsaq.quant.attention import EAGER, HARMLESS
 
 ATTENTION: Final = "zsaq_onnx"
-EAGER: Final = "eager_attention_forward"  # what transformers calls a model's own function; some put a word before it
-HARMLESS: Final = frozenset(  # arguments that change nothing in eval mode, or stand in the mask too
-    "scaling dropout is_causal sliding_window position_ids cache_position past_key_values use_cache deterministic "
-    "cu_seq_lens_q cu_seq_lens_k max_length_q max_length_k seq_idx num_items_in_batch "
-    "output_attentions output_hidden_states output_router_logits".split()
-)
 SHARPNESS: Final = (0.0, 1.0, 40.0)  # deviations of the scores that each attention is tried with
 NEAR: Final = 1e-3  # of the largest; float noise at the sharpest is a hundredth of it
 

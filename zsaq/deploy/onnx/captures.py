@@ -20,7 +20,18 @@ AFTER: Final[dict[str, tuple[str, ...]]] = {
     "GatherBlockQuantized": (),
     "MatMul": (),
 }
-WIDENING: Final = ("Cast", "Gather", "Reshape", "Transpose", "Slice", "Sub", "Mul")  # between stored bytes and kernels
+# Between stored bytes and kernels.
+WIDENING: Final = (
+    "Cast",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Transpose",
+    "Slice",
+    "Sub",
+    "Mul",
+)  # between stored bytes and kernels
+WIDEST: Final = 2**16  # pixels
 REACH: Final = 6  # so many nodes back from codes to the floats that they come from
 
 
@@ -30,19 +41,26 @@ class Place:
     """Names of tensors in the graph: what goes into a layer, and what comes out.
 
     `grid`: scale and zero, if codes go in; they and the output then have channels last, pixels in one dimension.
+    `padded`: height and width of what goes into a kernel that pads for a module before the layer, and by how much: top,
+    left, bottom, right.
     """
 
     input: str
     output: str
     grid: tuple[float, float] | None = None
+    padded: tuple[int, ...] = ()
 
     def read(self, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Floats that went in and came out, channels before pixels."""
         x, y = values[self.input], values[self.output]
-        if self.grid is None:
-            return x, y
-        scale, zero = (np.float32(number) for number in self.grid)
-        return ((x.astype(np.float32) - zero) * scale).swapaxes(1, 2), y.swapaxes(1, 2)
+        if self.grid is not None:
+            scale, zero = (np.float32(number) for number in self.grid)
+            x, y = ((x.astype(np.float32) - zero) * scale).swapaxes(1, 2), y.swapaxes(1, 2)
+        if self.padded:
+            height, width, top, left, bottom, right = self.padded
+            x = x.reshape(*x.shape[:2], height, width)
+            x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+        return x, y
 
 
 @final
@@ -75,7 +93,7 @@ class Captures:
     """
 
     def __init__(
-        self, file: Path, layers: dict[str, PackedLayer], tied: dict[str, str], convolutions: dict[str, dict[str, str]]
+        self, file: Path, layers: dict[str, PackedLayer], tied: dict[str, str], convolutions: dict[str, dict[str, Any]]
     ) -> None:
         import onnx
 
@@ -84,6 +102,13 @@ class Captures:
             self.proto: Final[Any] = onnx.load(str(file), load_external_data=False)
         self.places: Final = find_places(self.proto.graph, layers, tied)
         self.places.update(find_convolutions(self.proto.graph, convolutions))
+        read = {name for node in self.proto.graph.node for name in node.input}
+        # What a model computes and does not answer is not in its graph.
+        self.absent: Final = {
+            name
+            for name in (*layers, *convolutions)
+            if name not in tied and name not in tied.values() and f"model.{name}.stored" not in read
+        }
         self.deployed: Final = Session(file)
         wanted = {name for place in self.places.values() for name in (place.input, place.output)}
         wanted -= {value.name for value in (*self.proto.graph.output, *self.proto.graph.input)}
@@ -137,23 +162,33 @@ def find_places(graph: Any, layers: dict[str, PackedLayer], tied: dict[str, str]
     return places
 
 
-def find_convolutions(graph: Any, kernels: dict[str, dict[str, str]]) -> dict[str, Place]:
-    """The places of convolutions, each with the norm behind it."""
+def find_convolutions(graph: Any, kernels: dict[str, dict[str, Any]]) -> dict[str, Place]:
+    """The places of convolutions, each with the norm behind it. Raises ValueError for sizes that no export writes."""
     from onnx import numpy_helper
 
     makers = {output: node for node in graph.node for output in node.output}
     known = {tensor.name: tensor for tensor in graph.initializer}
     places = {}
     for layer, ends in kernels.items():
-        node = makers.get(ends["output"])
+        node, padded = makers.get(ends["output"]), padding_of(layer, ends)
         if node is not None and node.op_type == "Conv" and node.input[0] == ends["input"]:
-            places[layer] = Place(ends["input"], ends["output"])
+            places[layer] = Place(ends["input"], ends["output"], padded=padded)
         elif (
             node is not None and node.op_type == "MatMulIntegerToFloat" and {node.input[2], node.input[4]} <= set(known)
         ):
             scale, zero = (float(numpy_helper.to_array(known[node.input[i]])) for i in (2, 4))
-            places[layer] = Place(ends["input"], ends["output"], (scale, zero))
+            places[layer] = Place(ends["input"], ends["output"], (scale, zero), padded)
     return places
+
+
+def padding_of(layer: str, ends: dict[str, Any]) -> tuple[int, ...]:
+    """`Place.padded` of what export.json tells of a convolution."""
+    if "outside" not in ends:
+        return ()
+    padded = *ends.get("size", ()), *ends["outside"]
+    if len(padded) != 6 or any(type(n) is not int or not 0 <= n <= WIDEST for n in padded):
+        raise ValueError(f"export.json says that {layer} is padded by {padded!r:.100}: export the student again")
+    return padded
 
 
 def _place(kernel: Any, written: Written, makers: dict[str, Any], readers: dict[str, list[Any]]) -> Place | None:

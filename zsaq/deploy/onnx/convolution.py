@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from zsaq.deploy.integers import Integers
 from zsaq.deploy.onnx.operators import OnnxLayer, become
 from zsaq.deploy.onnx.rounding import StaticRounding, emit
+from zsaq.quant.attention import Rounded
 from zsaq.quant.layers import QuantActivation, QuantReLU6
 from zsaq.quant.packed import PackedConv2d
 
@@ -16,7 +17,7 @@ DOMAIN: Final = "zsaq"
 
 @final
 class OnnxActivation(nn.Module):
-    """A ReLU or ReLU6 that rounds what it puts out."""
+    """A ReLU or ReLU6 that rounds what it puts out, or a rounding alone."""
 
     rounding: StaticRounding
 
@@ -65,8 +66,9 @@ def to_convolution(layer: PackedConv2d) -> None:
 
 
 def to_activation(module: QuantActivation) -> None:
-    """The same for an activation."""
-    most = 6.0 if isinstance(module, QuantReLU6) else torch.inf
-    rounding = StaticRounding(module.output_quantizer, 0.0, most)
+    """The same for an activation, and for what an attention rounds, whose values have no bounds."""
+    least, most = (-torch.inf if isinstance(module, Rounded) else 0.0), torch.inf
+    most = 6.0 if isinstance(module, QuantReLU6) else most
+    rounding = StaticRounding(module.output_quantizer, least, most)
     module.__class__ = OnnxActivation  # type: ignore[assignment]
     module.rounding = rounding

@@ -41,21 +41,24 @@ class Lowering:
         self.rows, self.columns = len(self.bias), self.channels // self.group * self.kernel[0] * self.kernel[1]
         self.scale = np.broadcast_to(known[scale].astype(np.float64), (self.rows, known[scale].shape[1]))
         self.zero = np.broadcast_to(self.zero, (self.rows, self.zero.shape[1]))
-        self.fold_pad()
+        self.outside = self.fold_pad()
         self.norm = self.fold_norm()
 
-    def fold_pad(self) -> None:
-        """A Pad with zeros before becomes the convolution's own."""
+    def fold_pad(self) -> list[int]:
+        """A Pad with zeros before becomes the convolution's own; what the convolution was padded by from outside then:
+        top, left, bottom, right."""
         known, node = self.graph.known, self.graph.maker.get(self.input)
         if node is None or node.op_type != "Pad" or attributes_of(node).get("mode", b"constant") != b"constant":
-            return
+            return [0] * 4
         pads = known.get(node.input[1])
         value = known.get(node.input[2], np.ones(1)) if len(node.input) > 2 and node.input[2] else np.zeros(1)
         if pads is None or len(pads) != 8 or pads[[0, 1, 4, 5]].any() or (pads < 0).any() or value.any():
-            return
-        self.pads = [int(p + q) for p, q in zip(self.pads, pads[[2, 3, 6, 7]], strict=True)]
+            return [0] * 4
+        outside = pads[[2, 3, 6, 7]].tolist()
+        self.pads = [p + q for p, q in zip(self.pads, outside, strict=True)]
         self.size = [int(n - pads[i] - pads[i + 4]) for i, n in zip((2, 3), self.size, strict=True)]
         self.input = node.input[0]
+        return outside
 
     def fold_norm(self) -> str | None:
         """What the convolution was called before its norm, if there is one."""
@@ -95,18 +98,20 @@ class Lowering:
         weight = put("Transpose", [weight], perm=[2, 3, 1, 0])
         return put("Reshape", [weight, const([self.columns, self.rows], np.int64)]), zero
 
-    def lower(self, layout: ChannelsLast) -> dict[str, str]:
-        """Write the kernel; its kind, and the names of the tensors at its ends."""
+    def lower(self, layout: ChannelsLast) -> dict[str, Any]:
+        """Write the kernel; its kind, the names of the tensors at its ends, and, of a Pad that became its own, the size
+        of what goes in and the four sides."""
+        padded = {"size": self.size, "outside": self.outside} if any(self.outside) else {}
         before = self.graph.maker.get(self.input)
         if before is None or before.op_type != "DequantizeLinear" or self.scale.shape[1] > 1 or not integral(self.node):
             layout.images(self.input)
             self.in_floats()
-            return {"kernel": "Conv", "input": self.input, "output": self.output}
+            return {"kernel": "Conv", "input": self.input, "output": self.output} | padded
         codes, scale, zero = before.input
         layout.to_rows(codes, self.channels, self.size)
         out = self.in_integers(layout.rows[codes].name, scale, zero)
         layout.rows[self.output] = out
-        return {"kernel": "MatMulIntegerToFloat", "input": layout.rows[codes].name, "output": out.name}
+        return {"kernel": "MatMulIntegerToFloat", "input": layout.rows[codes].name, "output": out.name} | padded
 
     def in_integers(self, codes: str, scale: str, zero: str) -> PixelRows:
         put, const = self.graph.put, self.graph.constant
@@ -194,7 +199,7 @@ def spelled_out(graph: Graph, node: Any) -> Iterator[Any]:
     yield helper.make_node("Mul", [name, scale], [node.output[0]])
 
 
-def lower(proto: Any) -> dict[str, dict[str, str]]:
+def lower(proto: Any) -> dict[str, dict[str, Any]]:
     """Replace the convolutions of a traced graph; for each its kernel and the tensors at its ends, by layer."""
     pool_first(proto)
     graph, kernels, norms = Graph(proto), {}, set()

@@ -23,6 +23,7 @@ from zsaq.deploy.onnx.tracing import TORCH, trace
 from zsaq.deploy.onnx.weights import BLOCKS, MODEL, WEIGHTS, Weights
 from zsaq.io.inputs import text_limit
 from zsaq.io.loading import load
+from zsaq.quant.attention import QuantAttention, Rounded
 from zsaq.quant.packed import PackedConv2d, PackedLayer, quantized
 
 
@@ -92,6 +93,10 @@ def to_operator_model(source: str | Path, blocks: bool = False) -> tuple[PreTrai
                 to_convolution(layer)
             elif isinstance(layer, PackedLayer):
                 to_operators(layer, blocks and has_blocks(layer))
+            elif isinstance(layer, QuantAttention):
+                for rounding in layer.roundings.values():
+                    assert isinstance(rounding, Rounded)
+                    to_activation(rounding)
             else:
                 to_activation(layer)
         except ValueError as error:
