@@ -68,6 +68,7 @@ def reconstruct(
     lr_step: float = 4e-5,
     budget: int = 8 * 2**30,
     fixed: Collection[nn.Module] = (),
+    fitted: bool = False,
     seed: int = 0,
     loop: Loop | None = None,
     stage: str = "reconstruct",
@@ -83,7 +84,9 @@ def reconstruct(
     The second part starts after a fifth of the steps with beta from 20 to 2 (BRECQ: Li et al. 2021, arXiv 2102.05426;
     QDrop: Wei et al. 2022, arXiv 2203.05740). `joint` learns weight scales as well (Genie-M: Jeon et al. 2023,
     arXiv 2212.04780; round_weight 1), else AdaRound (round_weight 0.01). Adam; scales and steps decay by a cosine.
-    `loop` gives device, folder and trackers; with several processes all do the same. Biases, norms, the quantizers in
+    A student that is `fitted` already, by `one_pass` or `compensate`, is learned from its own scales, steps and
+    latent weights on, else scales and steps are searched. `loop` gives device, folder and trackers; with several
+    processes all do the same. Biases, norms, the quantizers in
     `fixed` (of ranges that are known) and whatever no block holds stay as they are; static ranges there must have been
     calibrated.
 
@@ -114,7 +117,7 @@ def reconstruct(
         for number, (name, _) in enumerate(blocks):
             block = _block(student, name, "student")
             with stage_of(f"{stage}, block {name}", block=block, log=log) as at:
-                soft = Softened(block, joint, drop, rng, done)
+                soft = Softened(block, joint, drop, rng, done, fitted)
                 if not soft.soft:
                     continue
                 try:

@@ -25,21 +25,25 @@ class SoftWeight(nn.Module):
     scale * (clip(base + h(V), low, high) - zero) with h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1). The base
     floor(W / scale + zero) is frozen, so that with `joint` the scale is learned as well (Genie-M: Jeon et al. 2023,
     arXiv 2212.04780, sec. 3.3); else it stays as it was found (AdaRound: Nagel et al. 2020, arXiv 2004.10568, eq. 23).
-    At the start it is the float weight itself, inside the range.
+    At the start it is the float weight itself, inside the range: the one that the layer has, of a student that is
+    `fitted` already, else one that is searched.
     """
 
     scale: Tensor
     base: Tensor
     zero: Tensor
 
-    def __init__(self, layer: QuantLayer, joint: bool) -> None:
+    def __init__(self, layer: QuantLayer, joint: bool, fitted: bool = False) -> None:
         super().__init__()
         self.layer = [layer]  # in a list: it is no part of its own part
         self.grid, self.joint = layer.weight_quantizer.grid, joint
         if not self.grid.uniform:
             raise ValueError(f"rounding up or down is learned on even levels, and {self.grid.levels} ones are not")
         before, view = layer.weight_quantizer.ranges, groups(layer.rows().detach().float().flatten(1), self.grid)
-        self.ranges = MSEOptimal(view, self.grid, before.trained() is not None, POWER, FACTORS)
+        if fitted and isinstance(before, MSEOptimal):
+            self.ranges = before
+        else:
+            self.ranges = MSEOptimal(view, self.grid, before.trained() is not None, POWER, FACTORS)
         scale, zero = self.ranges(view, self.grid)
         scale = scale.detach()
         place = view / scale + zero
@@ -78,15 +82,19 @@ class SoftWeight(nn.Module):
 
 @final
 class LearnedStep(Range):
-    """One learned step for a whole tensor (LSQ: Esser et al. 2020, arXiv 1902.08153), first searched on `x`.
+    """One learned step for a whole tensor (LSQ: Esser et al. 2020, arXiv 1902.08153), first searched on `x`, or that of
+    a range that is `held`.
 
     The zero of an asymmetric grid is that of x's extremes and stays. Genie takes the first code or, if x has a negative
     entry, the middle one: half of the codes would then lie below zero for the -0.17 of a GELU.
     """
 
-    def __init__(self, x: Tensor, grid: Grid) -> None:
+    def __init__(self, x: Tensor, grid: Grid, held: Range | None = None) -> None:
         super().__init__()
-        scale, zero = search(sampled(x.detach().float()).reshape(1, -1), grid, POWER, FACTORS)
+        if held is None:
+            scale, zero = search(sampled(x.detach().float()).reshape(1, -1), grid, POWER, FACTORS)
+        else:
+            scale, zero = (torch.as_tensor(each).detach().clone() for each in held(x, grid))
         self.scale, self.zero = nn.Parameter(scale), float(zero)
 
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
@@ -103,16 +111,18 @@ class LearnedStep(Range):
 @final
 class SoftActivation(nn.Module):
     """An activation quantizer that leaves each entry in floats with probability `drop` (QDrop: Wei et al. 2022,
-    arXiv 2203.05740, eq. 12), and where it is static, learns its step from the first tensor that it sees."""
+    arXiv 2203.05740, eq. 12), and where it is static, learns its step: from the first tensor that it sees, or from
+    the one that a student has that is `fitted` already."""
 
-    def __init__(self, quantizer: Quantizer, drop: float, rng: torch.Generator) -> None:
+    def __init__(self, quantizer: Quantizer, drop: float, rng: torch.Generator, fitted: bool = False) -> None:
         super().__init__()
-        self.before, self.drop, self.rng = quantizer, drop, rng
+        self.before, self.drop, self.rng, self.fitted = quantizer, drop, rng, fitted
         self.quantizer = None if quantizer.ranges.static else quantizer
 
     def forward(self, x: Tensor) -> Tensor:
         if self.quantizer is None:
-            self.quantizer = Quantizer(self.before.grid, LearnedStep(x, self.before.grid))
+            held = self.before.ranges if self.fitted else None
+            self.quantizer = Quantizer(self.before.grid, LearnedStep(x, self.before.grid, held))
         return qdrop(self.quantizer(x), x, self.drop, self.rng)
 
     @torch.no_grad()
@@ -149,7 +159,9 @@ class Softened:
     A quantizer that stands at several places gets one soft part.
     """
 
-    def __init__(self, block: nn.Module, joint: bool, drop: float, rng: torch.Generator, done: set[nn.Module]) -> None:
+    def __init__(
+        self, block: nn.Module, joint: bool, drop: float, rng: torch.Generator, done: set[nn.Module], fitted: bool
+    ) -> None:
         self.soft: dict[nn.Module, Soft] = {}
         self.places: list[tuple[nn.Module, str, nn.Module]] = []
         for owner in list(block.modules()):
@@ -158,9 +170,9 @@ class Softened:
                     continue
                 if part not in self.soft:
                     if isinstance(owner, QuantLayer) and name == "weight_quantizer":
-                        self.soft[part] = SoftWeight(owner, joint)
+                        self.soft[part] = SoftWeight(owner, joint, fitted)
                     else:
-                        self.soft[part] = SoftActivation(part, drop, rng)
+                        self.soft[part] = SoftActivation(part, drop, rng, fitted)
                 self.places.append((owner, name, part))
                 owner.add_module(name, self.soft[part])
 
