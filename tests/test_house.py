@@ -79,7 +79,8 @@ THIRD_PARTIES = {  # who may import them
             "zsaq.language",
             "zsaq.stream",
         ),
-        *("zsaq.student", "zsaq.launch", "zsaq.vision.models", "zsaq.eval", "zsaq_cli", "recipes", "tests"),
+        *("zsaq.student", "zsaq.launch", "zsaq.vision.classifier", "zsaq.vision.models", "zsaq.eval"),
+        *("zsaq_cli", "recipes", "tests"),
     ],
     "accelerate": [
         *("zsaq.api", "zsaq.streaming", "zsaq.stream.skeleton", "zsaq.train", "zsaq.language", "zsaq.eval"),
