@@ -7,6 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from rich.progress import TimeRemainingColumn
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -102,6 +103,30 @@ def test_on_a_terminal_a_line_comes_and_goes(monkeypatch: pytest.MonkeyPatch) ->
         next(synthesizer())
         assert log_of_images.bar is not None
     assert log_of_images.bar is None
+
+
+def test_an_estimate_comes_after_a_tenth_of_the_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    with SynthesisLog(Accelerator(cpu=True)):
+        synthesizer().finish(60)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["step 1/60", "step 6/60", "step 50/60"]
+    assert ["in all)" in line for line in lines] == [False, True, False]
+
+
+@pytest.mark.parametrize("way", ["finish", "advance", "next"])
+def test_on_a_terminal_known_steps_have_a_bar_and_the_time_that_is_left(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with SynthesisLog(Accelerator(cpu=True)) as log_of_images:
+        for _ in range(2):  # sources one after the other
+            images = synthesizer()
+            next(images) if way == "next" else getattr(images, way)(5)
+            assert log_of_images.bar is not None
+            (task,) = log_of_images.bar.tasks
+            assert (task.completed, task.total) == ((1, None) if way == "next" else (5, 5))
+            left = any(isinstance(column, TimeRemainingColumn) for column in log_of_images.bar.columns)
+            assert left == (way != "next")
 
 
 def test_only_the_main_process_speaks(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

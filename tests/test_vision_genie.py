@@ -1,5 +1,7 @@
+import gc
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -12,8 +14,9 @@ from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import MSEOptimal
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import batch_norms, classifier
-from zsaq.vision.papers.genie import genie, genie_images, prior, sources
+from zsaq.vision.papers.genie import genie, genie_images, genie_sources, prior
 from zsaq.vision.presets import brecq, uniform
+from zsaq.vision.sources.swing import Latents
 
 SPEC = ImageSpec(4, 16)
 
@@ -91,14 +94,34 @@ def test_at_few_steps_more_codes_leave_the_nearest_than_at_the_published_rate() 
 
 
 def test_groups_share_no_seed_with_those_of_another_run() -> None:
-    one, two = (sources(8, 4, SPEC, seed) for seed in (0, 1))
+    few: dict[str, Any] = {"images": 8, "group": 4, "steps": 1}
+    one, two = (genie_sources(cnn(), SPEC, **few, seed=seed)[0] for seed in (0, 1))
     assert not torch.equal(one[1].latents, two[0].latents) and not torch.equal(one[0].latents, one[1].latents)
-    assert torch.equal(one[1].latents, sources(8, 4, SPEC, 0)[1].latents)
+    assert torch.equal(one[1].latents, genie_sources(cnn(), SPEC, **few)[0][1].latents)
+
+
+def test_images_hold_one_decoder_at_a_time_and_sources_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, most = WeakSet[Latents](), 0
+    start = Latents.__init__
+
+    def counted(self: Latents, *args: Any, **options: Any) -> None:
+        nonlocal most
+        start(self, *args, **options)
+        alive.add(self)
+        gc.collect()
+        most = max(most, len(alive))
+
+    monkeypatch.setattr(Latents, "__init__", counted)
+    few: dict[str, Any] = {"images": 8, "group": 2, "steps": 2}
+    batch = genie_images(cnn(), SPEC, **few)
+    assert most == 1
+    groups, same = genie_sources(cnn(), SPEC, **few)
+    assert len(groups) == 4 and torch.equal(batch["pixel_values"], same["pixel_values"])
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no group of a single image"):
-        sources(9, 4, SPEC)
+        genie_images(cnn(), SPEC, images=9, group=4)
     with pytest.raises(ValueError, match="steps is 0"):
         genie_images(cnn(), SPEC, images=4, group=4, steps=0)
     with pytest.raises(ValueError, match="BatchNorm"):

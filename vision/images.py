@@ -8,7 +8,7 @@ import torch
 from zsaq.train.pair import Batch
 from zsaq.vision.job import ImageJob
 from zsaq.vision.papers.dsg import dsg_images
-from zsaq.vision.papers.genie import genie_sources
+from zsaq.vision.papers.genie import genie_images, genie_sources
 from zsaq.vision.papers.hast import hast_images
 from zsaq.vision.papers.intraq import intraq_images
 from zsaq.vision.papers.plf import plf_images
@@ -20,6 +20,7 @@ from zsaq.vision.sources.pyramid import pyramid_images
 from zsaq.vision.sources.swing import Latents
 
 AT_ONCE = 128  # images that are optimised together, where the paper does not make it part of the method
+SMALL = 64  # pixels of an image, up to which a decoder of Genie's is small beside other things
 MAKERS: dict[str, Callable[..., Batch]] = {
     "zeroq": zeroq_images,
     "dsg": dsg_images,
@@ -51,9 +52,9 @@ def images_of(
         case "real":
             return job.once(key, lambda: real(job, images, seed))
         case "genie":
-            return genies(job, images, steps, seed)[1]
+            return genies(job, images, steps, seed, job.spec.size <= SMALL)[1]
         case "sources":
-            return genies(job, images, steps, seed)[0]
+            return genies(job, images, steps, seed, True)[0]
     settings = published(MAKERS[name], job.spec) | own_settings(job, name, images, steps)
     folder = job.folder(name, seed)
     return job.once(
@@ -78,13 +79,18 @@ def own_settings(job: ImageJob, name: str, images: int, steps: int) -> dict[str,
     return {}
 
 
-def genies(job: ImageJob, images: int, steps: int, seed: int) -> tuple[list[Latents], Batch]:
-    """Genie's sources, trained, and their images."""
+def genies(job: ImageJob, images: int, steps: int, seed: int, kept: bool) -> tuple[list[Latents], Batch]:
+    """Genie's sources, trained, and their images; without `kept` there are no sources, unless they were made before.
+
+    Up to `SMALL` pixels a group's decoder is 9 MB; at 224 pixels it is 412 MB, and they are held for nobody but SADAG,
+    for which they are made anew where Genie's images were made first: the same, to the bit.
+    """
     options: dict[str, Any] = {"images": images, "steps": steps, "group": AT_ONCE, "seed": seed}
-    return job.once(
-        ("genie", seed, images, steps),
-        lambda: genie_sources(job.teacher, job.spec, **options, folder=job.folder("genie", seed)),
-    )
+    options["folder"] = job.folder("genie", seed)
+    numbers = ("genie", seed, images, steps)
+    if kept or (*numbers, "sources") in job.cache:
+        return job.once((*numbers, "sources"), lambda: genie_sources(job.teacher, job.spec, **options))
+    return job.once(numbers, lambda: ([], genie_images(job.teacher, job.spec, **options)))
 
 
 def gaussian(job: ImageJob, images: int, seed: int) -> Batch:

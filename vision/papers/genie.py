@@ -5,10 +5,11 @@ The only prior is that of BatchNorm statistics, on a teacher whose strided convo
 scales and steps together.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from zsaq.quant.config import QuantConfig
@@ -17,7 +18,7 @@ from zsaq.train.loop import Loop
 from zsaq.train.objectives import Sum
 from zsaq.train.pair import Batch
 from zsaq.train.reconstruction import reconstruct, scaled_rate
-from zsaq.train.synthesis import Synthesizer, seed_of
+from zsaq.train.synthesis import Synthesizer, numbered, seed_of
 from zsaq.train.trainer import calibrate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats
@@ -33,36 +34,43 @@ def prior(teacher: nn.Module) -> Sum:
     return len(batch_norms(teacher)) * BatchNormStats(teacher, "batch", "deviation") + ImageStats()
 
 
-def sources(images: int, group: int, spec: ImageSpec, seed: int = 0) -> list[Latents]:
-    """A source for each group of images. Raises ValueError for a group of fewer than 2."""
+def sizes(images: int, group: int) -> list[int]:
+    """Of the groups that images are made in. Raises ValueError for a group of fewer than 2."""
     if images < 2 or group < 2 or images % group == 1:
         raise ValueError(f"images is {images}, group {group}; give numbers that leave no group of a single image")
-    starts = range(0, images, group)
-    return [Latents(min(group, images - start), spec, seed=seed_of(seed, i)) for i, start in enumerate(starts)]
+    return [min(group, images - start) for start in range(0, images, group)]
 
 
-def synthesizer_of(source: Latents, teacher: nn.Module) -> Synthesizer:
+def synthesizer_of(source: Latents, teacher: nn.Module, stage: str) -> Synthesizer:
     """Adam for latents (0.1, / 10 on a plateau of 100 steps) and decoder (0.01, x 0.95 every 100 steps) of a group."""
     latents = torch.optim.Adam([source.latents], 0.1)
     decoder = torch.optim.Adam(source.decoder.parameters(), 0.01)
     schedules = (ReduceLROnPlateau(latents, patience=100, min_lr=1e-4), StepLR(decoder, 100, 0.95))
-    return Synthesizer(source, prior(teacher), (latents, decoder), teacher, scheduler=schedules, stage="genie")
+    return Synthesizer(source, prior(teacher), (latents, decoder), teacher, scheduler=schedules, stage=stage)
 
 
-def train(groups: list[Latents], teacher: nn.Module, steps: int, seed: int = 0, folder: Path | None = None) -> Batch:
-    """Train each group's source for `steps` steps with a swinging teacher; the images of the last ones, on the host."""
+def made(
+    teacher: nn.Module, spec: ImageSpec, images: int, group: int, steps: int, seed: int, folder: Path | None,
+    keep: Callable[[Latents], object],
+) -> Batch:  # fmt: skip
+    """The images of the last step of each group, on the host; `keep` is told each trained source, whose decoder is
+    gone before the next is built, unless it is kept."""
+    counts, teacher = sizes(images, group), classifier(teacher)
     if steps < 1:
         raise ValueError(f"steps is {steps}; give at least 1")
-    finished, losses = [], []
-    for i, source in enumerate(groups):
-        synthesizer = synthesizer_of(source, teacher)
-        with swing(teacher, seed_of(seed, i)):
-            finished.append(synthesizer.finish(steps)["pixel_values"].cpu())
-        source.cpu()
-        losses += synthesizer.losses
-    batch = {"pixel_values": torch.cat(finished)}
+
+    def of_group(turn: int) -> tuple[Tensor, list[float]]:
+        source = Latents(counts[turn], spec, seed=seed_of(seed, turn))
+        synthesizer = synthesizer_of(source, teacher, numbered("genie", turn, len(counts)))
+        with swing(teacher, seed_of(seed, turn)):
+            pixels = synthesizer.finish(steps)["pixel_values"].cpu()
+        keep(source.cpu())
+        return pixels, synthesizer.losses
+
+    finished = [of_group(turn) for turn in range(len(counts))]
+    batch = {"pixel_values": torch.cat([pixels for pixels, _ in finished])}
     if folder is not None:
-        album(batch, folder, losses)
+        album(batch, folder, [loss for _, losses in finished for loss in losses])
     return batch
 
 
@@ -71,8 +79,8 @@ def genie_sources(
     folder: Path | None = None,
 ) -> tuple[list[Latents], Batch]:  # fmt: skip
     """Genie-D's sources, trained, which SADAG trains on, and what `genie_images` makes of them."""
-    groups = sources(images, group, spec, seed)
-    return groups, train(groups, classifier(teacher), steps, seed, folder)
+    groups: list[Latents] = []
+    return groups, made(teacher, spec, images, group, steps, seed, folder, groups.append)
 
 
 def genie_images(
@@ -81,10 +89,11 @@ def genie_images(
 ) -> Batch:  # fmt: skip
     """Genie-D: `images` images without labels, pixel_values float [images, C, S, S] on the host, `group` at a time.
 
-    Works on the teacher's device; `folder` is where pictures go. Raises ValueError for a teacher without BatchNorm2d,
-    a group of one image and a loss that is not finite.
+    Each group has a decoder of its own (103 million numbers at 224 pixels), of which one is held at a time. Works on
+    the teacher's device; `folder` is where pictures go. Raises ValueError for a teacher without BatchNorm2d, a group of
+    one image and a loss that is not finite.
     """
-    return genie_sources(teacher, spec, images=images, group=group, steps=steps, seed=seed, folder=folder)[1]
+    return made(teacher, spec, images, group, steps, seed, folder, lambda source: None)
 
 
 def genie(

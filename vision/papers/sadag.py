@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from zsaq.quant.config import QuantConfig
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch, Pair
-from zsaq.train.synthesis import Synthesizer, seed_of
+from zsaq.train.synthesis import Synthesizer, numbered, seed_of
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.matching import Diversity, GradientMatching, LayerGradient
 from zsaq.vision.models import At, classifier, has_batch_norms, head
@@ -81,7 +81,10 @@ def sharpen(
         else:
             pixels = torch.optim.Adam([source.latents], lr_pixels)
             optimizers, schedules = [pixels], [StepLR(pixels, decay_every, 0.95)]
-        synthesizer = Synthesizer(source, objective, optimizers, teacher, student, scheduler=schedules, stage="sadag")
+        synthesizer = Synthesizer(
+            source, objective, optimizers, teacher, student, scheduler=schedules,
+            stage=numbered("sadag", i, len(groups)),
+        )  # fmt: skip
         batch = synthesizer.finish(steps)
         diverse.remember(Pair(teacher, student, batch, layer.captures))
         finished.append(batch["pixel_values"].cpu())

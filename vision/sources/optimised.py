@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Batch
-from zsaq.train.synthesis import Synthesizer, seed_of
+from zsaq.train.synthesis import Synthesizer, numbered, seed_of
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.pixels import Cropped, Pixels, uniform_labels
@@ -42,15 +42,15 @@ def optimised_images(
         )
     batches: list[Batch] = []
     losses: list[float] = []
-    for turn, part in enumerate(labels.split(batch_size)):
+    parts = labels.split(batch_size)
+    for turn, part in enumerate(parts):
         pixels = Pixels(len(part), spec, part, seed=seed_of(seed, turn))
         pixels.to(next(teacher.parameters()).device)
         source = Cropped(pixels, scale, crops, seed_of(seed, turn)) if crops else pixels
         adam = torch.optim.Adam([pixels.pixels], lr)
         plateau = ReduceLROnPlateau(adam, factor=0.1, patience=patience, min_lr=least)
-        synthesizer = Synthesizer(
-            source, objective, adam, teacher, scheduler=plateau, stage=f"{stage}, batch {turn + 1}"
-        )
+        at = numbered(stage, turn, len(parts))
+        synthesizer = Synthesizer(source, objective, adam, teacher, scheduler=plateau, stage=at)
         synthesizer.finish(steps)
         batches.append({name: value.detach() for name, value in pixels().items()})
         losses += synthesizer.losses

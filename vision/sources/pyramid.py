@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
-from zsaq.train.synthesis import Source, Synthesizer, seed_of
+from zsaq.train.synthesis import Source, Synthesizer, numbered, seed_of
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import TeacherCE
 from zsaq.vision.models import classifier
@@ -95,13 +95,15 @@ def pyramid_images(
     objective = prior(teacher) + labels * TeacherCE()
     finished: list[Batch] = []
     losses: list[float] = []
-    for turn, part in enumerate(balanced_labels(images, spec, seed).tensor_split(-(-images // group))):
+    parts = balanced_labels(images, spec, seed).tensor_split(-(-images // group))
+    for turn, part in enumerate(parts):
         own = seed_of(seed, turn)
         pyramid = Pyramid(spec, part, own).to(next(teacher.parameters()).device)
         adam = torch.optim.Adam(pyramid.parameters(), lr)
         cosine = CosineAnnealingLR(adam, steps, lr / 50)
         moved = Moved(pyramid, round(REACH * spec.size), own)
-        synthesizer = Synthesizer(moved, objective, adam, teacher, scheduler=cosine, stage="pyramid")
+        at = numbered("pyramid", turn, len(parts))
+        synthesizer = Synthesizer(moved, objective, adam, teacher, scheduler=cosine, stage=at)
         with swing(teacher, own):
             synthesizer.finish(steps)
         finished.append({name: value.detach() for name, value in pyramid().items()})

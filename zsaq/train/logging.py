@@ -205,17 +205,17 @@ class SynthesisLog:
             self.began, self.pace = time.perf_counter(), Pace(steps)
         count = f"{stage}, images  step {step}" + ("" if steps is None else f"/{steps}")
         if not self.console.is_terminal:
-            if step == 1 or step % self.every == 0:
+            early = steps is not None and step == max(2, steps // 10)  # for the estimate
+            if step == 1 or step % self.every == 0 or early:
                 seconds = time.perf_counter() - self.began
                 progress = f"{count}  {seconds:.0f} s{self.pace.estimate(step, seconds)}"
                 say(f"{progress}  loss {loss:.4g}")
             return
         line = f"{count}  loss {loss:.4g}"
-        if self.bar is None:
-            self.bar = Progress(
-                SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(),
-                console=self.console, transient=True,
-            )  # fmt: skip
-            self.bar.add_task(line, total=None)
+        if self.bar is None or step == 1:  # each source has a pace of its own
+            self.rest()
+            told = (SpinnerColumn(), TimeElapsedColumn()) if steps is None else (BarColumn(), TimeRemainingColumn())
+            self.bar = Progress(TextColumn("{task.description}"), *told, console=self.console, transient=True)
+            self.bar.add_task(line, total=steps)
             self.bar.start()
-        self.bar.update(self.bar.task_ids[0], description=line)
+        self.bar.update(self.bar.task_ids[0], description=line, completed=step)
