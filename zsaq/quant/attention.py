@@ -90,8 +90,10 @@ def rounded_attention(
 
     What transformers calls for a `QuantAttention`. Raises ValueError for what would change the answer in other ways.
     """
-    if (more := [n for n, v in given.items() if v is not None and n not in HARMLESS]) or given.get("is_causal"):
-        what = ", ".join(more) or "a causal mask"
+    more = [name for name, value in given.items() if value is not None and name not in HARMLESS]
+    causal = given.get("is_causal") or getattr(module, "is_causal", False)
+    if more or causal or (attention_mask is not None and attention_mask.ndim != 4):
+        what = ", ".join(more) or ("a causal mask" if causal else f"a mask of {attention_mask.ndim} dimensions")  # type: ignore[union-attr]
         raise ValueError(
             f"{type(module).__mro__[2].__name__} gives its attention {what}, which is not known with rounded products: "
             "leave attention in floats (QuantConfig.attention=None)"
