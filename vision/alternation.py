@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from zsaq.quant.ranges import static_ranges
+from zsaq.quant.ranges import known, static_ranges
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import Objective
 from zsaq.train.optim import Wrapper, keeping
@@ -37,8 +37,8 @@ def alternate(
 
     First the synthesizer moves `warmup` times alone; its next `calibration` batches set the student's static ranges,
     which then stay. Until then ranges are those of a batch before the warm-up, for objectives of the synthesizer that
-    look at the student; they are forgotten. `folder` is where pictures of the synthesizer's next images go. Raises
-    ValueError as `calibrate`, `distill` and the synthesizer do.
+    look at the student; they are forgotten. A student that has its ranges already keeps them. `folder` is where
+    pictures of the synthesizer's next images go. Raises ValueError as `calibrate`, `distill` and the synthesizer do.
     """
     if warmup < 0 or calibration < 1:
         raise ValueError(f"warmup is {warmup}, calibration {calibration}; give steps, at least 0 and 1")
@@ -46,13 +46,14 @@ def alternate(
     accelerator = loop.accelerator
     teacher.to(accelerator.device)
     student.to(accelerator.device)
+    fresh = not known(student)
     with keeping(student):
         with stage("first ranges", student=student, synthesizer=synthesizer) as at:
-            if at.todo:  # the synthesizer meets a student that has no ranges yet
+            if at.todo and fresh:  # the synthesizer meets a student that has no ranges yet
                 calibrate(student, islice(synthesizer, 1), accelerator)
         synthesizer.advance(warmup)
         with stage("calibrate", student=student, synthesizer=synthesizer) as at:
-            for turn in at.steps(calibration):
+            for turn in at.steps(calibration if fresh else 0):
                 batch = next(synthesizer)  # while no range listens: the synthesizer may look at the student
                 if turn == 1:
                     forget(student)

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from zsaq.quant.config import QuantConfig
-from zsaq.quant.model import quantize_model
+from zsaq.quant.ranges import known
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, Objective
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import calibrate, distill
+from zsaq.vision.beginning import Start, begun
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import sgd
@@ -26,20 +26,21 @@ def fine_tune(
     seed: int = 0, loop: Loop | None = None, batches: Iterable[Batch] | None = None,
     ranges: Iterable[Batch] | None = None,
 ) -> Model:  # fmt: skip
-    """Static ranges first, then `steps` steps of SGD (Nesterov 0.9, decay 1e-4); returns the student.
+    """Static ranges first, if it has none, then `steps` steps of SGD (Nesterov 0.9, decay 1e-4); returns the student.
 
     It is trained on `batches`, by default endless crops (half to all of the area) and flips of `images`; the learning
     rate follows `loop.schedule`. Ranges are those of `images`, or of the `ranges` given; the papers take a GDFQ
     generator's images for that and throw it away. Raises ValueError as `zsaq.calibrate` and `zsaq.distill` do.
     """
     loop = loop or Loop()
-    calibrate(student, minibatches(images, batch_size) if ranges is None else ranges, loop.accelerator)
+    if not known(student):
+        calibrate(student, minibatches(images, batch_size) if ranges is None else ranges, loop.accelerator)
     batches = views(images, batch_size, seed) if batches is None else batches
     return distill(student, teacher, batches, objective, sgd(student, lr), steps, loop)
 
 
 def on_batches(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch | Iterable[Batch], *, steps: int = 20_000,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: Batch | Iterable[Batch], *, steps: int = 20_000,
     batch_size: int = 16, calibration: int = 100, lr: float = 1e-6, seed: int = 0, loop: Loop | None = None,
     folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
@@ -50,7 +51,7 @@ def on_batches(
     pixel_values [B, C, S, S] of the `spec`, and as `zsaq.calibrate` and `zsaq.distill` do.
     """
     teacher, loop = classifier(teacher), loop or Loop()
-    student = quantize_model(teacher, config)
+    student = begun(teacher, config)
     if isinstance(images, dict):
         batch = shown(images, spec)
         return fine_tune(
@@ -59,7 +60,8 @@ def on_batches(
         )  # fmt: skip
     stream = (shown(batch, spec) for batch in again(images))
     first = list(islice(stream, calibration))
-    calibrate(student, first, loop.accelerator)
+    if not known(student):
+        calibrate(student, first, loop.accelerator)
     return distill(student, teacher, chain(first, stream), KL(20.0), sgd(student, lr), steps, loop)
 
 

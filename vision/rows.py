@@ -15,10 +15,12 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.quant.plan import make_plan
 from zsaq.train.loop import Loop
+from zsaq.train.pair import Batch
 from zsaq.train.trainer import calibrate
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.models import has_attentions, has_batch_norms, has_head
+from zsaq.vision.onepass import onepass
 from zsaq.vision.papers.synq import filtered
 from zsaq.vision.published import PAPERS, TABLE, published
 from zsaq.vision.sources.crops import minibatches
@@ -68,9 +70,12 @@ def fitted(
 
     Counts of the budget go to the fit by their names. Settings are its other keyword arguments, but for those that the
     row has `fixed` and what only the job knows, which `extra` gives; its learning rate is the published one times the
-    setting `speed`. `clear`: the cutoff of SynQ's filter, where it stands before the fit.
+    setting `speed`. Where the preset is uniform, the student may begin with one pass on pyramid images, by the setting
+    `onepass`, instead of with calibrated ranges. `clear`: the cutoff of SynQ's filter, where it stands before the fit.
     """
     settings = settings_of(method, {*budgets, *fixed})
+    if preset == "uniform" and zero_shot:
+        settings["onepass"] = False
 
     def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
         batch: Any = learned_from(job, images, config, budget, seed, loop)
@@ -80,10 +85,13 @@ def fitted(
                 options[option] = budget[option]
         if (speed := options.pop("speed", None)) is not None:
             options["lr"] *= speed
+        start, more = config, extra
+        if options.pop("onepass", False):
+            start, more = onepass(job.teacher, config, job.spec, first_images(job, seed), loop=loop), unranged(extra)
         options |= {count: budget[count] for count in budgets if count not in OF_IMAGES}
         return method(
-            job.teacher, config, job.spec, batch if clear is None else filtered(batch, clear), seed=seed, loop=loop,
-            folder=job.folder(name, seed), **options, **extra(job, budget, seed),
+            job.teacher, start, job.spec, batch if clear is None else filtered(batch, clear), seed=seed, loop=loop,
+            folder=job.folder(name, seed), **options, **more(job, budget, seed),
         )  # fmt: skip
 
     return Method(
@@ -101,6 +109,12 @@ def learned_from(job: ImageJob, images: str, config: QuantConfig, budget: Budget
     job.teacher.to(loop.accelerator.device)
     count, steps = (budget.numbers.get(name, 0) for name in OF_IMAGES)
     return images_of(job, images, seed, images=count, steps=steps) if images else None
+
+
+def first_images(job: ImageJob, seed: int) -> Batch:
+    """Pyramid images for the one pass that a student may begin with."""
+    images: Any = images_of(job, "pyramid", seed, images=64, steps=60)
+    return images
 
 
 def settings_of(method: Callable[..., Any], named: set[str]) -> dict[str, Any]:
@@ -139,6 +153,11 @@ def zeroq_ranges(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
     """
     batch: Any = images_of(job, "zeroq", seed, images=min(budget["images"], 128), steps=budget["image_steps"])
     return {"ranges": minibatches(batch, 64)}
+
+
+def unranged(extra: Extra) -> Extra:
+    """`extra` for a student that has its ranges."""
+    return (lambda job, budget, seed: {}) if extra is zeroq_ranges else extra
 
 
 def mean_and_deviation(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:

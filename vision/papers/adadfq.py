@@ -7,14 +7,14 @@ from pathlib import Path
 
 from torch import nn
 
-from zsaq.quant.config import QuantConfig
 from zsaq.train.loop import Loop
+from zsaq.vision.beginning import Start
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.papers.adasg import contend
 
 
 def adadfq(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: None = None, *,
     margins: tuple[float, float] = (0.1, 0.8), disagree: float = 0.2, agree: float = 0.1, steps: int = 70_000,
     warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-5, temperature: float = 5.0,
     seed: int = 0, loop: Loop | None = None, folder: Path | None = None,

@@ -10,13 +10,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.config import QuantConfig
-from zsaq.quant.model import quantize_model
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Pair
 from zsaq.train.synthesis import Synthesizer
 from zsaq.vision.alternation import alternate
+from zsaq.vision.beginning import Start, begun
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin
 from zsaq.vision.losses.priors import BatchNormStats
@@ -43,13 +42,13 @@ class EntropyOfDifference(Objective):
 
 
 def contend(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, *, margins: tuple[float, float], disagree: float,
+    teacher: nn.Module, config: Start, spec: ImageSpec, *, margins: tuple[float, float], disagree: float,
     agree: float, steps: int, warmup: int, calibration: int, batch_size: int, lr: float, temperature: float, seed: int,
     loop: Loop | None, folder: Path | None,
 ) -> nn.Module:  # fmt: skip
     """The game: the generator minimises margin + disagree * DisagreementCE + agree * AgreementCE + BatchNormStats."""
     teacher = classifier(teacher)
-    student = quantize_model(teacher, config)
+    student = begun(teacher, config)
     source = Conditional(spec, batch_size, seed=seed)
     bounded = EntropyMargin(*margins) + disagree * DisagreementCE() + agree * AgreementCE()
     adam, schedule = paced_adam(source, warmup + calibration + steps, warmup=warmup)
@@ -61,7 +60,7 @@ def contend(
 
 
 def adasg(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: None = None, *,
     margins: tuple[float, float] = (0.3, 0.8), steps: int = 70_000, warmup: int = 10_000, calibration: int = 100,
     batch_size: int = 16, lr: float = 1e-5, temperature: float = 5.0, seed: int = 0,
     loop: Loop | None = None, folder: Path | None = None,

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from torch import nn
 
-from zsaq.quant.config import QuantConfig
-from zsaq.quant.model import quantize_model
 from zsaq.train.inundation import GradientInundation, weight_codes
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL
 from zsaq.train.synthesis import Source
 from zsaq.vision.alternation import alternate
+from zsaq.vision.beginning import Start, begun
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import sgd, synthesizer_of
@@ -24,7 +23,7 @@ EPOCH = 200  # steps
 
 
 def ait(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, source: Source | None = None,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: None = None, *, source: Source | None = None,
     steps: int = 70_000, warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-4,
     share: float = 1e-4, cap: int = 1024, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
@@ -42,7 +41,7 @@ def ait(
     ValueError for a teacher without BatchNorm2d, and when a loss is not finite.
     """
     teacher = classifier(teacher)
-    student = quantize_model(teacher, config)
+    student = begun(teacher, config)
     source = source or Conditional(spec, batch_size, seed=seed)
     synthesizer = synthesizer_of(source, teacher, warmup + calibration + steps, warmup=warmup)
     optimizer = GradientInundation(sgd(student, lr, 0.0), weight_codes(student), share, cap, warmup=EPOCH)
@@ -53,14 +52,14 @@ def ait(
 
 
 def divergence_alone(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, steps: int = 70_000,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: None = None, *, steps: int = 70_000,
     warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-4, seed: int = 0,
     loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """AIT's control on GDFQ's source: the KL divergence summed over classes, with plain steps at a learning rate of its
     own, which nobody has tuned yet. Arguments as in `ait`."""
     teacher = classifier(teacher)
-    student = quantize_model(teacher, config)
+    student = begun(teacher, config)
     source = Conditional(spec, batch_size, seed=seed)
     synthesizer = synthesizer_of(source, teacher, warmup + calibration + steps, warmup=warmup)
     return alternate(

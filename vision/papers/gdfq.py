@@ -11,13 +11,12 @@ from torch import nn
 from torch.optim import Adam
 from torch.optim.lr_scheduler import MultiStepLR
 
-from zsaq.quant.config import QuantConfig
 from zsaq.quant.layers import parameter_groups
-from zsaq.quant.model import quantize_model
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import CE, KL, Sum
 from zsaq.train.synthesis import Source, Synthesizer
 from zsaq.vision.alternation import alternate
+from zsaq.vision.beginning import Start, begun
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
 from zsaq.vision.models import classifier
@@ -54,11 +53,11 @@ def sgd(student: nn.Module, lr: float, weight_decay: float = 1e-4) -> torch.opti
 
 
 def learn(
-    teacher: nn.Module, config: QuantConfig, source: Source, spec: ImageSpec, *, steps: int, warmup: int,
+    teacher: nn.Module, config: Start, source: Source, spec: ImageSpec, *, steps: int, warmup: int,
     calibration: int, lr: float, loop: Loop | None, folder: Path | None,
 ) -> nn.Module:  # fmt: skip
     """A student of `teacher` from what `source` learns to give, GDFQ's way; pictures of it in `folder`."""
-    student = quantize_model(teacher, config)
+    student = begun(teacher, config)
     synthesizer = synthesizer_of(source, teacher, warmup + calibration + steps, warmup=warmup)
     return alternate(
         student, teacher, synthesizer, answer_loss(spec), sgd(student, lr), steps,
@@ -67,7 +66,7 @@ def learn(
 
 
 def gdfq(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, steps: int = 70_000,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: None = None, *, steps: int = 70_000,
     warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, seed: int = 0,
     loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip

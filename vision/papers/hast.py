@@ -9,11 +9,10 @@ from pathlib import Path
 
 from torch import nn
 
-from zsaq.quant.config import QuantConfig
-from zsaq.quant.model import quantize_model
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, AtWorstInput, Sum
 from zsaq.train.pair import Batch
+from zsaq.vision.beginning import Start, begun
 from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ChannelAttention
@@ -46,7 +45,7 @@ def hast_objective(teacher: nn.Module, attention: float, epsilon: float) -> Sum:
 
 
 def hast(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 29_400,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: Batch, *, steps: int = 29_400,
     batch_size: int = 16, lr: float = 1e-6, attention: float = 4000.0, epsilon: float = 0.01, seed: int = 0,
     loop: Loop | None = None, folder: Path | None = None, ranges: Iterable[Batch] | None = None,
 ) -> nn.Module:  # fmt: skip
@@ -58,6 +57,6 @@ def hast(
     """
     teacher = classifier(teacher)
     return fine_tune(
-        quantize_model(teacher, config), teacher, images, hast_objective(teacher, attention, epsilon),
+        begun(teacher, config), teacher, images, hast_objective(teacher, attention, epsilon),
         steps=steps, lr=lr, batch_size=batch_size, seed=seed, loop=loop, ranges=ranges,
     )  # fmt: skip

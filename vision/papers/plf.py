@@ -11,11 +11,10 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from zsaq.quant.config import QuantConfig
-from zsaq.quant.model import quantize_model
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, Objective
 from zsaq.train.pair import Batch, Capture, Pair
+from zsaq.vision.beginning import Start, begun
 from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import Where
@@ -57,7 +56,7 @@ def plf_images(
 
 
 def plf(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 20_000,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: Batch, *, steps: int = 20_000,
     batch_size: int = 16, lr: float = 1e-5, highest: float = 0.4, lowest: float = 0.1, unsure: float = 0.5,
     features: float = 4000.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
     ranges: Iterable[Batch] | None = None,
@@ -76,7 +75,7 @@ def plf(
     teacher, loop = classifier(teacher), loop or Loop()
     labels = PseudoCE(highest, unsure)
     return fine_tune(
-        quantize_model(teacher, config), teacher, images,
+        begun(teacher, config), teacher, images,
         KL(20.0) + labels + features * FeatureMSE(feature_places(teacher)), steps=steps, lr=lr, batch_size=batch_size,
         loop=loop, ranges=ranges,
         batches=scheduled(views(images, batch_size, seed), labels, lowest, steps * loop.accumulate),

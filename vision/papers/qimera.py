@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsaq.quant.config import QuantConfig
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
+from zsaq.vision.beginning import Start
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier, head
 from zsaq.vision.papers.gdfq import learn
@@ -63,7 +63,7 @@ class Superposed(Source):
 
 
 def qimera(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, share: float = 0.4,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: None = None, *, share: float = 0.4,
     mix: int = 100, from_teacher: bool = True, steps: int = 70_000, warmup: int = 10_000, calibration: int = 100,
     batch_size: int = 16, lr: float = 1e-6, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip

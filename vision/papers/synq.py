@@ -10,11 +10,11 @@ from pathlib import Path
 from torch import nn
 
 from zsaq.quant.config import QuantConfig
-from zsaq.quant.model import quantize_model
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import CE, KL, AtWorstInput, Sum
 from zsaq.train.pair import Batch
 from zsaq.train.streams import Mapped
+from zsaq.vision.beginning import Start, begun
 from zsaq.vision.fine_tuning import fine_tune
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ActivationMap, ChannelAttention
@@ -70,7 +70,7 @@ def synq_objective(
 
 
 def synq(
-    teacher: nn.Module, config: QuantConfig | nn.Module, spec: ImageSpec, images: Batch, *, steps: int = 19_400,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: Batch, *, steps: int = 19_400,
     batch_size: int = 16, lr: float = 1e-6, cutoff: float | None = 0.25, labels: float = 0.5,
     difficulty: float | None = 0.5, maps: float = 50.0, attention: float = 0.0, epsilon: float | None = None,
     seed: int = 0, loop: Loop | None = None, folder: Path | None = None, ranges: Iterable[Batch] | None = None,
@@ -106,8 +106,8 @@ def synq(
         teacher, clear, labels=labels, difficulty=difficulty, maps=maps, attention=attention, epsilon=epsilon
     )
     return fine_tune(
-        quantize_model(teacher, config) if fresh else config, teacher, clear, objective,
-        steps=steps, lr=lr, batch_size=batch_size, loop=loop, ranges=ranges if fresh else [],
+        begun(teacher, config), teacher, clear, objective,
+        steps=steps, lr=lr, batch_size=batch_size, loop=loop, ranges=ranges,
         batches=Mapped(lambda view: filtered(view, cutoff), views(images, batch_size, seed)),
     )  # fmt: skip
 

@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zsaq.quant.config import QuantConfig
-from zsaq.quant.model import quantize_model
+from zsaq.quant.ranges import known
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL
 from zsaq.train.pair import Batch
@@ -23,6 +22,7 @@ from zsaq.train.stages import stage
 from zsaq.train.streams import Mapped
 from zsaq.train.synthesis import Synthesizer, process_index, seed_of
 from zsaq.train.trainer import calibrate, distill
+from zsaq.vision.beginning import Start, begun
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.moments import Moments
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE, layered, moments_of
@@ -70,7 +70,7 @@ def mixup(batches: Iterator[Batch], seed: int = 0) -> Mapped:
 
 
 def texq(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: None = None, *, steps: int = 70_000,
+    teacher: nn.Module, config: Start, spec: ImageSpec, images: None = None, *, steps: int = 70_000,
     warmup: int = 10_000, calibration: int = 100, batch_size: int = 16, lr: float = 1e-6, centre_steps: int = 1500,
     texture: float = 1.0, centred: float = 1.0, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
@@ -91,9 +91,9 @@ def texq(
     adam, schedule = paced_adam(source, warmup + calibration + steps, warmup=warmup)
     synthesizer = Synthesizer(source, objective, adam, teacher, scheduler=schedule, stage="texq")
     synthesizer.advance(warmup)
-    student = quantize_model(teacher, config)
+    student = begun(teacher, config)
     with stage("calibrate", student=student, synthesizer=synthesizer) as at:
-        if at.todo:
+        if at.todo and not known(student):
             calibrate(student, islice(synthesizer, calibration), loop.accelerator)
     distill(student, teacher, mixup(synthesizer, seed), 20 * KL(20.0), sgd(student, lr), steps, loop)
     if folder is not None:

@@ -111,6 +111,12 @@ def static_ranges(model: nn.Module) -> list[Static]:
     return [module for module in model.modules() if isinstance(module, Static)]
 
 
+def known(model: nn.Module) -> bool:
+    """Whether there are static ranges and each is filled; waits for the device."""
+    ranges = static_ranges(model)
+    return bool(ranges) and all(float(each.scale) != 0 for each in ranges)
+
+
 def input_range(grid: Grid) -> Range:
     """Dynamic for tokens and groups; static for whole tensors, which `zsaq.calibrate` must fill."""
     return Static(grid) if grid.per == "tensor" else MinMax()
