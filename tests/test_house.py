@@ -68,17 +68,8 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
 SCRIPTS = {"recipes": ["recipes"], "tests": ["tests", "recipes"]}  # whose files are found by their bare names
 THIRD_PARTIES = {  # who may import them
     "transformers": [
-        *(
-            "zsaq.quant",
-            "zsaq.io",
-            "zsaq.train.trainer",
-            "zsaq.train.logging",
-            "zsaq.train.recomputing",
-            "zsaq.report.hub",
-            "zsaq.deploy",
-            "zsaq.language",
-            "zsaq.stream",
-        ),
+        *("zsaq.quant", "zsaq.io", "zsaq.train.trainer", "zsaq.train.logging", "zsaq.train.recomputing"),
+        *("zsaq.report.hub", "zsaq.deploy", "zsaq.language", "zsaq.stream"),
         *("zsaq.student", "zsaq.launch", "zsaq.vision.classifier", "zsaq.vision.models", "zsaq.eval"),
         *("zsaq_cli", "recipes", "tests"),
     ],

@@ -21,7 +21,6 @@ from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import MAKERS, images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.methods import METHODS
-from zsaq.vision.onepass import onepass
 from zsaq.vision.papers.ait import divergence_alone
 from zsaq.vision.papers.genie import genie, genie_images
 from zsaq.vision.papers.intraq import intraq_images
@@ -233,20 +232,3 @@ def test_a_plain_module_is_shown_pixel_values() -> None:
     student = student_of("rtn-noise", ImageJob(cnn(), ImageSpec(CLASSES, 16)))
     with torch.no_grad():
         assert student(pixel_values=images(2, 16)).shape == (2, CLASSES)
-
-
-@pytest.mark.parametrize(
-    "name", ["gdfq", "gdfq-ait", "adadfq", "hast", "synq", pytest.param("texq", marks=pytest.mark.slow)]
-)
-def test_a_method_may_begin_with_a_student_of_one_pass(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    method, job = METHODS[name], toy("resnet")
-    config = preset_config("w4a4", "uniform", job.teacher, job.spec)
-    start = onepass(job.teacher, config, job.spec, {"pixel_values": images(4, 32)})
-    held, norms = highest(start), [m.running_var.clone() for m in start.modules() if isinstance(m, nn.BatchNorm2d)]
-    monkeypatch.setattr("zsaq.vision.rows.onepass", lambda *args, **options: start)
-    budget = Budget.of(method, "light", {count: FEW[count] for count in method.budgets} | {"onepass": True})
-    student = method.fit(job, config, budget, 0, Loop(Accelerator(cpu=True)))
-    assert student is start and highest(student) == held
-    own = [m.running_var for m in job.teacher.modules() if isinstance(m, nn.BatchNorm2d)]
-    now = [m.running_var for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(map(torch.equal, norms, now)) and not all(map(torch.equal, own, now))
