@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,10 +51,11 @@ def test_what_is_known_of_an_architecture(name: str) -> None:
     ("name", "method"), [pytest.param(*c, marks=[pytest.mark.slow] * (c[0] in LONG), id="-".join(c)) for c in CASES]
 )
 def test_a_student_reaches_every_layer_and_comes_back(name: str, method: str, tmp_path: Path) -> None:
-    teacher, steps = teacher_of(name), {"image_steps": 2} if method == "psaq" else {}
+    teacher = teacher_of(name)
+    options: dict[str, Any] = {"image_steps": 2} if method == "psaq" else {}
     size = getattr(teacher.config, "vision_config", teacher.config).to_dict().get("image_size")
-    spec = {} if size == SIDE else {"spec": SPEC}
-    student = zsaq.quantize(teacher, "w4a8", method=method, images=4, **spec, **steps)
+    options |= {} if size == SIDE else {"spec": SPEC}
+    student = zsaq.quantize(teacher, "w4a8", method=method, images=4, **options)
     told = {name: how for name, how in zsaq.coverage(student).items() if how.startswith("left alone")}
     assert {name for name, _ in layers(student)} == {name for name, _ in quant_layers(student)}
     assert {name for name, _ in layers(teacher)} <= dict(quant_layers(student)).keys() | told.keys()

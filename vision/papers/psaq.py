@@ -139,8 +139,8 @@ def psaq_learned(
     """A student whose rounding, scales and steps are learned block by block on `images`: what makes W4A4 usable.
 
     Min-max ranges of 4 bits waste most levels on a few large activations. Kim et al. 2025 (SARDFQ, arXiv 2412.16553)
-    reconstruct on 32 synthetic images too. Attention stays in floats: its scores, probabilities and products are no
-    layer's, so neither quantized nor named by `zsaq.coverage`; the paper rounds all but the probabilities.
+    reconstruct on 32 synthetic images too. Attention stays in floats unless the configuration has a grid for what its
+    products take, whose ranges are then those of the images, not learned; the paper rounds all but the probabilities.
 
     The range of the image itself is not learned: black and white are known, and images that were made hold less of
     both than photos do, so that a range that fits them cuts photos off. Bits learn at Genie-M's rate (`scaled_rate`).
