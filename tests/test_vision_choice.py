@@ -40,7 +40,7 @@ def test_what_suits_a_teacher() -> None:
 
 @pytest.mark.parametrize(
     ("make", "low", "high"),
-    [(resnet, "genie", "zeroq"), (cnn, "genie", "zeroq"), (vit, "psaq-learned", "psaq"),
+    [(resnet, "onepass", "zeroq"), (cnn, "onepass", "zeroq"), (vit, "psaq-learned", "psaq"),
      (swin, "psaq-learned", "psaq"), (convnext, "rtn-noise", "rtn-noise")],
 )  # fmt: skip
 def test_auto_is_a_rule_of_kind_and_bits(make: Any, low: str, high: str) -> None:

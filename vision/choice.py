@@ -43,12 +43,13 @@ def auto(teacher: nn.Module, bits: tuple[int, int]) -> str:
     """The method that measured best for this kind of teacher and these bits of weights and activations.
 
     A rule from our own tables (README, "Results"; recipes/LOG.md), never a guess from scores at run time: at 8 bits of
-    both nothing needs to be learned, below that rounding is learned block by block; a net with BatchNorm has images
-    that match its statistics, a vision transformer PSAQ-ViT's. Others have the ranges of noise.
+    both ranges are enough, below that a net with BatchNorm is fitted in one pass, a vision transformer learns its
+    rounding block by block; the first has images that match its statistics, the other PSAQ-ViT's. Others have the
+    ranges of noise.
     """
-    learned = min(bits) < 8
+    low = min(bits) < 8
     if has_batch_norms(teacher):
-        return "genie" if learned else "zeroq"
+        return "onepass" if low else "zeroq"
     if has_attentions(teacher):
-        return "psaq-learned" if learned else "psaq"
+        return "psaq-learned" if low else "psaq"
     return "rtn-noise"
