@@ -94,7 +94,7 @@ def test_ones_own_batches_are_called_zero_shot_only_if_one_says_so() -> None:
         ("bert", "w8a8", "rtn", {}),
         ("bert", QuantConfig(Grid(8), Grid(8, per="token")), "rtn", {}),
         ("resnet", "w8a8", "zeroq", {"images": 4, "image_steps": 2}),
-        ("resnet", "w4a4", "genie", FEW_IMAGES),
+        ("resnet", "w4a4", "onepass", {"images": 4, "image_steps": 2}),
     ],
 )
 @pytest.mark.parametrize("given", ["path", "object"])
@@ -124,7 +124,7 @@ def test_the_teacher_stays_as_it_is(tmp_path: Path, name: str, training: bool) -
     if name == "opt":
         student = zsaq.quantize(teacher, "w2a8", method="zsaq-paper", tokenizer=reader, steps=2, ratio=(1, 1))
     else:
-        student = zsaq.quantize(teacher, "w4a4", processor=reader, **FEW_IMAGES)
+        student = zsaq.quantize(teacher, "w4a4", processor=reader, images=4, image_steps=2)
     assert same(before, state(teacher)) and student is not teacher
     assert all(torch.equal(value, buffers[key]) for key, value in teacher.named_buffers())
     assert all(module.training is training for module in teacher.modules())
