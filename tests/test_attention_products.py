@@ -48,7 +48,7 @@ def test_what_the_products_take_is_rounded_saved_and_loaded(family: str, tmp_pat
     seen: dict[str, set[int]] = {name: set() for name in ROUNDINGS}
     for _, attention in quant_attentions(student):
         for name, rounding in attention.roundings.items():
-            rounding.register_forward_hook(lambda _, __, y, name=name: seen[name].add(len(y.unique())))
+            rounding.register_forward_hook(lambda _, __, y, name=name: seen[name].add(len(torch.unique(y))))  # type: ignore[arg-type]
     with torch.no_grad():
         logits = student(pixel_values=pixels).logits
         assert not torch.equal(logits, plain(pixel_values=pixels).logits)

@@ -41,7 +41,7 @@ def test_what_is_known_of_an_architecture(name: str) -> None:
     assert name not in ATTENTIVE or set(attentions(teacher).values()) <= {2, 4}
     assert has_head(teacher)
     (place,) = last_feature_map(teacher, SPEC).names
-    seen: list[torch.Tensor] = []
+    seen: list[Any] = []
     teacher.get_submodule(place).register_forward_hook(lambda _, __, y: seen.append(y))
     teacher(**inputs_of(teacher))
     assert seen[0].ndim in (3, 4) and seen[0].shape[0] == 2

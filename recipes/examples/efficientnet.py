@@ -37,7 +37,8 @@ class EfficientNetLiteConfig(PreTrainedConfig):
 def same(side: int, kernel: int, stride: int) -> nn.ZeroPad2d:
     """Padding that leaves ceil(side / stride) places, what is odd of it behind."""
     total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
-    return nn.ZeroPad2d((total // 2, total - total // 2) * 2)
+    before, behind = total // 2, total - total // 2
+    return nn.ZeroPad2d((before, behind, before, behind))
 
 
 class Block(nn.Module):
