@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast, final
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantLayer, QuantLinear, quant_layers
@@ -57,7 +58,7 @@ def one_pass(
     for name, layer in fit.items():
         check_fit(name, layer)
     answers = answers_of(teacher.to(device).eval(), every, batch, loop.accelerator)
-    steps = Steps(student)
+    steps = Steps(student, loop.accelerator)
     with keeping(student), StepLog(loop.accelerator, stage, len(fit), loop.folder, every=1) as log:
         weights = Weights(fit, steps, damping, loop, log)
         handles = [layer.register_forward_pre_hook(weights.reached(name)) for name, layer in every.items()]
@@ -79,7 +80,8 @@ def one_pass(
 class Steps:
     """The static ranges of a student, filled as they are reached; `between`: quantizers that belong to no layer."""
 
-    def __init__(self, student: nn.Module) -> None:
+    def __init__(self, student: nn.Module, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
         inputs = {layer.input_quantizer for _, layer in quant_layers(student)}
         quantizers = [module for module in student.modules() if isinstance(module, Quantizer)]
         self.between = [each for each in quantizers if each.ranges.static and each not in inputs]
@@ -94,7 +96,7 @@ class Steps:
         """Hold the step that is searched on this tensor, and on those that came here before."""
         ranges = quantizer.ranges
         assert isinstance(ranges, Static)
-        sample = sampled(args[0].detach().float())
+        sample = cast(Tensor, self.accelerator.gather(sampled(args[0].detach().float())))
         if not sample.isfinite().all():
             raise NotFinite("what reaches a static range is not finite on these images; look at them")
         self.seen[ranges] = torch.cat([self.seen[ranges], sample]) if ranges in self.seen else sample
