@@ -48,6 +48,7 @@ def runs_of(teacher: Any, bits: list[str], work: Path) -> dict[str, timing.Timed
         model = load(folder, dtype=torch.float32)
         bench = timing.Bench(timing.floats_of(model), folder, place, threads=1)
         if not runs:
+            runs["torch fp32"] = timing.Timed(timing.torch_run(bench.twin), 0, ())
             runs["onnxruntime fp32"] = timing.fp32_onnx(bench)
             runs[PEER] = timing.dynamic_onnx(bench)
         for runtime in EXPORTS:
@@ -71,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=list(SHAPES))
     parser.add_argument("--bits", default="w2a8e4,w2a8se4")
-    parser.add_argument("--shapes", default="1x2,1x16,1x128,8x128")
+    parser.add_argument("--shapes", default="1x2,1x16,1x128,8x128,16x128")
     parser.add_argument("--repeats", type=positive, default=12)
     args = parser.parse_args()
     torch.manual_seed(0)
