@@ -20,6 +20,7 @@ from zsaq.api import PACKAGES, budget_of
 from zsaq.atomic import atomic_folder
 from zsaq.io.checksums import fingerprint, write_checksums
 from zsaq.io.corpus import Corpus
+from zsaq.io.folder import place_of
 from zsaq.io.readers import tokenizer_of
 from zsaq.io.saving import weight_bytes
 from zsaq.io.target import ready_target
@@ -151,11 +152,11 @@ def rounding_of(method: str) -> Rounding:
 
 def located(model: str | Path) -> Path:
     """The folder of a model, fetched from the Hub where it is an id. Raises ValueError."""
-    folder = Path(os.path.expanduser(model))
-    if folder.is_dir():
-        return folder
+    place = place_of(model)
+    if os.path.isdir(place):
+        return Path(place)
     try:
-        return Path(snapshot_download(str(model), allow_patterns=list(FILES), ignore_patterns=["*/*"]))
+        return Path(snapshot_download(place, allow_patterns=list(FILES), ignore_patterns=["*/*"]))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise ValueError(
             f"{model} is neither a folder here nor an id that the Hub gave ({error}): give one of them"
@@ -181,4 +182,4 @@ def text_of(
     subject = Subject.of(model, tokenizer=reader)
     subject.prepare([row], loop)
     assert isinstance(subject.job, TextJob)
-    return subject.job.text(seed), subject.knowledge, True
+    return subject.job.text(seed), subject.knowledge(row), True
