@@ -53,8 +53,10 @@ class Cost:
         pace, size = seconds_a_token(job), 4 * sum(p.numel() for p in model.parameters())
         part = 1 / loop.accelerator.num_processes if loop.shared else 1  # of a batch that a process trains on
         step = (TRAINING + loop.recompute) * looks(budget) * part
-        passes = {"calibration": WRITING + COMPENSATING, "steps": loop.accumulate * (WRITING + step)}
-        seconds = sum(passes[name] * count * row * pace for name, count in counts.items())
+        passes = {"calibration": row * (WRITING + COMPENSATING), "steps": loop.accumulate * row * (WRITING + step)}
+        if "batch_size" in budget.numbers:  # steps of each block, on rows that are there
+            passes["steps"] = budget["batch_size"] * job.max_length * TRAINING
+        seconds = sum(passes[name] * count * pace for name, count in counts.items())
         config = model.config.get_text_config().to_dict()
         width = config.get("hidden_size") or config.get("n_embd") or 0
         vocabulary, layers = config.get("vocab_size") or 0, len(block_list(model))
@@ -64,7 +66,10 @@ class Cost:
         if counts["calibration"]:
             seconds += SOLVING * solving(job) / (size / 2 / pace)  # 2 operations a parameter in a pass
             peak = max(peak, size + 8 * counts["calibration"] * row * width)
-        if counts["steps"]:
+        if "batch_size" in budget.numbers:
+            part = budget["batch_size"] / job.batch_size
+            peak = max(peak, size + 4 * counts["calibration"] * row * 3 * width + 64 * row * part * width)
+        elif counts["steps"]:
             states = (4 - 1.5 * loop.eight_bit) * size  # weights, gradients, and two numbers of AdamW's for each
             kept = (layers + 16) if loop.recompute else 16 * layers
             peak = max(peak, states + 4 * row * part * (kept * width + 5 * vocabulary))

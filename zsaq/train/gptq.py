@@ -55,7 +55,7 @@ def compensate(
         raise ValueError(f"damping is {damping!r}, with {len(chunks)} batches; give a positive number and a batch")
     masks = [batch.get("attention_mask") for batch in chunks]
     student.to(loop.accelerator.device).eval()
-    layers = {name: _layers(student, name) for name, _ in blocks}
+    layers = {name: layers_of(student, name) for name, _ in blocks}
     with (
         keeping(student),
         StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log,
@@ -131,7 +131,7 @@ def _inputs(
     return [name for name, _ in first], hessian
 
 
-def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
+def layers_of(student: nn.Module, name: str) -> dict[str, QuantLayer]:
     """The quantized layers of a block by their names in it, all of them fit for GPTQ."""
     try:
         found = quant_layers(student.get_submodule(name))
