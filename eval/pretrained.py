@@ -1,12 +1,11 @@
 """Models and tokenizers from the Hub or a folder, quantized ones included."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.foreign import made
+from zsaq.io.folder import place_of
 from zsaq.io.loading import load, made_of
 from zsaq.io.verifying import bounded_by, is_student
 from zsaq.quant.tokens import check_tokens
@@ -20,7 +19,7 @@ def load_model(name: str, auto: Any) -> PreTrainedModel:
     that class, which would be scored with random numbers; `ConnectionError` where it is not here and the Hub is not
     reached.
     """
-    name = path_of(name)
+    name = place_of(name)
     if is_student(name):
         return load(name, auto)
     with made(name, "model"), bounded_by(name):
@@ -40,15 +39,6 @@ def load_with_tokenizer(name: str, auto: Any) -> tuple[PreTrainedModel, PreTrain
 def tokenizer_for(model: PreTrainedModel, name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or Hub id; raises like :func:`load_model`, and for one that is not the model's."""
     with made(name, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(path_of(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(place_of(name), trust_remote_code=False)
     check_tokens(model, tokenizer)
     return tokenizer
-
-
-def path_of(name: str) -> str:
-    """The folder or id. Raises `ValueError` for what is meant for a folder and is none."""
-    path = Path(os.path.expanduser(name))
-    meant = name.startswith((".", "/", "~")) or path.exists()
-    if not name or (meant and not path.is_dir()):
-        raise ValueError(f"{name!r} is no folder: give a folder with config.json, or an id on the Hub")
-    return str(path) if name.startswith("~") else name

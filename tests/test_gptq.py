@@ -217,3 +217,24 @@ def test_two_processes_with_a_batch_each_equal_one_with_both(tmp_path) -> None:
     for name, weight in latent(student).items():
         assert torch.equal(ranks[0][name], ranks[1][name])
         assert torch.allclose(ranks[0][name], weight, atol=1e-5)
+
+
+@pytest.mark.parametrize("small", [0.0, 1e-30])
+@pytest.mark.parametrize("text", ["w4a16g8", "w3a8"])
+def test_a_layer_whose_inputs_are_all_zero_is_rounded_to_nearest_and_told(
+    small: float, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    teacher = llama()
+    with torch.no_grad():
+        teacher.model.layers[0].mlp.up_proj.weight.mul_(small)
+    student = quantize_model(teacher, QuantConfig.parse(text))
+    gptq(student, batches(2), blocks(student))
+    layer = student.model.layers[0].mlp.down_proj
+    meant = teacher.model.layers[0].mlp.down_proj.weight
+    view = groups(meant, layer.weight_quantizer.grid)
+    grid = layer.weight_quantizer.grid
+    scale, zero = search(view, grid, importance=torch.ones_like(view))
+    nearest = ((view / scale + zero).round().clamp(grid.low, grid.high) - zero) * scale
+    assert torch.equal(layer.dequantized(), nearest.reshape(meant.shape))
+    assert "model.layers.0: the inputs of mlp.down_proj are all zero" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from zsaq import Grid, Loop, MSEOptimal, QuantConfig, Quantizer, load, quantize_
 from zsaq.quant.codes import groups
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.ranges import MinMax, Static, search
-from zsaq.train.chain import Chain, beside
+from zsaq.train.chain import Chain, beside, twin_of
 from zsaq.train.pair import run_model
 from zsaq.train.reconstruction import reconstruct, scaled_rate
 from zsaq.train.rounding import FACTORS, LearnedStep, SoftActivation, SoftWeight
@@ -167,7 +167,7 @@ def test_units_are_collected_with_their_whole_calls() -> None:
     chunks = [{"x": torch.randn(n, 3)} for n in (4, 2)]
     chains = [Chain(model, ["one", "two"], chunks, last=True) for model in (student, teacher)]
     assert [chain.forms is None for chain in chains] == [False, False]
-    calls = beside(*chains, number=1, budget=0, device=torch.device("cpu"))
+    calls = beside(chains[0], twin_of(chains[1], 1), 1, 0, torch.device("cpu"))
     x = torch.cat([chunk["x"] for chunk in chunks])
     assert torch.equal(calls.y, teacher(x)) and torch.equal(calls.x, teacher.one(x))
     rows = torch.tensor([5, 0])

@@ -14,11 +14,9 @@ import zsaq
 from commands import run, told
 from language_toys import bert, bpe, opt, wordpiece
 from teachers import FEW_IMAGES, folder_of, objects, processor
-from zsaq.language.costs import Cost
 from zsaq.language.defaults import CALIBRATION, usual_bits
 from zsaq.language.job import TextJob
 from zsaq.language.nearness import POOR, Nearness, nearness, remedy
-from zsaq.method import Budget
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.run import Results
@@ -123,17 +121,6 @@ def test_results_without_own_text_are_read() -> None:
     assert Results.from_dict(data).own_text == {}
 
 
-def test_what_it_costs_follows_the_counts() -> None:
-    job = TextJob.of(opt(bpe()), bpe(), max_length=16)
-    method = zsaq.methods()["language"]["gptq-qat"]
-    few, many = (
-        Cost.of(job, Budget.of(method, "light", {"calibration": 10 * n, "steps": 1000 * n})) for n in (1, 1000)
-    )
-    assert few is not None and many is not None and 0 < few.seconds < many.seconds and few.bytes > 0
-    assert Cost.of(job, Budget.of(zsaq.methods()["language"]["rtn"])) is None
-    assert Cost.of(TextJob.of(bert(wordpiece()), wordpiece()), Budget.of(method)) is None
-
-
 def test_the_command_with_nothing_but_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder_of(tmp_path / "toy", opt(bpe()), bpe())
     monkeypatch.chdir(tmp_path)
@@ -151,8 +138,31 @@ def test_bits_of_table_and_head_beside_the_layers() -> None:
     config = with_ends("w4a16g32", 8, 4)
     assert config.embedding == zsaq.Grid(8) and config.head == zsaq.Grid(4)
     assert with_ends("w4a16", None, None) == "w4a16"
-    with pytest.raises(ValueError, match="--head go with --bits"):
+    with pytest.raises(ValueError, match="--head 8: table and head go with --bits"):
         with_ends(None, None, 8)
+    for text in ("w4a16e8h4g32", "w4a16e4h8g32-s16"):
+        config = zsaq.QuantConfig.parse(text)
+        assert config.embedding and config.head
+        assert with_ends(text, config.embedding.bits, config.head.bits) == config
+    assert with_ends("w4a16g32-s16", 8, 8) == zsaq.QuantConfig.parse("w4a16e8h8g32-s16")
+
+
+@pytest.mark.parametrize(
+    ("bits", "ends", "megabytes", "said"),
+    [
+        ("3.2", (None, 8), None, r"--head 8: --bits 3.2 is a size.* leave them off"),
+        ("100MBa8", (4, None), None, r"--embedding 4: --bits 100MBa8 is a size"),
+        ("3.2", (4, 8), None, r"--embedding 4 and --head 8: --bits 3.2 is a size"),
+        (None, (None, 8), 60.0, r"--head 8: --target_mb 60 is a size"),
+        ("w4a16h4", (None, 8), None, r"--head 8: --bits w4a16h4 says 4 bits for it"),
+        ("w4a16e16", (8, None), None, r"--embedding 8: --bits w4a16e16 says 16 bits for it"),
+    ],
+)
+def test_ends_that_cannot_be_are_told_with_what_they_conflict(
+    bits: str | None, ends: tuple[int | None, int | None], megabytes: float | None, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        with_ends(bits, *ends, megabytes)
 
 
 def test_what_is_only_told_stops_no_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,8 +25,8 @@ from zsaq.language import methods as language
 from zsaq.language.costs import Cost
 from zsaq.language.defaults import usual_options
 from zsaq.language.job import TextJob
-from zsaq.language.methods import TEXT
 from zsaq.language.sam_sga import CALIBRATION
+from zsaq.language.size import Size
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import coverage
@@ -118,14 +118,14 @@ def quantize(
         "base": base,
     }  # fmt: skip
     config = asked(config, bits, target_mb)
-    subject = Subject.of(model, **given)
+    subject = Subject.of(model, **given, shared=loop.shared)
     config = subject.bits(config)
     row = subject.choose(method, config, effort)
     known = subject.zero_shot(row) == row.zero_shot
     if zero_shot is not None and row.inputs != OWN and row.name != GIVEN and known:
         raise ValueError(f"zero_shot is for {GIVEN} and one's own methods; {row.name} says itself what it reads")
     others = [other for other in (subject.choose(name, config, effort) for name in baselines) if other.name != row.name]
-    subject.check_reads((*others, row))
+    subject.check_reads((*others, row), sized=Size.of(config) is not None)
     if method == "auto":
         options = usual_options(row, getattr(subject.job, "kind", None), effort) | options
     with unchanged(*subject.untouched()), released(subject.model):
@@ -156,7 +156,7 @@ def quantize(
         subject.name, row.name, plan_of(student).config, seed,
         subject.zero_shot(row) if zero_shot is None else zero_shot, row.inputs, tuple(rows),
         {"effort": effort, **budget.numbers}, named_preset, coverage(student),
-        knowledge=subject.knowledge if row.inputs == TEXT else (),
+        knowledge=subject.knowledge(row),
         own_text=own_text, data=data if score else None, base=origin,
         seconds=round(time.perf_counter() - began if keeper is None else keeper.seconds, 2),
         machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(),
@@ -208,7 +208,7 @@ def run(
     """One student and its seconds, the budget told first. The teacher's flags are put back as they were."""
     if loop.accelerator.is_main_process:
         say(f"{row.name} on {subject.name}, effort {budget.effort}: {str(budget) or 'nothing to spend'}")
-        if isinstance(subject.job, TextJob) and (cost := Cost.of(subject.job, budget)) is not None:
+        if isinstance(subject.job, TextJob) and (cost := Cost.of(subject.job, budget, loop)) is not None:
             say(f"{row.name}: {cost}")
         if isinstance(subject.job, TextJob) and config.static:
             say(f"{row.name}: static ranges of inputs from {CALIBRATION} batches of {row.inputs}")

@@ -24,6 +24,8 @@ def closing(subject: Subject, student: nn.Module, config: QuantConfig, seed: int
         return {}
     if loop.accelerator.is_main_process:
         say(str(near))
-        if (advice := remedy(config, near)) is not None:
+        sizes = subject.job.sized.items() if isinstance(subject.job, TextJob) else ()
+        size = next((size for size, chosen in sizes if chosen == config), None)
+        if (advice := remedy(config, near, size)) is not None:
             say(advice)
     return dataclasses.asdict(near)

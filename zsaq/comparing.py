@@ -12,6 +12,7 @@ from zsaq.api import budget_of, circumstances, run
 from zsaq.io.target import ready_comparison
 from zsaq.io.teacher import unchanged
 from zsaq.keys import config_name, key_of
+from zsaq.language.size import Size
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.comparison import KEYS, Comparison
@@ -59,11 +60,11 @@ def compare(
     if folder is not None:
         ready_comparison(folder)
     given = {name: options.pop(name) for name in SUBJECT if name in options}
-    subject = Subject.of(model, **given)
     loop = loop or Loop()
+    subject = Subject.of(model, **given, shared=loop.shared)
     rows = [(config, subject.choose(method, config, effort)) for config in configs for method in methods]
     check_names(methods, [row for _, row in rows])
-    subject.check_reads(row for _, row in rows)
+    subject.check_reads((row for _, row in rows), sized=any(Size.of(config) is not None for config in configs))
     known = sorted({name for _, row in rows for name in row.options()})
     unknown = [name for name in sorted(options) if name not in known]
     if unknown and not any(row.inputs == OWN for _, row in rows):

@@ -41,13 +41,29 @@ def asking_of(
     return Asking(None, Known.of(teacher, source or "", metadata_of(source) if source else {}), fingerprint)
 
 
-def used(job: TextJob, corpus: Corpus | None) -> tuple[str, ...]:
-    """The words about the model that its text was made of, for results and cards; () where none were used."""
-    if corpus is not None:
-        facts = corpus.facts
-        origin = f"{facts.get('generator')}, {facts.get('origin')}" if corpus.zero_shot else "unknown origin"
-        return (f"{len(corpus.rows)} texts, sha256 {corpus.sha256[:16]}, of {origin}"[:500],)
-    if job.chunks is None:
+def used(job: TextJob, corpus: Corpus | None, reads: bool = True) -> tuple[str, ...]:
+    """The words about the model that text was made of, for results and cards; () where none were used. `reads`: whether
+    the method reads text; bits that were chosen by size have read some before."""
+    sized = (f"bits chosen by size, on text of {writer_of(job)}"[:500],) if job.sized else ()
+    if not reads:
+        return sized + told(job.asked)
+    if corpus is None:
+        return sized + told(job.asked if job.chunks is None else job.chunks.prompts)
+    facts = corpus.facts
+    origin = f"{facts.get('generator')}, {facts.get('origin')}" if corpus.zero_shot else "unknown origin"
+    return (f"{len(corpus.rows)} texts, sha256 {corpus.sha256[:16]}, of {origin}"[:500], *sized, *told(job.asked))
+
+
+def told(prompts: Prompts | None) -> tuple[str, ...]:
+    """What prompts were made of, and the first of them."""
+    if prompts is None:
         return ()
-    prompts = job.chunks.prompts
     return (f"prompts {prompts.origin}"[:500], *(f"prompt: {line}"[:200] for line in prompts.first[:8]))
+
+
+def writer_of(job: TextJob) -> str:
+    """The generator of a job, by its path, id or class."""
+    if isinstance(job.generator, str):
+        return job.generator
+    model = job.generator[0]
+    return "the model itself" if model is job.start else model.name_or_path or type(model).__name__

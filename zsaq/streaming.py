@@ -20,6 +20,7 @@ from zsaq.api import PACKAGES, budget_of
 from zsaq.atomic import atomic_folder
 from zsaq.io.checksums import fingerprint, write_checksums
 from zsaq.io.corpus import Corpus
+from zsaq.io.folder import place_of
 from zsaq.io.readers import tokenizer_of
 from zsaq.io.saving import weight_bytes
 from zsaq.io.target import ready_target
@@ -27,6 +28,7 @@ from zsaq.io.teacher import name_of
 from zsaq.io.verifying import verified
 from zsaq.knowledge import used
 from zsaq.language.defaults import usual_bits, usual_options
+from zsaq.language.fits import recipe_of
 from zsaq.language.job import TextJob
 from zsaq.language.methods import METHODS, OWN, TEXT, auto
 from zsaq.method import Effort, Method
@@ -59,9 +61,9 @@ def quantize_files(
 
     For models that do not fit into memory: what is held is one block, the states of the text before it, and, of the
     token table, what is looked up. The student is the one of `zsaq.quantize(model, config, method=method)`, to the bit,
-    and `zsaq.load(folder)` reads it. `method`: "rtn" or "gptq", or "auto", with its options and `effort`; GPTQ reads
-    `corpus` (see `zsaq.quantize`), or `batches` of one's own, or else the text that the model writes itself, for which
-    it has to fit into memory. The device of `loop` holds one block.
+    and `zsaq.load(folder)` reads it. `method`: "rtn", "gptq", "reconstruct" or "auto", with its options and `effort`;
+    `gptq` and `reconstruct` read `corpus` (see `zsaq.quantize`), or `batches` of one's own, or else the text that the
+    model writes itself, for which it has to fit into memory. The device of `loop` holds one block.
 
     Answers the results, which lie beside the student; with text also how near it is to its teacher, on rows that it was
     not rounded on: "kl" in nats a token, and "agreement". Without a `config`, or with method "auto", both are those of
@@ -107,8 +109,11 @@ def quantize_files(
     say(str(Share.of(skeleton.model, plan.chosen, plan.left)))
     with atomic_folder(target) as partial:
         partial.mkdir()
-        plan, near = from_files(source, partial, config, rounding=rounding, batches=chosen, held=held, loop=loop)
-        covered = finish(source, partial, plan, torch.float32 if method == "gptq" else None)
+        recipe = recipe_of(budget) if rounding == "reconstruct" else None
+        plan, near = from_files(
+            source, partial, config, rounding=rounding, batches=chosen, held=held, recipe=recipe, seed=seed, loop=loop
+        )
+        covered = finish(source, partial, plan, None if method == "rtn" else torch.float32)
         if reader is not None:
             reader.save_pretrained(partial)
         write_checksums(partial)
@@ -151,11 +156,11 @@ def rounding_of(method: str) -> Rounding:
 
 def located(model: str | Path) -> Path:
     """The folder of a model, fetched from the Hub where it is an id. Raises ValueError."""
-    folder = Path(os.path.expanduser(model))
-    if folder.is_dir():
-        return folder
+    place = place_of(model)
+    if os.path.isdir(place):
+        return Path(place)
     try:
-        return Path(snapshot_download(str(model), allow_patterns=list(FILES), ignore_patterns=["*/*"]))
+        return Path(snapshot_download(place, allow_patterns=list(FILES), ignore_patterns=["*/*"]))
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise ValueError(
             f"{model} is neither a folder here nor an id that the Hub gave ({error}): give one of them"
@@ -181,4 +186,4 @@ def text_of(
     subject = Subject.of(model, tokenizer=reader)
     subject.prepare([row], loop)
     assert isinstance(subject.job, TextJob)
-    return subject.job.text(seed), subject.knowledge, True
+    return subject.job.text(seed), subject.knowledge(row), True

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, final, get_args
 from torch import nn
 
 from zsaq.io.corpus import Corpus
+from zsaq.io.folder import place_of
 from zsaq.io.readers import processor_of, tokenizer_of
 from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of, unchanged
 from zsaq.knowledge import asking_of, used
@@ -82,18 +83,19 @@ class Subject:
         cls, model: str | Path | nn.Module, *, tokenizer: Any = None, processor: Any = None,
         spec: ImageSpec | int | None = None, generator: Any = None, batches: Any = None, real: Any = None,
         text_pair: bool = False, teacher_bits: TeacherBits | None = None, corpus: Any = None,
-        prompts: Sequence[str] | None = None, base: str | Path | None = None,
+        prompts: Sequence[str] | None = None, base: str | Path | None = None, shared: bool = False,
     ) -> "Subject":  # fmt: skip
-        """Loads what is named by a path or id. Raises ValueError for what belongs to another kind of model."""
+        """Loads what is named by a path or id. `shared`: all processes read the same text, that by which bits are
+        chosen too. Raises ValueError for what belongs to another kind of model."""
         if not isinstance(model, nn.Module | str | Path):
             raise ValueError(f"model is a {type(model).__name__}; give a path, a Hub id or a model of torch")
         if not isinstance(real, Callable | None):
             raise ValueError(f"real is a {type(real).__name__}; give a function that answers the data when it is read")
         named = not isinstance(model, nn.Module)
-        text: Corpus | None = None
-        teacher: Any = load_teacher(model) if named else model  # pyright: ignore[reportArgumentType]
+        model, text = place_of(model) if named else model, None  # pyright: ignore[reportArgumentType]
+        teacher: Any = load_teacher(model) if isinstance(model, str) else model
         architecture = type(teacher).__name__
-        source = str(model) if named else str(vars(teacher).get("name_or_path") or f"a {architecture}")
+        source = model if isinstance(model, str) else str(vars(teacher).get("name_or_path") or f"a {architecture}")
         check_float(teacher, source)
         kind = kind_of(teacher)
         words = {
@@ -111,11 +113,8 @@ class Subject:
             raise ValueError(f"batches is {batches!r}; give an iterable of dicts of tensors")
         if kind == "image":
             reader = processor if processor is not None or not named else processor_of(source)
-            spec = (
-                spec
-                if isinstance(spec, ImageSpec)
-                else spec_of(teacher, (reader and shown_size(reader)) if spec is None else spec)
-            )
+            spec = reader and shown_size(reader) if spec is None else spec
+            spec = spec if isinstance(spec, ImageSpec) else spec_of(teacher, spec)
             mean, deviation = normalisation(reader, spec.channels)
             job: TextJob | ImageJob = ImageJob(teacher, spec, mean, deviation, real=real, given=batches)
         else:
@@ -124,17 +123,17 @@ class Subject:
             text = None if corpus is None else Corpus.of(corpus)
             pairs = text_pair or (text is not None and text.text_pair)
             job = TextJob.of(teacher, reader, generator=generator, text_pair=pairs, batches=batches, real=real)
-            job.corpus = None if text is None else text.rows
+            job.corpus, job.shared = None if text is None else text.rows, shared
             job.asking = asking_of(teacher, source if named else None, prompts, pairs, base)
         sentence = Sentence.of(teacher.name_or_path) if isinstance(job, TextJob) and job.kind == "embedding" else None
         sources = words | {"batches": batches, "real": real}
         given = {name for name, value in sources.items() if value is not None} - {"tokenizer"}
         return cls(source, kind, job, reader, named, teacher_bits, frozenset(given), text, sentence)
 
-    @property
-    def knowledge(self) -> tuple[str, ...]:
-        """Words about the model that were used."""
-        return used(self.job, self.corpus) if isinstance(self.job, TextJob) else ()
+    def knowledge(self, row: Method) -> tuple[str, ...]:
+        """Words about the model that a run of it has used."""
+        job = self.job
+        return used(job, self.corpus, row.inputs == language.TEXT) if isinstance(job, TextJob) else ()
 
     def zero_shot(self, row: Method) -> bool:
         """Whether a run of it sees no real data, as far as is known: nobody knows where a corpus without facts is
@@ -168,9 +167,9 @@ class Subject:
         chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
         return choice.find(chosen, self.job.teacher)
 
-    def check_reads(self, rows: Iterable[Method]) -> None:
+    def check_reads(self, rows: Iterable[Method], sized: bool = False) -> None:
         """Raises ValueError for batches that none of the methods reads: nobody shall believe that a student has learned
-        from them. What else is not read by these methods is told."""
+        from them. What else is not read by these methods is told. `sized`: bits are chosen by size, on text."""
         rows = list(rows)
         readers_of_text = [row for row in rows if row.inputs == language.TEXT]
         readers = {
@@ -182,7 +181,8 @@ class Subject:
         }
         if any(row.inputs == OWN for row in rows):
             return
-        unread = {name for name in self.given if not readers[name]}
+        text = ("generator", "prompts", "base", "text_pair") if sized else ()
+        unread = {name for name in self.given if not readers[name]}.difference(text)
         names = ", ".join(dict.fromkeys(row.name for row in rows))
         if "batches" in unread:
             raise ValueError(f"batches are read by method={GIVEN!r} alone, not by {names}: name it, or leave them off")

@@ -216,8 +216,8 @@ def local(folder: str) -> Path:
         from zsaq.atomic import former_of
 
         if former := former_of(path):
-            raise ValueError(f"a save of {folder} was killed; {former} holds what lay there before: rename it")
-        raise ValueError(f"{folder} is no folder of a saved student (it has no config.json): run zsaq quantize first")
+            raise ValueError(f"a save of {path} was killed; {former} holds what lay there before: rename it")
+        raise ValueError(f"{path} is no folder of a saved student (it has no config.json): run zsaq quantize first")
     return path
 
 

@@ -122,11 +122,12 @@ def fit(
 def read(source: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """A float model or a student, and its tokenizer. Raises ValueError for what is none, or has none."""
     import zsaq
-    from zsaq.eval.pretrained import path_of, tokenizer_for
+    from zsaq.eval.pretrained import tokenizer_for
+    from zsaq.io.folder import place_of
     from zsaq.io.teacher import load_teacher
     from zsaq.io.verifying import is_student
 
-    source = path_of(source)
+    source = place_of(source)
     model = zsaq.load(source) if is_student(source) else load_teacher(source)
     return model, tokenizer_for(model, source)
 

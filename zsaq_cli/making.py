@@ -109,8 +109,8 @@ def quantize(
             named = bits or ("student" if target_mb is None else f"{target_mb:g}MB")
             folder = new_folder(name_of(model).split("/")[-1], named)
         student = launch.run(
-            model, with_ends(bits, embedding, head), folder, target_mb=target_mb, method=method, effort=effort,
-            seed=seed, license=license,
+            model, with_ends(bits, embedding, head, target_mb), folder, target_mb=target_mb, method=method,
+            effort=effort, seed=seed, license=license,
             **subject(model, generator, text_pair, size, corpus, prompts, base), preset=preset,
             checkpoint_every=checkpoint_every, resume=resume, **launch.options_of(context.args),
         )  # fmt: skip
@@ -225,17 +225,35 @@ def subject(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def with_ends(bits: str | None, embedding: int | None, head: int | None) -> Any:
-    """The bits with those of the table and the head. Raises ValueError for these without the others."""
+def with_ends(bits: str | None, embedding: int | None, head: int | None, target_mb: float | None = None) -> Any:
+    """The bits with those of the table and the head. Raises ValueError for these without the others, beside a size, by
+    which they are chosen as those of all layers are, and where the bits name others already."""
     import zsaq
+    from zsaq.language.size import Size
 
     given = {name: width for name, width in (("embedding", embedding), ("head", head)) if width is not None}
     if not given:
         return bits
+    flags = " and ".join(f"--{name} {width}" for name, width in given.items())
+    sizes = [] if target_mb is None else [f"--target_mb {target_mb:g}"]
+    sizes += [f"--bits {bits}"] if Size.of(bits) is not None else []
+    if sizes:
+        raise ValueError(
+            f"{flags}: {sizes[0]} is a size, by which the bits of all layers are chosen, those of table and head too: "
+            "leave them off, or give the bits of the layers, such as --bits w4a16g32"
+        )
     if bits is None:
-        raise ValueError(f"--{' and --'.join(given)} go with --bits: give those of the layers too, such as w4a16g32")
-    grids: Any = {name: zsaq.Grid(width) for name, width in given.items()}
-    return dataclasses.replace(zsaq.QuantConfig.parse(bits), **grids, spare_tied=False)
+        raise ValueError(f"{flags}: table and head go with --bits: give those of the layers too, such as w4a16g32")
+    config = zsaq.QuantConfig.parse(bits)
+    named = {"head": config.head} if config.head else {}
+    named |= {} if config.spare_tied else {"embedding": config.embedding}
+    for name in given.keys() & named.keys():
+        own = named[name].bits if named[name] else 16
+        if own != given[name]:
+            raise ValueError(f"--{name} {given[name]}: --bits {bits} says {own} bits for it: give one of the two")
+    scales = "float16" if bits.strip().lower().endswith("-s16") else "float32"
+    grids: Any = {name: zsaq.Grid(width, scales=scales) for name, width in given.items()}
+    return dataclasses.replace(config, **grids, spare_tied=False)
 
 
 def numbers(text: str) -> list[int]:

@@ -99,13 +99,14 @@ def opened(source: str) -> "PreTrainedModel":
     from transformers import AutoConfig
 
     import zsaq
-    from zsaq.eval.pretrained import load_model, path_of
+    from zsaq.eval.pretrained import load_model
     from zsaq.foreign import made
+    from zsaq.io.folder import place_of
     from zsaq.io.loading import class_of
     from zsaq.io.verifying import is_student
     from zsaq.sentence_files import fetch
 
-    source = path_of(source)
+    source = place_of(source)
     if is_student(source):
         model = zsaq.load(source)
     else:

@@ -13,7 +13,7 @@ def quantize_files(
     model: Annotated[str, typer.Argument(help="Causal language model: folder or Hub id.", show_default=False)],
     output_dir: Annotated[str, typer.Option("--output_dir", help="Where the student goes.", show_default=False)],
     bits: Annotated[str | None, typer.Option("--bits", help="w4a16e8h8g32, ...; default: by the model.")] = None,
-    method: Annotated[str, typer.Option("--method", help="rtn, gptq, or auto.")] = "auto",
+    method: Annotated[str, typer.Option("--method", help="rtn, gptq, reconstruct, or auto.")] = "auto",
     effort: Effort = "default",
     corpus: Corpus = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,

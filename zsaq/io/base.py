@@ -5,6 +5,7 @@ from pathlib import Path
 from transformers import AutoModel, PreTrainedModel
 
 from zsaq.foreign import made
+from zsaq.io.folder import place_of
 from zsaq.io.verifying import bounded_by, is_student
 from zsaq.quant.heads import token_table
 
@@ -12,7 +13,10 @@ from zsaq.quant.heads import token_table
 def load_base(source: str | Path) -> PreTrainedModel:
     """The model of a folder or Hub id without its head. Raises ValueError for what is none, for a student, and for one
     that lacks its table of tokens; ConnectionError where the Hub is not reached."""
-    name = str(Path(source).expanduser()) if str(source).startswith("~") else str(source)
+    try:
+        name = place_of(source)
+    except ValueError as error:
+        raise ValueError(f"the base cannot be loaded: {error}") from error
     if is_student(name):
         raise ValueError(f"the base {name} is quantized: give the float model that was fine-tuned")
     try:

@@ -4,6 +4,7 @@ The headers say how much there is before anything is built. Of a model that asks
 """
 
 import math
+import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,16 @@ FLOATS: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 MOST: Final = 2**16  # of what is counted, where no tensor has more rows
 SPARE: Final = 2**10  # modules and parameters that a model without weights may have
 MODULES, PARAMETERS = 16, 4  # for each tensor in the files: far above what any architecture has
+
+
+def place_of(source: str | Path) -> str:
+    """The path of a folder, in the user's home where it says so, or a Hub id as it is. Raises ValueError, with the path
+    that was looked at, for what is meant for a folder and is none."""
+    place = os.path.expanduser(str(source))
+    meant = place.startswith((".", "/", "~")) or os.path.exists(place)
+    if not place or (meant and not os.path.isdir(place)):
+        raise ValueError(f"{place!r} is no folder: give a folder with config.json, or an id on the Hub")
+    return place
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from zsaq.foreign import UNMADE
-from zsaq.io.folder import CONFIG, read_config
+from zsaq.io.folder import CONFIG, place_of, read_config
 from zsaq.io.loading import class_of, made_of
 from zsaq.io.verifying import bounded_by
 from zsaq.sentence_files import fetch
@@ -35,10 +35,7 @@ def load_teacher(source: str | Path) -> PreTrainedModel:
     Raises ValueError for no model, one that is quantized already, and one that lacks weights, which would be drawn at
     random; ConnectionError where the Hub is not reached.
     """
-    source = str(source)
-    if source.startswith((".", "/", "~")) and not Path(os.path.expanduser(source)).is_dir():
-        raise ValueError(f"{source} is no folder: give one with config.json, or a Hub id")
-    source = str(Path(os.path.expanduser(source))) if source.startswith("~") else source
+    source = place_of(source)
     try:
         if (Path(source) / CONFIG).is_file():
             read_config(Path(source))

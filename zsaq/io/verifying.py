@@ -1,5 +1,6 @@
 """The one verification that a folder goes through before anything is built of it, whoever reads it."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ def verified(source: str | Path, revision: str | None = None) -> Verified:
     the config and the weights. Raises ValueError for everything that is no saved student of zsaq, for damaged,
     foreign and missing files, and for a config that asks for other code, other files or more than the weights hold.
     """
+    source = os.path.expanduser(source)
     folder = Path(source)
     none = f"{source} is no folder or Hub id of a saved student"
     if not (folder / "config.json").exists() and (former := former_of(folder)):
@@ -118,6 +120,7 @@ def check_beside(folder: Path) -> None:
 
 def is_student(source: str | Path) -> bool:
     """Whether a folder or Hub id says of itself that zsaq has saved it; for what cannot be read, no."""
+    source = os.path.expanduser(source)
     try:
         folder = Path(source) if Path(source).is_dir() else Path(hf_hub_download(str(source), CONFIG)).parent
         quantization = read_json(folder / CONFIG).get("quantization_config")

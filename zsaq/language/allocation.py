@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -35,7 +35,6 @@ from zsaq.quant.ranges import RANGES
 from zsaq.quant.reach import copied
 from zsaq.quant.sizes import matrix_bytes
 from zsaq.train.logging import say
-from zsaq.train.pair import Batch
 
 WIDTHS: Final = (2, 3, 4, 5, 6, 8)
 GROUP: Final = 64  # entries that share a scale; fewer where that divides no layer's inputs
@@ -109,8 +108,8 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
     """The configuration that costs least within `size`: a rule with the bits of each layer, tables and the head of
     tokens among them, by its name. What was chosen is told.
 
-    Raises ValueError for a model whose answers are no distribution, a group that does not fit it, and a size that no
-    bits reach.
+    Raises ValueError for a model whose answers are no distribution, or not finite, a group that does not fit it, and a
+    size that no bits reach.
     """
     if job.kind not in ("causal", "classification"):
         raise ValueError(
@@ -135,8 +134,10 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
             f"{type(model).__name__}: from 2 bits for every layer to 8 it takes {reach[0]} to {reach[1]}, scales "
             "and what stays in floats included"
         )
-    batches, parameters = islice(own_text(job, model), 1), {name: m.weight for name, m in layers.items()}
+    own = own_job(job, model)
+    batches, parameters = islice(own.text(SEED), 1), {name: m.weight for name, m in layers.items()}
     found = information(model, parameters, batches, SEED)  # pyright: ignore[reportArgumentType]
+    job.asked = None if own.chunks is None else own.chunks.prompts
     options = [choices_of(layer, grids[name], found[name]) for name, layer in layers.items()]
     chosen = dict(zip(layers, allocate(options, budget - floats), strict=True))
     total = floats + sum(choice.bytes for choice in chosen.values())
@@ -152,16 +153,16 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
     return dataclasses.replace(plan.config, rules=tuple(rules))
 
 
-def own_text(job: TextJob, model: PreTrainedModel) -> Iterator[Batch]:
-    """Text that is written for the job, TEXTS rows at once, where `model` stands for the teacher, also as the one that
-    writes. A corpus is left to the methods that say so: nobody knows what is in it."""
+def own_job(job: TextJob, model: PreTrainedModel) -> TextJob:
+    """The job of text that is written for it, TEXTS rows at once, where `model` stands for the teacher, also as the one
+    that writes. A corpus is left to the methods that say so: nobody knows what is in it."""
     own = copy.copy(job)
     own.corpus = None
     own.teacher = own.start = model
     if not isinstance(job.generator, str) and job.generator[0] is job.start:
         own.generator = (model, job.generator[1])
     own.batch_size, own.style = TEXTS, {**job.style, "refresh": 1}
-    return own.text(SEED)
+    return own
 
 
 def base_of(model: PreTrainedModel, size: Size) -> QuantConfig:

@@ -1,22 +1,29 @@
 """How a student is fitted: what a row of `zsaq.language.methods` does with its source of batches and its budget."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from zsaq.language.job import TextJob
+from zsaq.language.models import blocks
 from zsaq.language.sam_sga import calibrated, gptq_student, pull, sam_sga, student_of, warm_start
 from zsaq.method import Budget
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.train.calls import Args, even
+from zsaq.train.gptq import layers_of, round_block
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
+from zsaq.train.straight import Recipe, learn_blocks
 from zsaq.train.streams import drawn, stream_of
 from zsaq.train.widening import is_narrow, keep_narrow, released, widened
 
 Fit = Callable[[TextJob, QuantConfig, Budget, int, Loop], PreTrainedModel]
 BatchSource = Callable[[TextJob, int], Iterator[Batch]]
+DAMPING: Final = 0.01  # GPTQ's
 
 
 def with_rules(config: QuantConfig) -> list[QuantConfig]:
@@ -77,6 +84,31 @@ def gptq_rounded(source: BatchSource) -> Fit:
         return gptq_student(job.start, config, drawn(stream_of(source(job, seed)), budget["calibration"]), loop)
 
     return fit
+
+
+def reconstructed(source: BatchSource) -> Fit:
+    """Block by block GPTQ's rounding, from which its latent weights and scales learn (`zsaq.train.straight`)."""
+
+    def fit(job: TextJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> PreTrainedModel:
+        job.shared = True  # each process learns all by itself
+        batches = even(drawn(stream_of(source(job, seed)), budget["calibration"]))
+        student = student_of(job.start, config, batches, loop)
+        layers = {name: layers_of(student, name) for name, _ in blocks(student)}
+
+        def first(block: nn.Module, name: str, calls: Sequence[Args], masks: Sequence[Tensor | None]) -> None:
+            round_block(block, name, layers[name], calls, masks, DAMPING, loop)
+
+        with widened(job.teacher):
+            return learn_blocks(
+                student, job.teacher, batches, blocks(student), recipe_of(budget), first=first, seed=seed, loop=loop
+            )
+
+    return fit
+
+
+def recipe_of(budget: Budget) -> Recipe:
+    """How a block learns."""
+    return Recipe(budget["steps"], budget["batch_size"], budget["lr"])
 
 
 def gptq_qat(source: BatchSource) -> Fit:

@@ -1,5 +1,6 @@
 """How much a model's answers tell of its weights, without data: what rounding will cost, before it is done."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -23,7 +24,8 @@ def information(
 
     Each row of the batches is read alone, in full precision, and a gradient goes as soon as it is counted. The answers
     of a row are drawn independently, so their gradients' cross terms are zero in the mean and one pass back does for
-    all of them. Several processes add up what each has seen.
+    all of them. Several processes add up what each has seen. Raises ValueError where answers or gradients are not
+    finite.
     """
     rng, answers = generator(seed), torch.zeros((), dtype=torch.float64)
     sums = {name: torch.zeros((), dtype=torch.float64) for name in weights}
@@ -34,11 +36,21 @@ def information(
                 logits = model(**one).logits
                 if logits.ndim == 3:
                     logits = logits[one["attention_mask"].bool()] if "attention_mask" in one else logits[0]
+                if not logits.isfinite().all():
+                    raise ValueError(
+                        f"{type(model).__name__} answers numbers that are not finite, by which no bits can be chosen: "
+                        "give a configuration for all layers, such as w4a16, or a model that works"
+                    )
                 drawn = torch.multinomial(logits.detach().softmax(-1).cpu(), 1, generator=rng)[:, 0]
                 F.cross_entropy(logits, drawn.to(logits.device), reduction="sum").backward()
                 answers += len(logits)
     total: Any = reduce(torch.stack([answers, *sums.values()]).to(PartialState().device), "sum")
     means = (total[1:] / total[0]).tolist()
+    if broken := [name for name, mean in zip(weights, means, strict=True) if not math.isfinite(mean)]:
+        raise ValueError(
+            f"the gradients of {', '.join(broken[:4])} are not finite, by which no bits can be chosen: give a "
+            "configuration for all layers, such as w4a16, or a model that works"
+        )
     return {name: mean / weight.numel() for (name, weight), mean in zip(weights.items(), means, strict=True)}
 
 

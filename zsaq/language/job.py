@@ -18,6 +18,7 @@ from zsaq.language.chunks import Chunks, ChunkStream
 from zsaq.language.layout import Layout
 from zsaq.language.models import TaskKind, known_task_kind, longest, pretrained
 from zsaq.language.prompted import PromptedWriter
+from zsaq.language.prompts import Prompts
 from zsaq.language.size import Size
 from zsaq.language.sources import over_and_over, random_tokens, texts
 from zsaq.language.text import Text
@@ -51,7 +52,8 @@ class TextJob:
     `corpus`: text that is there, which then is what methods read; else the generator writes: after the prompts of
     `asking`, after automatic ones if it has a chat template and the teacher is no causal model, and from its begin
     token otherwise; of what a chat model writes for itself TALKS are conversations. `chunks`: what it has written after
-    prompts. `sized`: configurations that were chosen by size. `shared`: all processes read the same.
+    prompts. `sized`: configurations that were chosen by size, `asked`: prompts of the text that this took, if any.
+    `shared`: all processes read the same.
     """
 
     teacher: PreTrainedModel
@@ -68,6 +70,7 @@ class TextJob:
     asking: Asking = field(default_factory=Asking)
     chunks: Chunks | None = None
     sized: dict[Size, QuantConfig] = field(default_factory=dict)
+    asked: Prompts | None = None
     shared: bool = False
     start: PreTrainedModel = field(init=False)
 
@@ -106,7 +109,7 @@ class TextJob:
             generator = (teacher, tokenizer) if causal and tokenizer is not None else DEFAULT_GENERATOR
         elif not isinstance(generator, str | tuple):
             raise ValueError(f"generator is a {type(generator).__name__}; give a path, an id or (model, tokenizer)")
-        elif isinstance(generator, str) and not os.path.isdir(os.path.expanduser(generator)):
+        elif isinstance(generator, str) and not os.path.isdir(generator := os.path.expanduser(generator)):
             try:
                 validate_repo_id(generator)
             except ValueError as error:

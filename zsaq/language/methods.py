@@ -21,6 +21,7 @@ from zsaq.language.fits import (
     gptq_rounded,
     layer_wise,
     minimax,
+    reconstructed,
     rounded,
     rounded_minmax,
     with_rules,
@@ -35,6 +36,7 @@ from zsaq.train.loop import Loop
 STEPS: Final = {"steps": (200, 2_000, 20_000)}
 BATCHES: Final = {"calibration": (50, 128, 384)}
 FEW_BATCHES: Final = {"calibration": (16, 128, 384)}  # before steps are taken
+BLOCKS: Final = {"calibration": (10, 20, 128), "steps": (40, 200, 2_000), "batch_size": (4, 8, 16)}  # of every block
 PLAIN: Final = {"lr": 0.0032, "hidden": 1.0}
 SLOW: Final = {"lr": 0.001, "hidden": 1.0}  # from GPTQ's rounding on: a rate that does not undo it
 WARM: Final = {"warm": None}
@@ -49,6 +51,7 @@ NOTHING, NOISE, TEXT = "none", "random tokens", "text of a generator"
 OWN, REAL = "batches that the user gave", "real unlabelled text"  # nobody knows that the former are not real
 READS = "a classifier, a causal language model or a bare encoder, and its fast tokenizer"
 GPTQ = "Frantar et al. 2022 (GPTQ), arXiv 2210.17323"
+LEARNED = "Chen et al. 2024 (EfficientQAT), arXiv 2407.11062"
 QAT = "Liu et al. 2023 (LLM-QAT), arXiv 2305.17888"
 LKD = "Yao et al. 2022 (ZeroQuant), arXiv 2206.01861"
 ZSAQ = "Zhu et al. 2023, arXiv 2310.13315"
@@ -85,6 +88,9 @@ ROWS: Final = (
         cost=f"{PASSES}, and writing", budgets=BATCHES),
     row("gptq-qat", "GPTQ's rounding, then plain steps, on sampled text", gptq_qat(TextJob.text), TEXT,
         f"{GPTQ}; {QAT}", cost="gptq's and llm-qat's", budgets=FEW_BATCHES | STEPS, settings=SLOW),
+    row("reconstruct", "block by block GPTQ's rounding, then learned rounding, on sampled text",
+        reconstructed(TextJob.text), TEXT, f"{GPTQ}; {LEARNED}", cost="gptq's, and steps of every block",
+        budgets=BLOCKS, settings={"lr": 0.02}),
     row("lkd-random", "layer-wise distillation on random tokens", layer_wise(TextJob.noise), NOISE, LKD,
         cost="as random-qat", budgets=STEPS, settings={"lr": PLAIN["lr"]}),
     row("lkd", "layer-wise distillation on sampled text", layer_wise(TextJob.text), TEXT, LKD,

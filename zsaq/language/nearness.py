@@ -4,7 +4,7 @@ import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 import torch
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from zsaq.language.asking import Asking
 from zsaq.language.job import TextJob
+from zsaq.language.size import Size
 from zsaq.language.writing import fast_dtype
 from zsaq.quant.config import QuantConfig
 from zsaq.train.widening import widened
@@ -100,11 +101,17 @@ def quick(model: PreTrainedModel) -> Iterator[None]:
                     each.data = each.data.to(dtypes[name])
 
 
-def remedy(config: QuantConfig, near: Nearness) -> str | None:
-    """What would bring a student nearer that came no nearer than POOR; None where it did."""
+def remedy(config: QuantConfig, near: Nearness, size: Size | None = None) -> str | None:
+    """What would bring a student nearer that came no nearer than POOR; None where it did. `size`: by which the bits of
+    its layers were chosen."""
     if near.agreement >= POOR or config.weight is None:
         return None
     said = f"agreement with the teacher is {near.agreement:.0%}: "
+    if size is not None:
+        less = [] if size.group is not None and size.group <= 32 else [f"groups of 32 ({replace(size, group=32)})"]
+        less += [] if size.inputs == 16 else [f"inputs in floats ({replace(size, inputs=16, static=False)})"]
+        others = ", ".join([*less, "effort='best' (--effort best), which trains"])
+        return f"{said}a larger size than {size} would come nearer, and so would {others}"
     if not isinstance(config.weight.per, int) or config.weight.per > 32:
         bits = max(config.weight.bits, 3)
         return f"{said}groups of 32 (w{bits}a16g32) would come nearer" + (

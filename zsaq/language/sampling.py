@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -26,6 +26,36 @@ class Continued:
     log_p: float
 
 
+@final
+class Memory:
+    """What a causal language model has read of some rows: its cache of keys and values, or, where it hands on none
+    (Mamba, RWKV), their tokens, all of which it reads again for each that follows."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.cache: Any = None
+        self.tokens: Tensor | None = None
+
+    def answer(self, current: Tensor, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """The logits [N, V] behind the tokens `current` [N, L], which come behind those before; `mask` and `positions`
+        [N, all] are of all tokens."""
+        ids = current if self.tokens is None else torch.cat([self.tokens, current], 1)
+        more = {} if mask is None else {"attention_mask": mask}
+        more |= {} if positions is None else {"position_ids": positions[:, -ids.shape[1] :]}
+        out = self.model(input_ids=ids, past_key_values=self.cache, use_cache=True, **more)
+        self.cache = getattr(out, "past_key_values", None)
+        self.tokens = ids if self.cache is None else None
+        return out.logits[:, -1]
+
+    def keep(self, rows: Tensor) -> bool:
+        """Forget all but these rows, whose numbers they are; whether it could."""
+        if self.tokens is not None:
+            self.tokens = self.tokens[rows]
+            return True
+        select = getattr(self.cache, "batch_select_indices", None)
+        return select is not None and (select(rows) or True)
+
+
 @torch.no_grad()
 def continued(
     model: PreTrainedModel, opened: Sequence[Sequence[int]], limits: Sequence[int], *, never: Tensor, stops: Tensor,
@@ -42,20 +72,15 @@ def continued(
     current = torch.tensor([[pad] * (width - len(ids)) + list(ids) for ids in opened], device=device)
     mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in opened], device=device)
     written: list[list[int]] = [[] for _ in range(n)]
-    total, rows, cache = torch.zeros(n), torch.arange(n), None
+    total, rows, memory = torch.zeros(n), torch.arange(n), Memory(model)
     cut, going = torch.ones(n, dtype=torch.bool), torch.ones(n, dtype=torch.bool)
     last, never, ends = torch.tensor(limits), never.to(device), stops.to(device)
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     heats = heat.to(device) if isinstance(heat, Tensor) else None
     with widened(model):
         for place in range(max(limits)):
-            positions = {"position_ids": (mask.cumsum(1) - 1).clamp_min(0)[:, -current.shape[1] :]}
-            out = model(
-                input_ids=current, attention_mask=mask, past_key_values=cache, use_cache=True,
-                **(positions if takes_positions else {}),
-            )  # fmt: skip
-            cache = out.past_key_values
-            logits = out.logits[:, -1].float()
+            positions = (mask.cumsum(1) - 1).clamp_min(0) if takes_positions else None
+            logits = memory.answer(current, mask, positions).float()
             if not logits.amax(-1).isfinite().all():
                 raise NotFinite(
                     f"the answers of the generator {type(model).__name__} are not finite: take another generator"
@@ -79,8 +104,7 @@ def continued(
             tell((place + 1) / max(limits))
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             held = going[rows]
-            if 8 * int(held.sum()) <= 7 * len(rows):  # finished rows leave the cache
-                cache.batch_select_indices(held.nonzero()[:, 0].to(device))
+            if 8 * int(held.sum()) <= 7 * len(rows) and memory.keep(held.nonzero()[:, 0].to(device)):
                 rows, current, mask = rows[held], current[held.to(device)], mask[held.to(device)]
     tell(1.0)
     return [Continued(*row) for row in zip(written, cut.tolist(), total.tolist(), strict=True)]

@@ -28,6 +28,11 @@ class Size:
         inputs, group = match[3] or "16", int(match[4]) if match[4] else None
         return cls(float(match[1]), match[2] is not None, int(inputs.rstrip("s")), group, inputs.endswith("s"))
 
+    def __str__(self) -> str:
+        inputs = "" if self.inputs == 16 else f"a{self.inputs}{'s' * self.static}"
+        group = "" if self.group is None else f"g{self.group}"
+        return f"{self.number:g}{'MB' * self.megabytes}{inputs}{group}"
+
     def bytes(self, weights: int) -> int:
         """For a model of so many weights."""
         return int(self.number * (1e6 if self.megabytes else weights / 8))

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from zsaq.foreign import UNMADE
 from zsaq.language.models import Vocabulary, longest
-from zsaq.language.sampling import draw
+from zsaq.language.sampling import Memory, draw
 from zsaq.language.telling import Tell, nobody, part_of
 from zsaq.language.text import Text
 from zsaq.train.optim import NotFinite
@@ -128,22 +128,21 @@ def _write(
     closed = (~vocabulary.content).nonzero()[:, 0]
     but_end = closed[~torch.isin(closed, ends.to(device))]
     rows, lengths, going = torch.arange(n), limits.clone(), torch.ones(n, dtype=torch.bool)
-    current, cache = torch.cat([torch.full((n, 1), vocabulary.bos), begin], 1).to(device), None
+    current, memory = torch.cat([torch.full((n, 1), vocabulary.bos), begin], 1).to(device), Memory(model)
     for position in range(start, ids.shape[1]):
         going &= limits > position
         if not going.any():
             break
-        if cache is not None and 2 * int(going.sum()) <= len(rows):  # finished rows leave the cache
+        if position > start and 2 * int(going.sum()) <= len(rows):  # finished rows are forgotten
             held = going[rows]
-            cache.batch_select_indices(held.nonzero()[:, 0].to(device))
-            rows, current = rows[held], current[held.to(device)]
-        out = model(input_ids=current, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
-        if not out.logits[:, -1].amax(-1).isfinite().all():  # a row that is all -inf, or one with a nan or inf
+            if memory.keep(held.nonzero()[:, 0].to(device)):
+                rows, current = rows[held], current[held.to(device)]
+        answer = memory.answer(current)
+        if not answer.amax(-1).isfinite().all():  # a row that is all -inf, or one with a nan or inf
             raise NotFinite(
                 f"the answers of the generator {type(model).__name__} are not finite: take another generator"
             )
-        logits = out.logits[:, -1].float().index_fill_(1, but_end if position else closed, -torch.inf)
+        logits = answer.float().index_fill_(1, but_end if position else closed, -torch.inf)
         chance = torch.rand(2, n, 1, generator=rng, dtype=torch.float64)[:, rows].to(device)
         careful = (position < safe[rows]).to(device)
         current = draw(logits if heat == 1 else logits / heat, chance)

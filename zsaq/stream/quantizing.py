@@ -21,14 +21,18 @@ from zsaq.quant.plan import Plan, make_plan
 from zsaq.stream.passing import ended, ends, packed_matrix, read_on_call
 from zsaq.stream.shards import Shards
 from zsaq.stream.skeleton import IN_MEMORY, Skeleton
-from zsaq.train.chain import Chain
+from zsaq.train.calls import even
+from zsaq.train.chain import Chain, beside, twin_of
 from zsaq.train.gptq import round_block
 from zsaq.train.logging import StepLog
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
+from zsaq.train.stages import stage as stage_of
+from zsaq.train.straight import BUDGET, Recipe, learned, tell
 from zsaq.trimming import map_large, trim
 
-Rounding = Literal["rtn", "gptq"]
+Rounding = Literal["rtn", "gptq", "reconstruct"]
 ROUNDINGS: Final[tuple[Rounding, ...]] = get_args(Rounding)
 DAMPING: Final = 0.01
 TOKENS: Final = 32  # whose logits are compared at once
@@ -46,11 +50,12 @@ def check_ranges(config: QuantConfig) -> None:
 @torch.no_grad()
 def quantize_files(
     source: Path, target: Path, config: QuantConfig, *, rounding: Rounding = "gptq", batches: Sequence[Batch] = (),
-    held: Batch | None = None, loop: Loop | None = None,
+    held: Batch | None = None, recipe: Recipe | None = None, seed: int = 0, loop: Loop | None = None,
 ) -> tuple[Plan, Nearness | None]:  # fmt: skip
     """The student of the float model in the folder `source`, written to the empty folder `target`.
 
-    `rounding`: to nearest, or GPTQ's on `batches`. `held`: text that teacher and student are compared on
+    `rounding`: to nearest, GPTQ's on `batches`, or learned on these from there on, by a `recipe` and random numbers of
+    `seed`. `held`: text that teacher and student are compared on
     when all is written. The device of `loop` holds one block. Answers what was decided about the model's modules, and
     how near the student is. Raises ValueError as `Skeleton.of`, `make_plan` and `zsaq.compensate` do, for static
     ranges, and for blocks that are no chain.
@@ -58,46 +63,61 @@ def quantize_files(
     map_large()
     loop = loop or Loop()
     check_ranges(config)
-    if rounding == "gptq" and not batches:
+    if rounding != "rtn" and not batches:
         raise ValueError("GPTQ rounds on batches, and there are none: give text, or take rtn")
+    assert (rounding == "reconstruct") == (recipe is not None)
+    batches = even(batches) if recipe is not None else batches
     skeleton = Skeleton.of(source)
     model = skeleton.model
-    plan = make_plan(model, with_learned_ranges(config) if rounding == "gptq" else config)
+    plan = make_plan(model, with_learned_ranges(config) if batches else config)
     inside = tuple(f"{name}." for name in skeleton.blocks)
     for name in plan.chosen:
         if name not in (skeleton.table, skeleton.head) and not name.startswith(inside):
             raise ValueError(f"{name} stands in no block: leave it in floats by a rule, or {IN_MEMORY}")
-    dtype = torch.float32 if rounding == "gptq" else None  # what is not quantized, as it is saved
+    dtype = torch.float32 if batches else None  # what is not quantized, as it is saved
     shards = Shards(target)
     shards.add(outside(skeleton, plan, dtype))
     trim()
     table, head = plan.chosen.get(skeleton.table), plan.chosen.get(skeleton.head)
     compared: list[Batch] = [] if held is None else [held]
+    device = loop.accelerator.device
     with ends(skeleton), read_on_call(skeleton):
         teacher = [model(**batch, use_cache=False).logits for batch in compared]
         tried = linked(skeleton, [*batches, *compared])
-    device = loop.accelerator.device
+        if recipe is not None:
+            whole = Chain(model, skeleton.blocks, batches, like=tried, device=device, last=True)
+        else:
+            whole = None
+    steps, every, draw = (1, 1, None) if recipe is None else (recipe.steps, loop.every, generator(seed))
     with ends(skeleton, table, head, target):
         chains = [
             Chain(model, skeleton.blocks, each, like=tried, device=device, last=each is compared)
             for each in (batches, compared)
             if each
         ]
-        with StepLog(loop.accelerator, rounding, len(skeleton.blocks), loop.folder, every=1) as log:
+        with StepLog(loop.accelerator, rounding, steps * len(skeleton.blocks), loop.folder, every) as log:
             for number, name in enumerate(skeleton.blocks):
                 block = skeleton.fill(name, torch.float32).to(device)
+                twin = None if whole is None else twin_of(whole, number)
                 layers = swapped(block, name, plan, searched=not batches)
                 errors: list[float] = []
                 if batches:
                     masks = [batch.get("attention_mask") for batch in batches]
                     errors = round_block(block, name, layers, chains[0].calls(number), masks, DAMPING, loop)
+                if recipe is not None and twin is not None and draw is not None:
+                    calls = beside(chains[0], twin, number, BUDGET, device)
+                    with stage_of(name) as at:
+                        for step, error in learned(block, name, calls, recipe, draw, at):
+                            tell(log, every, number * steps, step, error, number + 1)
+                    del twin, calls
                 for chain in chains:
                     chain.answered(number)
                 trim()
                 shards.add(written(skeleton, block, name, dtype))
                 skeleton.empty(name)
                 trim()
-                log.write(number + 1, {"error": sum(errors) / len(errors)} if errors else {})
+                if recipe is None:
+                    log.write(number + 1, {"error": sum(errors) / len(errors)} if errors else {})
         shards.finish()
         if held is None:
             return plan, None

@@ -18,7 +18,7 @@ from zsaq.quant.experts import fused_weights
 from zsaq.stream.weights import Weights
 
 ROWS = 4096  # that are compared at once
-IN_MEMORY = "quantize it in memory: zsaq.quantize(model)"
+IN_MEMORY = "quantize it in memory, by zsaq.quantize(model); method='rtn' asks nothing of its blocks"
 
 
 @final
@@ -45,16 +45,23 @@ class Skeleton:
             config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
             if config.to_dict().get("quantization_config"):
                 raise ValueError("it is quantized already; give the float model")
-            model = empty(config)
         except (OSError, ValueError, *UNMADE) as error:
             raise ValueError(f"{folder} cannot be quantized block by block: {error}") from error
+        try:
+            model = empty(config)
+        except (OSError, ValueError, *UNMADE) as error:
+            raise ValueError(f"{folder} cannot be built without its weights ({error}): {IN_MEMORY}") from error
         if task_kind(model) != "causal":
             raise ValueError(f"{type(model).__name__} is no causal language model: {IN_MEMORY}")
         if fused := [name for name, module in model.named_modules() if fused_weights(module)]:
             raise ValueError(f"{fused[0]} holds many experts in one tensor: {IN_MEMORY}")
         names = {id(module): name for name, module in model.named_modules()}
-        table, head = names[id(token_table(model))], names[id(output_layer(model))]
-        found = cls(model, Weights(folder), tuple(name for name, _ in blocks(model)), table, head)
+        try:
+            table, head = names[id(token_table(model))], names[id(output_layer(model))]
+            each = tuple(name for name, _ in blocks(model))
+        except (ValueError, *UNMADE) as error:
+            raise ValueError(f"{folder} cannot be quantized block by block ({error}): {IN_MEMORY}") from error
+        found = cls(model, Weights(folder), each, table, head)
         found.check()
         return found
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from zsaq.train.pair import Batch, run_model
 
@@ -29,6 +30,7 @@ class Calls:
     """A block's calls over N samples: `x`, `y` [N, ...] of the teacher, `seen` [N, ...] of the student.
 
     x and seen are the first tensor of the call; `args`, `kwargs` its other values as the student's block gets them.
+    `counts` [N, L] bool: the positions that do, where not all of them do.
     """
 
     x: Tensor
@@ -36,6 +38,15 @@ class Calls:
     seen: Tensor
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    counts: Tensor | None = None
+
+    def error(self, miss: Tensor, rows: Tensor) -> Tensor:
+        """Of what the answers of these rows miss, the mean over samples and positions of the squares' sum."""
+        squares = miss.square().sum(1 if miss.ndim == 4 else -1)
+        if self.counts is None:
+            return squares.mean()
+        counts = self.counts[rows.to(self.counts.device)].to(squares)
+        return (squares * counts).sum() / counts.sum().clamp_min(1)
 
     def run(self, block: nn.Module, rows: Tensor, first: Tensor) -> Tensor:
         """What `block` answers to the calls of these rows, with `first` as their first tensor."""
@@ -46,10 +57,11 @@ class Calls:
 
 
 def collected(
-    before: Sequence[Args], after: Sequence[Tensor], own: Sequence[Args], budget: int, device: torch.device
-) -> Calls:
+    before: Sequence[Args], after: Sequence[Tensor], own: Sequence[Args], budget: int, device: torch.device,
+    masks: Sequence[Tensor | None],
+) -> Calls:  # fmt: skip
     """Of the calls of a teacher's twin and its answers, and of the student's own calls, batch by batch; on the device
-    if they fill at most `budget` bytes."""
+    if they fill at most `budget` bytes. `masks`: which positions count."""
     seen = [first_of(args or tuple(kwargs.values())).cpu() for args, kwargs in own]
     sizes = [len(x) for x in seen]
     tensors = [
@@ -63,7 +75,9 @@ def collected(
     others = [replaced(call, None) for call in own]
     places, named = zip(*others, strict=True)
     x, y, here = tensors
-    return Calls(x, y, here, _stack(places, sizes), _stack(named, sizes))
+    known = [mask.bool().cpu() for mask in masks if mask is not None and mask.ndim == 2]
+    counts = torch.cat(known) if len(known) == len(sizes) and known[0].shape[1:] == x.shape[1:-1] else None
+    return Calls(x, y, here, _stack(places, sizes), _stack(named, sizes), counts)
 
 
 def replaced(call: Args, first: Tensor | None) -> Args:
@@ -107,6 +121,28 @@ def first_of(value: Any) -> Tensor:
     if not isinstance(value, Tensor):
         raise ValueError(f"a block's first value is a {type(value).__name__}, not a tensor; choose another block")
     return value
+
+
+def even(batches: Sequence[Batch]) -> list[Batch]:
+    """Batches of text with rows of one length, padded behind, and padding in each of them or in none: on that hangs
+    what a model makes of its mask, and all calls of a block are to be of one form. A batch without any leaves out its
+    first row's last position."""
+    if any("input_ids" not in batch for batch in batches):
+        return list(batches)
+    length = max(batch["input_ids"].shape[1] for batch in batches)
+    made: list[Batch] = []
+    for batch in batches:
+        ids = batch["input_ids"]
+        made.append({"attention_mask": torch.ones_like(ids)} | batch)
+        for key, value in made[-1].items():
+            if value.shape == ids.shape:
+                made[-1][key] = F.pad(value, (0, length - value.shape[1]))
+    if not all(batch["attention_mask"].all() for batch in made):
+        for batch in made:
+            if batch["attention_mask"].all():
+                batch["attention_mask"] = batch["attention_mask"].clone()
+                batch["attention_mask"][0, -1] = 0
+    return made
 
 
 def _stack(values: Sequence[Any], sizes: Sequence[int]) -> Any:

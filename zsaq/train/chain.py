@@ -72,19 +72,25 @@ class Chain:
         self.done += 1
 
 
-def beside(student: Chain, teacher: Chain, number: int, budget: int, device: torch.device) -> Calls:
-    """What the block `number` of a student and its twin of the teacher are called with, and what the twin answers; the
-    teacher's chain keeps its `last` answers."""
+Twin = tuple[Sequence[Args], Sequence[Tensor]]
+
+
+def twin_of(teacher: Chain, number: int) -> Twin:
+    """What the block `number` of a teacher is called with, and what it answers; its chain keeps its `last` answers."""
     if teacher.forms is None:
         pairs = [call_of(teacher.model, teacher.blocks[number], batch, answers=True) for batch in teacher.batches]
-        before: Sequence[Args] = [(args, kwargs) for args, kwargs, _ in pairs]
-        after = [first_of(answer) for *_, answer in pairs]
-    else:
-        before = teacher.calls(number)
-        teacher.answered(number)
-        ends = number + 1 == len(teacher.blocks)
-        after = teacher.answers if ends else [first_of(a or tuple(k.values())) for a, k in teacher.calls(number + 1)]
-    return collected(before, after, student.calls(number), budget, device)
+        return [(args, kwargs) for args, kwargs, _ in pairs], [first_of(answer) for *_, answer in pairs]
+    before = teacher.calls(number)
+    teacher.answered(number)
+    if number + 1 == len(teacher.blocks):
+        return before, teacher.answers
+    return before, [first_of(a or tuple(k.values())) for a, k in teacher.calls(number + 1)]
+
+
+def beside(student: Chain, twin: Twin, number: int, budget: int, device: torch.device) -> Calls:
+    """What the block `number` of a student and its twin of the teacher are called with, and what the twin answers."""
+    masks = [batch.get("attention_mask") for batch in student.batches]
+    return collected(*twin, student.calls(number), budget, device, masks)
 
 
 @final

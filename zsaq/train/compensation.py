@@ -45,9 +45,9 @@ def moment(layer: QuantLayer, x: Tensor) -> Tensor:
 
 def round_layers(layers: Sequence[QuantLayer], total: Tensor, damping: float) -> list[float]:
     """Round the weights of layers that share the inputs of that `moment` [groups, d, d] float64, which is overwritten,
-    in place; the error of each: ||(w - q) x||^2 / ||w x||^2."""
+    in place; the error of each: ||(w - q) x||^2 / ||w x||^2, 0 where the inputs are."""
     every = [layer.rows().flatten(1) for layer in layers]
-    whole = [_weight_of(rows.double(), total) for rows in every]
+    whole, silent = [_weight_of(rows.double(), total) for rows in every], not total.any()
     factor = Factor.of(total[0], damping) if len(total) == 1 else GroupedFactor.of(total, damping)
     errors = []
     for layer, rows, norm in zip(layers, every, whole, strict=True):
@@ -56,7 +56,7 @@ def round_layers(layers: Sequence[QuantLayer], total: Tensor, damping: float) ->
         q, latent, miss = factor.columns(rows, scale, zero, grid)
         latent = nearby(latent, q, scale.repeat_interleave(rows.shape[1] // scale.shape[1], 1), grid, NEAR)
         layer.weight.copy_(latent.T if layer.columns_first else latent.view_as(layer.weight))
-        errors.append(miss / max(norm, 1e-30))
+        errors.append(0.0 if silent else miss / (norm or 1.0))
     return errors
 
 
@@ -93,7 +93,11 @@ class Factor:
     @classmethod
     def of(cls, hessian: Tensor, damping: float, dtype: torch.dtype = torch.float32) -> "Factor":
         """Of the sum of x x^T, [d, d] float64, which is overwritten: d^2 numbers are what takes the memory. `damping`
-        is the share of its mean square that is added to each; `dtype`: of `upper`."""
+        is the share of its mean square that is added to each; `dtype`: of `upper`. Where all inputs are zero, each
+        column counts alike, and none can take what another left."""
+        if not hessian.any():
+            unit = torch.eye(len(hessian), dtype=dtype, device=hessian.device)
+            return cls(torch.arange(len(hessian), device=hessian.device), unit, 0.0)
         order = hessian.diagonal().argsort(descending=True)
         h = hessian.copy_(hessian[order[:, None], order])
         added = damping * h.diagonal().mean().clamp_min(torch.finfo(h.dtype).tiny)

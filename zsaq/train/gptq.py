@@ -15,7 +15,7 @@ from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantExpertLinear, Quant
 from zsaq.train.calls import Reached
 from zsaq.train.chain import Args, Chain
 from zsaq.train.compensation import moment, round_layers
-from zsaq.train.logging import StepLog
+from zsaq.train.logging import StepLog, say
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch
@@ -37,11 +37,12 @@ def compensate(
     its column's turn came, so that training goes on from there, but no further than NEAR steps from the level that it
     is rounded to.
     Ranges that were searched are searched anew, for what an error of each column costs (`Factor.cost`). Biases and all
-    else stay. `damping` is the share of the inputs' mean square that is added to each of theirs. Positions that
-    "attention_mask" leaves out do not count. `loop` gives device, folder and trackers, which hear each block's "error",
-    the mean over its layers of ||(w - q) x||^2 / ||w x||^2; several processes each bring batches of their own, and all
-    end with the same weights. Cost: about four passes of the student over the batches (`Chain`; where its blocks are no
-    chain, half a pass more for each), and d^3 for inputs of d features; memory: the states before one block, and d^2.
+    else stay. A layer whose inputs are all zero is rounded to nearest, which is told. `damping` is the share of the
+    inputs' mean square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop`
+    gives device, folder and trackers, which hear each block's "error", the mean over its layers of ||(w - q) x||^2 /
+    ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: about four
+    passes of the student over the batches (`Chain`; where its blocks are no chain, half a pass more for each), and d^3
+    for inputs of d features; memory: the states before one block, and d^2.
 
     Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
     layer, and for ranges that are not kept (min-max weights would take another scale afterwards);
@@ -54,7 +55,7 @@ def compensate(
         raise ValueError(f"damping is {damping!r}, with {len(chunks)} batches; give a positive number and a batch")
     masks = [batch.get("attention_mask") for batch in chunks]
     student.to(loop.accelerator.device).eval()
-    layers = {name: _layers(student, name) for name, _ in blocks}
+    layers = {name: layers_of(student, name) for name, _ in blocks}
     with (
         keeping(student),
         StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log,
@@ -81,9 +82,15 @@ def round_block(
         if loop.accelerator.num_processes > 1:
             total = cast(Tensor, loop.accelerator.reduce(total, "sum"))
         if not first:
-            raise ValueError(f"{name}: {list(left)} are not reached by a forward pass; leave them unquantized")
+            globs = ", ".join(f'("*.{each}", None)' for each in left)
+            raise ValueError(
+                f"{name}: {list(left)} are not reached by a forward pass: leave them in floats, by rules=({globs},) of "
+                "the QuantConfig, or round to nearest (rtn)"
+            )
         if not total.isfinite().all():
             raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
+        if loop.accelerator.is_main_process and not total.any():
+            say(f"{name}: the inputs of {', '.join(first)} are all zero on these batches: rounded to nearest")
         layers = [left.pop(each) for each in first]
         errors += round_layers(layers, total, damping)
         del total
@@ -124,7 +131,7 @@ def _inputs(
     return [name for name, _ in first], hessian
 
 
-def _layers(student: nn.Module, name: str) -> dict[str, QuantLayer]:
+def layers_of(student: nn.Module, name: str) -> dict[str, QuantLayer]:
     """The quantized layers of a block by their names in it, all of them fit for GPTQ."""
     try:
         found = quant_layers(student.get_submodule(name))

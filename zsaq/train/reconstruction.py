@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from zsaq.quant.layers import quant_layers
 from zsaq.train.calls import Calls
-from zsaq.train.chain import Chain, beside
+from zsaq.train.chain import Chain, beside, twin_of
 from zsaq.train.logging import StepLog
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
@@ -121,7 +121,7 @@ def reconstruct(
                 if not soft.soft:
                     continue
                 try:
-                    calls = beside(own, whole, number, budget, device) if at.todo else None
+                    calls = beside(own, twin_of(whole, number), number, budget, device) if at.todo else None
                     for step, error, undecided in _learn(block, soft, calls, recipe, rng, draw, at):
                         now = number * steps + step
                         if now % loop.every == 0 or step in (1, steps):
@@ -166,8 +166,7 @@ def _learn(
         rows = torch.randperm(len(calls.x), generator=draw)[: recipe.batch_size].to(calls.x.device)
         x, y, seen = (t[rows].to(device) for t in (calls.x, calls.y, calls.seen))
         with torch.enable_grad():
-            miss = (calls.run(block, rows, qdrop(seen, x, recipe.drop, rng)).float() - y).square()
-            error = miss.sum(1 if miss.ndim == 4 else -1).mean()
+            error = calls.error(calls.run(block, rows, qdrop(seen, x, recipe.drop, rng)).float() - y, rows)
             undecided = torch.zeros((), device=device)
             if step > WARMUP * steps and soft.weights:
                 beta = 20 - 18 * (step / steps - WARMUP) / (1 - WARMUP)
