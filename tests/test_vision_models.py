@@ -10,9 +10,9 @@ from torch import nn
 import vision_toys as toys
 from zsaq import QuantConfig, quantize_model
 from zsaq.train.pair import Capture, Pair
+from zsaq.vision.classifier import Classifier
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import (
-    Classifier,
     attentions,
     batch_norms,
     blocks,
