@@ -20,7 +20,7 @@ from zsaq.language.nearness import POOR, Nearness, nearness, remedy
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.run import Results
-from zsaq_cli.making import with_ends
+from zsaq_cli.given import with_ends
 
 FEW: Any = {"light": {}, "default": {"calibration": 1}, "best": {"calibration": 1, "steps": 1}}
 
