@@ -26,7 +26,6 @@ from zsaq.language.costs import Cost
 from zsaq.language.defaults import usual_options
 from zsaq.language.job import TextJob
 from zsaq.language.sam_sga import CALIBRATION
-from zsaq.language.size import Size
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import coverage
@@ -125,7 +124,7 @@ def quantize(
     if zero_shot is not None and row.inputs != OWN and row.name != GIVEN and known:
         raise ValueError(f"zero_shot is for {GIVEN} and one's own methods; {row.name} says itself what it reads")
     others = [other for other in (subject.choose(name, config, effort) for name in baselines) if other.name != row.name]
-    subject.check_reads((*others, row), sized=Size.of(config) is not None)
+    subject.check_reads((*others, row), [config])
     if method == "auto":
         options = usual_options(row, getattr(subject.job, "kind", None), effort) | options
     with unchanged(*subject.untouched()), released(subject.model):

@@ -12,7 +12,6 @@ from zsaq.api import budget_of, circumstances, run
 from zsaq.io.target import ready_comparison
 from zsaq.io.teacher import unchanged
 from zsaq.keys import config_name, key_of
-from zsaq.language.size import Size
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.comparison import KEYS, Comparison
@@ -64,7 +63,7 @@ def compare(
     subject = Subject.of(model, **given, shared=loop.shared)
     rows = [(config, subject.choose(method, config, effort)) for config in configs for method in methods]
     check_names(methods, [row for _, row in rows])
-    subject.check_reads((row for _, row in rows), sized=any(Size.of(config) is not None for config in configs))
+    subject.check_reads((row for _, row in rows), configs)
     known = sorted({name for _, row in rows for name in row.options()})
     unknown = [name for name in sorted(options) if name not in known]
     if unknown and not any(row.inputs == OWN for _, row in rows):

@@ -167,9 +167,9 @@ class Subject:
         chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
         return choice.find(chosen, self.job.teacher)
 
-    def check_reads(self, rows: Iterable[Method], sized: bool = False) -> None:
+    def check_reads(self, rows: Iterable[Method], configs: Iterable[Any]) -> None:
         """Raises ValueError for batches that none of the methods reads: nobody shall believe that a student has learned
-        from them. What else is not read by these methods is told. `sized`: bits are chosen by size, on text."""
+        from them. What else is not read by these methods is told. `configs`: sizes among them read text."""
         rows = list(rows)
         readers_of_text = [row for row in rows if row.inputs == language.TEXT]
         readers = {
@@ -181,7 +181,7 @@ class Subject:
         }
         if any(row.inputs == OWN for row in rows):
             return
-        text = ("generator", "prompts", "base", "text_pair") if sized else ()
+        text = ("generator", "prompts", "base", "text_pair") if any(map(Size.of, configs)) else ()
         unread = {name for name in self.given if not readers[name]}.difference(text)
         names = ", ".join(dict.fromkeys(row.name for row in rows))
         if "batches" in unread:

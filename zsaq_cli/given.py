@@ -43,7 +43,8 @@ def with_ends(bits: str | None, embedding: int | None, head: int | None, target_
     named = {"head": config.head} if config.head else {}
     named |= {} if config.spare_tied else {"embedding": config.embedding}
     for name in given.keys() & named.keys():
-        own = named[name].bits if named[name] else 16
+        grid = named[name]
+        own = 16 if grid is None else grid.bits
         if own != given[name]:
             raise ValueError(f"--{name} {given[name]}: --bits {bits} says {own} bits for it: give one of the two")
     scales = "float16" if bits.strip().lower().endswith("-s16") else "float32"
