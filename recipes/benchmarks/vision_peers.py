@@ -3,11 +3,11 @@
     PYTHONPATH=recipes python -m recipes.benchmarks.vision_peers lite0 model.safetensors pictures.parquet --size 128
 
 `--images`: a file of torch.save with images [N, 3, S, S] in normalised space, as those of a synthesis; default: noise.
-Rows: the teacher; `rtn` of zsaq under the preset brecq, W8A8; ONNX Runtime's `quantize_static` (QDQ, a scale a
-channel, min-max), all operators that it knows or convolutions alone, and NNCF's `quantize` (its preset MIXED, with its bias correction), each if it is installed. The
-protocols differ: the peers fold BatchNorm into the convolutions first, round the image and what activations and sums
-put out, biases too, and weights symmetrically; brecq rounds inputs of layers, leaves the image in floats, and searches
-the scales of weights. Each row is measured in the runtime that the tool makes it for: torch, or ONNX Runtime.
+Rows: the teacher; `rtn` of zsaq under the preset brecq, W8A8; and ONNX Runtime's `quantize_static` (QDQ, a scale a
+channel, min-max), all operators that it knows, or convolutions alone. The protocols differ: the peer folds BatchNorm
+into the convolutions first, and rounds the image, what operators put out and biases too; brecq rounds inputs of layers,
+leaves the image in floats, and searches the scales of weights. Each row is measured in the runtime that it is made for:
+torch, or ONNX Runtime.
 """
 
 import argparse
@@ -47,15 +47,6 @@ def by_zsaq(teacher: nn.Module, images: Tensor) -> Answer:
     return Logits(calibrate(quantize_model(teacher, config), [{"pixel_values": part} for part in images.split(32)]))
 
 
-def by_nncf(teacher: nn.Module, images: Tensor) -> Answer:
-    import nncf
-
-    return nncf.quantize(
-        Logits(teacher), nncf.Dataset(list(images.split(1))), preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(images),
-    )  # fmt: skip
-
-
 def by_onnxruntime(teacher: nn.Module, images: Tensor, kinds: list[str] | None = None) -> Answer:
     from onnxruntime import InferenceSession
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
@@ -89,7 +80,6 @@ WAYS: dict[str, Callable[[nn.Module, Tensor], Answer]] = {
     "zsaq, rtn, brecq": by_zsaq,
     "onnxruntime": by_onnxruntime,
     "onnxruntime, convolutions": partial(by_onnxruntime, kinds=["Conv"]),
-    "nncf": by_nncf,
 }
 
 
@@ -111,11 +101,7 @@ def main() -> None:
     shown = list(stream(args.test, net.processor(args.size), args.limit))
     for way in args.ways:
         begin, hits = time.process_time(), 0
-        try:
-            answer = WAYS[way](net.load(args.weights, args.size), images)
-        except ImportError as error:
-            print(json.dumps({"way": way, "missing": str(error)}))
-            continue
+        answer = WAYS[way](net.load(args.weights, args.size), images)
         seconds = time.process_time() - begin
         for batch in shown:
             hits += int((answer(batch["pixel_values"]).argmax(1) == batch["labels"]).sum())
