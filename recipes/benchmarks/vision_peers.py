@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from examples.imagenet import NETS, spec_of, stream
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zsaq import calibrate, quantize_model
@@ -89,7 +90,9 @@ def main() -> None:
     parser.add_argument("net", choices=NETS)
     parser.add_argument("weights", help="a state dict in safetensors")
     parser.add_argument("test", help="a parquet file with test images")
-    parser.add_argument("--images", type=Path, help="calibration images, a file of torch.save (default: noise)")
+    parser.add_argument(
+        "--images", type=Path, help="calibration images, safetensors with pixel_values (default: noise)"
+    )
     parser.add_argument("--count", type=positive, default=64, help="how many images of noise")
     parser.add_argument("--limit", type=positive, help="how many test images, if not all")
     parser.add_argument("--size", type=positive, default=224)
@@ -97,7 +100,7 @@ def main() -> None:
     args = parser.parse_args()
     net = NETS[args.net]
     noise = torch.randn(args.count, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
-    images = noise if args.images is None else torch.load(args.images, weights_only=True)
+    images = noise if args.images is None else load_file(args.images)["pixel_values"]
     shown = list(stream(args.test, net.processor(args.size), args.limit))
     for way in args.ways:
         begin, hits = time.process_time(), 0

@@ -24,15 +24,6 @@ def moments(x: Tensor) -> Moments:
     return Moments(*ChannelMoments.apply(x.float()))
 
 
-def moments_of_each(x: Tensor) -> Moments:
-    """Of x [B, C, H, W] over the positions of each image, [B, C] in float32; the variance is the unbiased one, of a
-    map of one pixel 0."""
-    count = x[0, 0].numel()
-    rows = moments(x.reshape(1, -1, *x.shape[2:]))
-    variance = rows.variance * (count / max(1, count - 1))
-    return Moments(rows.mean.view(x.shape[:2]), variance.view(x.shape[:2]))
-
-
 @final
 class ChannelMoments(Function):
     """Mean and biased variance [C] of x [B, C, H, W]: the kernel of BatchNorm's own training, and one pass back.

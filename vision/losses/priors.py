@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from zsaq.train.objectives import Objective, labels_of
 from zsaq.train.pair import Batch, Capture, Pair, run_model
 from zsaq.train.randomness import generator
-from zsaq.vision.losses.moments import Moments, moments, moments_of_each
+from zsaq.vision.losses.moments import Moments, moments
 from zsaq.vision.models import batch_norms
 
 Form = Literal["batch", "instance"]
@@ -95,10 +95,14 @@ class BatchNormStats(Objective):
 
     def gaps(self, x: Tensor, i: int) -> tuple[Tensor, Tensor]:
         """|mean - its target| and |spread - its target| beyond the slack: [C] of a batch, [B, C] of instances."""
-        measured = moments(x) if self.form == "batch" else moments_of_each(x)
-        mean, variance = measured.mean, measured.variance
+        lone = self.form == "instance" and x[0, 0].numel() == 1
+        if self.form == "batch":
+            measured = moments(x)
+            mean, variance = measured.mean, measured.variance
+        else:
+            variance, mean = torch.var_mean(x, (2, 3), unbiased=not lone)
         target = self.targets[i] = self.targets[i].to(mean)
-        if self.form == "instance" and x[0, 0].numel() == 1:
+        if lone:
             spread = torch.zeros_like(variance)
         elif self.spread == "variance":
             spread = variance - target.variance

@@ -24,6 +24,7 @@ from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch, run_model
 from zsaq.train.rounding import LearnedStep, sampled
+from zsaq.train.trainer import warn_of_several
 
 Model = TypeVar("Model", bound=nn.Module)
 FITTED = (QuantLinear, QuantConv1D, QuantConv2d)
@@ -46,6 +47,7 @@ def one_pass(
 
     Raises ValueError for no batches, damping that is not positive, weights that are not float32 and for static ranges
     and layers that a pass does not reach; NotFinite, which holds the student, if the inputs of a layer are not finite.
+    Warns as `zsaq.calibrate` does.
     """
     loop = loop or Loop()
     device = loop.accelerator.device
@@ -73,6 +75,7 @@ def one_pass(
         raise ValueError(f"{left[:4]} are not reached by a forward pass; leave them unquantized")
     if steps.missing:
         raise ValueError(f"{steps.missing} static ranges are not reached by a forward pass; leave them unquantized")
+    warn_of_several(student, steps.several)
     return student
 
 
@@ -85,7 +88,7 @@ class Steps:
         inputs = {layer.input_quantizer for _, layer in quant_layers(student)}
         quantizers = [module for module in student.modules() if isinstance(module, Quantizer)]
         self.between = [each for each in quantizers if each.ranges.static and each not in inputs]
-        self.seen = dict[Static, Tensor]()
+        self.seen, self.several = dict[Static, Tensor](), set[nn.Module]()
         self.all = static_ranges(student)
 
     @property
@@ -99,6 +102,8 @@ class Steps:
         sample = cast(Tensor, self.accelerator.gather(sampled(args[0].detach().float())))
         if not sample.isfinite().all():
             raise NotFinite("what reaches a static range is not finite on these images; look at them")
+        if ranges in self.seen:
+            self.several.add(ranges)
         self.seen[ranges] = torch.cat([self.seen[ranges], sample]) if ranges in self.seen else sample
         ranges.hold(*LearnedStep(self.seen[ranges], quantizer.grid).bounds(quantizer.grid))
 

@@ -5,9 +5,10 @@ it move after every few steps (the min-max alternation).
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +29,7 @@ from zsaq.train.widening import widened
 
 Model = TypeVar("Model", bound=nn.Module)
 Divergence = Callable[[Batch], tuple[Tensor, Tensor]]
+SHOWN: Final = 4  # modules that a warning names
 
 
 class Adversary(Protocol):
@@ -44,7 +46,8 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
 
     At the end each is frozen to a scale and a zero, which are what is computed with and saved; a later call goes on
     from the means that this one leaves. Raises ValueError if there are no batches and for activations that are not
-    finite, with every range as it was; a student without static ranges is returned as it is.
+    finite, with every range as it was; a student without static ranges is returned as it is. Warns of modules that a
+    pass calls at several places, which have one range for all of them.
     """
     device = (accelerator or processes()).device
     ranges = static_ranges(student)
@@ -53,9 +56,11 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
         return student
     for each in ranges:
         each.observing = each.observer
+    before, count = {each: each.observer.updates for each in ranges}, 0
     try:
         with torch.no_grad():
             for batch in batches:
+                count += 1
                 run_model(student, {k: v.to(device) for k, v in batch.items()})
     finally:
         for each in ranges:
@@ -65,7 +70,21 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
     for step in (Static.check_seen, Static.freeze):
         for each in ranges:
             step(each)
+    warn_of_several(student, {each for each in ranges if each.observer.updates - before[each] > count})
     return student
+
+
+def warn_of_several(student: nn.Module, several: Collection[nn.Module]) -> None:
+    """Warn of the modules of these static ranges, which a pass reaches several times."""
+    owners = [name.removesuffix(".ranges") for name, module in student.named_modules() if module in several]
+    names = [name.removesuffix("_quantizer").rpartition(".")[0] for name in owners]
+    if names:
+        listed = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        warnings.warn(
+            f"a pass calls {listed} at several places, for which there is one static range: give each place a module "
+            "of its own, or quantize it with dynamic ranges, where the places differ in range",
+            stacklevel=3,
+        )
 
 
 def distill(
