@@ -90,9 +90,7 @@ def main() -> None:
     parser.add_argument("net", choices=NETS)
     parser.add_argument("weights", help="a state dict in safetensors")
     parser.add_argument("test", help="a parquet file with test images")
-    parser.add_argument(
-        "--images", type=Path, help="calibration images: safetensors with pixel_values (noise)"
-    )
+    parser.add_argument("--images", type=Path, help="calibration images: safetensors with pixel_values (noise)")
     parser.add_argument("--count", type=positive, default=64, help="how many images of noise")
     parser.add_argument("--limit", type=positive, help="how many test images, if not all")
     parser.add_argument("--size", type=positive, default=224)
