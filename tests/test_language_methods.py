@@ -100,7 +100,9 @@ def test_only_what_may_read_real_data_is_not_zero_shot() -> None:
 def test_every_row_is_whole() -> None:
     for name, method in METHODS.items():
         assert method.name == name and method.idea and method.inputs and method.needs and method.cost
-        assert set(method.budgets) <= {"steps", "calibration"} and not set(method.budgets) & set(method.settings)
+        assert set(method.budgets) <= {"steps", "calibration", "batch_size"} and not set(method.budgets) & set(
+            method.settings
+        )
         assert all(list(counts) == sorted(counts) for counts in method.budgets.values())
 
 

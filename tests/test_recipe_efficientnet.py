@@ -137,8 +137,8 @@ def test_a_student_agrees_in_onnx_runtime(state: State, preset: str, tmp_path: P
 
 def test_normalisation_is_the_nets_own_unless_told() -> None:
     net = imagenet.NETS["lite0"]
-    assert net.processor(128).image_mean == [127 / 255] * 3
-    assert net.with_([0.4, 0.5, 0.6], None).processor(128).image_mean == [0.4, 0.5, 0.6]
+    assert list(net.processor(128).image_mean) == [127 / 255] * 3
+    assert list(net.with_([0.4, 0.5, 0.6], None).processor(128).image_mean) == [0.4, 0.5, 0.6]
     for mean, deviation in (([0.5], None), (None, [0.2, 0.0, 0.2])):
         with pytest.raises(ValueError, match="three numbers each"):
             net.with_(mean, deviation)

@@ -2,7 +2,7 @@
 
     PYTHONPATH=recipes python -m recipes.benchmarks.vision_peers lite0 model.safetensors pictures.parquet --size 128
 
-`--images`: a file of torch.save with images [N, 3, S, S] in normalised space, as those of a synthesis; default: noise.
+`--images`: safetensors with pixel_values [N, 3, S, S] in normalised space, as those of a synthesis; default: noise.
 Rows: the teacher; `rtn` of zsaq under the preset brecq, W8A8; and ONNX Runtime's `quantize_static` (QDQ, a scale a
 channel, min-max), all operators that it knows, or convolutions alone. The protocols differ: the peer folds BatchNorm
 into the convolutions first, and rounds the image, what operators put out and biases too; brecq rounds inputs of layers,
@@ -21,13 +21,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from examples.imagenet import NETS, spec_of, stream
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from zsaq import calibrate, quantize_model
 from zsaq.script import positive, told
 from zsaq.vision.presets import brecq
+
+with told():
+    from examples.imagenet import NETS, spec_of, stream
 
 Answer = Callable[[Tensor], Tensor]
 

@@ -14,18 +14,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import BitImageProcessorPil, MobileNetV2Config, MobileNetV2ForImageClassification
 
 import zsaq
-from examples.efficientnet import fill, load_efficientnet
-from zsaq.eval.imagenet import DEVIATION, MEAN, score
-from zsaq.eval.images import ImageSource, open_pictures
 from zsaq.foreign import made
 from zsaq.script import positive, told
 from zsaq.vision.image_spec import ImageSpec
+
+with told():
+    from PIL import Image
+
+    from examples.efficientnet import fill, load_efficientnet
+    from zsaq.eval.imagenet import DEVIATION, MEAN, score
+    from zsaq.eval.images import ImageSource, open_pictures
 
 
 def spec_of(size: int = 224) -> ImageSpec:

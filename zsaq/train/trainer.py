@@ -56,12 +56,13 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
         return student
     for each in ranges:
         each.observing = each.observer
-    before, count = {each: each.observer.updates for each in ranges}, 0
+    several = set[nn.Module]()
     try:
         with torch.no_grad():
             for batch in batches:
-                count += 1
+                before = [each.observer.updates for each in ranges]  # a source may have shown it more
                 run_model(student, {k: v.to(device) for k, v in batch.items()})
+                several |= {r for r, seen in zip(ranges, before, strict=True) if r.observer.updates > seen + 1}
     finally:
         for each in ranges:
             each.observing = None
@@ -70,7 +71,7 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
     for step in (Static.check_seen, Static.freeze):
         for each in ranges:
             step(each)
-    warn_of_several(student, {each for each in ranges if each.observer.updates - before[each] > count})
+    warn_of_several(student, several)
     return student
 
 
