@@ -33,14 +33,26 @@ def round_to_grid(x: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid) ->
     """The codes of the nearest values, as floats in x's shape: clamp(round(x / scale + zero), low, high)."""
     place = torch.div(x, scale)
     if grid.uniform:
-        return place.add_(zero).round_().clamp_(grid.low, grid.high)
+        return moved(place, zero).round_().clamp_(grid.low, grid.high)
     edges = torch.tensor(grid.edges, dtype=place.dtype, device=place.device)
     return torch.bucketize(place, edges).to(place.dtype)
+
+
+def moved(x: Tensor, zero: Tensor | float) -> Tensor:
+    """`x` plus `zero`, in its place; a symmetric grid's 0 is not added."""
+    return x if isinstance(zero, float) and zero == 0 else x.add_(zero)
 
 
 def values_of(codes: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
     """What float codes stand for, in units of the scale and in their shape: code - zero, or the codebook's entry."""
     return codes - zero if grid.uniform else codebook(codes, grid)[codes.long()]
+
+
+def nearest(x: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:
+    """The nearest values times the scale, in x's shape and the wider dtype of both: `values_of(round_to_grid(x))` in
+    one buffer."""
+    codes = round_to_grid(x, scale, zero, grid)
+    return moved(codes, -zero).mul_(scale) if grid.uniform else values_of(codes, zero, grid).mul_(scale)
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from zsaq.quant.attention import QuantAttention, Rounded, quant_attentions
 from zsaq.quant.codes import dequantize
 from zsaq.quant.kinds import ExpertLinear, by_expert
+from zsaq.quant.last import LAST
 from zsaq.quant.layers import Conv1D, QuantActivation, quant_activations
 from zsaq.quant.packing import pack, unpack
 from zsaq.quant.quantizer import Quantizer
@@ -32,7 +33,7 @@ class PackedLayer(Unpacked):
     input_quantizer: Quantizer | None
 
     def inputs(self, x: Tensor) -> Tensor:
-        return x if self.input_quantizer is None else self.input_quantizer(x)
+        return x if self.input_quantizer is None else LAST.rounded(x, self.input_quantizer)
 
     def _apply(self, fn, recurse: bool = True):
         held = {name: self._buffers[name] for name in ("scale", "unit") if name in self._buffers}

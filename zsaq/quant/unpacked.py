@@ -120,7 +120,8 @@ class Unpacked(nn.Module):
 
     def stamps(self) -> list[tuple[int, int]]:
         """Which tensors the weight is made of, and how often each was written to."""
-        return [(id(t), 0 if t.is_inference() else t._version) for t in self.buffers(recurse=False)]
+        own = [t for t in self._buffers.values() if t is not None]  # `buffers()` takes five times as long
+        return [(id(t), 0 if t.is_inference() else t._version) for t in own]
 
     def release(self) -> None:
         """Free what was unpacked, and forget what was written there."""
