@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,7 +58,9 @@ def test_what_cannot_be_served_is_one_line(folder: Path, tmp_path: Path) -> None
 
 def test_others_ask_it_by_http(folder: Path) -> None:
     command = [sys.executable, "-m", "zsaq_cli", "serve", str(folder), "--port", "0", "--json", "--context", "64"]
-    process = subprocess.Popen([*command, "--threads", "1"], stdout=subprocess.PIPE, text=True, env=os.environ)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a runner in the background has had ignored
+    command += ["--threads", "1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heard)
     assert process.stdout is not None
     try:
         address = json.loads(process.stdout.readline())["address"]

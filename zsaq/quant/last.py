@@ -5,7 +5,7 @@ import weakref
 from typing import Final, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from zsaq.quant.dynamic import MinMax
 from zsaq.quant.grid import Grid
@@ -25,10 +25,10 @@ class Last(threading.local):
         self.key: tuple[int, Grid] | None = None
         self.answer: Tensor | None = None
 
-    def rounded(self, x: Tensor, quantizer: Quantizer) -> Tensor:
+    def rounded(self, x: Tensor, quantizer: nn.Module) -> Tensor:
         """What `quantizer` answers to `x`; with gradients, in a graph and for ranges of its own, always anew."""
         traced = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing() or x.is_inference()
-        if traced or not isinstance(quantizer.ranges, MinMax):
+        if traced or not isinstance(quantizer, Quantizer) or not isinstance(quantizer.ranges, MinMax):
             return quantizer(x)
         key = (x._version, quantizer.grid)
         if self.of is not None and self.of() is x and self.key == key and self.answer is not None:
