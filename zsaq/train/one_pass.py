@@ -17,9 +17,9 @@ from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantLayer, QuantLinear,
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import Static, static_ranges
 from zsaq.train.compensation import moment, round_layers
-from zsaq.train.correction import answers_of, corrected, joined
+from zsaq.train.correction import answers_of, corrected, has_bias, joined
 from zsaq.train.gptq import check_fit
-from zsaq.train.logging import StepLog
+from zsaq.train.logging import StepLog, say
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
 from zsaq.train.pair import Batch, run_model
@@ -47,7 +47,7 @@ def one_pass(
 
     Raises ValueError for no batches, damping that is not positive, weights that are not float32 and for static ranges
     and layers that a pass does not reach; NotFinite, which holds the student, if the inputs of a layer are not finite.
-    Warns as `zsaq.calibrate` does.
+    What was fitted before stays so. Warns as `zsaq.calibrate` does, and says what is not compensated or corrected.
     """
     loop = loop or Loop()
     device = loop.accelerator.device
@@ -76,6 +76,13 @@ def one_pass(
     if steps.missing:
         raise ValueError(f"{steps.missing} static ranges are not reached by a forward pass; leave them unquantized")
     warn_of_several(student, steps.several)
+    rough = sum(name not in fit for name in every)
+    bare = sum(name in answers.means and not has_bias(layer) for name, layer in every.items())
+    if loop.accelerator.is_main_process and (rough or bare):
+        say(
+            f"{stage}: of {len(every)} layers {rough} stay rounded to nearest (compensation needs ranges='searched'), "
+            f"{bare} have neither a BatchNorm nor a bias to correct"
+        )
     return student
 
 

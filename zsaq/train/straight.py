@@ -2,8 +2,7 @@
 always measured on what they are rounded to (straight through).
 
 What EfficientQAT does first (Chen et al. 2024, arXiv 2407.11062, sec. 3.2), here from GPTQ's rounding on. Soft bits
-(`zsaq.train.reconstruction`) need thousands of steps before they are decided, and until then a block learns for weights
-that it will not have.
+(`zsaq.train.reconstruction`) from there ended further from the teacher than GPTQ alone in 40 steps (recipes/LOG.md).
 """
 
 import math
@@ -34,7 +33,7 @@ BUDGET = 8 * 2**30  # bytes of a block's states that may lie on the accelerator
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """`steps` of AdamW on `batch_size` samples, whose rate falls to 0 from `lr` of the mean distance between levels."""
+    """`steps` of Adam on `batch_size` samples, whose rate falls to 0 from `lr` of the mean distance between levels."""
 
     steps: int
     batch_size: int
