@@ -57,7 +57,10 @@ class LlamaServer:
         try:
             self._server: Any = llama.Server(params)
         except RuntimeError as error:
-            raise ValueError(f"llama.cpp does not open {file}, or not with this cache: {error}") from error
+            raise ValueError(
+                f"llama.cpp does not open {file}: {error}. zsaq verify tells whether the file is whole; a smaller "
+                "--context needs less memory, and --cache f16 runs with every model"
+            ) from error
         self._letter = self.tokens("a")[-1]
 
     @property
@@ -77,7 +80,9 @@ class LlamaServer:
             with here.open(request, timeout=WAIT) as answer:
                 yield from answer
         except urllib.error.HTTPError as error:
-            raise ValueError(f"llama.cpp refuses: {error.read().decode(errors='replace')[:300]}") from error
+            told = error.read().decode(errors="replace")[:300]
+            more = "; a longer --context has room for more tokens" if "context" in told else ""
+            raise ValueError(f"llama.cpp refuses: {told}{more}") from error
 
     def tokens(self, text: str) -> list[int]:
         """Ids of a text, with what stands around one."""

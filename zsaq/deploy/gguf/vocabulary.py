@@ -48,7 +48,10 @@ def pieces(told: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
     kinds = [int(gguf.TokenType.UNUSED)] * size
     vocabulary, added = told["model"]["vocab"], told.get("added_tokens", [])
     if (last := max([*vocabulary.values(), *(token["id"] for token in added)])) >= size:
-        raise ValueError(f"its tokenizer has {last + 1} tokens, and its table {size}")
+        raise ValueError(
+            f"its tokenizer has {last + 1} tokens, and its table {size}: llama.cpp would read beyond the table; take the "
+            "tokenizer that this model was saved with"
+        )
     for token, i in vocabulary.items():
         whole_byte = len(token) == 6 and token.startswith("<0x") and told["model"].get("byte_fallback")
         tokens[i], kinds[i] = token, int(gguf.TokenType.BYTE if whole_byte else gguf.TokenType.NORMAL)
@@ -56,7 +59,7 @@ def pieces(told: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
         kind = gguf.TokenType.CONTROL if token["special"] else gguf.TokenType.USER_DEFINED
         tokens[token["id"]], kinds[token["id"]] = token["content"], int(kind)
     if len(set(tokens)) != size:
-        raise ValueError("two of its tokens have one text, and llama.cpp tells them by it")
+        raise ValueError(f"two of its tokens have one text, and llama.cpp tells them by it; {LIKE}")
     return tokens, kinds
 
 
@@ -130,7 +133,10 @@ def taken_from(file: Path, writer: gguf.GGUFWriter, arch: str, size: int) -> str
         raise ValueError(f"{file} is of a {theirs}, and this is a {arch}: give a file of the same model")
     tokens = fields.get("tokenizer.ggml.tokens")
     if tokens is None or len(tokens.data) != size:
-        raise ValueError(f"{file} has {0 if tokens is None else len(tokens.data)} tokens, and this model {size}")
+        raise ValueError(
+            f"{file} has {0 if tokens is None else len(tokens.data)} tokens, and this model {size}: give a file of the "
+            "same model"
+        )
     for name, field in fields.items():
         if name.startswith(("tokenizer.", "general.")) and name not in OURS:
             sub = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
