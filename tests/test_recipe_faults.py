@@ -83,6 +83,8 @@ LINES = [
     "benchmarks/speed.py bert-base --bits w4a8 --output_dir {out} --repeats -1",
     "benchmarks/vision_cost.py --teacher {file}",
     "benchmarks/vision_cost.py --teacher {weights}",
+    "benchmarks/image_makers.py cifar {file}",
+    "benchmarks/image_makers.py lite0 {weights}",
     "examples/pretrain_opt.py --text /nowhere --output_dir {out}",
     "examples/pretrain_opt.py --text {file} --output_dir {out}",
     "examples/pretrain_opt.py --text {parquet} --output_dir {out}",

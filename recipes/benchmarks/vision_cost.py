@@ -4,8 +4,8 @@
 
 Pairs of steps are timed in turn, in one process, and the medians compared: SGD, plain and with gradient inundation (the
 teacher's and student's forward, the student's backward); HAST's step, and SynQ's, which filters the images and adds
-activation maps and easy labels. Processor time is given too: it leaves out what other processes took. Then the images
-that HAST's, ZeroQ's and Genie's synthesis makes per second, for a thousand steps of each.
+activation maps and easy labels. Processor time is given too: it leaves out what other processes took. What images cost
+tells `image_makers`.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import copy
 import json
 import time
 from collections.abc import Callable
-from functools import partial
 from statistics import median
 
 import torch
@@ -27,10 +26,8 @@ from zsaq.vision import presets
 from zsaq.vision.losses.labels import labelled
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import sgd
-from zsaq.vision.papers.genie import genie_images
-from zsaq.vision.papers.hast import hast_images, hast_objective
+from zsaq.vision.papers.hast import hast_objective
 from zsaq.vision.papers.synq import filtered, synq_objective
-from zsaq.vision.papers.zeroq import zeroq_images
 from zsaq.vision.sources.crops import views
 
 with told():
@@ -110,14 +107,6 @@ def main() -> None:
     of_synq = synq_objective(teacher, clear, labels=0.5, difficulty=0.7, maps=50.0, attention=1000.0, epsilon=0.01)
     kinds = {"hast": kind(hast_objective(teacher, 1000.0, 0.01), None), "synq": kind(of_synq, 0.25)}
     metrics |= compare_speed(kinds, args.steps, device)
-    images_of = {
-        "zeroq": partial(zeroq_images, images=args.batch_size),
-        "hast": partial(hast_images, images=args.batch_size, crops=0.0),
-        "genie": partial(genie_images, images=args.batch_size, group=args.batch_size),
-    }
-    for name, make in images_of.items():
-        clock, _ = timed(lambda make=make: make(teacher, SPEC, steps=args.steps, seed=args.seed), device)
-        metrics[f"{name}, images per second, 1000 steps each"] = round(args.batch_size * args.steps / 1000 / clock, 4)
     print(json.dumps(metrics | {"threads": torch.get_num_threads(), "device": device.type} | vars(args)))
 
 
