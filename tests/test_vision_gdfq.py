@@ -13,7 +13,7 @@ from zsaq import KL, Loop, Objective, QuantConfig, calibrate
 from zsaq.quant.model import quantize_model
 from zsaq.quant.ranges import static_ranges
 from zsaq.train.pair import Pair, run_model
-from zsaq.train.synthesis import Synthesizer
+from zsaq.train.synthesis import Synthesizer, synthesize
 from zsaq.vision.alternation import alternate
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats
@@ -159,3 +159,17 @@ def test_a_teacher_without_batch_norm_is_refused(tmp_path: Path) -> None:
         zeroq_images(vit(), ImageSpec(CLASSES, 32), images=2)
     with pytest.raises(ValueError, match="BatchNorm"):
         gdfq(vit(), QuantConfig(), ImageSpec(CLASSES, 32), **SHORT, loop=quiet(tmp_path))
+
+
+def test_zeroq_cools_within_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+
+    def follow(*args: Any, scheduler: Any, **options: Any) -> Any:
+        made = synthesize(*args, scheduler=scheduler, **options)
+        rates.append(scheduler.get_last_lr()[0])
+        return made
+
+    monkeypatch.setattr("zsaq.vision.papers.zeroq.synthesize", follow)
+    for steps in (1, 7):
+        zeroq_images(classifier(cnn()), ImageSpec(CLASSES, 16), images=2, steps=steps)
+    assert rates == pytest.approx([0.01, 0.01])

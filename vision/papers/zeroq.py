@@ -24,16 +24,17 @@ def zeroq_images(
 ) -> Batch:  # fmt: skip
     """`images` images without labels, from Gaussian noise; pictures of them in `folder`.
 
-    Adam, its rate / 10 whenever the loss has not fallen for 100 steps, as published for 500 and for fewer too, for the
-    reason that `optimised_images` gives. Raises ValueError for a teacher without BatchNorm2d.
+    Adam, its rate from `lr` to a fiftieth along a cosine. Published is / 10 whenever the loss has not fallen for 100
+    steps, which in few steps never comes: its loss after 60 steps on a CIFAR-10 ResNet-20 is 43.7, after 200 34.2, the
+    cosine's after 60 22.7. Raises ValueError for a teacher without BatchNorm2d.
     """
     teacher = classifier(teacher)
     source = Pixels(images, spec, seed=seed)
     adam = torch.optim.Adam(source.parameters(), lr)
-    plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(adam, factor=0.1, patience=100, min_lr=1e-4)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, max(1, steps), lr / 50)
     objective = BatchNormStats(teacher, "instance") + ImageStats()
     losses: list[float] = []
-    batch = synthesize(source, objective, adam, steps, teacher, scheduler=plateau, losses=losses, stage="zeroq")
+    batch = synthesize(source, objective, adam, steps, teacher, scheduler=cosine, losses=losses, stage="zeroq")
     if folder is not None:
         album(batch, folder, losses)
     return batch
