@@ -8,8 +8,10 @@ import pytest
 
 import zsaq
 from language_toys import bert, bpe, opt, wordpiece
-from zsaq import launch
+from zsaq import launch, script
 from zsaq.train.optim import NotFinite
+
+LEAST = ["--methods", "rtn", "--output_dir", "x"]
 
 
 @pytest.mark.parametrize(
@@ -20,16 +22,16 @@ from zsaq.train.optim import NotFinite
     ],
 )  # fmt: skip
 def test_the_value_of_a_word(text: str, value: Any) -> None:
-    answer = launch.value_of(text)
+    answer = script.value_of(text)
     assert answer == value and type(answer) is type(value)
 
 
 def test_words_are_pairs() -> None:
-    assert launch.options_of(["--steps", "2", "--ratio", "5,1"]) == {"steps": 2, "ratio": (5, 1)}
-    assert launch.options_of([]) == {}
+    assert script.options_of(["--steps", "2", "--ratio", "5,1"]) == {"steps": 2, "ratio": (5, 1)}
+    assert script.options_of([]) == {}
     for words in (["--steps"], ["steps", "2"], ["--steps=2", "3"], ["--steps", "2", "x"]):
         with pytest.raises(ValueError, match="give pairs such as --steps 200"):
-            launch.options_of(words)
+            script.options_of(words)
 
 
 def test_a_recipe_has_a_flag_for_every_option_of_its_method() -> None:
@@ -119,3 +121,18 @@ def test_a_table_from_flags_to_the_folder(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert shown.count("0.1235") == 3 and "teacher" in shown and "w2a8" in shown
     assert (tmp_path / "x" / "table.csv").is_file() and (tmp_path / "x" / "table.png").is_file()
+
+
+@pytest.mark.parametrize("word", ["loop", "configs", "tokenizer", "model", "checkpoint"])
+def test_arguments_of_python_are_no_options(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        launch.parse(launch.table_parser("text", "w4a8", ["rtn"]), [*LEAST, f"--{word}", "3"])
+    assert f"--{word} is no option here" in capsys.readouterr().err
+
+
+def test_a_table_has_a_preset_and_no_option_twice() -> None:
+    args = launch.parse(launch.table_parser("text", "w4a8", ["rtn"]), [*LEAST, "--preset", "uniform"])
+    assert args.preset == "uniform" and args.options == {}
+    with pytest.raises(ValueError, match="--generator 3 is no option here: this script gives it"):
+        script.beside({"generator": 3, "steps": 2}, {"generator": opt(bpe())})
+    assert script.beside({"steps": 2}, {"seed": 1}) == {"steps": 2, "seed": 1}

@@ -31,7 +31,7 @@ from zsaq.report.card import base_of
 from zsaq.report.curves import draw_curves
 from zsaq.report.hub import ready
 from zsaq.report.table import Table
-from zsaq.script import told
+from zsaq.script import beside, options_of, told, value_of
 from zsaq.student import made_whole, noted
 from zsaq.train.logging import quiet, say
 from zsaq.train.loop import Loop, processes
@@ -42,30 +42,6 @@ MEMORY: Final = {
     "adamw_8bit": "keep the optimizer's states in 8 bits (bitsandbytes)",
     "shared": "processes share each batch, and make the student of one",
 }
-
-
-def value_of(text: str) -> Any:
-    """An option's value as a person types it: a number, true, false, none, several with commas, or text."""
-    if "," in text:
-        return tuple(value_of(part) for part in text.split(","))
-    named = {"none": None, "true": True, "false": False}
-    if text.lower() in named:
-        return named[text.lower()]
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            continue
-    return text
-
-
-def options_of(words: Sequence[str]) -> dict[str, Any]:
-    """`--steps 200 --lr 0.001` as {"steps": 200, "lr": 0.001}. Raises ValueError for what is no pair."""
-    if len(words) % 2 or not all(word.startswith("--") and word[2:].isidentifier() for word in words[::2]):
-        raise ValueError(
-            f"{' '.join(words)!r} are no options: give pairs such as --steps 200 (`zsaq methods` lists them)"
-        )
-    return {name[2:]: value_of(value) for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
 def blank(text: str | None) -> argparse.ArgumentParser:
@@ -140,6 +116,7 @@ def table_parser(text: str | None, bits: str, names: list[str]) -> argparse.Argu
     flags.add_argument("--bits", nargs="+", default=[bits])
     flags.add_argument("--methods", nargs="+", required=True, choices=names, metavar="METHOD", help=", ".join(names))
     flags.add_argument("--seeds", nargs="+", type=int, default=[0])
+    flags.add_argument("--preset", help="images: what the bits mean; default: each method's own")
     flags.add_argument("--output_dir", required=True)
     return flags
 
@@ -162,11 +139,9 @@ def main(
     args: argparse.Namespace, loop: Loop, subject: Mapping[str, Any], *, baselines: Sequence[str] = (), recipe: str
 ) -> None:
     """A recipe: quantize the subject, save, draw, show, and publish if asked."""
-    student = run(
-        output_dir=args.output_dir, loop=loop, push_to_hub=args.push_to_hub, recipe=Path(recipe), config=args.bits,
-        method=args.method, effort=args.effort, seed=args.seed, license=args.license, preset=args.preset,
-        baselines=baselines, checkpoint_every=args.checkpoint_every, resume=args.resume, **subject, **args.options,
-    )  # fmt: skip
+    flags = ("output_dir", "push_to_hub", "method", "effort", "seed", "license", "preset", "checkpoint_every", "resume")
+    known = {name: vars(args)[name] for name in flags} | {"config": args.bits, "recipe": Path(recipe), **subject}
+    student = run(**beside(args.options, known | {"loop": loop, "baselines": baselines}))
     if loop.accelerator.is_main_process:
         show(student, f"{args.name}, {args.bits}")
 
@@ -226,11 +201,11 @@ def run(
 
 def table(args: argparse.Namespace, loop: Loop, subject: Mapping[str, Any]) -> None:
     """A comparison: its runs in the output folder, with table.md, table.csv and table.png, and the table on stdout."""
-    known = {key: value for key, value in subject.items() if key != "data"}
-    runs = compare(
-        configs=args.bits, methods=args.methods, seeds=args.seeds, folder=args.output_dir, effort=args.effort,
-        preset=args.preset, loop=loop, checkpoint_every=args.checkpoint_every, **known, **args.options,
-    )  # fmt: skip
+    known = {
+        "configs": args.bits, "methods": args.methods, "seeds": args.seeds, "folder": args.output_dir, "loop": loop,
+        "effort": args.effort, "preset": args.preset, "checkpoint_every": args.checkpoint_every, **subject,
+    }  # fmt: skip
+    runs = compare(**beside(args.options, {key: value for key, value in known.items() if key != "data"}))
     if loop.accelerator.is_main_process:
         runs.write(args.output_dir)
         printed(runs.table().to_terminal(f"{args.output_dir}, also as table.md and table.csv"))

@@ -1,16 +1,20 @@
-"""What every script needs: errors that a user can mend in one line, and numbers within their bounds."""
+"""What every script needs: errors that a user can mend in one line, numbers within their bounds, options as typed."""
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from safetensors import SafetensorError
 
 BAD_INPUT: Final = 2
 STARVED: Final = "not enough memory: give a smaller batch, fewer images, a smaller model, or a larger machine"
 MISSING: Final = 3  # as the command line's exit codes
+OBJECTS: Final = frozenset(  # of zsaq.quantize, zsaq.compare and their like, of which a word is none
+    "model config configs methods seeds score data folder loop recipe checkpoint tokenizer processor spec batches real"
+    .split()
+)  # fmt: skip
 
 
 @contextmanager
@@ -57,3 +61,42 @@ def _integer(text: str, least: int) -> int:
     if not least <= value < 2**31:
         raise argparse.ArgumentTypeError(f"{text!r:.50} is no integer from {least} to {2**31 - 1}")
     return value
+
+
+def value_of(text: str) -> Any:
+    """An option's value as a person types it: a number, true, false, none, several with commas, or text."""
+    if "," in text:
+        return tuple(value_of(part) for part in text.split(","))
+    named = {"none": None, "true": True, "false": False}
+    if text.lower() in named:
+        return named[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text
+
+
+def options_of(words: Sequence[str]) -> dict[str, Any]:
+    """`--steps 200 --lr 0.001` as {"steps": 200, "lr": 0.001}. Raises ValueError for what is no pair, and for names of
+    Python's objects."""
+    if len(words) % 2 or not all(word.startswith("--") and word[2:].isidentifier() for word in words[::2]):
+        raise ValueError(
+            f"{' '.join(words)!r} are no options: give pairs such as --steps 200 (`zsaq methods` lists them)"
+        )
+    options = {name[2:]: value_of(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+    if objects := sorted(OBJECTS & options.keys()):
+        raise ValueError(
+            f"--{objects[0]} is no option here, but an argument of Python: leave it off, or call zsaq"
+        )
+    return options
+
+
+def beside(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """What a script knows by itself, and a user's options. Raises ValueError for an option that it knows already."""
+    if both := sorted(options.keys() & known.keys()):
+        raise ValueError(
+            f"--{both[0]} {options[both[0]]} is no option here: this script gives it itself; leave it off"
+        )
+    return {**known, **options}

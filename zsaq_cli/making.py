@@ -99,7 +99,7 @@ def quantize(
     """
 
     def work() -> Outcome:
-        from zsaq import launch
+        from zsaq import launch, script
         from zsaq.io.target import new_folder
         from zsaq.io.teacher import name_of
 
@@ -111,7 +111,7 @@ def quantize(
             model, with_ends(bits, embedding, head, target_mb), folder, target_mb=target_mb, method=method,
             effort=effort, seed=seed, license=license,
             **subject(model, generator, text_pair, size, corpus, prompts, base), preset=preset,
-            checkpoint_every=checkpoint_every, resume=resume, **launch.options_of(context.args),
+            checkpoint_every=checkpoint_every, resume=resume, **script.options_of(context.args),
         )  # fmt: skip
         results = student.zsaq.results
         facts = {
@@ -186,7 +186,7 @@ def compare(
 
     def work() -> Outcome:
         import zsaq
-        from zsaq import launch
+        from zsaq import script
         from zsaq.io.target import ready_comparison
         from zsaq.io.teacher import load_teacher
         from zsaq_cli.scoring import scorer
@@ -200,7 +200,7 @@ def compare(
         table = zsaq.compare(
             model, bits.split(","), methods.split(","), seeds=numbers(seeds), score=score, folder=output_dir,
             effort=effort, preset=preset, checkpoint_every=checkpoint_every,  # pyright: ignore[reportArgumentType]
-            **subject(model, generator, text_pair, size, corpus, prompts, base), **launch.options_of(context.args),
+            **subject(model, generator, text_pair, size, corpus, prompts, base), **script.options_of(context.args),
         )  # fmt: skip
         table.write(output_dir)
         shown = table.table().to_terminal(f"{output_dir}, also as table.md and table.csv")

@@ -34,11 +34,11 @@ def quantize_files(
 
     def work() -> Outcome:
         import zsaq
-        from zsaq import launch
+        from zsaq import script
 
         results = zsaq.quantize_files(
             model, output_dir, bits, method=method, effort=effort,  # pyright: ignore[reportArgumentType]
-            corpus=corpus, seed=seed, license=license, **launch.options_of(context.args),
+            corpus=corpus, seed=seed, license=license, **script.options_of(context.args),
         )  # fmt: skip
         facts = {
             "folder": output_dir, "model": model, "method": results.method, "seed": seed, "effort": effort,

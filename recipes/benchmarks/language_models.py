@@ -85,7 +85,7 @@ def students(name: str, config: str, making: Making) -> tuple[Any, float]:
     import torch
 
     import zsaq
-    from zsaq import launch
+    from zsaq import script
     from zsaq.eval.reading import read_text
     from zsaq.io.saving import weight_bytes
 
@@ -96,7 +96,7 @@ def students(name: str, config: str, making: Making) -> tuple[Any, float]:
     making.begin()
     student = zsaq.quantize(
         args.model, config, method=name, seed=args.seed, real=real and (lambda: real),
-        **launch.options_of(making.options),
+        **script.options_of(making.options),
     )  # fmt: skip
     making.end()
     with tempfile.TemporaryDirectory() as folder:

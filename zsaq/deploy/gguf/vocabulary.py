@@ -49,7 +49,7 @@ def pieces(told: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
     vocabulary, added = told["model"]["vocab"], told.get("added_tokens", [])
     if (last := max([*vocabulary.values(), *(token["id"] for token in added)])) >= size:
         raise ValueError(
-            f"its tokenizer has {last + 1} tokens, and its table {size}: llama.cpp would read beyond the table; take the "
+            f"its tokenizer has {last + 1} tokens, and its table {size}: llama.cpp would read beyond it; take the "
             "tokenizer that this model was saved with"
         )
     for token, i in vocabulary.items():
