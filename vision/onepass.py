@@ -18,11 +18,11 @@ def onepass(
     teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *,
     damping: float = 0.01, seed: int = 0, loop: Loop | None = None, folder: Path | None = None, stage: str = "onepass",
 ) -> nn.Module:  # fmt: skip
-    """A student of `teacher` fitted on `images` as `zsaq.one_pass` does, under any preset's `config`.
+    """A student of `teacher` in float32, fitted on `images` as `zsaq.one_pass` does, under any preset's `config`.
 
     Nothing is drawn, so `seed` changes nothing; the images' own does. `folder` is not used. Raises ValueError as
     `zsaq.one_pass` does.
     """
     teacher = classifier(teacher)
-    student = quantize_model(teacher, config)
+    student = quantize_model(teacher, config).float()  # 16 bits would not keep what is rounded
     return one_pass(student, teacher, minibatches(images, 64), damping=damping, loop=loop, stage=stage)

@@ -48,6 +48,8 @@ class Budget:
                 raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(default)}, as the default {default!r}")
         if still := [name for name in RATES if numbers.get(name) == 0]:
             raise ValueError(f"{still[0]} is 0, with which nothing is learned: give a positive number")
+        if numbers.get("damping") == 0:
+            raise ValueError("damping is 0, with which not all inputs can be inverted: give a positive number")
         return cls(effort, numbers)
 
     def __str__(self) -> str:

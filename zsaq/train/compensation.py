@@ -34,7 +34,7 @@ def moment(layer: QuantLayer, x: Tensor) -> Tensor:
         return (flat.T @ flat)[None]
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
-    d, places = layer.weight[0].numel(), x[0, 0].numel() // math.prod(layer.stride)
+    d, places = layer.weight[0].numel(), max(1, math.prod(x.shape[2:]) // math.prod(layer.stride))
     total = x.new_zeros(layer.groups, d, d)
     for part in x.split(max(1, UNFOLDED // (layer.groups * d * places))):
         seen = F.unfold(part, layer.kernel_size, layer.dilation, 0, layer.stride)
@@ -45,10 +45,11 @@ def moment(layer: QuantLayer, x: Tensor) -> Tensor:
 
 def round_layers(layers: Sequence[QuantLayer], total: Tensor, damping: float) -> list[float]:
     """Round the weights of layers that share the inputs of that `moment` [groups, d, d] float64, which is overwritten,
-    in place; the error of each: ||(w - q) x||^2 / ||w x||^2, 0 where the inputs are."""
+    in place; the error of each: ||(w - q) x||^2 / ||w x||^2, 0 where the inputs are. Raises ValueError, with no weight
+    changed, for a damping that leaves that moment without an inverse."""
     every = [layer.rows().flatten(1) for layer in layers]
     whole, silent = [_weight_of(rows.double(), total) for rows in every], not total.any()
-    factor = Factor.of(total[0], damping) if len(total) == 1 else GroupedFactor.of(total, damping)
+    factor = _factor_of(total, damping)
     errors = []
     for layer, rows, norm in zip(layers, every, whole, strict=True):
         weigh(layer.weight_quantizer, rows, factor.cost)
@@ -58,6 +59,17 @@ def round_layers(layers: Sequence[QuantLayer], total: Tensor, damping: float) ->
         layer.weight.copy_(latent.T if layer.columns_first else latent.view_as(layer.weight))
         errors.append(0.0 if silent else miss / (norm or 1.0))
     return errors
+
+
+def _factor_of(total: Tensor, damping: float) -> "Factor | GroupedFactor":
+    try:
+        factor = Factor.of(total[0], damping) if len(total) == 1 else GroupedFactor.of(total, damping)
+        fits = bool(factor.cost.isfinite().all())
+    except torch.linalg.LinAlgError:
+        fits = False
+    if not fits:
+        raise ValueError(f"damping is {damping!r}, with which what a layer reads has no inverse; give about 0.01")
+    return factor
 
 
 def _weight_of(rows: Tensor, total: Tensor) -> float:

@@ -4,9 +4,9 @@ columns that were not yet, as far as the layer's inputs tell that it cancels the
 GPTQ (Frantar et al. 2022, arXiv 2210.17323), on whatever batches are given: a generator's text, random tokens.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from zsaq.train.compensation import moment, round_layers
 from zsaq.train.logging import StepLog, say
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
-from zsaq.train.pair import Batch
+from zsaq.train.pair import Batch, first_input, listed
 from zsaq.train.stages import stage as stage_of
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -45,17 +45,19 @@ def compensate(
     for inputs of d features; memory: the states before one block, and d^2.
 
     Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
-    layer, and for ranges that are not kept (min-max weights would take another scale afterwards);
+    layer, for layers that share a weight, and for ranges that are not kept (min-max weights would take another scale
+    afterwards);
     and, with the layers before rounded, if one is not reached and if its static input range was not calibrated;
     NotFinite, which holds the student likewise, if its inputs are not finite.
     """
     loop = loop or Loop()
-    chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in batches]
-    if not chunks or not 0 < damping < torch.inf:
-        raise ValueError(f"damping is {damping!r}, with {len(chunks)} batches; give a positive number and a batch")
+    if not 0 < damping < torch.inf:
+        raise ValueError(f"damping is {damping!r}; give a positive number")
+    chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in listed(batches)]
     masks = [batch.get("attention_mask") for batch in chunks]
     student.to(loop.accelerator.device).eval()
     layers = {name: layers_of(student, name) for name, _ in blocks}
+    check_apart({f"{name}.{each}".rstrip("."): layer for name, some in layers.items() for each, layer in some.items()})
     with (
         keeping(student),
         StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log,
@@ -88,9 +90,10 @@ def round_block(
                 "the QuantConfig, or round to nearest (rtn)"
             )
         if not total.isfinite().all():
-            raise NotFinite(f"the inputs of {name}.{first[0]} are not finite on these batches; look at them")
+            at = f"{name}.{first[0]}".rstrip(".")  # a block may be a layer
+            raise NotFinite(f"the inputs of {at} are not finite on these batches; look at them")
         if loop.accelerator.is_main_process and not total.any():
-            say(f"{name}: the inputs of {', '.join(first)} are all zero on these batches: rounded to nearest")
+            say(f"{name}: the inputs of {', '.join(first) or name} are all zero on these batches: rounded to nearest")
         layers = [left.pop(each) for each in first]
         errors += round_layers(layers, total, damping)
         del total
@@ -106,14 +109,15 @@ def _inputs(
     hessian = torch.zeros(0)
 
     def reached(name: str):
-        def hook(module: nn.Module, args: tuple) -> None:
-            if first and (args[0] is not first[0][1] or isinstance(module, QuantConv2d)):
+        def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            x = first_input(args, kwargs)
+            if first and (x is not first[0][1] or isinstance(module, QuantConv2d)):
                 raise Reached
-            first.append((name, args[0]))
+            first.append((name, x))
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(reached(name)) for name, layer in left.items()]
+    handles = [layer.register_forward_pre_hook(reached(name), with_kwargs=True) for name, layer in left.items()]
     try:
         for number, ((args, kwargs), mask) in enumerate(zip(calls, masks, strict=True)):
             first.clear()
@@ -141,8 +145,20 @@ def layers_of(student: nn.Module, name: str) -> dict[str, QuantLayer]:
     if not layers:
         raise ValueError(f"the block {name} holds no quantized layer; give the blocks that the config quantizes")
     for each, layer in layers.items():
-        check_fit(f"{name}.{each}", layer)
+        check_fit(f"{name}.{each}".rstrip("."), layer)
     return layers
+
+
+def check_apart(layers: Mapping[str, QuantLayer]) -> None:
+    """Raises ValueError for different layers of one weight, which the last of them would round for itself."""
+    owners = dict[int, tuple[str, QuantLayer]]()
+    for name, layer in layers.items():
+        owner, first = owners.setdefault(id(layer.weight), (name, layer))
+        if first is not layer:
+            raise ValueError(
+                f"{owner} and {name} share a weight, which cannot be rounded for both: give each a copy, or leave them "
+                "rounded to nearest"
+            )
 
 
 def check_fit(name: str, layer: QuantLayer) -> None:

@@ -7,7 +7,7 @@ parts are known: GPTQ (arXiv 2210.17323) and bias correction (Nagel et al. 2019,
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar, cast, final
+from typing import Any, TypeVar, cast, final
 
 import torch
 from accelerate import Accelerator
@@ -18,11 +18,11 @@ from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import Static, static_ranges
 from zsaq.train.compensation import moment, round_layers
 from zsaq.train.correction import answers_of, corrected, has_bias, joined
-from zsaq.train.gptq import check_fit
+from zsaq.train.gptq import check_apart, check_fit
 from zsaq.train.logging import StepLog, say
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
-from zsaq.train.pair import Batch, run_model
+from zsaq.train.pair import Batch, first_input, run_model
 from zsaq.train.rounding import LearnedStep, sampled
 from zsaq.train.trainer import warn_of_several
 
@@ -45,8 +45,9 @@ def one_pass(
     layer's "error", ||(w - q) x||^2 / ||w x||^2; several processes each bring as many samples of their own and end with
     the same student. Memory: a pass over all samples at once, and the unfolded input of few of them.
 
-    Raises ValueError for no batches, damping that is not positive, weights that are not float32 and for static ranges
-    and layers that a pass does not reach; NotFinite, which holds the student, if the inputs of a layer are not finite.
+    Raises ValueError for no samples, damping that is not positive, weights that are not float32, a student that is no
+    fresh copy of the teacher or shares a weight among layers, and for static ranges and layers that a pass does not
+    reach; NotFinite, which holds the student, if the inputs of a layer or BatchNorm are not finite.
     What was fitted before stays so. Warns as `zsaq.calibrate` does, and says what is not compensated or corrected.
     """
     loop = loop or Loop()
@@ -55,15 +56,17 @@ def one_pass(
         raise ValueError(f"damping is {damping!r}; give a positive number")
     batch = joined(batches, device)
     student.to(device).eval()
+    teacher.to(device).eval()
     every = dict(quant_layers(student))
     fit = {name: layer for name, layer in every.items() if isinstance(layer, FITTED) and kept(layer)}
-    for name, layer in fit.items():
-        check_fit(name, layer)
-    answers = answers_of(teacher.to(device).eval(), every, batch, loop.accelerator)
+    check_fresh(every, fit, teacher)
+    answers = answers_of(teacher, every, batch, loop.accelerator)
     steps = Steps(student, loop.accelerator)
     with keeping(student), StepLog(loop.accelerator, stage, len(fit), loop.folder, every=1) as log:
         weights = Weights(fit, steps, damping, loop, log)
-        handles = [layer.register_forward_pre_hook(weights.reached(name)) for name, layer in every.items()]
+        handles = [
+            layer.register_forward_pre_hook(weights.reached(name), with_kwargs=True) for name, layer in every.items()
+        ]
         handles += [quantizer.register_forward_pre_hook(steps.reached) for quantizer in steps.between]
         try:
             with corrected(student, answers, loop.accelerator):
@@ -80,8 +83,8 @@ def one_pass(
     bare = sum(name in answers.means and not has_bias(layer) for name, layer in every.items())
     if loop.accelerator.is_main_process and (rough or bare):
         say(
-            f"{stage}: of {len(every)} layers {rough} stay rounded to nearest (compensation needs ranges='searched'), "
-            f"{bare} have neither a BatchNorm nor a bias to correct"
+            f"{stage}: of {len(every)} layers {rough} stay rounded to nearest (compensation needs ranges='searched', "
+            f"as under brecq), {bare} have no bias to correct, nor a BatchNorm right behind them"
         )
     return student
 
@@ -124,13 +127,13 @@ class Weights:
         self.done = set[str]()
 
     def reached(self, name: str):
-        def hook(layer: QuantLayer, args: tuple[Tensor]) -> None:
-            quantizer = layer.input_quantizer
+        def hook(layer: QuantLayer, args: tuple, kwargs: dict[str, Any]) -> None:
+            quantizer, x = layer.input_quantizer, first_input(args, kwargs)
             if quantizer is not None and quantizer.ranges.static:
-                self.steps.reached(quantizer, args)
+                self.steps.reached(quantizer, (x,))
             if name in self.done or name not in self.fit:
                 return
-            total = moment(layer, layer.inputs(args[0]).float()).double()
+            total = moment(layer, layer.inputs(x).float()).double()
             if self.loop.accelerator.num_processes > 1:
                 total = cast(Tensor, self.loop.accelerator.reduce(total, "sum"))
             if not total.isfinite().all():
@@ -140,6 +143,26 @@ class Weights:
             self.log.write(len(self.done), {"error": error})
 
         return hook
+
+
+def check_fresh(every: Mapping[str, QuantLayer], fit: Mapping[str, QuantLayer], teacher: nn.Module) -> None:
+    """Raises ValueError for a student of no layers, and for layers `fit` that cannot be fitted, hold other weights than
+    the teacher's, or hold one that others hold too."""
+    if not every:
+        raise ValueError(
+            "the student has no layer that is quantized; give a fresh zsaq.quantize_model(teacher, config): one that "
+            "was saved and loaded is packed"
+        )
+    check_apart(fit)
+    parameters = dict(teacher.named_parameters(remove_duplicate=False))
+    for name, layer in fit.items():
+        check_fit(name, layer)
+        origin = parameters.get(f"{name}.weight")
+        if origin is None or not torch.equal(origin, layer.weight.to(origin)):
+            raise ValueError(
+                f"{name} does not hold the weight that it has in the teacher, from which it would be rounded: give a "
+                "fresh zsaq.quantize_model(teacher, config), not a student that was fitted or trained already"
+            )
 
 
 def kept(layer: QuantLayer) -> bool:

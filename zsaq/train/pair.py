@@ -4,10 +4,10 @@ Each model runs at most once, and only if somebody looks. Hooks are put in by a 
 are gone when the forward pass ends, so no two passes can mix.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,20 @@ from torch import Tensor, nn
 from zsaq.train.widening import widened
 
 Batch = dict[str, Tensor]  # keyword arguments of forward, and "labels", which no model of ours is shown
+
+
+def listed(batches: Iterable[Batch]) -> list[Batch]:
+    """All of the batches. Raises ValueError for none, for what is no batch and for batches without a sample."""
+    every: list[Any] = list(batches)
+    for batch in every:
+        if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
+            raise ValueError(
+                f"the batches hold a {type(batch).__name__} that is no dict of tensors; give an iterable of them, such "
+                'as [{"pixel_values": images}]'
+            )
+    if not any(value.numel() for batch in every for value in batch.values()):
+        raise ValueError(f"there are {len(every)} batches with no sample in them; give at least one sample")
+    return every
 
 
 @dataclass(frozen=True)
@@ -83,12 +97,17 @@ def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()
     return Out(states.float(), seen, type(bare).__name__)
 
 
+def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+    """What a module was called with, by place or by name: its first argument."""
+    return args[0] if args else next(iter(kwargs.values()))
+
+
 def _listen(module: nn.Module, capture: Capture, values: list[tuple[nn.Module, Tensor]]):
     def first(value) -> Tensor:
         return value[0] if isinstance(value, tuple) else value
 
     def at_input(module, args, kwargs) -> None:
-        values.append((module, first(args) if args else next(iter(kwargs.values()))))
+        values.append((module, first_input(args, kwargs)))
 
     def at_output(module, args, output) -> None:
         values.append((module, first(output)))
