@@ -176,7 +176,7 @@ def test_units_are_collected_with_their_whole_calls() -> None:
 
 def test_a_published_rate_is_paced_by_the_steps() -> None:
     rates = [scaled_rate(1e-3, steps) for steps in (0, 40, 2_000, 4_000, 20_000, 40_000)]
-    assert rates == pytest.approx([1e-2, 1e-2, 1e-2, 5e-3, 1e-3, 5e-4]) and scaled_rate(1e-3, 20_000) == 1e-3
+    assert rates == pytest.approx([3e-2, 3e-2, 1e-2, 5e-3, 1e-3, 5e-4]) and scaled_rate(1e-3, 20_000) == 1e-3
 
 
 def test_a_student_is_better_than_nearest_and_ordinary() -> None:

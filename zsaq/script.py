@@ -87,16 +87,12 @@ def options_of(words: Sequence[str]) -> dict[str, Any]:
         )
     options = {name[2:]: value_of(value) for name, value in zip(words[::2], words[1::2], strict=True)}
     if objects := sorted(OBJECTS & options.keys()):
-        raise ValueError(
-            f"--{objects[0]} is no option here, but an argument of Python: leave it off, or call zsaq"
-        )
+        raise ValueError(f"--{objects[0]} is no option here, but an argument of Python: leave it off, or call zsaq")
     return options
 
 
 def beside(options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
     """What a script knows by itself, and a user's options. Raises ValueError for an option that it knows already."""
     if both := sorted(options.keys() & known.keys()):
-        raise ValueError(
-            f"--{both[0]} {options[both[0]]} is no option here: this script gives it itself; leave it off"
-        )
+        raise ValueError(f"--{both[0]} {options[both[0]]} is no option here: this script gives it itself; leave it off")
     return {**known, **options}
