@@ -8,7 +8,8 @@ import pytest
 
 import zsaq
 from language_toys import bert, bpe, opt, wordpiece
-from zsaq import launch, script
+from zsaq import Loop, launch, script
+from zsaq.train.logging import StepLog
 from zsaq.train.optim import NotFinite
 
 LEAST = ["--methods", "rtn", "--output_dir", "x"]
@@ -121,6 +122,17 @@ def test_a_table_from_flags_to_the_folder(tmp_path: Path, capsys: pytest.Capture
     shown = capsys.readouterr().out
     assert shown.count("0.1235") == 3 and "teacher" in shown and "w2a8" in shown
     assert (tmp_path / "x" / "table.csv").is_file() and (tmp_path / "x" / "table.png").is_file()
+
+
+def test_a_fit_that_logs_no_step_draws_nothing_and_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def rounds(job: Any, config: Any, budget: Any, seed: int, loop: Loop) -> Any:
+        with StepLog(loop.accelerator, "rounds", 0, loop.folder):
+            return zsaq.quantize_model(job.teacher, config)
+
+    launch.run(bert(wordpiece()), "w4a8", tmp_path / "out", method=rounds)
+    assert not (tmp_path / "out" / "curves.png").exists() and "There are no curves" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("word", ["loop", "configs", "tokenizer", "model", "checkpoint"])

@@ -185,7 +185,8 @@ def run(
             noted(student, recipe=f"recipes/{recipe.name}", recipe_sha256=digest)
         student: Any = made_whole(student, steps / "student")
         if main:
-            if any(steps.glob("*.jsonl")) and find_spec("matplotlib"):  # a method that takes no step logs none
+            logged = any(each.stat().st_size for each in steps.glob("*.jsonl"))  # by a method that takes steps
+            if logged and find_spec("matplotlib"):
                 try:
                     draw_curves(steps)
                 except (OSError, ValueError) as error:  # the student shall not be lost for them
