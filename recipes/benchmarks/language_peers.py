@@ -4,6 +4,7 @@ would compute with, and the bits of what it quantized. Each needs its own packag
 Bits are counted as if packed without a gap; whatever a peer stores beside its codes counts as it stores it.
 """
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -104,6 +105,7 @@ def auto_round(making: Any, config: str) -> tuple[nn.Module, float]:
 
 def gptqmodel(making: Any, config: str) -> tuple[nn.Module, float]:
     """GPTQModel on text that the model wrote itself; symmetric, a scale of 16 bits a group."""
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")  # on two cores it gives itself one, and refuses to begin
     from gptqmodel import BACKEND, GPTQConfig, GPTQModel  # pyright: ignore[reportMissingImports]
 
     bits, group = bits_and_group(config)
