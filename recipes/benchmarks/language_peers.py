@@ -111,7 +111,9 @@ def gptqmodel(making: Any, config: str) -> tuple[nn.Module, float]:
     bits, group = bits_and_group(config)
     pieces = [{"input_ids": row.tolist(), "attention_mask": [1] * len(row)} for row in making.own()]
     making.begin()
-    quantized = GPTQModel.load(making.args.model, GPTQConfig(bits=bits, group_size=group), device="cpu")
+    quantized = GPTQModel.load(
+        making.args.model, GPTQConfig(bits=bits, group_size=group, offload_to_disk=False), device="cpu"
+    )
     quantized.quantize(pieces, backend=BACKEND.TORCH)
     layers = {name: m for name, m in quantized.model.named_modules() if hasattr(m, "dequantize_weight")}
     model = making.teacher()
