@@ -118,7 +118,12 @@ def gptqmodel(making: Any, config: str) -> tuple[nn.Module, float]:
     layers = {name: m for name, m in quantized.model.named_modules() if hasattr(m, "dequantize_weight")}
     model = making.teacher()
     for name, layer in linears(model).items():
-        layer.weight.data.copy_(layers[name].dequantize_weight().T.float())
+        read = layers[name].dequantize_weight().T.float()
+        if (read - layer.weight).norm() > 0.5 * layer.weight.norm():
+            raise ValueError(
+                f"{name}: what GPTQModel gives back is not near the weight, so this row would tell nothing"
+            )
+        layer.weight.data.copy_(read)
     return model, sum(layer.weight.numel() for layer in linears(model).values()) * (bits + 16 / group)
 
 
