@@ -39,8 +39,8 @@ def scaled_rate(rate: float, steps: int) -> float:
     Adam moves by about its rate in a step, whatever the gradient, so in fewer steps bits get less far: few then change
     from nearest rounding. The rule is ours and equals the published rate at the published steps. Its form was found on
     test scores, of a ViT on handwritten digits and of a ResNet-20 on CIFAR-10; there it is no clean zero-shot result.
-    Its bound was chosen among 10, 30 and 100 by KL on synthetic images of another seed (ResNet-20, 40 steps: 30 was best
-    at W3A3, 100 at W2A4, 10 last at both).
+    Its bound was chosen among 10, 30 and 100 by KL on synthetic images of another seed (ResNet-20, 40 steps: 30 was
+    best at W3A3, 100 at W2A4, 10 last at both).
     """
     return rate * min(30, PUBLISHED / max(1, steps))
 
