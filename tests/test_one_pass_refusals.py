@@ -11,6 +11,8 @@ from vision_toys import cnn, images, resnet
 from zsaq import Grid, ImageSpec, QuantConfig, compensate, correct_batch_norm, load, one_pass, quantize, quantize_model
 from zsaq.train.optim import NotFinite
 from zsaq.vision.models import blocks, classifier
+from zsaq.vision.onepass import onepass, onepass_kl
+from zsaq.vision.presets import preset_config
 
 WEIGHTS = QuantConfig(Grid(3, symmetric=False), None)
 BATCH = {"pixel_values": images(4, 16)}
@@ -98,3 +100,21 @@ def test_a_net_in_16_bits_gets_a_student_in_float32(dtype: torch.dtype) -> None:
     student = quantize(teacher, "w4a4", method="onepass-noise", spec=ImageSpec(4, 32), images=4)
     assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
     assert {parameter.dtype for parameter in teacher.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"pixel_values": torch.randn(4, 1, 32, 32)}, r"a batch is \(4, 1, 32, 32\).*B, 3, 32, 32"),
+        ({"pixel_values": torch.randn(4, 3, 16, 16)}, "a batch is .*B, 3, 32, 32"),
+        ({"x": torch.randn(4, 3, 32, 32)}, "a batch is dict"),
+        (torch.randn(4, 3, 32, 32), "a batch is Tensor"),
+        ({"pixel_values": torch.ones(4, 3, 32, 32, dtype=torch.uint8)}, "pixel_values are torch.uint8; give floats"),
+    ],
+    ids=["channels", "size", "key", "tensor", "bytes"],
+)
+@pytest.mark.parametrize("fit", [onepass, onepass_kl])
+def test_what_is_no_image_of_the_teacher_is_told(fit: Any, batch: Any, message: str) -> None:
+    teacher, spec = resnet(), ImageSpec(4, 32)
+    with pytest.raises(ValueError, match=message):
+        fit(teacher, preset_config("w4a4", "brecq", teacher, spec), spec, batch)

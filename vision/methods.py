@@ -18,7 +18,7 @@ from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.job import ImageJob
 from zsaq.vision.losses.matching import LayerGradient
 from zsaq.vision.models import head, last_feature_map
-from zsaq.vision.onepass import onepass
+from zsaq.vision.onepass import onepass, onepass_kl
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import adasg
 from zsaq.vision.papers.ait import ait, divergence_alone
@@ -42,6 +42,7 @@ PSAQ: Counts = {"images": (32, 32, 32), "image_steps": (200, 1000, 1000)}
 IMAGES: Counts = {"images": (128, 256, 5120), "image_steps": (200, 1000, 1000)}
 GENIE: Counts = {"images": (128, 256, 1024), "image_steps": (200, 1000, 4000)}
 ONEPASS: Counts = {"images": (64, 128, 256), "image_steps": (60, 60, 200)}
+KL_STEPS: Counts = {"steps": (90, 1000, 4000), "batch_size": (32, 32, 32)}
 PYRAMID: Counts = {"images": (64, 256, 1024), "image_steps": (60, 200, 1000)}
 GENERATOR: Counts = {"warmup": (600, 6000, 10_000), "calibration": (10, 100, 100)}
 BLOCKS: Counts = {"steps": (200, 2000, 20_000), "batch_size": (32, 32, 32)}
@@ -101,6 +102,9 @@ blockwise = partial(
 passed = partial(
     fitted, method=onepass, budgets=ONEPASS, needs=NORMS, preset="brecq", cost="one forward pass, beside the images"
 )
+then_kl = partial(
+    fitted, method=onepass_kl, budgets=ONEPASS | KL_STEPS, preset="brecq", cost="images, then steps of SGD"
+)
 learned = partial(
     blockwise, method=psaq_learned, budgets=PSAQ | BLOCKS | {"steps": (200, 1000, 1000)}, needs=ATTENTION,
     preset="psaq", paper="psaq", extra=mean_and_deviation,
@@ -141,6 +145,11 @@ ROWS = (
     passed(
         "onepass-real", images="real", idea="the same pass on real images", needs=ANY, zero_shot=False,
         budgets=only_images(ONEPASS),
+    ),
+    then_kl("onepass-kl", images="pyramid", idea="one pass, then steps of KL on mixtures of its images", needs=NORMS),
+    then_kl(
+        "onepass-kl-real", images="real", idea="the same on real images", needs=ANY, zero_shot=False,
+        budgets=only_images(ONEPASS) | KL_STEPS,
     ),
     generated("gdfq", gdfq, idea="a generator learns beside the student", paper="gdfq"),
     generated("qimera", qimera, idea="GDFQ with superposed classes", needs=HEADED, paper="qimera"),

@@ -27,9 +27,15 @@ def uniform(text: str, model: nn.Module) -> QuantConfig:
 
     Weights of every convolution and linear layer, the first and the last too, asymmetric min-max per output channel,
     from the weights as they are at each forward; what every ReLU module puts out, asymmetric. In floats stay the image,
-    pooled features before the classifier and linear bottlenecks. Raises ValueError for another text than "w4a4".
+    pooled features before the classifier and linear bottlenecks. Raises ValueError for another text than "w4a4" and
+    for a net without a module of ReLU.
     """
     weights, activations, products = parts(text)
+    if not any(type(module) in ACTIVATIONS for module in model.modules()):
+        raise ValueError(
+            f"the preset uniform rounds what ReLUs put out, and {type(model).__name__} has no module of one: give the "
+            "preset brecq or psaq, which round what goes into layers"
+        )
     if products is not None:
         raise ValueError(
             f"{text!r}: the preset uniform is for nets of ReLUs, not attention: leave p{products.bits} off"

@@ -67,8 +67,13 @@ class Out:
 def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()) -> Out:
     """One forward pass with captures; floats go in as the model's own dtype.
 
-    Raises ValueError if a capture finds no module, and if the answer has neither logits nor states of the last layer.
+    Raises ValueError if a capture finds no module, if the answer has neither logits nor states of the last layer, and
+    for pixel_values that are no floats.
     """
+    if isinstance(pixels := batch.get("pixel_values"), Tensor) and not pixels.is_floating_point():
+        raise ValueError(
+            f"pixel_values are {pixels.dtype}; give floats, scaled and normalised as the model's image processor does"
+        )
     seen: dict[Capture, list[tuple[nn.Module, Tensor]]] = {capture: [] for capture in captures}
     handles = []
     bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model

@@ -1,0 +1,93 @@
+"""Mixtures against one image at a time; a stream of them that is drawn again; KL steps on them after one pass."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from vision_toys import CLASSES, images, resnet
+from zsaq.train.objectives import KL
+from zsaq.train.pair import Pair
+from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.models import classifier
+from zsaq.vision.onepass import onepass, onepass_kl
+from zsaq.vision.presets import preset_config
+from zsaq.vision.sources.mixtures import SHARE, mixed, mixtures, pasted
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def reference(pixels: Tensor, others: Tensor, where: Tensor) -> Tensor:
+    """`pasted`, an image and a box at a time."""
+    out = pixels.clone()
+    for i, (top, left, height, width) in enumerate(where.tolist()):
+        out[i, :, top : top + height, left : left + width] = others[i, :, top : top + height, left : left + width]
+    return out
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9), st.data())
+def test_pasting_agrees_with_each_image_alone(count: int, height: int, width: int, data: st.DataObject) -> None:
+    where = []
+    for _ in range(count):
+        h, w = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+        where.append([data.draw(st.integers(0, height - h)), data.draw(st.integers(0, width - w)), h, w])
+    pixels, others = torch.randn(2, count, 3, height, width, generator=rng())
+    box = torch.tensor(where)
+    assert torch.equal(pasted(pixels, others, box), reference(pixels, others, box))
+
+
+def test_every_image_holds_a_box_of_the_one_before_it_and_nothing_else() -> None:
+    side = 40
+    plain = torch.arange(1.0, 33.0)[:, None, None, None].expand(-1, 3, side, side)
+    sloped = plain + torch.linspace(0, 0.5, side)
+    out = mixed(sloped, rng())
+    number = out.floor()
+    own = (number == plain).flatten(1)
+    share = 1 - own.float().mean(1)
+    assert torch.equal(own, ~(number == plain.roll(1, 0)).flatten(1))
+    assert SHARE[0] * 0.8 < share.min() and share.max() < SHARE[1] * 1.1 and 0.2 < share.mean() < 0.35
+    mirrored = out[:, 0, 0, -1] - out[:, 0, 0, -1].floor() < 0.25  # where the corner is the image's own
+    assert 8 < mirrored.sum() < 24
+    assert torch.equal(out, mixed(sloped, rng())) and not torch.equal(out, mixed(sloped, rng(1)))
+
+
+def test_one_image_is_its_own_other() -> None:
+    pixels = torch.full((1, 3, 8, 8), 2.0)
+    assert torch.equal(mixed(pixels, rng()), pixels)
+
+
+def test_a_stream_has_no_labels_and_shows_all_before_any_twice() -> None:
+    images = {"pixel_values": torch.arange(6.0)[:, None, None, None].expand(-1, 1, 40, 40), "labels": torch.arange(6)}
+    stream = mixtures(images, 3, seed=2)
+    drawn = [next(stream) for _ in range(4)]
+    assert all(list(batch) == ["pixel_values"] and batch["pixel_values"].shape == (3, 1, 40, 40) for batch in drawn)
+    own = torch.cat([batch["pixel_values"].flatten(1).mode(1).values for batch in drawn]).tolist()
+    assert sorted(own[:6]) == sorted(own[6:]) == list(range(6))
+    again = mixtures(images, 3, seed=2)
+    assert all(torch.equal(next(again)["pixel_values"], batch["pixel_values"]) for batch in drawn)
+    other = mixtures(images, 3, seed=3)
+    assert not torch.equal(next(other)["pixel_values"], drawn[0]["pixel_values"])
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        mixtures(images, 0)
+
+
+def test_steps_of_kl_bring_a_student_nearer_on_mixtures_it_never_saw() -> None:
+    teacher, spec = resnet(), ImageSpec(CLASSES, 32)
+    config = preset_config("w2a4", "brecq", teacher, spec)
+    shown, held = {"pixel_values": images(16, 32, seed=1)}, mixed(images(32, 32, seed=2), rng())
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+
+    def distance(student: nn.Module) -> float:
+        with torch.no_grad():
+            return float(KL()(Pair(classifier(teacher), student, {"pixel_values": held})))
+
+    passed = onepass(teacher, config, spec, shown)
+    student = onepass_kl(teacher, config, spec, shown, steps=20, batch_size=8, seed=4)
+    assert distance(student) < distance(passed)
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+    again = onepass_kl(teacher, config, spec, shown, steps=20, batch_size=8, seed=4)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.state_dict().items())

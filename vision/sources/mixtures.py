@@ -1,0 +1,46 @@
+"""Images cut together, CutMix (Yun et al. 2019, arXiv 1905.04899): inside a box an image shows another one's pixels.
+
+Nobody labels them here; the teacher's answers do. Synthetic images are plain cases, of which it is sure; on mixtures it
+is not, as on real images: KL to it on them tells students apart as KL on real images does (recipes/LOG.md).
+"""
+
+import torch
+from torch import Tensor
+
+from zsaq.train.pair import Batch
+from zsaq.train.randomness import generator
+from zsaq.train.streams import Mapped
+from zsaq.train.synthesis import process_index, seed_of
+from zsaq.vision.sources.crops import boxes, views
+
+SHARE = (0.05, 0.45)  # of the area that is the other's: ours; the paper draws it between 0 and 1
+
+
+def pasted(pixels: Tensor, others: Tensor, where: Tensor) -> Tensor:
+    """`pixels` with those of `others` inside each image's box: float [B, C, H, W], `where` int64 [B, 4] as `boxes`."""
+    inside = torch.ones(len(pixels), 1, 1, 1, dtype=torch.bool, device=pixels.device)
+    for axis in (0, 1):
+        at = torch.arange(pixels.shape[2 + axis], device=pixels.device)
+        start, length = where[:, axis, None], where[:, axis + 2, None]
+        within = (at >= start) & (at < start + length)
+        inside = inside & (within[:, None, :, None] if axis == 0 else within[:, None, None, :])
+    return torch.where(inside, others, pixels)
+
+
+def mixed(pixels: Tensor, rng: torch.Generator) -> Tensor:
+    """Every image of float [B, C, H, W], mirrored half the time, with a box of the image before it; one image alone is
+    its own other. `rng` is a generator of the CPU, so that every device mixes alike."""
+    flipped = torch.rand(len(pixels), generator=rng) < 0.5
+    where = boxes(len(pixels), (pixels.shape[2], pixels.shape[3]), SHARE, rng).to(pixels.device)
+    pixels = torch.where(flipped.to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
+    return pasted(pixels, pixels.roll(1, 0), where)
+
+
+def mixtures(images: Batch, batch_size: int, seed: int = 0) -> Mapped:
+    """Endless mini-batches of mixtures of a fixed set, shuffled as `views` does, without labels: {"pixel_values"}.
+
+    Raises ValueError as `views` does.
+    """
+    rng = generator(seed_of(seed_of(seed, process_index()), 1))
+    stream = views(images, batch_size, seed, crops=False)
+    return Mapped(lambda batch: {"pixel_values": mixed(batch["pixel_values"], rng)}, stream)
