@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from vision_toys import images
 
@@ -17,8 +18,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "recipes"))
 from examples import efficientnet, imagenet
 from examples.subjects import photos
 
-from zsaq import calibrate, export, load, quantize_model, save
+from zsaq import calibrate, export, load, quantize, quantize_model, save
 from zsaq.deploy.parity import verify
+from zsaq.io.teacher import kind_of
 from zsaq.quant.layers import quant_activations, quant_layers
 from zsaq.vision import presets
 from zsaq.vision.models import batch_norms, blocks, head, layers
@@ -142,3 +144,12 @@ def test_normalisation_is_the_nets_own_unless_told() -> None:
     for mean, deviation in (([0.5], None), (None, [0.2, 0.0, 0.2])):
         with pytest.raises(ValueError, match="three numbers each"):
             net.with_(mean, deviation)
+
+
+def test_a_registered_class_of_ones_own_is_quantized_as_what_it_is(state: State, tmp_path: Path) -> None:
+    save_file(state, tmp_path / "net.safetensors")
+    subject = photos(imagenet.NETS["lite0"], str(tmp_path / "net.safetensors"), [], size=SIZE)
+    given = {name: subject[name] for name in ("processor", "spec")}
+    student = quantize(subject["model"], "w8a8", method="rtn-noise", images=2, **given)
+    assert student.zsaq.results.method == "rtn-noise"
+    assert kind_of(subject["model"]) == "image" and kind_of(PreTrainedModel(PreTrainedConfig())) == "other"

@@ -27,6 +27,11 @@ MAPPINGS: Final[dict[Kind, Any]] = {
     "causal": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     "image": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
 }
+REGISTERED: Final[dict[Kind, Any]] = {
+    "text": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    "causal": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING,
+    "image": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+}
 
 
 def load_teacher(source: str | Path) -> PreTrainedModel:
@@ -85,12 +90,16 @@ def unchanged(*models: nn.Module) -> Iterator[None]:
 
 def kind_of(model: nn.Module) -> Kind:
     """What the model's class answers: a class of a text, the next token, a class of an image (any plain module), or
-    something else."""
+    something else; a class of one's own by the auto class that it is registered with."""
     if not isinstance(model, PreTrainedModel):
         return "image"
     names = {parent.__name__ for parent in type(model).__mro__}
     for kind, mapping in MAPPINGS.items():
         values = [value if isinstance(value, tuple) else (value,) for value in mapping.values()]
         if names & {name for value in values for name in value}:
+            return kind
+    for kind, mapping in REGISTERED.items():
+        found = mapping.get(type(model.config), None)
+        if found is not None and isinstance(model, found):
             return kind
     return "other"
