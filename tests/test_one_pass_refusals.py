@@ -118,3 +118,9 @@ def test_what_is_no_image_of_the_teacher_is_told(fit: Any, batch: Any, message: 
     teacher, spec = resnet(), ImageSpec(4, 32)
     with pytest.raises(ValueError, match=message):
         fit(teacher, preset_config("w4a4", "brecq", teacher, spec), spec, batch)
+
+
+@pytest.mark.parametrize("method", ["onepass-kl", "adasg"])
+def test_a_temperature_of_nothing_costs_no_image(method: str) -> None:
+    with pytest.raises(ValueError, match=r"temperature is 0, .*give a positive number"):
+        quantize(resnet(), "w4a4", method=method, spec=ImageSpec(4, 32), temperature=0)

@@ -7,6 +7,7 @@ from typing import Any, Final, Literal, final, get_args
 
 Effort = Literal["light", "default", "best"]
 RATES: Final = ("lr", "generator_lr", "speed")
+POSITIVE: Final = ("damping", "temperature")  # settings that something is divided by
 
 
 @final
@@ -48,8 +49,8 @@ class Budget:
                 raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(default)}, as the default {default!r}")
         if still := [name for name in RATES if numbers.get(name) == 0]:
             raise ValueError(f"{still[0]} is 0, with which nothing is learned: give a positive number")
-        if numbers.get("damping") == 0:
-            raise ValueError("damping is 0, with which not all inputs can be inverted: give a positive number")
+        if zero := [name for name in POSITIVE if numbers.get(name) == 0]:
+            raise ValueError(f"{zero[0]} is 0, with which the answer may not be finite: give a positive number")
         return cls(effort, numbers)
 
     def __str__(self) -> str:
