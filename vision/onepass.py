@@ -62,7 +62,7 @@ def onepass_kl(
     distill(student, teacher, mixtures(images, batch_size, seed), KL(temperature), sgd(student, lr), steps, loop)
     after = kl_on(others, teacher, student)
     if loop.accelerator.is_main_process:
-        rose = "" if after < before else ": the steps did harm, give a lower lr (of a row: speed), or take onepass"
+        rose = "" if after < before else ": the steps did not help, take onepass or a lower lr (of a row: speed)"
         say(f"KL on mixtures that the steps did not see {before:.3g}, after them {after:.3g}{rose}")
     return student
 
