@@ -47,7 +47,7 @@ def onepass_kl(
     teacher, T the `temperature`, on `mixtures` of them.
 
     Ours. Steps on the images themselves, or on crops of them, take the student away from the teacher on real ones; on
-    mixtures they bring it nearer, the more the fewer the bits (recipes/LOG.md). The learning rate follows
+    mixtures they bring it nearer where much is missing: CIFAR-10 at 2 bits (recipes/LOG.md). The learning rate follows
     `loop.schedule`; for CIFAR's images it is 1e-3, with which MobileNetV2 diverges on its own mixtures. Rate and T were
     chosen on ResNet-20, the declared case of vision, by real images: T = 2 serves the likeliest class (W2A2 80.5 %, T =
     1 78.8), T = 1 KL (.538, T = 2 .560). What the steps did to KL on other mixtures is told, and where it rose.
