@@ -1,7 +1,7 @@
 """Images cut together, CutMix (Yun et al. 2019, arXiv 1905.04899): inside a box an image shows another one's pixels.
 
 Nobody labels them here; the teacher's answers do. Synthetic images are plain cases, of which it is sure; on mixtures it
-is not, as on real images: KL to it on them tells students apart as KL on real images does (recipes/LOG.md).
+is not, as on real images: KL on them orders students nearer to KL on real images (recipes/LOG.md).
 """
 
 import torch
