@@ -3,9 +3,9 @@
 from torch import nn
 
 from zsaq.method import Method
-from zsaq.quant.layers import ACTIVATIONS
 from zsaq.vision.methods import METHODS
 from zsaq.vision.models import class_name, classifier, has_attentions, has_batch_norms
+from zsaq.vision.presets import has_relus
 from zsaq.vision.rows import NEEDS
 
 
@@ -35,8 +35,7 @@ def find(name: str, teacher: nn.Module) -> Method:
 def preset_for(method: Method, teacher: nn.Module) -> str:
     """The method's own preset; psaq instead of uniform for a teacher without a ReLU, whose outputs uniform rounds."""
     assert method.preset is not None
-    relus = any(type(module) in ACTIVATIONS for module in teacher.modules())
-    return "psaq" if method.preset == "uniform" and not relus else method.preset
+    return "psaq" if method.preset == "uniform" and not has_relus(teacher) else method.preset
 
 
 def auto(teacher: nn.Module, bits: tuple[int, int]) -> str:

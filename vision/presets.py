@@ -31,7 +31,7 @@ def uniform(text: str, model: nn.Module) -> QuantConfig:
     for a net without a module of ReLU.
     """
     weights, activations, products = parts(text)
-    if not any(type(module) in ACTIVATIONS for module in model.modules()):
+    if not has_relus(model):
         raise ValueError(
             f"the preset uniform rounds what ReLUs put out, and {type(model).__name__} has no module of one: give the "
             "preset brecq or psaq, which round what goes into layers"
@@ -102,6 +102,10 @@ def preset_config(text: str, preset: str, model: nn.Module, spec: ImageSpec = AN
         case "psaq":
             return psaq(text, model)
     raise ValueError(f"preset is {preset!r}; give brecq, psaq or uniform")
+
+
+def has_relus(model: nn.Module) -> bool:
+    return any(type(module) in ACTIVATIONS for module in model.modules())
 
 
 def bits(text: str) -> tuple[int, int]:
