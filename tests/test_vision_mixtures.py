@@ -55,9 +55,12 @@ def test_every_image_holds_a_box_of_the_one_before_it_and_nothing_else() -> None
     assert torch.equal(out, mixed(sloped, rng())) and not torch.equal(out, mixed(sloped, rng(1)))
 
 
-def test_one_image_is_its_own_other() -> None:
-    pixels = torch.full((1, 3, 8, 8), 2.0)
-    assert torch.equal(mixed(pixels, rng()), pixels)
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (4, 1)])
+def test_one_image_alone_has_none_to_mix_with(count: int, batch_size: int) -> None:
+    with pytest.raises(ValueError, match="a mixture is of two"):
+        mixtures({"pixel_values": torch.ones(count, 3, 8, 8)}, batch_size)
+    with pytest.raises(ValueError, match="there is 1 image to mix"):
+        mixed(torch.ones(1, 3, 8, 8), rng())
 
 
 def test_a_stream_has_no_labels_and_shows_all_before_any_twice() -> None:
@@ -71,7 +74,7 @@ def test_a_stream_has_no_labels_and_shows_all_before_any_twice() -> None:
     assert all(torch.equal(next(again)["pixel_values"], batch["pixel_values"]) for batch in drawn)
     other = mixtures(images, 3, seed=3)
     assert not torch.equal(next(other)["pixel_values"], drawn[0]["pixel_values"])
-    with pytest.raises(ValueError, match="batch_size is 0"):
+    with pytest.raises(ValueError, match="batch_size 0"):
         mixtures(images, 0)
 
 

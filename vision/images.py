@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from zsaq.train.pair import Batch
+from zsaq.vision.fine_tuning import shown
 from zsaq.vision.job import ImageJob
 from zsaq.vision.papers.dsg import dsg_images
 from zsaq.vision.papers.genie import genie_images, genie_sources
@@ -103,6 +104,6 @@ def real(job: ImageJob, images: int, seed: int) -> Batch:
     """As many real images as the others make. Not zero-shot."""
     if job.real is None:
         raise ValueError("there are no real images, which this row reads: give some, or take a row that is zero-shot")
-    pixels = job.real()
+    pixels = shown({"pixel_values": job.real()}, job.spec)["pixel_values"]
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     return {"pixel_values": pixels[order[:images]]}

@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, final
 
+import torch
 from torch import Tensor, nn
 
-from zsaq.train.pair import Batch
+from zsaq.train.pair import Batch, run_model
 from zsaq.train.stages import part
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
-from zsaq.vision.models import classifier
+from zsaq.vision.models import class_name, classifier
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class ImageJob:
 
     def __post_init__(self) -> None:
         self.teacher = classifier(self.teacher)
+        check_spec(self.teacher, self.spec)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes, the first time; then the same again."""
@@ -48,3 +50,25 @@ class ImageJob:
     def folder(self, name: str, seed: int) -> Path | None:
         """Where the pictures of this source or method go."""
         return self.pictures and self.pictures / f"{name}-{seed}"
+
+
+@torch.no_grad()
+def check_spec(teacher: nn.Module, spec: ImageSpec) -> None:
+    """Raises ValueError for a teacher that cannot take an empty image of the spec, or answers other classes."""
+    training = {module: module.training for module in teacher.modules()}
+    where = next((parameter.device for parameter in teacher.parameters()), None)
+    pixels = torch.zeros(1, spec.channels, spec.size, spec.size, device=where)
+    try:
+        out = run_model(teacher.eval(), {"pixel_values": pixels})
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{class_name(teacher)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
+        ) from error
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if out.headless is None and out.answer.shape[1:] != (spec.classes,):
+        raise ValueError(
+            f"{class_name(teacher)} answers {tuple(out.answer.shape)} to one image where the spec has {spec.classes} "
+            "classes; give an ImageSpec with as many as it answers"
+        )

@@ -30,6 +30,7 @@ BLOCK_TYPES = (
     ResNetBasicLayer, ResNetBottleNeckLayer, RegNetXLayer, RegNetYLayer, MobileNetV2InvertedResidual, ConvNextLayer,
     ConvNextV2Layer, EfficientNetBlock,
 )  # fmt: skip
+NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 Named = list[tuple[str, nn.Module]]
 
@@ -67,12 +68,12 @@ def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
 
 def has_batch_norms(model: nn.Module) -> bool:
     """Whether there is a BatchNorm that holds statistics of the training data."""
-    return any(isinstance(m, nn.BatchNorm2d) and m.running_mean is not None for m in model.modules())
+    return any(isinstance(m, NORMS) and m.running_mean is not None for m in model.modules())
 
 
-def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+def batch_norms(model: nn.Module) -> list[nn.BatchNorm2d | nn.SyncBatchNorm]:
     """The BatchNorms that hold statistics of the training data. Raises ValueError if there is none."""
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
+    norms = [m for m in model.modules() if isinstance(m, NORMS) and m.running_mean is not None]
     if not norms:
         raise ValueError(
             f"{class_name(model)} has no BatchNorm with running statistics, which this method reads; take a ResNet, "
@@ -108,7 +109,7 @@ def feature_places(model: nn.Module) -> At:
     without any of them.
     """
     places = [_branch_end(name, block) for name, block in blocks(model) if not isinstance(block, nn.Conv2d | nn.Linear)]
-    places = places or [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    places = places or [name for name, module in model.named_modules() if isinstance(module, NORMS)]
     if not places:
         raise ValueError(f"{class_name(model)} has neither residual blocks nor BatchNorm; name the modules to compare")
     return At(tuple(places))
@@ -212,7 +213,7 @@ def _shortcuts(block: nn.Module) -> list[nn.Module]:
 
 def _branch_end(name: str, block: nn.Module) -> str:
     shortcut = {m for s in _shortcuts(block) for m in s.modules()}
-    norms = [n for n, m in block.named_modules() if isinstance(m, nn.BatchNorm2d) and m not in shortcut]
+    norms = [n for n, m in block.named_modules() if isinstance(m, NORMS) and m not in shortcut]
     return f"{name}.{norms[-1]}" if norms else name
 
 

@@ -23,6 +23,8 @@ from zsaq.vision.papers.gdfq import sgd
 from zsaq.vision.sources.crops import minibatches
 from zsaq.vision.sources.mixtures import mixed, mixtures
 
+SAME = 0.01  # of KL: what a change must be to be one
+
 
 def onepass(
     teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *,
@@ -62,9 +64,18 @@ def onepass_kl(
     distill(student, teacher, mixtures(images, batch_size, seed), KL(temperature), sgd(student, lr), steps, loop)
     after = kl_on(others, teacher, student)
     if loop.accelerator.is_main_process:
-        rose = "" if after < before else ": the steps did not help, take onepass or a lower lr (of a row: speed)"
-        say(f"KL on mixtures that the steps did not see {before:.3g}, after them {after:.3g}{rose}")
+        worth = said(before, after)
+        say(f"KL (T = 1) on mixtures that the steps did not see {before:.3g}, after them {after:.3g}{worth}")
     return student
+
+
+def said(before: float, after: float) -> str:
+    """What steps that took KL from one to the other were worth, where it is no gain."""
+    if after < before * (1 - SAME):
+        return ""
+    if after > before * (1 + SAME):
+        return ": the steps did harm, take onepass or a lower lr (of a row: speed)"
+    return ": the steps changed next to nothing, onepass is as near"
 
 
 @torch.no_grad()

@@ -15,14 +15,18 @@ from zsaq.train.objectives import Objective, labels_of
 from zsaq.train.pair import Batch, Capture, Pair, run_model
 from zsaq.train.randomness import generator
 from zsaq.vision.losses.moments import Moments, moments
-from zsaq.vision.models import batch_norms
+from zsaq.vision.models import NORMS, batch_norms
 
 Form = Literal["batch", "instance"]
 Spread = Literal["variance", "deviation"]
 
 
 def inputs_of_norms() -> Capture:
-    return Capture("teacher", nn.BatchNorm2d, "input")
+    return Capture("teacher", is_norm, "input")
+
+
+def is_norm(name: str, module: nn.Module) -> bool:
+    return isinstance(module, NORMS)
 
 
 @final
@@ -112,7 +116,7 @@ class BatchNormStats(Objective):
         return (mean - target.mean).abs().sub(free[0]).relu(), spread.abs().sub(free[1]).relu()
 
 
-def stored(norm: nn.BatchNorm2d) -> Moments:
+def stored(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> Moments:
     """The statistics that a BatchNorm keeps."""
     assert norm.running_mean is not None and norm.running_var is not None
     return Moments(norm.running_mean.detach().clone(), norm.running_var.detach().clone())

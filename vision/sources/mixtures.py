@@ -28,8 +28,10 @@ def pasted(pixels: Tensor, others: Tensor, where: Tensor) -> Tensor:
 
 
 def mixed(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """Every image of float [B, C, H, W], mirrored half the time, with a box of the image before it; one image alone is
-    its own other. `rng` is a generator of the CPU, so that every device mixes alike."""
+    """Every image of float [B, C, H, W], mirrored half the time, with a box of the image before it. `rng` is a
+    generator of the CPU, so that every device mixes alike. Raises ValueError for one image alone."""
+    if len(pixels) < 2:
+        raise ValueError(f"there is {len(pixels)} image to mix; give at least 2 images, and a batch_size of 2 or more")
     flipped = torch.rand(len(pixels), generator=rng) < 0.5
     where = boxes(len(pixels), (pixels.shape[2], pixels.shape[3]), SHARE, rng).to(pixels.device)
     pixels = torch.where(flipped.to(pixels.device)[:, None, None, None], pixels.flip(3), pixels)
@@ -39,8 +41,10 @@ def mixed(pixels: Tensor, rng: torch.Generator) -> Tensor:
 def mixtures(images: Batch, batch_size: int, seed: int = 0) -> Mapped:
     """Endless mini-batches of mixtures of a fixed set, shuffled as `views` does, without labels: {"pixel_values"}.
 
-    Raises ValueError as `views` does.
+    Raises ValueError as `views` does, and for less than two images or a batch of one, which has no other to mix with.
     """
+    if min(count := len(images["pixel_values"]), batch_size) < 2:
+        raise ValueError(f"images is {count}, batch_size {batch_size}; a mixture is of two: give at least 2 of each")
     rng = generator(seed_of(seed_of(seed, process_index()), 1))
     stream = views(images, batch_size, seed, crops=False)
     return Mapped(lambda batch: {"pixel_values": mixed(batch["pixel_values"], rng)}, stream)

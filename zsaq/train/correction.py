@@ -43,14 +43,16 @@ def answers_of(teacher: nn.Module, layers: Iterable[str], batch: Batch, accelera
     def read(name: str):
         def hook(module: _BatchNorm, args: tuple, kwargs: dict[str, Any]) -> None:
             x = first_input(args, kwargs)
-            answers.means.pop(str(whose.get(x)), None)
+            layer = whose.get(x)
+            if layer is not None and x._version == layer[1]:  # nothing was done to it in place meanwhile
+                answers.means.pop(layer[0], None)
             answers.norms.setdefault(name, (module, moments(x, accelerator)))
 
         return hook
 
     def answered(name: str):
         def hook(module: nn.Module, args: tuple, answer: Tensor) -> None:
-            whose[answer] = name
+            whose[answer] = name, answer._version
             answers.means.setdefault(name, mean_answer(module, answer, accelerator))
 
         return hook

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached
 from zsaq.train.chain import Args, Chain
-from zsaq.train.compensation import moment, round_layers
+from zsaq.train.compensation import check_damping, moment, round_layers
 from zsaq.train.logging import StepLog, say
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
@@ -51,8 +51,7 @@ def compensate(
     NotFinite, which holds the student likewise, if its inputs are not finite.
     """
     loop = loop or Loop()
-    if not 0 < damping < torch.inf:
-        raise ValueError(f"damping is {damping!r}; give a positive number")
+    check_damping(damping)
     chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in listed(batches)]
     masks = [batch.get("attention_mask") for batch in chunks]
     student.to(loop.accelerator.device).eval()

@@ -101,6 +101,8 @@ class KL(RowWise):
         return self.temperature**2 * _row_means(divergence, pair.mask)
 
     def divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
+        if teacher.shape[-1] == 1:
+            raise ValueError("the models answer one number, of which KL is always 0: give a model of several classes")
         p, q = (F.log_softmax(logits / self.temperature, -1) for logits in (teacher, student))
         if self.direction == "reverse":
             p, q = q, p

@@ -6,7 +6,7 @@ the BatchNorm behind it, or its bias where there is none, is moved by what the a
 parts are known: GPTQ (arXiv 2210.17323) and bias correction (Nagel et al. 2019, arXiv 1906.04721).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, TypeVar, cast, final
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantLayer, QuantLinear, quant_layers
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import Static, static_ranges
-from zsaq.train.compensation import moment, round_layers
+from zsaq.train.compensation import centred, check_damping, moment, round_layers, sums
 from zsaq.train.correction import answers_of, corrected, has_bias, joined
 from zsaq.train.gptq import check_apart, check_fit
 from zsaq.train.logging import StepLog, say
@@ -28,6 +28,7 @@ from zsaq.train.trainer import warn_of_several
 
 Model = TypeVar("Model", bound=nn.Module)
 FITTED = (QuantLinear, QuantConv1D, QuantConv2d)
+SWEEPS = 4  # of coordinate descent: a fifth moves next to nothing
 
 
 @torch.no_grad()
@@ -44,6 +45,7 @@ def one_pass(
     that are called twice are fitted at the first call. `loop` gives device, folder and trackers, which hear each
     layer's "error", ||(w - q) x||^2 / ||w x||^2; several processes each bring as many samples of their own and end with
     the same student. Memory: a pass over all samples at once, and the unfolded input of few of them.
+    The teacher ends in eval mode, as the student does.
 
     Raises ValueError for no samples, damping that is not positive, weights that are not float32, a student that is no
     fresh copy of the teacher or shares a weight among layers, and for static ranges and layers that a pass does not
@@ -52,18 +54,18 @@ def one_pass(
     """
     loop = loop or Loop()
     device = loop.accelerator.device
-    if not 0 < damping < torch.inf:
-        raise ValueError(f"damping is {damping!r}; give a positive number")
+    check_damping(damping)
     batch = joined(batches, device)
     student.to(device).eval()
     teacher.to(device).eval()
     every = dict(quant_layers(student))
     fit = {name: layer for name, layer in every.items() if isinstance(layer, FITTED) and kept(layer)}
-    check_fresh(every, fit, teacher)
+    check_fresh(student, teacher, every, fit)
     answers = answers_of(teacher, every, batch, loop.accelerator)
     steps = Steps(student, loop.accelerator)
     with keeping(student), StepLog(loop.accelerator, stage, len(fit), loop.folder, every=1) as log:
-        weights = Weights(fit, steps, damping, loop, log)
+        bare = {name for name, layer in every.items() if name in answers.means and not has_bias(layer)}
+        weights = Weights(fit, fit.keys() - bare, steps, damping, loop, log)
         handles = [
             layer.register_forward_pre_hook(weights.reached(name), with_kwargs=True) for name, layer in every.items()
         ]
@@ -75,16 +77,22 @@ def one_pass(
             for handle in handles:
                 handle.remove()
     if left := [name for name in fit if name not in weights.done]:
-        raise ValueError(f"{left[:4]} are not reached by a forward pass; leave them unquantized")
+        globs = ", ".join(f'("{name}", None)' for name in left)
+        raise ValueError(
+            f"{left[:4]} are not reached by a forward pass: leave them in floats, by rules=({globs},) of the "
+            "QuantConfig (zsaq.vision.presets.preset_config makes one of a text)"
+        )
     if steps.missing:
-        raise ValueError(f"{steps.missing} static ranges are not reached by a forward pass; leave them unquantized")
+        raise ValueError(
+            f"{steps.missing} static ranges are not reached by a forward pass: leave their layers in floats, by rules "
+            "of the QuantConfig"
+        )
     warn_of_several(student, steps.several)
     rough = sum(name not in fit for name in every)
-    bare = sum(name in answers.means and not has_bias(layer) for name, layer in every.items())
     if loop.accelerator.is_main_process and (rough or bare):
         say(
             f"{stage}: of {len(every)} layers {rough} stay rounded to nearest (compensation needs ranges='searched', "
-            f"as under brecq), {bare} have no bias to correct, nor a BatchNorm right behind them"
+            f"as under brecq), {len(bare)} have no bias to correct, nor a BatchNorm right behind them"
         )
     return student
 
@@ -120,10 +128,14 @@ class Steps:
 
 @final
 class Weights:
-    """The layers `fit` by name, rounded anew as they are reached; those that are `done`."""
+    """The layers `fit` by name, rounded anew as they are reached; those that are `done`. Of those that are `shifted`,
+    the mean of the answers is given back behind them: what rounding does to it costs nothing."""
 
-    def __init__(self, fit: Mapping[str, QuantLayer], steps: Steps, damping: float, loop: Loop, log: StepLog) -> None:
-        self.fit, self.steps, self.damping, self.loop, self.log = fit, steps, damping, loop, log
+    def __init__(
+        self, fit: Mapping[str, QuantLayer], shifted: Collection[str], steps: Steps, damping: float, loop: Loop,
+        log: StepLog,
+    ) -> None:  # fmt: skip
+        self.fit, self.shifted, self.steps, self.damping, self.loop, self.log = fit, shifted, steps, damping, loop, log
         self.done = set[str]()
 
     def reached(self, name: str):
@@ -133,35 +145,47 @@ class Weights:
                 self.steps.reached(quantizer, (x,))
             if name in self.done or name not in self.fit:
                 return
-            total = moment(layer, layer.inputs(x).float()).double()
+            x = layer.inputs(x).float()
+            parts = [moment(layer, x).double(), *sums(layer, x)]
             if self.loop.accelerator.num_processes > 1:
-                total = cast(Tensor, self.loop.accelerator.reduce(total, "sum"))
+                parts = [self.loop.accelerator.reduce(torch.as_tensor(part, device=x.device), "sum") for part in parts]
+            total: Any = centred(*cast(Any, parts)) if name in self.shifted else parts[0]
             if not total.isfinite().all():
                 raise NotFinite(f"the inputs of {name} are not finite on these images; look at them")
-            (error,) = round_layers([layer], total, self.damping)
+            (error,) = round_layers([layer], total, self.damping, SWEEPS)
             self.done.add(name)
             self.log.write(len(self.done), {"error": error})
 
         return hook
 
 
-def check_fresh(every: Mapping[str, QuantLayer], fit: Mapping[str, QuantLayer], teacher: nn.Module) -> None:
-    """Raises ValueError for a student of no layers, and for layers `fit` that cannot be fitted, hold other weights than
-    the teacher's, or hold one that others hold too."""
+def check_fresh(
+    student: nn.Module, teacher: nn.Module, every: Mapping[str, QuantLayer], fit: Mapping[str, QuantLayer]
+) -> None:
+    """Raises ValueError for a student of no layers, for layers `fit` that cannot be fitted or share a weight, and for
+    layers and norms that do not hold what they hold in the teacher."""
     if not every:
         raise ValueError(
             "the student has no layer that is quantized; give a fresh zsaq.quantize_model(teacher, config): one that "
             "was saved and loaded is packed"
         )
     check_apart(fit)
-    parameters = dict(teacher.named_parameters(remove_duplicate=False))
-    for name, layer in fit.items():
-        check_fit(name, layer)
-        origin = parameters.get(f"{name}.weight")
-        if origin is None or not torch.equal(origin, layer.weight.to(origin)):
+    for name, layer in every.items():
+        if name in fit:
+            check_fit(name, layer)
+        if layer.weight.dtype != torch.float32:
+            raise ValueError(f"{name} holds {layer.weight.dtype}, which would not keep what is fitted; use .float()")
+    origin = teacher.state_dict()
+    for name, value in student.state_dict().items():
+        there = origin.get(name)
+        if there is None:
+            strange = name.endswith(".weight") and name.removesuffix(".weight") in every
+        else:
+            strange = there.shape != value.shape or not torch.equal(there, value.to(there))
+        if strange:
             raise ValueError(
-                f"{name} does not hold the weight that it has in the teacher, from which it would be rounded: give a "
-                "fresh zsaq.quantize_model(teacher, config), not a student that was fitted or trained already"
+                f"{name} of the student is not that of the teacher, from which it would be fitted: give a fresh "
+                "zsaq.quantize_model(teacher, config), not a student that was fitted or trained already"
             )
 
 
