@@ -30,13 +30,13 @@ def descend(
     q = first.clone()
     for _ in range(sweeps):
         for start in range(0, h.shape[1], COLUMNS):
-            block = slice(start, start + COLUMNS)
-            slope = (w - q) @ h[:, :, block]
-            for j in range(start, min(start + COLUMNS, h.shape[1])):
-                best = q[..., j] + slope[..., j - start] / h[:, j, j, None]
+            stop = min(start + COLUMNS, h.shape[1])
+            slope = (w - q) @ h[:, :, start:stop]
+            for i, j in enumerate(range(start, stop)):
+                best = q[..., j] + slope[..., i] / h[:, j, j, None]
                 codes = round_to_grid(best, step[..., j], offset[..., j], grid)
                 level = values_of(codes, offset[..., j], grid) * step[..., j]
-                slope -= (level - q[..., j])[..., None] * h[:, None, j, block]
+                slope[..., i + 1 :] -= (level - q[..., j])[..., None] * h[:, None, j, j + 1 : stop]
                 q[..., j] = level
     before, after = ((e @ whole).mul_(e).sum(-1, keepdim=True) for e in ((w - each).double() for each in (first, q)))
     return torch.where(after < before, q, first).flatten(0, 1)

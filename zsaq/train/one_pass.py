@@ -2,8 +2,10 @@
 it, finished, leave it.
 
 The step of a layer's input is searched on what really arrives; its weight is rounded with compensation on these inputs;
-the BatchNorm behind it, or its bias where there is none, is moved by what the answer shifted. The order is ours, its
-parts are known: GPTQ (arXiv 2210.17323) and bias correction (Nagel et al. 2019, arXiv 1906.04721).
+the BatchNorm behind it, or its bias where there is none, is moved by what the answer shifted. The mean of the answer
+therefore comes back whatever the weight is, and the weight serves what varies: inputs count about their mean. That and
+the order are ours, the parts are known: GPTQ (arXiv 2210.17323), coordinate descent (arXiv 2309.01885) and bias
+correction (Nagel et al. 2019, arXiv 1906.04721).
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -40,12 +42,13 @@ def one_pass(
 
     In the order of execution: a static range becomes the step that is searched on what arrives there (of a module that
     is called at several places, on all of it); a weight whose range is kept is rounded as `zsaq.compensate` does,
-    `damping` too, one whose range is min-max stays rounded to nearest; BatchNorms are moved as `correct_batch_norm`
-    does, and the bias of a quantized layer whose answer no BatchNorm reads by the mean of what is missing in it. Layers
-    that are called twice are fitted at the first call. `loop` gives device, folder and trackers, which hear each
-    layer's "error", ||(w - q) x||^2 / ||w x||^2; several processes each bring as many samples of their own and end with
-    the same student. Memory: a pass over all samples at once, and the unfolded input of few of them.
-    The teacher ends in eval mode, as the student does.
+    `damping` too, for inputs about their mean where the mean of its answer is corrected, and its levels are gone over
+    SWEEPS times more (`descend`); one whose range is min-max stays rounded to nearest; BatchNorms are moved as
+    `correct_batch_norm` does, and the bias of a quantized layer whose answer no BatchNorm reads by the mean of what is
+    missing in it. Layers that are called twice are fitted at the first call. `loop` gives device, folder and trackers,
+    which hear each layer's "error", ||(w - q) x||^2 / ||w x||^2 of such inputs; several processes each bring as many
+    samples of their own and end with the same student. Both models end in eval mode. Memory: a pass over all samples at
+    once, and the unfolded input of few of them.
 
     Raises ValueError for no samples, damping that is not positive, weights that are not float32, a student that is no
     fresh copy of the teacher or shares a weight among layers, and for static ranges and layers that a pass does not
