@@ -1,4 +1,4 @@
-"""Compensation at its ends: maps of one pixel, dampings that leave no inverse."""
+"""Compensation at its ends: maps of one pixel, groups that see nothing, dampings that leave no inverse."""
 
 import re
 
@@ -9,7 +9,7 @@ from torch import nn
 from vision_toys import cnn, images, resnet
 from zsaq import Grid, ImageSpec, QuantConfig, compensate, one_pass, quantize, quantize_model
 from zsaq.quant.layers import quant_layers
-from zsaq.train.compensation import moment
+from zsaq.train.compensation import GroupedFactor, moment
 from zsaq.vision.models import blocks, classifier
 from zsaq.vision.presets import preset_config
 
@@ -45,3 +45,12 @@ def test_a_damping_without_an_inverse_is_told(damping: float) -> None:
 def test_no_damping_is_told_before_images_are_made() -> None:
     with pytest.raises(ValueError, match=r"damping is 0, .*give a positive number"):
         quantize(resnet(), "w4a4", method="onepass", spec=ImageSpec(4, 32), damping=0, images=1 << 30)
+
+
+def test_a_group_that_sees_nothing_is_rounded_to_nearest() -> None:
+    total = torch.zeros(2, 4, 4, dtype=torch.float64)
+    total[0] = torch.eye(4)
+    weight, grid = torch.randn(2, 4), Grid(4)
+    scale, zero = torch.full((2, 1), 0.2), torch.zeros(2, 1)
+    rounded = GroupedFactor.of(total, 0.01).columns(weight, scale, zero, grid)[0]
+    torch.testing.assert_close(rounded, (weight / 0.2).round().clamp(grid.low, grid.high) * 0.2)

@@ -93,15 +93,6 @@ def test_groups_at_once_are_groups_one_by_one(per: Any) -> None:
     assert miss == pytest.approx(missed, rel=1e-3)
 
 
-def test_a_group_that_sees_nothing_is_rounded_to_nearest() -> None:
-    total = torch.zeros(2, 4, 4, dtype=torch.float64)
-    total[0] = torch.eye(4)
-    weight, grid = torch.randn(2, 4), Grid(4)
-    scale, zero = torch.full((2, 1), 0.2), torch.zeros(2, 1)
-    rounded = GroupedFactor.of(total, 0.01).columns(weight, scale, zero, grid)[0]
-    torch.testing.assert_close(rounded, (weight / 0.2).round().clamp(grid.low, grid.high) * 0.2)
-
-
 @torch.no_grad()
 def miss(student: nn.Module, teacher: nn.Module, batch: dict[str, Tensor]) -> float:
     return float((run_model(student, batch).answer - run_model(teacher, batch).answer).square().mean())
