@@ -32,10 +32,10 @@ def test_a_residual_net_of_images_of_four_pixels_is_fitted_in_one_pass() -> None
 def test_a_damping_without_an_inverse_is_told(damping: float) -> None:
     teacher, batch = classifier(cnn()), {"pixel_values": images(2, 8)}
     config = QuantConfig(Grid(4), None)
-    fits = [lambda student: compensate(student, [batch], blocks(student), damping=damping)]
-    if damping > 1:  # about its mean a moment keeps a little on its diagonal
-        fits.append(lambda student: one_pass(student, teacher, [batch], damping=damping))
-    for fit in fits:
+    for fit in (
+        lambda student: one_pass(student, teacher, [batch], damping=damping),
+        lambda student: compensate(student, [batch], blocks(student), damping=damping),
+    ):
         with pytest.raises(
             ValueError, match=rf"damping is {re.escape(repr(damping))}, with which .* no inverse; give about 0.01"
         ):

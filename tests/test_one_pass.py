@@ -236,9 +236,6 @@ def test_two_processes_with_half_of_the_images_each_equal_one_with_all(tmp_path:
         state._reset_state()
     debug_launcher(half_of_them, (str(tmp_path),), num_processes=2)
     whole, ranks = of_one_pass(images(8, 16)), [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
-    apart = []
     for name, value in whole.items():
         assert torch.equal(ranks[0][name], ranks[1][name])
-        apart.append((ranks[0][name] - value).float().norm() / value.float().norm().clamp_min(1e-6))
-    # sums in another order turn a weight that lies between two levels, and what comes after it
-    assert max(apart[:5]) < 1e-3 and max(apart) < 0.1
+        torch.testing.assert_close(ranks[0][name], value, rtol=1e-3, atol=1e-4)

@@ -17,7 +17,6 @@ from zsaq.quant.codes import groups, nearby, round_to_grid, values_of
 from zsaq.quant.config import Grid
 from zsaq.quant.layers import QuantConv2d, QuantLayer
 from zsaq.quant.quantizer import Quantizer
-from zsaq.train.descent import descend
 
 COLUMNS = 128  # that are rounded before those behind them hear of it
 NEAR = 0.49  # of a step: where a latent weight is still rounded to its level
@@ -33,44 +32,21 @@ def moment(layer: QuantLayer, x: Tensor) -> Tensor:
     if not isinstance(layer, QuantConv2d):
         flat = x.flatten(0, -2)
         return (flat.T @ flat)[None]
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
     d, places = layer.weight[0].numel(), max(1, math.prod(x.shape[2:]) // math.prod(layer.stride))
     total = x.new_zeros(layer.groups, d, d)
     for part in x.split(max(1, UNFOLDED // (layer.groups * d * places))):
-        seen = unfolded(layer, part)
+        seen = F.unfold(part, layer.kernel_size, layer.dilation, 0, layer.stride)
+        seen = seen.unflatten(1, (layer.groups, d)).permute(1, 2, 0, 3).flatten(2)
         total += seen @ seen.mT
     return total
 
 
-def sums(layer: QuantLayer, x: Tensor) -> tuple[Tensor, int]:
-    """The sum of what `moment` squares, [groups, d] float64, and how many there are."""
-    if not isinstance(layer, QuantConv2d):
-        return x.double().flatten(0, -2).sum(0)[None], x[..., 0].numel()
-    seen = unfolded(layer, x.double().sum(0, keepdim=True))  # of the sum, as unfolding is linear
-    return seen.sum(2), seen.shape[2] * len(x)
-
-
-def unfolded(layer: QuantConv2d, x: Tensor) -> Tensor:
-    """What a convolution's kernel looks at, [groups, in / groups * height * width, places of all samples]."""
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
-    seen = F.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride)
-    return seen.unflatten(1, (layer.groups, -1)).permute(1, 2, 0, 3).flatten(2)
-
-
-def centred(total: Tensor, sums: Tensor, count: int | Tensor) -> Tensor:
-    """A `moment` about the mean, of the inputs' `sums` [groups, d] and their `count`; with inputs that never vary, a
-    hundred-thousandth of it stays on the diagonal."""
-    least = 1e-5 * total.diagonal(dim1=1, dim2=2).mean(1)
-    total = total - sums[:, :, None] * sums[:, None, :] / count
-    total.diagonal(dim1=1, dim2=2).add_(least[:, None])
-    return total
-
-
-def round_layers(layers: Sequence[QuantLayer], total: Tensor, damping: float, sweeps: int = 0) -> list[float]:
+def round_layers(layers: Sequence[QuantLayer], total: Tensor, damping: float) -> list[float]:
     """Round the weights of layers that share the inputs of that `moment` [groups, d, d] float64, which is overwritten,
-    in place; the error of each: ||(w - q) x||^2 / ||w x||^2, 0 where the inputs are. `sweeps`: of `descend`, after it.
-    Raises ValueError, with no weight changed, for a damping that leaves that moment without an inverse."""
-    kept = total.clone() if sweeps else total
+    in place; the error of each: ||(w - q) x||^2 / ||w x||^2, 0 where the inputs are. Raises ValueError, with no weight
+    changed, for a damping that leaves that moment without an inverse."""
     every = [layer.rows().flatten(1) for layer in layers]
     whole, silent = [_weight_of(rows.double(), total) for rows in every], not total.any()
     factor = _factor_of(total, damping)
@@ -79,11 +55,7 @@ def round_layers(layers: Sequence[QuantLayer], total: Tensor, damping: float, sw
         weigh(layer.weight_quantizer, rows, factor.cost)
         scale, zero, grid = _grid_of(layer)
         q, latent, miss = factor.columns(rows, scale, zero, grid)
-        scale, zero = (each.repeat_interleave(rows.shape[1] // each.shape[1], 1) for each in (scale, zero))
-        if sweeps:
-            q = descend(rows, q, kept, scale, zero, grid, damping, sweeps)
-            miss = _weight_of((rows - q).double(), kept)
-        latent = nearby(latent, q, scale, grid, NEAR)
+        latent = nearby(latent, q, scale.repeat_interleave(rows.shape[1] // scale.shape[1], 1), grid, NEAR)
         layer.weight.copy_(latent.T if layer.columns_first else latent.view_as(layer.weight))
         errors.append(0.0 if silent else miss / (norm or 1.0))
     return errors

@@ -2,13 +2,11 @@
 it, finished, leave it.
 
 The step of a layer's input is searched on what really arrives; its weight is rounded with compensation on these inputs;
-the BatchNorm behind it, or its bias where there is none, is moved by what the answer shifted. The mean of the answer
-therefore comes back whatever the weight is, and the weight serves what varies: inputs count about their mean. That and
-the order are ours, the parts are known: GPTQ (arXiv 2210.17323), coordinate descent (arXiv 2309.01885) and bias
-correction (Nagel et al. 2019, arXiv 1906.04721).
+the BatchNorm behind it, or its bias where there is none, is moved by what the answer shifted. The order is ours, its
+parts are known: GPTQ (arXiv 2210.17323) and bias correction (Nagel et al. 2019, arXiv 1906.04721).
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, cast, final
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantLayer, QuantLinear, quant_layers
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import Static, static_ranges
-from zsaq.train.compensation import centred, check_damping, moment, round_layers, sums
+from zsaq.train.compensation import check_damping, moment, round_layers
 from zsaq.train.correction import answers_of, corrected, has_bias, joined
 from zsaq.train.gptq import check_apart, check_fit
 from zsaq.train.logging import StepLog, say
@@ -30,7 +28,6 @@ from zsaq.train.trainer import warn_of_several
 
 Model = TypeVar("Model", bound=nn.Module)
 FITTED = (QuantLinear, QuantConv1D, QuantConv2d)
-SWEEPS = 4  # of coordinate descent: a fifth moves next to nothing
 
 
 @torch.no_grad()
@@ -42,13 +39,12 @@ def one_pass(
 
     In the order of execution: a static range becomes the step that is searched on what arrives there (of a module that
     is called at several places, on all of it); a weight whose range is kept is rounded as `zsaq.compensate` does,
-    `damping` too, for inputs about their mean where the mean of its answer is corrected, and its levels are gone over
-    SWEEPS times more (`descend`); one whose range is min-max stays rounded to nearest; BatchNorms are moved as
-    `correct_batch_norm` does, and the bias of a quantized layer whose answer no BatchNorm reads by the mean of what is
-    missing in it. Layers that are called twice are fitted at the first call. `loop` gives device, folder and trackers,
-    which hear each layer's "error", ||(w - q) x||^2 / ||w x||^2 of such inputs; several processes each bring as many
-    samples of their own and end with the same student. Both models end in eval mode. Memory: a pass over all samples at
-    once, and the unfolded input of few of them.
+    `damping` too, one whose range is min-max stays rounded to nearest; BatchNorms are moved as `correct_batch_norm`
+    does, and the bias of a quantized layer whose answer no BatchNorm reads by the mean of what is missing in it. Layers
+    that are called twice are fitted at the first call. `loop` gives device, folder and trackers, which hear each
+    layer's "error", ||(w - q) x||^2 / ||w x||^2; several processes each bring as many samples of their own and end with
+    the same student. Both models end in eval mode. Memory: a pass over all samples at once, and the unfolded input of
+    few of them.
 
     Raises ValueError for no samples, damping that is not positive, weights that are not float32, a student that is no
     fresh copy of the teacher or shares a weight among layers, and for static ranges and layers that a pass does not
@@ -67,8 +63,7 @@ def one_pass(
     answers = answers_of(teacher, every, batch, loop.accelerator)
     steps = Steps(student, loop.accelerator)
     with keeping(student), StepLog(loop.accelerator, stage, len(fit), loop.folder, every=1) as log:
-        bare = {name for name, layer in every.items() if name in answers.means and not has_bias(layer)}
-        weights = Weights(fit, fit.keys() - bare, steps, damping, loop, log)
+        weights = Weights(fit, steps, damping, loop, log)
         handles = [
             layer.register_forward_pre_hook(weights.reached(name), with_kwargs=True) for name, layer in every.items()
         ]
@@ -91,11 +86,12 @@ def one_pass(
             "of the QuantConfig"
         )
     warn_of_several(student, steps.several)
+    bare = sum(name in answers.means and not has_bias(layer) for name, layer in every.items())
     rough = sum(name not in fit for name in every)
     if loop.accelerator.is_main_process and (rough or bare):
         say(
             f"{stage}: of {len(every)} layers {rough} stay rounded to nearest (compensation needs ranges='searched', "
-            f"as under brecq), {len(bare)} have no bias to correct, nor a BatchNorm right behind them"
+            f"as under brecq), {bare} have no bias to correct, nor a BatchNorm right behind them"
         )
     return student
 
@@ -131,14 +127,10 @@ class Steps:
 
 @final
 class Weights:
-    """The layers `fit` by name, rounded anew as they are reached; those that are `done`. Of those that are `shifted`,
-    the mean of the answers is given back behind them: what rounding does to it costs nothing."""
+    """The layers `fit` by name, rounded anew as they are reached; those that are `done`."""
 
-    def __init__(
-        self, fit: Mapping[str, QuantLayer], shifted: Collection[str], steps: Steps, damping: float, loop: Loop,
-        log: StepLog,
-    ) -> None:  # fmt: skip
-        self.fit, self.shifted, self.steps, self.damping, self.loop, self.log = fit, shifted, steps, damping, loop, log
+    def __init__(self, fit: Mapping[str, QuantLayer], steps: Steps, damping: float, loop: Loop, log: StepLog) -> None:
+        self.fit, self.steps, self.damping, self.loop, self.log = fit, steps, damping, loop, log
         self.done = set[str]()
 
     def reached(self, name: str):
@@ -148,14 +140,12 @@ class Weights:
                 self.steps.reached(quantizer, (x,))
             if name in self.done or name not in self.fit:
                 return
-            x = layer.inputs(x).float()
-            parts = [moment(layer, x).double(), *sums(layer, x)]
+            total = moment(layer, layer.inputs(x).float()).double()
             if self.loop.accelerator.num_processes > 1:
-                parts = [self.loop.accelerator.reduce(torch.as_tensor(part, device=x.device), "sum") for part in parts]
-            total: Any = centred(*cast(Any, parts)) if name in self.shifted else parts[0]
+                total = cast(Tensor, self.loop.accelerator.reduce(total, "sum"))
             if not total.isfinite().all():
                 raise NotFinite(f"the inputs of {name} are not finite on these images; look at them")
-            (error,) = round_layers([layer], total, self.damping, SWEEPS)
+            (error,) = round_layers([layer], total, self.damping)
             self.done.add(name)
             self.log.write(len(self.done), {"error": error})
 
