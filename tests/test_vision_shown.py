@@ -98,6 +98,12 @@ def test_a_spec_of_another_net_is_told(method: str, spec: ImageSpec, told: str) 
     assert teacher.training and all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_net_of_another_dtype_is_shown_its_images(dtype: torch.dtype) -> None:
+    job = ImageJob(resnet().to(dtype), ImageSpec(CLASSES, 32))
+    assert {parameter.dtype for parameter in job.teacher.parameters()} == {dtype}
+
+
 def test_synchronized_batch_norms_are_batch_norms() -> None:
     plain, batch = cnn(), {"pixel_values": images(4, 16)}
     several = nn.SyncBatchNorm.convert_sync_batchnorm(cnn())

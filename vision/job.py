@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zsaq.train.pair import Batch, run_model
 from zsaq.train.stages import part
+from zsaq.train.widening import widened
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
 from zsaq.vision.models import class_name, classifier
 
@@ -59,7 +60,8 @@ def check_spec(teacher: nn.Module, spec: ImageSpec) -> None:
     where = next((parameter.device for parameter in teacher.parameters()), None)
     pixels = torch.zeros(1, spec.channels, spec.size, spec.size, device=where)
     try:
-        out = run_model(teacher.eval(), {"pixel_values": pixels})
+        with widened(teacher.eval()):
+            out = run_model(teacher, {"pixel_values": pixels})
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"{class_name(teacher)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
