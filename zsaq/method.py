@@ -49,8 +49,8 @@ class Budget:
                 raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(default)}, as the default {default!r}")
         if still := [name for name in RATES if numbers.get(name) == 0]:
             raise ValueError(f"{still[0]} is 0, with which nothing is learned: give a positive number")
-        if wild := [name for name in RATES if numbers.get(name) is not None and numbers[name] > 1e6]:
-            raise ValueError(f"{wild[0]} is {numbers[wild[0]]!r}, with which nothing stays finite: give 1e6 at most")
+        if wild := [name for name in RATES if numbers.get(name) is not None and numbers[name] > 1e38]:
+            raise ValueError(f"{wild[0]} is {numbers[wild[0]]!r}, which float32 does not hold: give less")
         if zero := [name for name in POSITIVE if numbers.get(name) == 0]:
             raise ValueError(f"{zero[0]} is 0, with which the answer may not be finite: give a positive number")
         return cls(effort, numbers)

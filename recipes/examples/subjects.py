@@ -24,6 +24,7 @@ from zsaq.eval.tasks import HUB, Task, find_task, read_rows
 from zsaq.language.text import Text
 from zsaq.run import Data
 from zsaq.vision.models import classifier as wrapped
+from zsaq.vision.models import spec_of
 
 Subject = dict[str, Any]
 
@@ -125,7 +126,7 @@ def photos(
     of, first = ", ".join(Path(path).stem for path in test), f", first {limit}" if limit else ""
     name = f"{Path(weights).stem} on {of}{first}" + (f", {size} pixels" if size != 224 else "")
     return {
-        "model": teacher, "spec": imagenet.spec_of(size), "processor": processor,
+        "model": teacher, "spec": spec_of(teacher, size), "processor": processor,
         "data": Data(name) if test else None, "score": scorers.images(images, teacher) if test else None,
         "real": shown if real else None,
     }  # fmt: skip
