@@ -114,9 +114,8 @@ def _listen(module: nn.Module, capture: Capture, values: list[tuple[nn.Module, T
     def at_input(module, args, kwargs) -> None:
         values.append((module, first_input(args, kwargs)))
 
-    def at_output(module, args, output) -> Tensor | None:
+    def at_output(module, args, output) -> None:
         values.append((module, first(output)))
-        return output.clone() if isinstance(output, Tensor) else None  # what is done in place behind it is not seen
 
     if capture.side == "input":
         return module.register_forward_pre_hook(at_input, with_kwargs=True)
