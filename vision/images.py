@@ -101,7 +101,7 @@ def gaussian(job: ImageJob, images: int, seed: int) -> Batch:
 
 
 def real(job: ImageJob, images: int, seed: int) -> Batch:
-    """As many real images as the others make. Not zero-shot."""
+    """As many real images as the others make. Not zero-shot. Raises ValueError without any, and as `shown` does."""
     if job.real is None:
         raise ValueError("there are no real images, which this row reads: give some, or take a row that is zero-shot")
     pixels = shown({"pixel_values": job.real()}, job.spec)["pixel_values"]

@@ -25,7 +25,7 @@ class ImageJob:
     `mean`, `deviation`: the teacher's normalisation, a number for each channel. `pictures`: the folder where pictures
     of what is synthesized go. `real()`: unlabelled real images [N, C, S, S], not read before a row asks that is not
     zero-shot. `given`: images of one's own, a batch or an iterable of batches. `cache`: synthetic images by what made
-    them, so that methods and bit widths that share them compare on the same.
+    them, so that methods and bit widths that share them compare on the same. Raises ValueError as `check_spec` does.
     """
 
     teacher: nn.Module

@@ -59,9 +59,10 @@ def onepass_kl(
     first, others = (
         {"pixel_values": mixed(images["pixel_values"], generator(seed_of(seed_of(seed, 0), part)))} for part in (2, 3)
     )
+    stream = mixtures(images, batch_size, seed)
     student = onepass(teacher, config, spec, first, damping=damping, loop=loop)
     before = kl_on(others, teacher, student)
-    distill(student, teacher, mixtures(images, batch_size, seed), KL(temperature), sgd(student, lr), steps, loop)
+    distill(student, teacher, stream, KL(temperature), sgd(student, lr), steps, loop)
     after = kl_on(others, teacher, student)
     if loop.accelerator.is_main_process:
         worth = said(before, after)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from zsaq.train.objectives import Objective, labels_of
 from zsaq.train.pair import Batch, Capture, Out, Pair, run_model
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.models import At, last_feature_map
+from zsaq.vision.models import NORMS, At, last_feature_map
 
 Where = type | Callable[[str, nn.Module], bool]
 
@@ -142,7 +142,7 @@ def closed_slopes(teacher: nn.Module, where: Where, pixels: Tensor) -> Closed | 
     values = [(m, v) for m, v in out.seen[every] if isinstance(v, Tensor)]
     heads = [m for m, v in values if isinstance(m, nn.Linear) and v.shape == (len(x), out.logits.shape[1])]
     heads = [m for m in heads if m.in_features == x.shape[1]]
-    norms = [m for m, v in values if isinstance(m, nn.BatchNorm2d | nn.SyncBatchNorm) and v.shape == x.shape]
+    norms = [m for m, v in values if isinstance(m, NORMS) and v.shape == x.shape]
     gates = [(m, v) for m, v in values if type(m) in (nn.ReLU, nn.ReLU6) and v.shape == x.shape]
     if not (heads and norms and gates):
         return None
