@@ -17,7 +17,7 @@ from zsaq.vision.job import ImageJob
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.genie import prior
 from zsaq.vision.sources.pixels import Pixels
-from zsaq.vision.sources.pyramid import Moved, Pyramid, balanced_labels, pyramid_images
+from zsaq.vision.sources.pyramid import Moved, Pyramid, balanced_labels, falling, opponents, pyramid_images
 
 SPEC = ImageSpec(CLASSES, 16)
 
@@ -34,13 +34,39 @@ def test_resolutions_halve_down_to_four_pixels(size: int, sides: list[int]) -> N
     assert source()["labels"].tolist() == [3, 1]
 
 
-def test_pixels_are_the_sum_of_stretched_maps() -> None:
-    source = Pyramid(ImageSpec(5, 8), torch.zeros(2, dtype=torch.int64))
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_are_the_sum_of_stretched_maps_finer_ones_smaller(channels: int) -> None:
+    source = Pyramid(ImageSpec(5, 8, channels), torch.zeros(2, dtype=torch.int64))
     coarse, fine = source.maps
-    expected = nn.functional.interpolate(coarse, scale_factor=2, mode="bilinear") + fine
+    large, small = (4 / 3) ** 0.5, (2 / 3) ** 0.5  # 4^-.5 and 8^-.5 over the root of their mean square
+    total = nn.functional.interpolate(large * coarse, scale_factor=2, mode="bilinear") + small * fine
     pixels = source()["pixel_values"]
-    torch.testing.assert_close(pixels, expected)
-    assert all(g.abs().min() > 0 for g in torch.autograd.grad(pixels.sum(), list(source.parameters())))
+    torch.testing.assert_close(pixels, (opponents(channels) @ total.flatten(2)).view_as(total))
+    assert all(g.abs().max() > 0 for g in torch.autograd.grad(pixels.square().sum(), list(source.parameters())))
+
+
+@pytest.mark.parametrize("sides", [[7], [4, 8, 16, 32], [6, 12, 25, 50], [7, 14, 28, 56, 112, 224]])
+def test_weights_fall_with_the_root_of_the_side(sides: list[int]) -> None:
+    weights = torch.tensor(falling(sides), dtype=torch.float64)
+    torch.testing.assert_close(weights.square().mean(), torch.tensor(1.0, dtype=torch.float64))
+    torch.testing.assert_close(weights / weights[0], (sides[0] / torch.tensor(sides, dtype=torch.float64)).sqrt())
+
+
+def test_colours_differ_less_than_brightness_and_other_channels_are_as_they_are() -> None:
+    turn = opponents(3)
+    torch.testing.assert_close(turn.T @ turn, (3 * torch.tensor([0.92, 0.07, 0.01])).diag(), atol=1e-6, rtol=0)
+    assert turn[:, 0].min() == turn[:, 0].max() > 0 and turn[:, 1:].sum(0).abs().max() < 1e-6
+    assert all(torch.equal(opponents(count), torch.eye(count)) for count in (1, 2, 4))
+
+
+def test_images_begin_as_photographs_are_bright_together_and_smooth() -> None:
+    spec = ImageSpec(5, 64)
+    pixels = Pyramid(spec, torch.zeros(64, dtype=torch.int64))()["pixel_values"].detach()
+    together = torch.corrcoef(pixels.transpose(0, 1).flatten(1))
+    assert 0.85 < together[0, 1] < 0.97 and 0.7 < together[0, 2] < 0.95
+    power = torch.fft.fft2(pixels).abs().square().mean((0, 1))[0]
+    assert power[1] / power[8] > 8**2 and power[1] / power[16] > 16**2, "steeper than an equal variance per octave"
+    assert 0.3 < pixels.var() < 1
 
 
 def test_what_was_given_does_not_change_with_the_next_step() -> None:

@@ -3,6 +3,10 @@
 Adam moves every number of a map alike: pixels learn what is fine as fast as what is coarse, and what is coarse needs
 all of them to agree. A Laplacian pyramid (Burt & Adelson 1983) gives each octave of frequencies numbers of its own, so
 that images match a teacher's statistics, and the ranges of its activations, in few steps and without a generator.
+
+What a teacher remembers says nothing of how pixels hang together. Of photographs that is known: their amplitude falls
+with frequency (Field 1987), their colours differ much less than their brightness (Ruderman et al. 1998). So finer maps
+and colour differences begin smaller and move in smaller steps.
 """
 
 from pathlib import Path
@@ -25,6 +29,24 @@ from zsaq.vision.sources.swing import swing
 
 COARSEST = 4  # pixels that the smallest map has at least: 4 levels at 32 pixels, 6 at 224
 REACH = 2 / 32  # of the shifts, a share of the image's side
+FALL = 0.5  # a map's weight is its side to the power of minus this
+OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # brightness, red against blue, both against green
+SHARES = (0.92, 0.07, 0.01)  # of the variance, which these have at the start
+
+
+def falling(sides: list[int]) -> list[float]:
+    """The weights of maps of these sides, with a mean square of 1."""
+    weights = torch.tensor(sides, dtype=torch.float64) ** -FALL
+    return (weights / weights.square().mean().sqrt()).tolist()
+
+
+def opponents(channels: int) -> Tensor:
+    """What turns the channels of the maps into those of pixels, float32 [channels, channels]; of 3 the maps hold
+    OPPONENT colours, whatever their order, else the same as the pixels."""
+    if channels != 3:
+        return torch.eye(channels)
+    axes = nn.functional.normalize(torch.tensor(OPPONENT), dim=1)
+    return (axes * (3 * torch.tensor(SHARES)).sqrt()[:, None]).T.contiguous()
 
 
 def balanced_labels(n: int, spec: ImageSpec, seed: int = 0) -> Tensor:
@@ -36,12 +58,15 @@ def balanced_labels(n: int, spec: ImageSpec, seed: int = 0) -> Tensor:
 
 @final
 class Pyramid(Source):
-    """An image for each of `labels` int64 [n]: the sum of maps [n, C, s, s], s = size, size / 2, ... (rounded down).
+    """An image for each of `labels` int64 [n]: the sum of maps [n, C, s, s], s = size, size / 2, ... (rounded down),
+    weighted by s^-FALL.
 
-    Each map is stretched bilinearly onto the next. Maps begin at N(0, 1 / levels). Every forward gives all images.
+    Each map is stretched bilinearly onto the next; the channels of their sum are OPPONENT colours where they are 3.
+    Maps begin at N(0, 1 / levels). Every forward gives all images. FALL and SHARES are ours (recipes/LOG.md).
     """
 
     labels: Tensor
+    colours: Tensor
 
     def __init__(self, spec: ImageSpec, labels: Tensor, seed: int = 0) -> None:
         super().__init__()
@@ -51,14 +76,16 @@ class Pyramid(Source):
         rng = torch.Generator().manual_seed(seed)
         shapes = [(len(labels), spec.channels, side, side) for side in reversed(sides)]
         self.maps = nn.ParameterList(torch.randn(shape, generator=rng) / len(sides) ** 0.5 for shape in shapes)
+        self.weights = falling(sides[::-1])
         self.register_buffer("labels", labels)
+        self.register_buffer("colours", opponents(spec.channels))
 
     def forward(self) -> Batch:
-        coarse, *finer = self.maps
-        pixels = coarse.clone()  # so that a batch given away does not change with the next step
-        for each in finer:
-            pixels = F.interpolate(pixels, size=each.shape[-2:], mode="bilinear") + each
-        return {"pixel_values": pixels, "labels": self.labels}
+        (coarse, *finer), (first, *weights) = self.maps, self.weights
+        total = first * coarse
+        for each, weight in zip(finer, weights, strict=True):
+            total = F.interpolate(total, size=each.shape[-2:], mode="bilinear") + weight * each
+        return {"pixel_values": torch.einsum("kc,nchw->nkhw", self.colours, total), "labels": self.labels}
 
 
 @final
