@@ -91,10 +91,10 @@ def test_steps_of_kl_bring_a_student_nearer_on_mixtures_it_never_saw() -> None:
         with torch.no_grad():
             return float(KL()(Pair(classifier(teacher), student, {"pixel_values": held})))
 
-    first = {"pixel_values": mixed(shown["pixel_values"], generator(seed_of(seed_of(4, 0), 2)))}
+    first = {"pixel_values": mixed(shown["pixel_values"], generator(seed_of(seed_of(3, 0), 2)))}
     passed = onepass(teacher, config, spec, first)  # where the steps begin
-    student = onepass_kl(teacher, config, spec, shown, steps=20, batch_size=8, lr=3e-4, seed=4)
+    student = onepass_kl(teacher, config, spec, shown, steps=60, batch_size=8, lr=3e-4, seed=3)
     assert distance(student) < distance(passed)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
-    again = onepass_kl(teacher, config, spec, shown, steps=20, batch_size=8, lr=3e-4, seed=4)
+    again = onepass_kl(teacher, config, spec, shown, steps=60, batch_size=8, lr=3e-4, seed=3)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in student.state_dict().items())
