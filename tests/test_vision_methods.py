@@ -33,6 +33,7 @@ from zsaq.vision.rows import NEEDS, fitted, settings_of
 FAST = {"rtn-noise", "rtn-real", "zeroq", "dsg", "psaq", "intraq", "plf", "hast", "synq", "genie-noise", "distill"} | {
     "onepass",
     "onepass-noise",
+    "onepass-pink",
     "onepass-psaq",
     "onepass-kl",
 }

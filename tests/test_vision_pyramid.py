@@ -16,8 +16,9 @@ from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.genie import prior
+from zsaq.vision.sources.pink import opponents
 from zsaq.vision.sources.pixels import Pixels
-from zsaq.vision.sources.pyramid import Moved, Pyramid, balanced_labels, falling, opponents, pyramid_images
+from zsaq.vision.sources.pyramid import Moved, Pyramid, balanced_labels, falling, pyramid_images
 
 SPEC = ImageSpec(CLASSES, 16)
 
@@ -50,13 +51,6 @@ def test_weights_fall_with_the_root_of_the_side(sides: list[int]) -> None:
     weights = torch.tensor(falling(sides), dtype=torch.float64)
     torch.testing.assert_close(weights.square().mean(), torch.tensor(1.0, dtype=torch.float64))
     torch.testing.assert_close(weights / weights[0], (sides[0] / torch.tensor(sides, dtype=torch.float64)).sqrt())
-
-
-def test_colours_differ_less_than_brightness_and_other_channels_are_as_they_are() -> None:
-    turn = opponents(3)
-    torch.testing.assert_close(turn.T @ turn, (3 * torch.tensor([0.92, 0.07, 0.01])).diag(), atol=1e-6, rtol=0)
-    assert turn[:, 0].min() == turn[:, 0].max() > 0 and turn[:, 1:].sum(0).abs().max() < 1e-6
-    assert all(torch.equal(opponents(count), torch.eye(count)) for count in (1, 2, 4))
 
 
 def test_images_begin_as_photographs_are_bright_together_and_smooth() -> None:

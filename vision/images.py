@@ -17,6 +17,7 @@ from zsaq.vision.papers.psaq import psaq_images
 from zsaq.vision.papers.synq import synq_images
 from zsaq.vision.papers.zeroq import zeroq_images
 from zsaq.vision.published import published
+from zsaq.vision.sources.pink import pink_images
 from zsaq.vision.sources.pyramid import pyramid_images
 from zsaq.vision.sources.swing import Latents
 
@@ -39,8 +40,9 @@ def images_of(
 ) -> Batch | list[Latents] | Iterable[Batch]:
     """`images` images by the name of who makes them, in `steps` steps a batch; made once for each job and numbers.
 
-    "noise" and "real" take no steps, "given" is the job's own as it is, and "sources" are Genie's, trained, from which
-    its images come. Raises ValueError for real or given images that the job does not have, and as the makers do.
+    "noise", "pink" and "real" take no steps, "given" is the job's own as it is, and "sources" are Genie's, trained,
+    from which its images come. Raises ValueError for real or given images that the job does not have, and as the makers
+    do.
     """
     key = (name, seed, images, steps)
     match name:
@@ -50,6 +52,8 @@ def images_of(
             return job.given
         case "noise":
             return job.once(key, lambda: gaussian(job, images, seed))
+        case "pink":
+            return job.once(key, lambda: pink_images(job.spec, images=images, seed=seed))
         case "real":
             return job.once(key, lambda: real(job, images, seed))
         case "genie":

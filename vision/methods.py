@@ -136,6 +136,10 @@ ROWS = (
     passed(
         "onepass-noise", images="noise", idea="the same pass on noise", needs=ANY, budgets=only_images(ONEPASS)
     ),
+    passed(
+        "onepass-pink", images="pink", idea="the same pass on noise with spectrum and colours as photographs have",
+        needs=ANY, budgets=only_images(ONEPASS),
+    ),
     passed("onepass-zeroq", images="zeroq", idea="the same pass on ZeroQ's images", budgets=ZEROQ, paper="zeroq"),
     passed("onepass-genie", images="genie", idea="the same pass on Genie's images", budgets=ONEPASS, paper="genie"),
     passed(

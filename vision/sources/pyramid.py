@@ -25,28 +25,18 @@ from zsaq.vision.losses.priors import TeacherCE
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.genie import prior
 from zsaq.vision.pictures import album
+from zsaq.vision.sources.pink import opponents
 from zsaq.vision.sources.swing import swing
 
 COARSEST = 4  # pixels that the smallest map has at least: 4 levels at 32 pixels, 6 at 224
 REACH = 2 / 32  # of the shifts, a share of the image's side
 FALL = 0.5  # a map's weight is its side to the power of minus this
-OPPONENT = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))  # brightness, red against blue, both against green
-SHARES = (0.92, 0.07, 0.01)  # of the variance, which these have at the start
 
 
 def falling(sides: list[int]) -> list[float]:
     """The weights of maps of these sides, with a mean square of 1."""
     weights = torch.tensor(sides, dtype=torch.float64) ** -FALL
     return (weights / weights.square().mean().sqrt()).tolist()
-
-
-def opponents(channels: int) -> Tensor:
-    """What turns the channels of the maps into those of pixels, float32 [channels, channels]; of 3 the maps hold
-    OPPONENT colours, whatever their order, else the same as the pixels."""
-    if channels != 3:
-        return torch.eye(channels)
-    axes = nn.functional.normalize(torch.tensor(OPPONENT), dim=1)
-    return (axes * (3 * torch.tensor(SHARES)).sqrt()[:, None]).T.contiguous()
 
 
 def balanced_labels(n: int, spec: ImageSpec, seed: int = 0) -> Tensor:
@@ -61,8 +51,8 @@ class Pyramid(Source):
     """An image for each of `labels` int64 [n]: the sum of maps [n, C, s, s], s = size, size / 2, ... (rounded down),
     weighted by s^-FALL.
 
-    Each map is stretched bilinearly onto the next; the channels of their sum are OPPONENT colours where they are 3.
-    Maps begin at N(0, 1 / levels). Every forward gives all images. FALL and SHARES are ours (recipes/LOG.md).
+    Each map is stretched bilinearly onto the next; the channels of their sum are mixed as `opponents` says.
+    Maps begin at N(0, 1 / levels). Every forward gives all images. FALL is ours (recipes/LOG.md).
     """
 
     labels: Tensor
