@@ -43,12 +43,12 @@ def auto(teacher: nn.Module, bits: tuple[int, int]) -> str:
 
     A rule from our own tables (README, "Results"; recipes/LOG.md), never a guess from scores at run time: at 8 bits of
     both ranges are enough, below that a net with BatchNorm is fitted in one pass, a vision transformer learns its
-    rounding block by block; the first has images that match its statistics, the other PSAQ-ViT's. Others have the
-    ranges of noise.
+    rounding block by block; the first has images that match its statistics, the other PSAQ-ViT's. Others are fitted
+    in one pass on pink images, which no teacher is needed for: nearer than the ranges of noise at all bits on a ViT.
     """
     low = min(bits) < 8
     if has_batch_norms(teacher):
         return "onepass" if low else "zeroq"
     if has_attentions(teacher):
         return "psaq-learned" if low else "psaq"
-    return "rtn-noise"
+    return "onepass-pink"
