@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from torch import nn
 
+import zsaq
 from vision_toys import cnn, convnext, deit, resnet, swin, vit
 from zsaq.vision.choice import auto, check_needs, preset_for, suits
 from zsaq.vision.methods import METHODS
@@ -59,3 +60,14 @@ def test_each_row_has_a_preset_of_its_own() -> None:
         assert preset_config("w4a4", preset, teacher).weight is not None
     with pytest.raises(ValueError, match="preset is 'gdfq'; give brecq, psaq or uniform"):
         preset_config("w4a4", "gdfq", teacher)
+
+
+@pytest.mark.parametrize(("norm", "method"), [(nn.Identity, "rtn-noise"), (nn.BatchNorm2d, "zeroq")])
+def test_a_net_whose_layers_share_a_weight_is_given_what_takes_it(norm: Any, method: str) -> None:
+    body = [nn.Conv2d(3, 8, 3), norm(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)]
+    teacher = nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)).eval()
+    assert auto(teacher, (4, 4)) in ("onepass", "onepass-pink")
+    body[5].weight = body[3].weight
+    assert auto(teacher, (4, 4)) == auto(teacher, (8, 8)) == method
+    student = zsaq.quantize(teacher, "w4a4", spec=zsaq.ImageSpec(4, 16), images=4)
+    assert student.zsaq.results.method == method

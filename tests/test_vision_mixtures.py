@@ -80,7 +80,7 @@ def test_a_stream_has_no_labels_and_shows_all_before_any_twice() -> None:
         mixtures(images, 0)
 
 
-def test_steps_of_kl_bring_a_student_nearer_on_mixtures_it_never_saw() -> None:
+def test_steps_of_kl_bring_a_student_nearer_than_their_start_on_unseen_mixtures_of_its_images() -> None:
     teacher, spec = resnet(), ImageSpec(CLASSES, 32)
     config = preset_config("w2a2", "brecq", teacher, spec)
     shown = {"pixel_values": images(16, 32, seed=1)}

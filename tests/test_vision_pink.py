@@ -9,6 +9,7 @@ from vision_toys import CLASSES, convnext
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
+from zsaq.vision.methods import METHODS
 from zsaq.vision.sources.pink import opponents, pink_images
 
 
@@ -49,6 +50,16 @@ def test_a_row_has_them_by_name_the_same_for_a_seed() -> None:
     batch: Any = images_of(ImageJob(convnext(), spec), "pink", 3, images=4)
     assert torch.equal(batch["pixel_values"], pink_images(spec, images=4, seed=3)["pixel_values"])
     assert not torch.equal(batch["pixel_values"], pink_images(spec, images=4)["pixel_values"])
+    assert METHODS["onepass-pink"].inputs == "noise with the spectrum and the colours of photographs"
+
+
+def test_pixels_are_float32_under_any_default() -> None:
+    expected = pink_images(ImageSpec(5, 8), images=2)["pixel_values"]
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(pink_images(ImageSpec(5, 8), images=2)["pixel_values"], expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_no_images_are_refused() -> None:

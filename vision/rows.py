@@ -39,6 +39,7 @@ OF_JOB = {"seed", "loop", "folder", "ranges", "source", "layer", "learn", "mean"
 INPUTS = {
     "": "images of a generator that learns beside the student",
     "noise": "Gaussian noise",
+    "pink": "noise with the spectrum and the colours of photographs",
     "real": "real images",
     "given": "given batches",
     "sources": "images synthesized from the teacher (genie)",

@@ -21,9 +21,9 @@ def opponents(channels: int) -> Tensor:
     green are apart, in this order of variance, is known of photographs (Ruderman et al. 1998); the SHARES are ours.
     """
     if channels != 3:
-        return torch.eye(channels)
-    axes = F.normalize(torch.tensor(OPPONENT), dim=1)
-    return (axes * (3 * torch.tensor(SHARES)).sqrt()[:, None]).T.contiguous()
+        return torch.eye(channels, dtype=torch.float32)
+    axes = F.normalize(torch.tensor(OPPONENT, dtype=torch.float32), dim=1)
+    return (axes * (3 * torch.tensor(SHARES, dtype=torch.float32)).sqrt()[:, None]).T.contiguous()
 
 
 def pink_images(spec: ImageSpec, *, images: int, seed: int = 0) -> Batch:
@@ -32,9 +32,10 @@ def pink_images(spec: ImageSpec, *, images: int, seed: int = 0) -> Batch:
     pixel is 1 on average over channels. Raises ValueError for no images."""
     if images < 1:
         raise ValueError(f"images is {images}; give at least 1")
-    along = torch.fft.fftfreq(spec.size, 1 / spec.size)
+    along = torch.fft.fftfreq(spec.size, 1 / spec.size, dtype=torch.float32)
     amplitude = (along[:, None].square() + along.square()).sqrt().clamp_min(1) ** -SLOPE
     amplitude /= amplitude.square().mean().sqrt()
-    white = torch.randn(images, spec.channels, spec.size, spec.size, generator=generator(seed))
+    shape = (images, spec.channels, spec.size, spec.size)
+    white = torch.randn(shape, generator=generator(seed), dtype=torch.float32)
     smooth = torch.fft.ifft2(torch.fft.fft2(white) * amplitude).real
     return {"pixel_values": torch.einsum("kc,nchw->nkhw", opponents(spec.channels), smooth)}
