@@ -236,6 +236,18 @@ def test_two_processes_with_half_of_the_images_each_equal_one_with_all(tmp_path:
         state._reset_state()
     debug_launcher(half_of_them, (str(tmp_path),), num_processes=2)
     whole, ranks = of_one_pass(images(8, 16)), [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
-    for name, value in whole.items():
-        assert torch.equal(ranks[0][name], ranks[1][name])
-        torch.testing.assert_close(ranks[0][name], value, rtol=1e-3, atol=1e-4)
+    half = of_one_pass(images(8, 16)[:4])
+    assert all(torch.equal(ranks[0][name], ranks[1][name]) for name in whole)
+    # Sums in another order may turn one rounding, and then what comes behind it.
+    first = [name for name in whole if name.startswith(("module.conv1", "module.bn1"))]
+    assert len(first) > 4 and not all(torch.equal(half[name], whole[name]) for name in first)
+    for name in first:
+        torch.testing.assert_close(ranks[0][name], whole[name], rtol=1e-3, atol=1e-4)
+    assert alike(ranks[0], whole) > 2 * alike(half, whole)
+
+
+def alike(student: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The share of weights that are the same."""
+    weights = [name for name, value in other.items() if value.ndim > 1 and name.endswith(".weight")]
+    same = [torch.isclose(student[name], other[name], rtol=1e-3, atol=1e-4).flatten() for name in weights]
+    return float(torch.cat(same).float().mean())

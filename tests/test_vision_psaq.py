@@ -159,11 +159,15 @@ def test_the_learning_rate_warms_up_and_goes_to_zero() -> None:
 def test_images_please_the_teacher_and_are_pictures(make, size: int, tmp_path: Path) -> None:
     teacher = make()
     spec = spec_of(teacher)
-    batch = psaq_images(teacher, spec, images=4, steps=6, folder=tmp_path if make is vit else None)
-    objective = prior(teacher, 4, spec)
-    noise = Pixels(4, spec, batch["labels"])()
-    with torch.no_grad():
-        before, after = (float(objective(Pair(teacher, teacher, b, objective.captures))) for b in (noise, batch))
+    folders = [tmp_path if make is vit else None, None, None]
+    every = [psaq_images(teacher, spec, images=4, steps=30, seed=i, folder=f) for i, f in enumerate(folders)]
+    objective, batch = prior(teacher, 4, spec), every[0]
+    noise = [Pixels(4, spec, batch["labels"])() for batch in every]
+    with torch.no_grad():  # one seed alone may end higher: these teachers are random, and few steps swing
+        before, after = (
+            sum(float(objective(Pair(teacher, teacher, b, objective.captures))) for b in each)
+            for each in (noise, every)
+        )
     assert after < before
     low, high = valid(spec, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     pixels = batch["pixel_values"]
