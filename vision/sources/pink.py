@@ -14,8 +14,8 @@ SHARES = (0.92, 0.07, 0.01)  # of the variance, that these have
 
 
 def opponents(channels: int) -> Tensor:
-    """What turns opponent colours into the channels of pixels, float32 [channels, channels]; but for 3 channels, whose
-    order is of no account, nothing is known and this is the identity.
+    """What turns opponent colours into the channels of pixels, float32 [channels, channels]; but for 3 channels, which
+    are red, green and blue or the other way round, nothing is known and this is the identity.
 
     Columns are orthogonal, with squares that sum to the number of channels. That brightness, blue and yellow, red and
     green are apart, in this order of variance, is known of photographs (Ruderman et al. 1998); the SHARES are ours.

@@ -52,7 +52,8 @@ class Pyramid(Source):
     weighted by s^-FALL.
 
     Each map is stretched bilinearly onto the next; the channels of their sum are mixed as `opponents` says.
-    Maps begin at N(0, 1 / levels). Every forward gives all images. FALL is ours (recipes/LOG.md).
+    Maps begin at N(0, 1 / levels). Every forward gives all images. FALL is ours, taken with the real scores of a
+    MobileNetV2 and an EfficientNet-Lite0 in sight, for which it is no clean zero-shot choice (recipes/LOG.md).
     """
 
     labels: Tensor
