@@ -36,9 +36,13 @@ class Unknown(PreTrainedModel):
 
 @pytest.fixture(scope="module")
 def state() -> State:
+    return state_of(0)
+
+
+def state_of(variant: int) -> State:
     """Random weights under the file's names, 7 classes; the size of the images is in none of them."""
     torch.manual_seed(0)
-    config = efficientnet.EfficientNetLiteConfig(num_labels=7)  # pyright: ignore[reportCallIssue]
+    config = efficientnet.EfficientNetLiteConfig(num_labels=7, variant=variant)  # pyright: ignore[reportCallIssue]
     net = efficientnet.EfficientNetLiteForImageClassification(config)
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -56,7 +60,11 @@ def state() -> State:
     } | {"_blocks.0._bn1.num_batches_tracked": torch.tensor(7)}
 
 
-def plain(state: State, x: Tensor) -> Tensor:
+REPEATS = {0: (1, 2, 2, 3, 3, 4, 1), 2: (1, 3, 3, 4, 4, 5, 1)}
+CHANNELS = {0: (16, 24, 40, 80, 112, 192, 320), 2: (16, 24, 48, 88, 120, 208, 352), 4: (24, 32, 56, 112, 160, 272, 448)}
+
+
+def plain(state: State, x: Tensor, variant: int = 0) -> Tensor:
     """Table 1 of Tan and Le 2019 (expansion, repeats, stride, kernel) on the file's names, TensorFlow's padding."""
 
     def layer(x: Tensor, name: str, norm: str, stride: int = 1, act: bool = True) -> Tensor:
@@ -71,7 +79,7 @@ def plain(state: State, x: Tensor) -> Tensor:
         return F.relu6(x) if act else x
 
     x, number = layer(x, "_conv_stem", "_bn0", 2), 0
-    for expansion, repeats, first in ((1, 1, 1), (6, 2, 2), (6, 2, 2), (6, 3, 2), (6, 3, 1), (6, 4, 2), (6, 1, 1)):
+    for expansion, repeats, first in zip((1, 6, 6, 6, 6, 6, 6), REPEATS[variant], (1, 2, 2, 2, 1, 2, 1), strict=True):
         for repeat in range(repeats):
             at, inside = f"_blocks.{number}.", x
             if expansion > 1:
@@ -91,6 +99,31 @@ def test_the_loaded_net_is_the_plain_one(state: State, size: int, tmp_path: Path
         logits, wanted = net(pixel_values=x).logits, plain(state, x)
     assert not net.training and wanted.std() > 1e-2
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_larger_variant_is_the_plain_one_and_comes_back(tmp_path: Path) -> None:
+    larger, x = state_of(2), torch.randn(2, 3, SIZE, SIZE)
+    save_file(larger, tmp_path / "net.safetensors")
+    net = imagenet.NETS["lite2"].load(tmp_path / "net.safetensors", SIZE)
+    net.save_pretrained(tmp_path / "saved")
+    back = efficientnet.EfficientNetLiteForImageClassification.from_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        logits, wanted = net(pixel_values=x).logits, plain(larger, x, 2)
+        torch.testing.assert_close(back(pixel_values=x).logits, logits)
+    torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+    with pytest.raises(ValueError, match="give EfficientNet-Lite1"):
+        efficientnet.load_efficientnet(tmp_path / "net.safetensors", SIZE, 1)
+
+
+@pytest.mark.parametrize("variant", CHANNELS)
+def test_channels_are_those_published(variant: int) -> None:
+    assert tuple(stage[1] for stage in efficientnet.stages(variant)) == CHANNELS[variant]
+
+
+@pytest.mark.parametrize("variant", [-1, 5, True, "0", 1.0])
+def test_a_variant_that_does_not_exist_is_refused(variant: Any) -> None:
+    with pytest.raises(ValueError, match=r"variant of EfficientNet-Lite is .*give 0 to 4"):
+        efficientnet.stages(variant)
 
 
 @pytest.mark.parametrize(

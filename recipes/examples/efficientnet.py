@@ -1,11 +1,12 @@
-"""EfficientNet-Lite0 (Tan and Le 2019, arXiv 1905.11946, without squeeze and with ReLU6) as the Hugging Face model that
-`from_pretrained` and `AutoModelForImageClassification` read, once this module is imported.
+"""EfficientNet-Lite (Tan and Le 2019, arXiv 1905.11946, without squeeze and with ReLU6), 0 to 4, as the Hugging Face
+model that `from_pretrained` and `AutoModelForImageClassification` read, once this module is imported.
 
 Its layers are plain: every ReLU6 a module of its own, TensorFlow's "same" padding of strided convolutions, one pixel
 more behind than before, as `ZeroPad2d`. Weights come from a state dict in safetensors with the names of
-efficientnet-lite-pytorch (`_conv_stem`, `_blocks.{0..15}._expand_conv, ...`, `_fc`).
+efficientnet-lite-pytorch (`_conv_stem`, `_blocks.{0...}._expand_conv, ...`, `_fc`).
 """
 
+import math
 import re
 from pathlib import Path
 from typing import Any, Final
@@ -23,15 +24,33 @@ STAGES: Final = (
     (6, 320, 1, 1, 3),
 )  # fmt: skip
 STEM, TOP, EPSILON = 32, 1280, 1e-3
+SCALES: Final = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))  # width and depth of Lite0 to Lite4
 
 
 class EfficientNetLiteConfig(PreTrainedConfig):
-    """`image_size` decides on which side a map with an odd side is padded; sides whose halves are even alike (224, 128)
-    give one net."""
+    """`variant`: 0 to 4. `image_size` decides on which side a map with an odd side is padded; sides whose halves are
+    even alike (224, 128) give one net."""
 
     model_type = "efficientnet_lite"
     image_size: int = 224
     num_channels: int = 3
+    variant: int = 0
+
+
+def stages(variant: int) -> list[tuple[int, int, int, int, int]]:
+    """`STAGES` of a variant: channels times its width, to the nearest 8 and no less than nine tenths, repeats times its
+    depth, upwards; Lite leaves stem, top and the repeats of the first and last stage as they are. Raises ValueError for
+    a variant that does not exist."""
+    if type(variant) is not int or not 0 <= variant < len(SCALES):
+        raise ValueError(f"variant of EfficientNet-Lite is {variant!r}; give 0 to {len(SCALES) - 1}")
+    width, depth = SCALES[variant]
+    scaled = []
+    for i, (expansion, channels, repeats, stride, kernel) in enumerate(STAGES):
+        out = max(8, int(channels * width + 4) // 8 * 8)
+        out += 8 if out < 0.9 * channels * width else 0
+        repeats = repeats if i in (0, len(STAGES) - 1) else math.ceil(repeats * depth)
+        scaled.append((expansion, out, repeats, stride, kernel))
+    return scaled
 
 
 def same(side: int, kernel: int, stride: int) -> nn.ZeroPad2d:
@@ -69,12 +88,12 @@ class Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """Pooled features [B, 1280] of images [B, channels, size, size]."""
 
-    def __init__(self, channels: int, size: int) -> None:
+    def __init__(self, channels: int, size: int, variant: int) -> None:
         super().__init__()
         self.pad, self.conv_stem = same(size, 3, 2), nn.Conv2d(channels, STEM, 3, 2, bias=False)
         self.bn0, self.relu0 = nn.BatchNorm2d(STEM, EPSILON), nn.ReLU6()
         into, side, blocks = STEM, -(-size // 2), []
-        for expansion, out, repeats, first, kernel in STAGES:
+        for expansion, out, repeats, first, kernel in stages(variant):
             for repeat in range(repeats):
                 stride = 1 if repeat else first
                 blocks.append(Block(into, out, expansion, kernel, stride, side))
@@ -94,7 +113,7 @@ class EfficientNetLiteForImageClassification(PreTrainedModel):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.net = EfficientNetLite(config.num_channels, config.image_size)
+        self.net = EfficientNetLite(config.num_channels, config.image_size, config.variant)
         self.fc = nn.Linear(TOP, config.num_labels)
         self.post_init()
 
@@ -106,20 +125,22 @@ AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig)
 AutoModelForImageClassification.register(EfficientNetLiteConfig, EfficientNetLiteForImageClassification)
 
 
-def load_efficientnet(path: str | Path, size: int = 224) -> EfficientNetLiteForImageClassification:
+def load_efficientnet(path: str | Path, size: int = 224, variant: int = 0) -> EfficientNetLiteForImageClassification:
     """The net of a state dict for images of `size` pixels, in eval mode; the number of classes is the head's. Raises
-    ValueError if names or shapes differ."""
+    ValueError if names or shapes differ, and for a variant that does not exist."""
     if not Path(path).is_file():
         raise ValueError(f"{path} is no file; give a state dict in safetensors")
     with made(str(path), "net"):
         state = {re.sub(r"(^|\.)_", r"\1", name): value for name, value in load_file(path).items()}
     head = state.get("fc.weight")
     if head is None or head.ndim != 2:
-        raise ValueError(f"{path} holds {sorted(state)[:4]} ...; give EfficientNet-Lite0 with _conv_stem ... _fc")
+        raise ValueError(
+            f"{path} holds {sorted(state)[:4]} ...; give EfficientNet-Lite{variant} with _conv_stem ... _fc"
+        )
     state = {name if name.startswith("fc.") else f"net.{name}": value for name, value in state.items()}
-    labels: dict[str, Any] = {"num_labels": len(head)}
-    model = EfficientNetLiteForImageClassification(EfficientNetLiteConfig(image_size=size, **labels))
-    fill(model, state, path, "EfficientNet-Lite0")
+    numbers: dict[str, Any] = {"num_labels": len(head), "variant": variant}
+    model = EfficientNetLiteForImageClassification(EfficientNetLiteConfig(image_size=size, **numbers))
+    fill(model, state, path, f"EfficientNet-Lite{variant}")
     return model.eval()
 
 

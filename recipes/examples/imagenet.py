@@ -1,4 +1,4 @@
-"""ImageNet's teachers and pictures: EfficientNet-Lite0 (examples/efficientnet.py), and a MobileNetV2 (Sandler et al.
+"""ImageNet's teachers and pictures: EfficientNet-Lite (examples/efficientnet.py), and a MobileNetV2 (Sandler et al.
 2018, arXiv 1801.04381) from a state dict in safetensors with torchvision's names (`features.{0..18}`, `classifier.1`),
 as transformers' class.
 
@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -101,10 +102,13 @@ class Net:
         )  # fmt: skip
 
 
-NETS: Final = {
-    "mobilenet": Net(load_mobilenet),
-    "lite0": Net(load_efficientnet, (127 / 255,) * 3, (128 / 255,) * 3, Image.Resampling.BICUBIC),
-}
+def lite(variant: int) -> Net:
+    """EfficientNet-Lite, trained on images of 224, 240, 260, 280 and 300 pixels."""
+    load = partial(load_efficientnet, variant=variant)
+    return Net(load, (127 / 255,) * 3, (128 / 255,) * 3, Image.Resampling.BICUBIC)
+
+
+NETS: Final = {"mobilenet": Net(load_mobilenet)} | {f"lite{variant}": lite(variant) for variant in range(5)}
 
 
 def stream(
