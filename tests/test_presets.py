@@ -136,3 +136,9 @@ def test_a_preset_is_plain_data_and_other_texts_are_refused(preset) -> None:
 def test_uniform_on_a_transformer_says_what_to_do() -> None:
     with pytest.raises(ValueError, match=r"what ReLUs put out.*ViTForImageClassification.*preset brecq or psaq"):
         uniform("w4a4", vit())
+
+
+@pytest.mark.parametrize("net", [nn.Sequential(nn.ReLU(), nn.Flatten()), nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())])
+def test_brecq_on_a_net_without_layers_says_so(net: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"Sequential has no layer that the preset brecq rounds; give"):
+        brecq("w4a4", classifier(net))

@@ -17,6 +17,7 @@ from zsaq.quant.heads import heads
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.layers import ACTIVATIONS
 from zsaq.train.pair import Capture, run_model
+from zsaq.vision.classifier import class_name
 from zsaq.vision.image_spec import ImageSpec
 
 ANY_SPEC = ImageSpec(classes=1, size=224)  # a convolutional net takes any size
@@ -33,7 +34,7 @@ def uniform(text: str, model: nn.Module) -> QuantConfig:
     weights, activations, products = parts(text)
     if not has_relus(model):
         raise ValueError(
-            f"the preset uniform rounds what ReLUs put out, and {type(model).__name__} has no module of one: give the "
+            f"the preset uniform rounds what ReLUs put out, and {class_name(model)} has no module of one: give the "
             "preset brecq or psaq, which round what goes into layers"
         )
     if products is not None:
@@ -56,9 +57,14 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
     for weights and input of the last. "w4a4p8" also rounds what the products of a transformer's attentions take, to 8
     bits. The order is that of one forward pass on an empty image of `spec`, which a
     model of fixed size must be given unless its images are 224 x 224. The papers also round identity shortcuts, which
-    no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4".
+    no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4" and for a
+    net without layers.
     """
     weights, inputs, products = parts(text)
+    if not any(kind_of(module) is not None for module in model.modules()):
+        raise ValueError(
+            f"{class_name(model)} has no layer that the preset brecq rounds; give a net with a Conv2d or Linear"
+        )
     capture = Capture("teacher", lambda _, module: kind_of(module) is not None, "input")
     parameter = next(model.parameters())
     pixels = torch.zeros(1, spec.channels, spec.size, spec.size, dtype=parameter.dtype, device=parameter.device)

@@ -155,8 +155,9 @@ def check_apart(layers: Mapping[str, QuantLayer]) -> None:
         owner, first = owners.setdefault(id(layer.weight), (name, layer))
         if first is not layer:
             raise ValueError(
-                f"{owner} and {name} share a weight, which cannot be rounded for both: give each a copy, or leave them "
-                "rounded to nearest"
+                f"{owner} and {name} share a weight, which cannot be rounded for both: give each a copy, leave them in "
+                f'floats by rules=(("{owner}", None), ("{name}", None)) of the QuantConfig, or take a method that '
+                "rounds to nearest"
             )
 
 
