@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from vision_toys import CLASSES, images, resnet
+from zsaq import quantize_model
 from zsaq.train.objectives import KL
+from zsaq.train.one_pass import one_pass
 from zsaq.train.pair import Pair
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import seed_of
@@ -15,7 +17,7 @@ from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.onepass import onepass, onepass_kl
 from zsaq.vision.presets import preset_config
-from zsaq.vision.sources.mixtures import SHARE, mixed, mixtures, pasted
+from zsaq.vision.sources.mixtures import SHARE, beside, mixed, mixtures, pasted
 
 
 def rng(seed: int = 0) -> torch.Generator:
@@ -65,6 +67,35 @@ def test_one_image_alone_has_none_to_mix_with(count: int, batch_size: int) -> No
         mixed(torch.ones(1, 3, 8, 8), rng())
 
 
+def test_mixtures_stand_behind_their_images() -> None:
+    pixels = torch.randn(4, 3, 40, 40, generator=rng())
+    batch, draw = beside(pixels, 2, rng(1)), rng(1)
+    assert torch.equal(batch, torch.cat([pixels, mixed(pixels, draw), mixed(pixels, draw)]))
+    assert torch.equal(beside(pixels, 0, rng()), pixels)
+    assert torch.equal(beside(pixels[:1], 2, rng()), pixels[:1])
+    with pytest.raises(ValueError, match="mixes is -1; give 0"):
+        beside(pixels, -1, rng())
+
+
+def test_one_pass_sees_the_images_and_mixtures_of_them() -> None:
+    teacher, spec, pixels = classifier(resnet()), ImageSpec(CLASSES, 32), images(8, 32, seed=1)
+    config = preset_config("w2a2", "brecq", teacher, spec)
+
+    def fit(batch: Tensor) -> dict[str, Tensor]:
+        return one_pass(quantize_model(teacher, config), teacher, [{"pixel_values": batch}]).state_dict()
+
+    def row(**settings: int) -> dict[str, Tensor]:
+        return onepass(teacher, config, spec, {"pixel_values": pixels}, **settings).state_dict()
+
+    def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+        return all(torch.equal(value, other[name]) for name, value in one.items())
+
+    assert same(row(mixes=0), fit(pixels)) and same(row(mixes=0), row(mixes=0, seed=5))
+    mixture = generator(seed_of(seed_of(5, 0), 2))
+    assert same(row(mixes=2, seed=5), fit(beside(pixels, 2, mixture)))
+    assert not same(row(mixes=2, seed=5), row(mixes=2, seed=6))
+
+
 def test_a_stream_has_no_labels_and_shows_all_before_any_twice() -> None:
     images = {"pixel_values": torch.arange(6.0)[:, None, None, None].expand(-1, 1, 40, 40), "labels": torch.arange(6)}
     stream = mixtures(images, 3, seed=2)
@@ -91,8 +122,7 @@ def test_steps_of_kl_bring_a_student_nearer_than_their_start_on_unseen_mixtures_
         with torch.no_grad():
             return float(KL()(Pair(classifier(teacher), student, {"pixel_values": held})))
 
-    first = {"pixel_values": mixed(shown["pixel_values"], generator(seed_of(seed_of(3, 0), 2)))}
-    passed = onepass(teacher, config, spec, first)  # where the steps begin
+    passed = onepass(teacher, config, spec, shown, seed=3)  # where the steps begin
     student = onepass_kl(teacher, config, spec, shown, steps=60, batch_size=8, lr=3e-4, seed=3)
     assert distance(student) < distance(passed)
     assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
