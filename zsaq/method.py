@@ -40,9 +40,6 @@ class Budget:
             least = 0 if name.startswith("warm") else 1
             if type(numbers[name]) is not int or not least <= numbers[name] < 2**31:
                 raise ValueError(f"{name} is {numbers[name]!r}; give an integer of at least {least} and below 2**31")
-        warm = numbers.get("warm")
-        if warm is not None and (type(warm) is not int or warm < 0):
-            raise ValueError(f"warm is {warm!r}; give an integer of at least 0")
         for name, default in method.settings.items():
             off = numbers[name] is None and name in method.optional
             if default is not None and not off and not alike(numbers[name], default):
@@ -60,13 +57,15 @@ class Budget:
 
 
 def alike(value: Any, default: Any) -> bool:
-    """Whether a setting can stand where its default stands: a finite number, not below 0, for a float, as many for a
-    tuple."""
+    """Whether a setting can stand where its default stands: an integer for an integer, a finite number for a float,
+    neither below 0, as many for a tuple."""
     if isinstance(default, tuple):
         fitting = isinstance(value, tuple | list) and len(value) == len(default)
         return fitting and all(map(alike, value, default))
     if isinstance(default, float):
         return type(value) in (int, float) and min(default, 0) <= value < math.inf
+    if type(default) is int:
+        return type(value) is int and 0 <= value < 2**31
     return type(value) is type(default)
 
 
@@ -74,7 +73,7 @@ def kind_of(default: Any) -> str:
     """What `alike` takes, in words."""
     if isinstance(default, tuple):
         return f"{len(default)} values with commas"
-    return {bool: "true or false", int: "an integer", float: "a finite number of at least 0", str: "text"}[
+    return {bool: "true or false", int: "an integer of at least 0", float: "a finite number of at least 0", str: "text"}[
         type(default)
     ]
 
