@@ -73,7 +73,8 @@ def kind_of(default: Any) -> str:
     """What `alike` takes, in words."""
     if isinstance(default, tuple):
         return f"{len(default)} values with commas"
-    return {bool: "true or false", int: "an integer of at least 0", float: "a finite number of at least 0", str: "text"}[
+    least = "of at least 0"
+    return {bool: "true or false", int: f"an integer {least}", float: f"a finite number {least}", str: "text"}[
         type(default)
     ]
 
