@@ -84,16 +84,16 @@ def test_one_pass_sees_the_images_and_mixtures_of_them() -> None:
     def fit(batch: Tensor) -> dict[str, Tensor]:
         return one_pass(quantize_model(teacher, config), teacher, [{"pixel_values": batch}]).state_dict()
 
-    def row(**settings: int) -> dict[str, Tensor]:
-        return onepass(teacher, config, spec, {"pixel_values": pixels}, **settings).state_dict()
+    def row(mixes: int, seed: int = 0) -> dict[str, Tensor]:
+        return onepass(teacher, config, spec, {"pixel_values": pixels}, mixes=mixes, seed=seed).state_dict()
 
     def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
         return all(torch.equal(value, other[name]) for name, value in one.items())
 
-    assert same(row(mixes=0), fit(pixels)) and same(row(mixes=0), row(mixes=0, seed=5))
+    assert same(row(0), fit(pixels)) and same(row(0), row(0, 5))
     mixture = generator(seed_of(seed_of(5, 0), 2))
-    assert same(row(mixes=2, seed=5), fit(beside(pixels, 2, mixture)))
-    assert not same(row(mixes=2, seed=5), row(mixes=2, seed=6))
+    assert same(row(2, 5), fit(beside(pixels, 2, mixture)))
+    assert not same(row(2, 5), row(2, 6))
 
 
 def test_a_stream_has_no_labels_and_shows_all_before_any_twice() -> None:
