@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+import zsaq.vision.onepass
 from vision_toys import CLASSES, images, resnet
 from zsaq import quantize_model
 from zsaq.train.objectives import KL
@@ -15,7 +16,7 @@ from zsaq.train.randomness import generator
 from zsaq.train.synthesis import seed_of
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
-from zsaq.vision.onepass import onepass, onepass_kl
+from zsaq.vision.onepass import onepass, onepass_kl, room
 from zsaq.vision.presets import preset_config
 from zsaq.vision.sources.mixtures import SHARE, beside, mixed, mixtures, pasted
 
@@ -72,7 +73,6 @@ def test_mixtures_stand_behind_their_images() -> None:
     batch, draw = beside(pixels, 2, rng(1)), rng(1)
     assert torch.equal(batch, torch.cat([pixels, mixed(pixels, draw), mixed(pixels, draw)]))
     assert torch.equal(beside(pixels, 0, rng()), pixels)
-    assert torch.equal(beside(pixels[:1], 2, rng()), pixels[:1])
     with pytest.raises(ValueError, match="mixes is -1; give 0"):
         beside(pixels, -1, rng())
 
@@ -94,6 +94,24 @@ def test_one_pass_sees_the_images_and_mixtures_of_them() -> None:
     mixture = generator(seed_of(seed_of(5, 0), 2))
     assert same(row(2, 5), fit(beside(pixels, 2, mixture)))
     assert not same(row(2, 5), row(2, 6))
+
+
+@pytest.mark.parametrize(
+    ("count", "side", "wanted", "taken"),
+    [(64, 32, 3, 3), (64, 128, 3, 3), (65, 128, 3, 2), (64, 224, 3, 0), (1, 8, 3, 0), (64, 224, 0, 0)],
+)  # fmt: skip
+def test_mixtures_are_as_many_as_there_is_room_for(count: int, side: int, wanted: int, taken: int) -> None:
+    assert room(torch.empty(1, 3, side, side).expand(count, -1, -1, -1), wanted) == taken
+
+
+def test_fewer_mixtures_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher, spec, pixels = classifier(resnet()), ImageSpec(CLASSES, 32), images(4, 32)
+    config = preset_config("w4a4", "brecq", teacher, spec)
+    monkeypatch.setattr(zsaq.vision.onepass, "PIXELS", 3 * 4 * 32 * 32)
+    onepass(teacher, config, spec, {"pixel_values": pixels})
+    assert "onepass: 2 of 3 mixtures of each of the images 4 x 3 x 32 x 32: " in capsys.readouterr().err
+    onepass(teacher, config, spec, {"pixel_values": pixels}, mixes=2)
+    assert "mixtures of each" not in capsys.readouterr().err
 
 
 def test_a_stream_has_no_labels_and_shows_all_before_any_twice() -> None:

@@ -4,7 +4,7 @@ on more mixtures bring nearer."""
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
@@ -24,6 +24,7 @@ from zsaq.vision.sources.crops import minibatches
 from zsaq.vision.sources.mixtures import beside, mixed, mixtures
 
 SAME = 0.01  # of KL: what a change must be to be one
+PIXELS = 2**22  # of all samples, which the pass holds at once: MobileNetV2 takes 2 GiB for them
 
 
 def onepass(
@@ -34,14 +35,25 @@ def onepass(
     `seed` draws; under any preset's `config`.
 
     Mixtures cost a pass of their own each, and no synthesis. Three were chosen among 0, 1, 3 and 7 on ResNet-20, the
-    declared case: KL on mixtures of other images and on real ones is lower at most widths (recipes/LOG.md). One image
-    alone has no other to mix with. `folder` is not used. Raises ValueError for images that are no pixel_values
-    [B, C, S, S] of the `spec`, for `mixes` below 0, and as `zsaq.one_pass` does.
+    declared case, by KL on real images (recipes/LOG.md). Fewer are taken, and it is said, where all would have more
+    than `PIXELS` pixels, since the pass holds them at once; one image alone has no other to mix with. `folder` is not
+    used. Raises ValueError for images that are no pixel_values [B, C, S, S] of the `spec`, for `mixes` below 0, and as
+    `zsaq.one_pass` does.
     """
     teacher, pixels = classifier(teacher), shown(images, spec)["pixel_values"]
-    batch = {"pixel_values": beside(pixels, mixes, generator(seed_of(seed_of(seed, 0), 2)))}
+    taken, loop = room(pixels, mixes), loop or Loop()
+    if taken < mixes and loop.accelerator.is_main_process:
+        shape = " x ".join(map(str, pixels.shape))
+        why = f"a mixture is of two, and all have at most {PIXELS:,} pixels"
+        say(f"{stage}: {taken} of {mixes} mixtures of each of the images {shape}: {why}")
+    batch = {"pixel_values": beside(pixels, taken, generator(seed_of(seed_of(seed, 0), 2)))}
     student = quantize_model(teacher, config).float()  # 16 bits would not keep what is rounded
     return one_pass(student, teacher, minibatches(batch, 64), damping=damping, loop=loop, stage=stage)
+
+
+def room(pixels: Tensor, mixes: int) -> int:
+    """How many of `mixes` mixtures of each image of [B, C, H, W] the pass takes."""
+    return 0 if len(pixels) < 2 else min(mixes, max(0, PIXELS // pixels[:, 0].numel() - 1))
 
 
 def onepass_kl(

@@ -39,11 +39,11 @@ def mixed(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def beside(pixels: Tensor, mixes: int, rng: torch.Generator) -> Tensor:
-    """Images float [B, C, H, W], then `mixes` mixtures of each, as `mixed` makes them: [B (1 + mixes), C, H, W]; one
-    image alone stays alone. Raises ValueError for a number below 0."""
+    """Images float [B, C, H, W], then `mixes` mixtures of each: [B (1 + mixes), C, H, W]. Raises ValueError for a
+    number below 0, and as `mixed` does."""
     if mixes < 0:
         raise ValueError(f"mixes is {mixes}; give 0, for the images alone, or more")
-    return torch.cat([pixels, *(mixed(pixels, rng) for _ in range(mixes if len(pixels) > 1 else 0))])
+    return torch.cat([pixels, *(mixed(pixels, rng) for _ in range(mixes))])
 
 
 def mixtures(images: Batch, batch_size: int, seed: int = 0) -> Mapped:
