@@ -58,6 +58,14 @@ def test_an_option_that_cannot_be_is_refused(given: dict, said: str) -> None:
         Budget.of(ROW, "light", given)
 
 
+@pytest.mark.parametrize("mixes", [-1, 2**31, 2.5, "3", True])
+def test_a_whole_number_that_may_be_left_out(mixes: object) -> None:
+    row = zsaq.methods()["vision"]["onepass"]
+    assert [Budget.of(row, "light", {"mixes": each})["mixes"] for each in (None, 0, 7)] == [None, 0, 7]
+    with pytest.raises(ValueError, match=r"mixes is .*; give an integer of at least 0 and below 2\*\*31"):
+        Budget.of(row, "light", {"mixes": mixes})
+
+
 def test_an_effort_that_does_not_exist() -> None:
     with pytest.raises(ValueError, match="light, default, best"):
         Budget.of(ROW, "heroic")  # pyright: ignore[reportArgumentType]

@@ -14,7 +14,7 @@ from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import Static
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
-from zsaq.vision.presets import brecq, psaq, uniform
+from zsaq.vision.presets import brecq, preset_config, psaq, uniform
 
 CNNS = {"resnet": resnet, "regnet": regnet, "mobilenet": mobilenet, "cnn": lambda: classifier(cnn())}
 SMALL = ImageSpec(4, 32)
@@ -138,7 +138,8 @@ def test_uniform_on_a_transformer_says_what_to_do() -> None:
         uniform("w4a4", vit())
 
 
+@pytest.mark.parametrize("preset", ["brecq", "psaq", "uniform"])
 @pytest.mark.parametrize("net", [nn.Sequential(nn.ReLU(), nn.Flatten()), nn.Sequential(nn.BatchNorm2d(3), nn.ReLU())])
-def test_brecq_on_a_net_without_layers_says_so(net: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"Sequential has no layer that the preset brecq rounds; give"):
-        brecq("w4a4", classifier(net))
+def test_a_net_without_layers_is_told(net: nn.Module, preset: str) -> None:
+    with pytest.raises(ValueError, match=r"Sequential has no layer to round; give"):
+        preset_config("w4a4", preset, classifier(net))

@@ -39,10 +39,10 @@ def state() -> State:
     return state_of(0)
 
 
-def state_of(variant: int) -> State:
+def state_of(lite: int) -> State:
     """Random weights under the file's names, 7 classes; the size of the images is in none of them."""
     torch.manual_seed(0)
-    config = efficientnet.EfficientNetLiteConfig(num_labels=7, variant=variant)  # pyright: ignore[reportCallIssue]
+    config = efficientnet.EfficientNetLiteConfig(num_labels=7, lite=lite)  # pyright: ignore[reportCallIssue]
     net = efficientnet.EfficientNetLiteForImageClassification(config)
     for module in net.modules():
         if isinstance(module, torch.nn.Conv2d):
@@ -60,11 +60,14 @@ def state_of(variant: int) -> State:
     } | {"_blocks.0._bn1.num_batches_tracked": torch.tensor(7)}
 
 
-REPEATS = {0: (1, 2, 2, 3, 3, 4, 1), 2: (1, 3, 3, 4, 4, 5, 1)}
-CHANNELS = {0: (16, 24, 40, 80, 112, 192, 320), 2: (16, 24, 48, 88, 120, 208, 352), 4: (24, 32, 56, 112, 160, 272, 448)}
+REPEATS = {0: (1, 2, 2, 3, 3, 4, 1), 1: (1, 3, 3, 4, 4, 5, 1), 2: (1, 3, 3, 4, 4, 5, 1)}
+REPEATS |= {3: (1, 3, 3, 5, 5, 6, 1), 4: (1, 4, 4, 6, 6, 8, 1)}
+CHANNELS = {0: (16, 24, 40, 80, 112, 192, 320), 1: (16, 24, 40, 80, 112, 192, 320)}
+CHANNELS |= {2: (16, 24, 48, 88, 120, 208, 352), 3: (24, 32, 48, 96, 136, 232, 384)}
+CHANNELS |= {4: (24, 32, 56, 112, 160, 272, 448)}
 
 
-def plain(state: State, x: Tensor, variant: int = 0) -> Tensor:
+def plain(state: State, x: Tensor, lite: int = 0) -> Tensor:
     """Table 1 of Tan and Le 2019 (expansion, repeats, stride, kernel) on the file's names, TensorFlow's padding."""
 
     def layer(x: Tensor, name: str, norm: str, stride: int = 1, act: bool = True) -> Tensor:
@@ -79,7 +82,7 @@ def plain(state: State, x: Tensor, variant: int = 0) -> Tensor:
         return F.relu6(x) if act else x
 
     x, number = layer(x, "_conv_stem", "_bn0", 2), 0
-    for expansion, repeats, first in zip((1, 6, 6, 6, 6, 6, 6), REPEATS[variant], (1, 2, 2, 2, 1, 2, 1), strict=True):
+    for expansion, repeats, first in zip((1, 6, 6, 6, 6, 6, 6), REPEATS[lite], (1, 2, 2, 2, 1, 2, 1), strict=True):
         for repeat in range(repeats):
             at, inside = f"_blocks.{number}.", x
             if expansion > 1:
@@ -101,7 +104,7 @@ def test_the_loaded_net_is_the_plain_one(state: State, size: int, tmp_path: Path
     torch.testing.assert_close(logits, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
 
 
-def test_a_larger_variant_is_the_plain_one_and_comes_back(tmp_path: Path) -> None:
+def test_a_larger_net_is_the_plain_one_and_comes_back(tmp_path: Path) -> None:
     larger, x = state_of(2), torch.randn(2, 3, SIZE, SIZE)
     save_file(larger, tmp_path / "net.safetensors")
     net = imagenet.NETS["lite2"].load(tmp_path / "net.safetensors", SIZE)
@@ -115,15 +118,23 @@ def test_a_larger_variant_is_the_plain_one_and_comes_back(tmp_path: Path) -> Non
         efficientnet.load_efficientnet(tmp_path / "net.safetensors", SIZE, 1)
 
 
-@pytest.mark.parametrize("variant", CHANNELS)
-def test_channels_are_those_published(variant: int) -> None:
-    assert tuple(stage[1] for stage in efficientnet.stages(variant)) == CHANNELS[variant]
+@pytest.mark.parametrize("lite", CHANNELS)
+def test_channels_and_repeats_are_those_published(lite: int) -> None:
+    stages = efficientnet.stages(lite)
+    assert (tuple(stage[1] for stage in stages), tuple(stage[2] for stage in stages)) == (CHANNELS[lite], REPEATS[lite])
 
 
-@pytest.mark.parametrize("variant", [-1, 5, True, "0", 1.0])
-def test_a_variant_that_does_not_exist_is_refused(variant: Any) -> None:
-    with pytest.raises(ValueError, match=r"variant of EfficientNet-Lite is .*give 0 to 4"):
-        efficientnet.stages(variant)
+@pytest.mark.parametrize("lite", [-1, 5, True, "0", 1.0])
+def test_a_number_that_does_not_exist_is_refused(lite: Any) -> None:
+    with pytest.raises(ValueError, match=r"lite is .*; give 0 to 4"):
+        efficientnet.stages(lite)
+
+
+@pytest.mark.parametrize("side", [0, -3, "224", 32.0])
+def test_a_side_of_images_that_is_none_is_refused(side: Any) -> None:
+    config = efficientnet.EfficientNetLiteConfig(image_size=side)
+    with pytest.raises(ValueError, match=r"image_size is .*; give the side"):
+        efficientnet.EfficientNetLiteForImageClassification(config)
 
 
 @pytest.mark.parametrize(

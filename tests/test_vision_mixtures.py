@@ -73,8 +73,11 @@ def test_mixtures_stand_behind_their_images() -> None:
     batch, draw = beside(pixels, 2, rng(1)), rng(1)
     assert torch.equal(batch, torch.cat([pixels, mixed(pixels, draw), mixed(pixels, draw)]))
     assert torch.equal(beside(pixels, 0, rng()), pixels)
-    with pytest.raises(ValueError, match="mixes is -1; give 0"):
-        beside(pixels, -1, rng())
+    for wrong in (-1, 2.5, "3", True):
+        with pytest.raises(ValueError, match=r"mixes is .*; give an integer of at least 0"):
+            beside(pixels[:1], wrong, rng())  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="there is 1 image to mix"):
+        beside(pixels[:1], 1, rng())
 
 
 def test_one_pass_sees_the_images_and_mixtures_of_them() -> None:
@@ -97,21 +100,24 @@ def test_one_pass_sees_the_images_and_mixtures_of_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "side", "wanted", "taken"),
-    [(64, 32, 3, 3), (64, 128, 3, 3), (65, 128, 3, 2), (64, 224, 3, 0), (1, 8, 3, 0), (64, 224, 0, 0)],
-)  # fmt: skip
-def test_mixtures_are_as_many_as_there_is_room_for(count: int, side: int, wanted: int, taken: int) -> None:
-    assert room(torch.empty(1, 3, side, side).expand(count, -1, -1, -1), wanted) == taken
+    ("count", "side", "taken"),
+    [(64, 32, 3), (64, 128, 3), (65, 128, 2), (128, 128, 1), (64, 224, 0), (1, 8, 0)],
+)
+def test_mixtures_are_as_many_as_there_is_room_for(count: int, side: int, taken: int) -> None:
+    assert room(torch.empty(1, 3, side, side).expand(count, -1, -1, -1)) == taken
 
 
 def test_fewer_mixtures_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     teacher, spec, pixels = classifier(resnet()), ImageSpec(CLASSES, 32), images(4, 32)
     config = preset_config("w4a4", "brecq", teacher, spec)
     monkeypatch.setattr(zsaq.vision.onepass, "PIXELS", 3 * 4 * 32 * 32)
-    onepass(teacher, config, spec, {"pixel_values": pixels})
-    assert "onepass: 2 of 3 mixtures of each of the images 4 x 3 x 32 x 32: " in capsys.readouterr().err
-    onepass(teacher, config, spec, {"pixel_values": pixels}, mixes=2)
+    few = onepass(teacher, config, spec, {"pixel_values": pixels}).state_dict()
+    assert (
+        "onepass: 2 of 3 mixtures of each of the images 4 x 3 x 32 x 32; mixes= takes more" in capsys.readouterr().err
+    )
+    given = onepass(teacher, config, spec, {"pixel_values": pixels}, mixes=2).state_dict()
     assert "mixtures of each" not in capsys.readouterr().err
+    assert all(torch.equal(value, given[name]) for name, value in few.items())
 
 
 def test_a_stream_has_no_labels_and_shows_all_before_any_twice() -> None:

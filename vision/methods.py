@@ -132,7 +132,10 @@ ROWS = (
         "psaq", "psaq", "images whose patches differ as those of real ones do set the ranges", budgets=PSAQ,
         needs=ATTENTION, preset="psaq", paper="psaq",
     ),
-    passed("onepass", images="pyramid", idea="images of many resolutions; rounding compensated in one pass"),
+    passed(
+        "onepass", images="pyramid",
+        idea="images of many resolutions and mixtures of them; rounding compensated in one pass",
+    ),
     passed(
         "onepass-noise", images="noise", idea="the same pass on noise", needs=ANY, budgets=only_images(ONEPASS)
     ),

@@ -24,36 +24,36 @@ from zsaq.vision.sources.crops import minibatches
 from zsaq.vision.sources.mixtures import beside, mixed, mixtures
 
 SAME = 0.01  # of KL: what a change must be to be one
-PIXELS = 2**22  # of all samples, which the pass holds at once: MobileNetV2 takes 2 GiB for them
+MIXES = 3  # mixtures of each image
+PIXELS = 2**22  # of all samples that mixtures are part of: MobileNetV2's pass takes 2 GiB for them
 
 
 def onepass(
-    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, mixes: int = 3,
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, mixes: int | None = None,
     damping: float = 0.01, seed: int = 0, loop: Loop | None = None, folder: Path | None = None, stage: str = "onepass",
 ) -> nn.Module:  # fmt: skip
     """A student of `teacher` in float32, fitted as `zsaq.one_pass` does on `images` and `mixes` mixtures of each, which
     `seed` draws; under any preset's `config`.
 
     Mixtures cost a pass of their own each, and no synthesis. Three were chosen among 0, 1, 3 and 7 on ResNet-20, the
-    declared case, by KL on real images (recipes/LOG.md). Fewer are taken, and it is said, where all would have more
-    than `PIXELS` pixels, since the pass holds them at once; one image alone has no other to mix with. `folder` is not
-    used. Raises ValueError for images that are no pixel_values [B, C, S, S] of the `spec`, for `mixes` below 0, and as
-    `zsaq.one_pass` does.
+    declared case, by KL on real images (recipes/LOG.md). None: three, or as many as keep all samples, which the pass
+    holds at once, within `PIXELS` pixels; it is said where they are fewer. `folder` is not used. Raises ValueError for
+    images that are no pixel_values [B, C, S, S] of the `spec`, for `mixes` that are no whole number, mixtures of one
+    image alone, and as `zsaq.one_pass` does.
     """
-    teacher, pixels = classifier(teacher), shown(images, spec)["pixel_values"]
-    taken, loop = room(pixels, mixes), loop or Loop()
-    if taken < mixes and loop.accelerator.is_main_process:
+    teacher, pixels, loop = classifier(teacher), shown(images, spec)["pixel_values"], loop or Loop()
+    taken = room(pixels) if mixes is None else mixes
+    if mixes is None and taken < MIXES and loop.accelerator.is_main_process:
         shape = " x ".join(map(str, pixels.shape))
-        why = f"a mixture is of two, and all have at most {PIXELS:,} pixels"
-        say(f"{stage}: {taken} of {mixes} mixtures of each of the images {shape}: {why}")
+        say(f"{stage}: {taken} of {MIXES} mixtures of each of the images {shape}; mixes= takes more, and memory")
     batch = {"pixel_values": beside(pixels, taken, generator(seed_of(seed_of(seed, 0), 2)))}
     student = quantize_model(teacher, config).float()  # 16 bits would not keep what is rounded
     return one_pass(student, teacher, minibatches(batch, 64), damping=damping, loop=loop, stage=stage)
 
 
-def room(pixels: Tensor, mixes: int) -> int:
-    """How many of `mixes` mixtures of each image of [B, C, H, W] the pass takes."""
-    return 0 if len(pixels) < 2 else min(mixes, max(0, PIXELS // pixels[:, 0].numel() - 1))
+def room(pixels: Tensor) -> int:
+    """How many mixtures of each image of [B, C, H, W] the pass takes by itself; of one image alone there are none."""
+    return 0 if len(pixels) < 2 else min(MIXES, max(0, PIXELS // pixels[:, 0].numel() - 1))
 
 
 def onepass_kl(

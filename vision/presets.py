@@ -57,14 +57,9 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
     for weights and input of the last. "w4a4p8" also rounds what the products of a transformer's attentions take, to 8
     bits. The order is that of one forward pass on an empty image of `spec`, which a
     model of fixed size must be given unless its images are 224 x 224. The papers also round identity shortcuts, which
-    no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4" and for a
-    net without layers.
+    no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4".
     """
     weights, inputs, products = parts(text)
-    if not any(kind_of(module) is not None for module in model.modules()):
-        raise ValueError(
-            f"{class_name(model)} has no layer that the preset brecq rounds; give a net with a Conv2d or Linear"
-        )
     capture = Capture("teacher", lambda _, module: kind_of(module) is not None, "input")
     parameter = next(model.parameters())
     pixels = torch.zeros(1, spec.channels, spec.size, spec.size, dtype=parameter.dtype, device=parameter.device)
@@ -99,7 +94,9 @@ def psaq(text: str, model: nn.Module) -> QuantConfig:
 
 def preset_config(text: str, preset: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfig:
     """The configuration that a preset gives for a text as "w4a4". Raises ValueError for a preset that does not exist,
-    and as the presets do."""
+    for a net without layers, and as the presets do."""
+    if not any(kind_of(module) is not None for module in model.modules()):
+        raise ValueError(f"{class_name(model)} has no layer to round; give a net with a Conv2d or Linear")
     match preset:
         case "uniform":
             return uniform(text, model)

@@ -71,7 +71,7 @@ def fitted(
 
     Counts of the budget go to the fit by their names. Settings are its other keyword arguments, but for those that the
     row has `fixed` and what only the job knows, which `extra` gives; its learning rate is the published one times the
-    setting `speed`. Where the preset is uniform, the student may begin with one pass on pyramid images, by the setting
+    setting `speed`. Where the preset is uniform, the student may begin with `onepass` on pyramid images, by the setting
     `onepass`, instead of with calibrated ranges. `clear`: the cutoff of SynQ's filter, where it stands before the fit.
     """
     settings = settings_of(method, {*budgets, *fixed})

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, final, get_args
 Effort = Literal["light", "default", "best"]
 RATES: Final = ("lr", "generator_lr", "speed")
 POSITIVE: Final = ("damping", "temperature")  # settings that something is divided by
+WHOLE: Final = ("mixes",)  # settings that are whole numbers where they are not None
 
 
 @final
@@ -44,6 +45,9 @@ class Budget:
             off = numbers[name] is None and name in method.optional
             if default is not None and not off and not alike(numbers[name], default):
                 raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(default)}, as the default {default!r}")
+        for name in WHOLE:
+            if numbers.get(name) is not None and not alike(numbers[name], 0):
+                raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(0)}, or none for its own")
         if still := [name for name in RATES if numbers.get(name) == 0]:
             raise ValueError(f"{still[0]} is 0, with which nothing is learned: give a positive number")
         if wild := [name for name in RATES if numbers.get(name) is not None and numbers[name] > 1e38]:
@@ -57,8 +61,8 @@ class Budget:
 
 
 def alike(value: Any, default: Any) -> bool:
-    """Whether a setting can stand where its default stands: an integer for an integer, a finite number for a float,
-    neither below 0, as many for a tuple."""
+    """Whether a setting can stand where its default stands: an integer below 2**31 for an integer, a finite number for
+    a float, neither below 0, as many for a tuple, else what has its type."""
     if isinstance(default, tuple):
         fitting = isinstance(value, tuple | list) and len(value) == len(default)
         return fitting and all(map(alike, value, default))
@@ -73,10 +77,8 @@ def kind_of(default: Any) -> str:
     """What `alike` takes, in words."""
     if isinstance(default, tuple):
         return f"{len(default)} values with commas"
-    least = "of at least 0"
-    return {bool: "true or false", int: f"an integer {least}", float: f"a finite number {least}", str: "text"}[
-        type(default)
-    ]
+    number, whole = "a finite number of at least 0", "an integer of at least 0 and below 2**31"
+    return {bool: "true or false", int: whole, float: number, str: "text"}[type(default)]
 
 
 @final

@@ -28,22 +28,22 @@ SCALES: Final = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))  # 
 
 
 class EfficientNetLiteConfig(PreTrainedConfig):
-    """`variant`: 0 to 4. `image_size` decides on which side a map with an odd side is padded; sides whose halves are
-    even alike (224, 128) give one net."""
+    """`lite`: which of EfficientNet-Lite0 to 4. `image_size` decides on which side a map with an odd side is padded;
+    sides whose halves are even alike (224, 128) give one net."""
 
     model_type = "efficientnet_lite"
     image_size: int = 224
     num_channels: int = 3
-    variant: int = 0
+    lite: int = 0
 
 
-def stages(variant: int) -> list[tuple[int, int, int, int, int]]:
-    """`STAGES` of a variant: channels times its width, to the nearest 8 and no less than nine tenths, repeats times its
-    depth, upwards; Lite leaves stem, top and the repeats of the first and last stage as they are. Raises ValueError for
-    a variant that does not exist."""
-    if type(variant) is not int or not 0 <= variant < len(SCALES):
-        raise ValueError(f"variant of EfficientNet-Lite is {variant!r}; give 0 to {len(SCALES) - 1}")
-    width, depth = SCALES[variant]
+def stages(lite: int) -> list[tuple[int, int, int, int, int]]:
+    """`STAGES` of EfficientNet-Lite: channels times its width, to the nearest 8 and no less than nine tenths, repeats
+    times its depth, upwards; stem, top and the repeats of the first and last stage stay as they are. Raises ValueError
+    for a number that does not exist."""
+    if type(lite) is not int or not 0 <= lite < len(SCALES):
+        raise ValueError(f"lite is {lite!r}, which EfficientNet-Lite it is; give 0 to {len(SCALES) - 1}")
+    width, depth = SCALES[lite]
     scaled = []
     for i, (expansion, channels, repeats, stride, kernel) in enumerate(STAGES):
         out = max(8, int(channels * width + 4) // 8 * 8)
@@ -88,12 +88,14 @@ class Block(nn.Module):
 class EfficientNetLite(nn.Module):
     """Pooled features [B, 1280] of images [B, channels, size, size]."""
 
-    def __init__(self, channels: int, size: int, variant: int) -> None:
+    def __init__(self, channels: int, size: int, lite: int) -> None:
         super().__init__()
+        if type(size) is not int or size < 1:
+            raise ValueError(f"image_size is {size!r}; give the side of the images in pixels")
         self.pad, self.conv_stem = same(size, 3, 2), nn.Conv2d(channels, STEM, 3, 2, bias=False)
         self.bn0, self.relu0 = nn.BatchNorm2d(STEM, EPSILON), nn.ReLU6()
         into, side, blocks = STEM, -(-size // 2), []
-        for expansion, out, repeats, first, kernel in stages(variant):
+        for expansion, out, repeats, first, kernel in stages(lite):
             for repeat in range(repeats):
                 stride = 1 if repeat else first
                 blocks.append(Block(into, out, expansion, kernel, stride, side))
@@ -113,7 +115,7 @@ class EfficientNetLiteForImageClassification(PreTrainedModel):
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
-        self.net = EfficientNetLite(config.num_channels, config.image_size, config.variant)
+        self.net = EfficientNetLite(config.num_channels, config.image_size, config.lite)
         self.fc = nn.Linear(TOP, config.num_labels)
         self.post_init()
 
@@ -125,22 +127,20 @@ AutoConfig.register(EfficientNetLiteConfig.model_type, EfficientNetLiteConfig)
 AutoModelForImageClassification.register(EfficientNetLiteConfig, EfficientNetLiteForImageClassification)
 
 
-def load_efficientnet(path: str | Path, size: int = 224, variant: int = 0) -> EfficientNetLiteForImageClassification:
+def load_efficientnet(path: str | Path, size: int = 224, lite: int = 0) -> EfficientNetLiteForImageClassification:
     """The net of a state dict for images of `size` pixels, in eval mode; the number of classes is the head's. Raises
-    ValueError if names or shapes differ, and for a variant that does not exist."""
+    ValueError if names or shapes differ, and for a number that does not exist."""
     if not Path(path).is_file():
         raise ValueError(f"{path} is no file; give a state dict in safetensors")
     with made(str(path), "net"):
         state = {re.sub(r"(^|\.)_", r"\1", name): value for name, value in load_file(path).items()}
     head = state.get("fc.weight")
     if head is None or head.ndim != 2:
-        raise ValueError(
-            f"{path} holds {sorted(state)[:4]} ...; give EfficientNet-Lite{variant} with _conv_stem ... _fc"
-        )
+        raise ValueError(f"{path} holds {sorted(state)[:4]} ...; give EfficientNet-Lite{lite} with _conv_stem ... _fc")
     state = {name if name.startswith("fc.") else f"net.{name}": value for name, value in state.items()}
-    numbers: dict[str, Any] = {"num_labels": len(head), "variant": variant}
+    numbers: dict[str, Any] = {"num_labels": len(head), "lite": lite}
     model = EfficientNetLiteForImageClassification(EfficientNetLiteConfig(image_size=size, **numbers))
-    fill(model, state, path, f"EfficientNet-Lite{variant}")
+    fill(model, state, path, f"EfficientNet-Lite{lite}")
     return model.eval()
 
 

@@ -102,13 +102,13 @@ class Net:
         )  # fmt: skip
 
 
-def lite(variant: int) -> Net:
-    """EfficientNet-Lite, trained on images of 224, 240, 260, 280 and 300 pixels."""
-    load = partial(load_efficientnet, variant=variant)
+def lite(number: int) -> Net:
+    """EfficientNet-Lite0 to 4, which learned from images of 224, 240, 260, 280 and 300 pixels (`--size`)."""
+    load = partial(load_efficientnet, lite=number)
     return Net(load, (127 / 255,) * 3, (128 / 255,) * 3, Image.Resampling.BICUBIC)
 
 
-NETS: Final = {"mobilenet": Net(load_mobilenet)} | {f"lite{variant}": lite(variant) for variant in range(5)}
+NETS: Final = {"mobilenet": Net(load_mobilenet)} | {f"lite{number}": lite(number) for number in range(5)}
 
 
 def stream(
@@ -124,7 +124,12 @@ def stream(
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, help="ImageNet's: how many images of each file, if not all")
-    parser.add_argument("--size", type=positive, default=224, help="ImageNet's: side in pixels of what they are shown")
+    parser.add_argument(
+        "--size",
+        type=positive,
+        default=224,
+        help="ImageNet's: side in pixels of what they are shown",
+    )
     for flag, what in {"mean": "mean", "std": "deviation"}.items():
         words = f"ImageNet's: another {what} than the net was trained with"
         parser.add_argument(f"--{flag}", type=float, nargs=3, metavar="X", help=words)

@@ -39,10 +39,10 @@ def mixed(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def beside(pixels: Tensor, mixes: int, rng: torch.Generator) -> Tensor:
-    """Images float [B, C, H, W], then `mixes` mixtures of each: [B (1 + mixes), C, H, W]. Raises ValueError for a
-    number below 0, and as `mixed` does."""
-    if mixes < 0:
-        raise ValueError(f"mixes is {mixes}; give 0, for the images alone, or more")
+    """Images float [B, C, H, W], then `mixes` mixtures of each: [B (1 + mixes), C, H, W]. Raises ValueError for what
+    is no whole number, and as `mixed` does."""
+    if type(mixes) is not int or mixes < 0:
+        raise ValueError(f"mixes is {mixes!r}; give an integer of at least 0: 0 for the images alone")
     return torch.cat([pixels, *(mixed(pixels, rng) for _ in range(mixes))])
 
 
