@@ -93,7 +93,7 @@ def test_ones_own_batches_are_called_zero_shot_only_if_one_says_so() -> None:
         ("opt", "w2a8", "llm-qat", {"steps": 2}),
         ("bert", "w8a8", "rtn", {}),
         ("bert", QuantConfig(Grid(8), Grid(8, per="token")), "rtn", {}),
-        ("resnet", "w8a8", "zeroq", {"images": 4, "image_steps": 2}),
+        ("resnet", "w8a8", "onepass", {"images": 4, "image_steps": 2}),
         ("resnet", "w4a4", "onepass", {"images": 4, "image_steps": 2}),
     ],
 )

@@ -41,7 +41,7 @@ def test_what_suits_a_teacher() -> None:
 
 @pytest.mark.parametrize(
     ("make", "low", "high"),
-    [(resnet, "onepass", "zeroq"), (cnn, "onepass", "zeroq"), (vit, "psaq-learned", "psaq"),
+    [(resnet, "onepass", "onepass"), (cnn, "onepass", "onepass"), (vit, "psaq-learned", "psaq"),
      (swin, "psaq-learned", "psaq"), (convnext, "onepass-pink", "onepass-pink")],
 )  # fmt: skip
 def test_auto_is_a_rule_of_kind_and_bits(make: Any, low: str, high: str) -> None:

@@ -42,18 +42,19 @@ def preset_for(method: Method, teacher: nn.Module) -> str:
 def auto(teacher: nn.Module, bits: tuple[int, int]) -> str:
     """The method that measured best for this kind of teacher and these bits of weights and activations.
 
-    A rule from our own tables (README, "Results"; recipes/LOG.md), never a guess from scores at run time: at 8 bits of
-    both ranges are enough, below that a net with BatchNorm is fitted in one pass, a vision transformer learns its
-    rounding block by block; the first has images that match its statistics, the other PSAQ-ViT's. Others are fitted
-    in one pass on pink images: none of them was measured, but a vision transformer on digits and a toy ConvNeXt are
-    nearer to their teachers by it, at all bits, than with the ranges of noise. Layers that share a weight, which no
-    pass can round for both, are rounded to nearest: `zeroq`, or the ranges of noise.
+    A rule from our own tables (README, "Results"; recipes/LOG.md), never a guess from scores at run time: a net with
+    BatchNorm is fitted in one pass, on images that match its statistics, which at 8 bits too is nearer than ranges
+    alone (ResNet-20 W8A8: KL .0004, ZeroQ .023); a vision transformer gets ranges of PSAQ-ViT's images at 8 bits of
+    both, and learns its rounding block by block on them below that. Others are fitted in one pass on pink images: none
+    of them was measured, but a vision transformer on digits and a toy ConvNeXt are nearer to their teachers by it, at
+    all bits, than with the ranges of noise. Layers that share a weight, which no pass can round for both, are rounded
+    to nearest: `zeroq`, or the ranges of noise.
     """
-    low, apart = min(bits) < 8, not shares_weights(teacher)
+    apart = not shares_weights(teacher)
     if has_batch_norms(teacher):
-        return "onepass" if low and apart else "zeroq"
+        return "onepass" if apart else "zeroq"
     if has_attentions(teacher):
-        return "psaq-learned" if low else "psaq"
+        return "psaq-learned" if min(bits) < 8 else "psaq"
     return "onepass-pink" if apart else "rtn-noise"
 
 
