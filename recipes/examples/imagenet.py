@@ -124,12 +124,7 @@ def stream(
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=positive, help="ImageNet's: how many images of each file, if not all")
-    parser.add_argument(
-        "--size",
-        type=positive,
-        default=224,
-        help="ImageNet's: side in pixels of what they are shown",
-    )
+    parser.add_argument("--size", type=positive, default=224, help="ImageNet's: side in pixels of what they are shown")
     for flag, what in {"mean": "mean", "std": "deviation"}.items():
         words = f"ImageNet's: another {what} than the net was trained with"
         parser.add_argument(f"--{flag}", type=float, nargs=3, metavar="X", help=words)
