@@ -45,7 +45,8 @@ def onepass(
     taken = room(pixels) if mixes is None else mixes
     if mixes is None and taken < MIXES and loop.accelerator.is_main_process:
         shape = " x ".join(map(str, pixels.shape))
-        say(f"{stage}: {taken} of {MIXES} mixtures of each of the images {shape}; mixes= takes more, and memory")
+        why = "mixes= takes more, and memory" if len(pixels) > 1 else "one alone has no other to mix with, give more"
+        say(f"{stage}: {taken} of {MIXES} mixtures of each of the images {shape}; {why}")
     batch = {"pixel_values": beside(pixels, taken, generator(seed_of(seed_of(seed, 0), 2)))}
     student = quantize_model(teacher, config).float()  # 16 bits would not keep what is rounded
     return one_pass(student, teacher, minibatches(batch, 64), damping=damping, loop=loop, stage=stage)

@@ -88,10 +88,8 @@ def fitted(
             options["lr"] *= speed
         start, more = config, extra
         if options.pop("onepass", False):
-            start, more = (
-                onepass(job.teacher, config, job.spec, first_images(job, seed), seed=seed, loop=loop),
-                unranged(extra),
-            )
+            start = onepass(job.teacher, config, job.spec, first_images(job, seed), seed=seed, loop=loop)
+            more = unranged(extra)
         options |= {count: budget[count] for count in budgets if count not in OF_IMAGES}
         return method(
             job.teacher, start, job.spec, batch if clear is None else filtered(batch, clear), seed=seed, loop=loop,
