@@ -143,3 +143,5 @@ def test_uniform_on_a_transformer_says_what_to_do() -> None:
 def test_a_net_without_layers_is_told(net: nn.Module, preset: str) -> None:
     with pytest.raises(ValueError, match=r"Sequential has no layer to round; give"):
         preset_config("w4a4", preset, classifier(net))
+    with pytest.raises(ValueError, match=r"Sequential has no layer to round; give"):
+        {"brecq": brecq, "psaq": psaq, "uniform": uniform}[preset]("w4a4", classifier(net))

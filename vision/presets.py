@@ -29,9 +29,10 @@ def uniform(text: str, model: nn.Module) -> QuantConfig:
     Weights of every convolution and linear layer, the first and the last too, asymmetric min-max per output channel,
     from the weights as they are at each forward; what every ReLU module puts out, asymmetric. In floats stay the image,
     pooled features before the classifier and linear bottlenecks. Raises ValueError for another text than "w4a4" and
-    for a net without a module of ReLU.
+    for a net without layers or without a module of ReLU.
     """
     weights, activations, products = parts(text)
+    check_layers(model)
     if not has_relus(model):
         raise ValueError(
             f"the preset uniform rounds what ReLUs put out, and {class_name(model)} has no module of one: give the "
@@ -57,9 +58,11 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
     for weights and input of the last. "w4a4p8" also rounds what the products of a transformer's attentions take, to 8
     bits. The order is that of one forward pass on an empty image of `spec`, which a
     model of fixed size must be given unless its images are 224 x 224. The papers also round identity shortcuts, which
-    no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4".
+    no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4" and
+    for a net without layers.
     """
     weights, inputs, products = parts(text)
+    check_layers(model)
     capture = Capture("teacher", lambda _, module: kind_of(module) is not None, "input")
     parameter = next(model.parameters())
     pixels = torch.zeros(1, spec.channels, spec.size, spec.size, dtype=parameter.dtype, device=parameter.device)
@@ -85,18 +88,17 @@ def psaq(text: str, model: nn.Module) -> QuantConfig:
     (2^(n-1) - 1); theirs is max |w| / (2^(n-1) - 0.5)); inputs of these layers, the image too, asymmetric min-max. Its
     other roundings stand between layers and are not done here: attention scores, sums, what layers put out. "w8a8p8"
     also rounds what the two products of each attention take, query, key, probabilities and value, to 8 bits, asymmetric
-    min-max. Raises ValueError for another text than these.
+    min-max. Raises ValueError for another text than these and for a net without layers.
     """
     weights, inputs, products = parts(text)
+    check_layers(model)
     plain = QuantConfig(Grid(weights), Grid(inputs, symmetric=False, per="tensor"), ranges="minmax")
     return replace(plain, rules=tuple((name, plain) for name in of_heads(model)), attention=products)
 
 
 def preset_config(text: str, preset: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfig:
     """The configuration that a preset gives for a text as "w4a4". Raises ValueError for a preset that does not exist,
-    for a net without layers, and as the presets do."""
-    if not any(kind_of(module) is not None for module in model.modules()):
-        raise ValueError(f"{class_name(model)} has no layer to round; give a net with a Conv2d or Linear")
+    and as the presets do."""
     match preset:
         case "uniform":
             return uniform(text, model)
@@ -105,6 +107,12 @@ def preset_config(text: str, preset: str, model: nn.Module, spec: ImageSpec = AN
         case "psaq":
             return psaq(text, model)
     raise ValueError(f"preset is {preset!r}; give brecq, psaq or uniform")
+
+
+def check_layers(model: nn.Module) -> None:
+    """Raises ValueError for a net without a layer."""
+    if not any(kind_of(module) is not None for module in model.modules()):
+        raise ValueError(f"{class_name(model)} has no layer to round; give a net with a Conv2d or Linear")
 
 
 def has_relus(model: nn.Module) -> bool:
