@@ -47,14 +47,14 @@ def auto(teacher: nn.Module, bits: tuple[int, int]) -> str:
     alone (ResNet-20 W8A8: KL .0004, ZeroQ .023); a vision transformer gets ranges of PSAQ-ViT's images at 8 bits of
     both, and learns its rounding block by block on them below that. Others are fitted in one pass on pink images: none
     of them was measured, but a vision transformer on digits and a toy ConvNeXt are nearer to their teachers by it, at
-    all bits, than with the ranges of noise. Layers that share a weight, which no pass can round for both, are rounded
-    to nearest: `zeroq`, or the ranges of noise.
+    all bits, than with the ranges of noise. Layers that share a weight, which neither a pass nor learning can round for
+    both, are rounded to nearest: `zeroq`, `psaq`, or the ranges of noise.
     """
     apart = not shares_weights(teacher)
     if has_batch_norms(teacher):
         return "onepass" if apart else "zeroq"
     if has_attentions(teacher):
-        return "psaq-learned" if min(bits) < 8 else "psaq"
+        return "psaq-learned" if apart and min(bits) < 8 else "psaq"
     return "onepass-pink" if apart else "rtn-noise"
 
 

@@ -14,6 +14,7 @@ import torch
 
 from zsaq.method import Budget, Method
 from zsaq.train.synthesis import Source
+from zsaq.vision.early import all_reached, apart, of_two
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.job import ImageJob
 from zsaq.vision.losses.matching import LayerGradient
@@ -97,14 +98,16 @@ with_synq = partial(
 )  # fmt: skip
 blockwise = partial(
     fitted, method=genie, budgets=GENIE | BLOCKS, needs=NORMS, preset="brecq", paper="genie",
-    cost="images, then steps of every block",
+    cost="images, then steps of every block", checks=(apart,),
 )  # fmt: skip
 passed = partial(
-    fitted, method=onepass, budgets=ONEPASS, needs=NORMS, preset="brecq", cost="one forward pass, beside the images"
-)
+    fitted, method=onepass, budgets=ONEPASS, needs=NORMS, preset="brecq", cost="one forward pass, beside the images",
+    checks=(all_reached, apart),
+)  # fmt: skip
 then_kl = partial(
-    fitted, method=onepass_kl, budgets=ONEPASS | KL_STEPS, preset="brecq", cost="images, then steps of SGD"
-)
+    fitted, method=onepass_kl, budgets=ONEPASS | KL_STEPS, preset="brecq", cost="images, then steps of SGD",
+    checks=(of_two, all_reached, apart),
+)  # fmt: skip
 learned = partial(
     blockwise, method=psaq_learned, budgets=PSAQ | BLOCKS | {"steps": (200, 1000, 1000)}, needs=ATTENTION,
     preset="psaq", paper="psaq", extra=mean_and_deviation,
@@ -173,7 +176,7 @@ ROWS = (
     ),
     direct("intraq", intraq, "intraq", "images of a class differ", needs=HEADED, paper="intraq"),
     direct(
-        "plf", plf, "plf", "the teacher's labels count where it is sure", budgets=IMAGES | steps(20_000), paper="plf"
+        "plf", plf, "plf", "the teacher's labels count where it is sure", budgets=IMAGES | steps(20_000), paper="plf",
     ),
     direct("hast", hast, "hast", "hard images, and the worst point near each", paper="hast"),
     with_synq("synq", images="hast", idea="HAST's images, filtered; maps aligned; easy labels alone"),

@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import NoneType
 from typing import Any, get_args
 
@@ -17,6 +17,7 @@ from zsaq.quant.plan import make_plan
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import calibrate
+from zsaq.vision.early import Check, static_reached
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.models import has_attentions, has_batch_norms, has_head
@@ -65,7 +66,7 @@ def rounded(
 def fitted(
     name: str, method: Callable[..., nn.Module], images: str, idea: str, *, budgets: Counts, needs: str, preset: str,
     cost: str, paper: str = "", extra: Extra = lambda job, budget, seed: {}, clear: float | None = None,
-    zero_shot: bool = True, **fixed: Any,
+    zero_shot: bool = True, checks: Sequence[Check] = (), **fixed: Any,
 ) -> Method:  # fmt: skip
     """A fit on the images of that name; "" for a generator's own, which the fit brings.
 
@@ -73,13 +74,14 @@ def fitted(
     row has `fixed` and what only the job knows, which `extra` gives; its learning rate is the published one times the
     setting `speed`. Where the preset is uniform, the student may begin with `onepass` on pyramid images, by the setting
     `onepass`, instead of with calibrated ranges. `clear`: the cutoff of SynQ's filter, where it stands before the fit.
+    `checks` come before the images.
     """
     settings = settings_of(method, {*budgets, *fixed})
     if preset == "uniform" and zero_shot:
         settings["onepass"] = False
 
     def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
-        batch: Any = learned_from(job, images, config, budget, seed, loop)
+        batch: Any = learned_from(job, images, config, budget, seed, loop, checks)
         options = published(method, job.spec) | fixed
         for option, default in settings.items():
             if default is not None or budget[option] is not None:  # None in the table: the paper's
@@ -98,17 +100,22 @@ def fitted(
 
     return Method(
         name, idea, fit, inputs_of(images), PAPERS[paper], needs, cost, budgets, settings, zero_shot, preset,
-        optional_of(method),
+        optional_of(method), {name: kind_of(method, name) for name, default in settings.items() if default is None},
     )  # fmt: skip
 
 
-def learned_from(job: ImageJob, images: str, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> Any:
+def learned_from(
+    job: ImageJob, images: str, config: QuantConfig, budget: Budget, seed: int, loop: Loop, checks: Sequence[Check] = ()
+) -> Any:
     """The images of that name, None for a generator's own; the teacher goes where the loop runs.
 
-    Raises ValueError for a configuration that does not fit the teacher, before any image is made.
+    Raises ValueError for a configuration that does not fit the teacher, and as the `checks` do, before any image is
+    made.
     """
-    make_plan(job.teacher, config)
+    plan = make_plan(job.teacher, config)
     job.teacher.to(loop.accelerator.device)
+    for check in (static_reached, *checks):
+        check(job, plan, budget)
     count, steps = (budget.numbers.get(name, 0) for name in OF_IMAGES)
     return images_of(job, images, seed, images=count, steps=steps) if images else None
 
@@ -138,6 +145,12 @@ def optional_of(method: Callable[..., Any]) -> frozenset[str]:
     """The arguments of a fit that may be None: what None leaves out."""
     parameters = inspect.signature(method).parameters.items()
     return frozenset(name for name, parameter in parameters if NoneType in get_args(parameter.annotation))
+
+
+def kind_of(method: Callable[..., Any], name: str) -> type:
+    """The type of an argument of a fit, beside None."""
+    annotation = inspect.signature(method).parameters[name].annotation
+    return next((kind for kind in get_args(annotation) if kind is not NoneType), annotation)
 
 
 def inputs_of(images: str) -> str:

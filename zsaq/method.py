@@ -7,8 +7,8 @@ from typing import Any, Final, Literal, final, get_args
 
 Effort = Literal["light", "default", "best"]
 RATES: Final = ("lr", "generator_lr", "speed")
-POSITIVE: Final = ("damping", "temperature")  # settings that something is divided by
-WHOLE: Final = ("mixes",)  # settings that are whole numbers where they are not None
+POSITIVE: Final = ("damping", "temperature", "cutoff", "epsilon", "radius", "decay_every", "group", "mix")
+SHARES: Final = ("cutoff", "difficulty", "lowest", "highest", "share")  # of a whole: at most 1
 
 
 @final
@@ -45,15 +45,19 @@ class Budget:
             off = numbers[name] is None and name in method.optional
             if default is not None and not off and not alike(numbers[name], default):
                 raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(default)}, as the default {default!r}")
-        for name in WHOLE:
-            if numbers.get(name) is not None and not alike(numbers[name], 0):
-                raise ValueError(f"{name} is {numbers[name]!r}; give {kind_of(0)}, or none for its own")
+        for name, kind in method.kinds.items():
+            value, known = numbers[name], kind in (bool, int, float)
+            if value is not None and not (alike(value, kind()) if known else isinstance(value, kind)):
+                what = kind_of(kind()) if known else f"{kind.__module__}.{kind.__qualname__}"
+                raise ValueError(f"{name} is {value!r}; give {what}, or none for its own")
         if still := [name for name in RATES if numbers.get(name) == 0]:
             raise ValueError(f"{still[0]} is 0, with which nothing is learned: give a positive number")
         if wild := [name for name in RATES if numbers.get(name) is not None and numbers[name] > 1e38]:
             raise ValueError(f"{wild[0]} is {numbers[wild[0]]!r}, which float32 does not hold: give less")
         if zero := [name for name in POSITIVE if numbers.get(name) == 0]:
-            raise ValueError(f"{zero[0]} is 0, with which the answer may not be finite: give a positive number")
+            raise ValueError(f"{zero[0]} is 0, which has no meaning here: give a positive number")
+        if more := [name for name in SHARES if numbers.get(name) is not None and numbers[name] > 1]:
+            raise ValueError(f"{more[0]} is {numbers[more[0]]!r}, a share of a whole: give at most 1")
         return cls(effort, numbers)
 
     def __str__(self) -> str:
@@ -88,8 +92,9 @@ class Method:
 
     `fit(job, config, budget, seed, loop)` answers the student; a job is what its room works on. `budgets`: counts at
     each effort (light: minutes; default: about an hour; best: the paper's); `settings`: everything else that may be
-    named; None stands for what depends on the job, and switches off those that are `optional`. `inputs`: in words, for
-    results; `zero_shot` is False where real data is read. `preset`: vision's, by default.
+    named; None stands for what depends on the job, and switches off those that are `optional`; `kinds`: the
+    type of settings that are None. `inputs`: in words, for results; `zero_shot` is False where real data is read.
+    `preset`: vision's, by default.
     """
 
     name: str
@@ -104,6 +109,7 @@ class Method:
     zero_shot: bool = True
     preset: str | None = None
     optional: frozenset[str] = frozenset()
+    kinds: Mapping[str, type] = field(default_factory=dict)
 
     def options(self, effort: Effort = "default") -> dict[str, Any]:
         """Every option of the method, with its value at this effort."""

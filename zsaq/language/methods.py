@@ -71,9 +71,11 @@ def row(
         job.shared = loop.shared
         return fit(job, config, budget, seed, loop)
 
+    kinds = {name: int for name, default in (settings or {}).items() if default is None}
     return Method(
-        name, idea, placed, inputs, paper, needs, cost, budgets or {}, settings or {}, inputs not in (OWN, REAL)
-    )
+        name, idea, placed, inputs, paper, needs, cost, budgets or {}, settings or {}, inputs not in (OWN, REAL),
+        kinds=kinds,
+    )  # fmt: skip
 
 
 ROWS: Final = (

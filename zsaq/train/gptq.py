@@ -148,9 +148,9 @@ def layers_of(student: nn.Module, name: str) -> dict[str, QuantLayer]:
     return layers
 
 
-def check_apart(layers: Mapping[str, QuantLayer]) -> None:
+def check_apart(layers: Mapping[str, nn.Module]) -> None:
     """Raises ValueError for different layers of one weight, which the last of them would round for itself."""
-    owners = dict[int, tuple[str, QuantLayer]]()
+    owners = dict[int, tuple[str, nn.Module]]()
     for name, layer in layers.items():
         owner, first = owners.setdefault(id(layer.weight), (name, layer))
         if first is not layer:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from zsaq.quant.layers import quant_layers
+from zsaq.quant.layers import QuantEmbedding, quant_layers
 from zsaq.train.calls import Calls
 from zsaq.train.chain import Chain, beside, twin_of
+from zsaq.train.gptq import check_apart
 from zsaq.train.logging import StepLog
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
@@ -93,8 +94,8 @@ def reconstruct(
     calibrated.
 
     Raises ValueError if the blocks have nothing to learn, are unknown to either model or are not reached, if weights
-    are not float32, and NotFinite, which holds the student, when a loss is not finite: the block is then as before,
-    those before it are done.
+    are not float32 or are those of two layers, and NotFinite, which holds the student, when a loss is not finite: the
+    block is then as before, those before it are done.
     """
     loop = loop or Loop()
     device = loop.accelerator.device
@@ -105,6 +106,7 @@ def reconstruct(
         raise ValueError(f"steps is {steps}, batch_size {batch_size}, with {len(chunks)} batches; give at least 1 each")
     if rough := [name for name, layer in quant_layers(student) if layer.weight.dtype != torch.float32]:
         raise ValueError(f"the weights of {rough[:4]} are not float32 and would not hold what is learned; use .float()")
+    check_apart({name: layer for name, layer in quant_layers(student) if not isinstance(layer, QuantEmbedding)})
     recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step))
     rng, draw = generator(seed, device), generator(seed)
     done = set(fixed)

@@ -1,0 +1,131 @@
+"""What cannot be is refused before images are made, which takes minutes."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import zsaq
+from vision_toys import CLASSES, Cnn, cnn, spread, vit
+from zsaq.train.reconstruction import reconstruct
+from zsaq.vision.choice import auto
+from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.job import ImageJob
+from zsaq.vision.methods import METHODS
+from zsaq.vision.models import classifier
+from zsaq.vision.presets import preset_config
+
+SPEC = ImageSpec(classes=CLASSES, size=32)
+FITTED = [name for name in METHODS if name.startswith(("onepass", "genie", "sadag")) and "psaq" not in name]
+PASSES = [name for name in FITTED if name.startswith("onepass")]
+
+
+@pytest.fixture(autouse=True)
+def no_image_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(*_: Any) -> None:
+        raise AssertionError("images are made")
+
+    monkeypatch.setattr(ImageJob, "once", once)
+
+
+def quantize(teacher: nn.Module, method: str, config: Any = "w4a4", **options: Any) -> None:
+    real = None if METHODS[method].zero_shot else lambda: torch.zeros(8, 3, 32, 32)
+    zsaq.quantize(teacher, config, method=method, spec=SPEC, real=real, effort="light", **options)
+
+
+class Aside(Cnn):
+    """One layer that no image reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.aside = nn.Conv2d(8, 8, 3)
+
+
+def shared() -> Any:
+    teacher: Any = cnn()
+    teacher.layer1[0].conv2.weight = teacher.layer1[0].conv1.weight
+    return teacher
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_layers_of_one_weight(method: str) -> None:
+    with pytest.raises(ValueError, match=r"layer1\.0\.conv1 and .*layer1\.0\.conv2 share a weight"):
+        quantize(shared(), method)
+
+
+def test_auto_rounds_layers_of_one_weight_to_nearest() -> None:
+    transformer = vit()
+    first, second = [module for module in transformer.modules() if isinstance(module, nn.Linear)][:2]
+    second.weight = first.weight
+    assert [auto(shared(), (4, 4)), auto(transformer, (4, 4)), auto(transformer, (8, 8))] == ["zeroq", "psaq", "psaq"]
+
+
+def test_blocks_with_layers_of_one_weight() -> None:
+    teacher = classifier(shared())
+    student = zsaq.quantize_model(teacher, preset_config("w4a4", "brecq", teacher, SPEC))
+    batch = {"pixel_values": torch.randn(4, 3, 32, 32)}
+    with pytest.raises(ValueError, match=r"conv1 and .*conv2 share a weight, which cannot be rounded for both"):
+        reconstruct(student, teacher, [batch], [("module.layer1", teacher.get_submodule("module.layer1"))], steps=1)
+
+
+@pytest.mark.parametrize("method", ["rtn-noise", "zeroq", *FITTED])
+def test_a_static_range_that_no_image_reaches(method: str) -> None:
+    with pytest.raises(ValueError, match=r"aside: no image reaches them.*rules=\(\(\"module\.aside\", None\),\)"):
+        quantize(spread(Aside()), method)
+
+
+@pytest.mark.parametrize("method", PASSES)
+def test_weights_that_no_image_reaches(method: str) -> None:
+    with pytest.raises(ValueError, match="aside: no image reaches them"):
+        quantize(spread(Aside()), method, zsaq.QuantConfig.parse("w4a16"))
+
+
+@pytest.mark.parametrize("count", ["images", "batch_size"])
+@pytest.mark.parametrize("method", ["onepass-kl", "onepass-kl-real"])
+def test_mixtures_of_one_image(method: str, count: str) -> None:
+    with pytest.raises(ValueError, match=f"{count} is 1; a mixture is of two images: give at least 2"):
+        quantize(cnn(), method, **{count: 1})
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("synq", {"cutoff": 0}, "cutoff is 0, which has no meaning here: give a positive number"),
+        ("synq", {"cutoff": 1.5}, "cutoff is 1.5, a share of a whole: give at most 1"),
+        ("synq", {"difficulty": 2}, "difficulty is 2, a share of a whole"),
+        (
+            "genie-synq",
+            {"difficulty": "x"},
+            "difficulty is 'x'; give a finite number of at least 0, or none for its own",
+        ),
+        ("hast", {"epsilon": 0}, "epsilon is 0"),
+        ("synq", {"epsilon": 0.0}, "epsilon is 0"),
+        ("plf", {"lowest": 1.1}, "lowest is 1.1, a share of a whole"),
+        ("sadag", {"radius": 0.0}, "radius is 0"),
+        ("sadag", {"group": 0}, "group is 0"),
+        ("sadag", {"decay_every": 0}, "decay_every is 0"),
+        ("sadag", {"decay_every": 0.5}, "decay_every is 0.5; give an integer"),
+        ("qimera", {"mix": 0}, "mix is 0"),
+        ("qimera", {"from_teacher": 1}, "from_teacher is 1; give true or false, or none for its own"),
+        ("arc", {"cells": 1}, r"cells is 1; give zsaq\.vision\.papers\.arc\.Cells, or none for its own"),
+    ],
+)
+def test_settings_that_have_no_meaning(method: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        quantize(cnn(), method, **options)
+
+
+def test_what_is_left_in_floats_need_not_be_reached() -> None:
+    teacher = spread(Aside())
+    config = preset_config("w4a4", "brecq", classifier(teacher), SPEC)
+    config = zsaq.QuantConfig(config.weight, config.input, rules=(("module.aside", None), *config.rules))
+    with pytest.raises(AssertionError, match="images are made"):
+        quantize(teacher, "onepass", config)
+
+
+def test_the_teacher_is_as_it_was() -> None:
+    teacher = spread(Aside()).train()
+    with pytest.raises(ValueError, match="no image reaches them"):
+        quantize(teacher, "onepass")
+    assert teacher.training and not any(module._forward_pre_hooks for module in teacher.modules())
