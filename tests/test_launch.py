@@ -29,6 +29,7 @@ def test_the_value_of_a_word(text: str, value: Any) -> None:
 
 def test_words_are_pairs() -> None:
     assert script.options_of(["--steps", "2", "--ratio", "5,1"]) == {"steps": 2, "ratio": (5, 1)}
+    assert script.options_of(["--steps=2", "--ratio", "5,1", "--x=a=b"]) == {"steps": 2, "ratio": (5, 1), "x": "a=b"}
     assert script.options_of([]) == {}
     for words in (["--steps"], ["steps", "2"], ["--steps=2", "3"], ["--steps", "2", "x"]):
         with pytest.raises(ValueError, match="give pairs such as --steps 200"):

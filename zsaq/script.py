@@ -79,8 +79,9 @@ def value_of(text: str) -> Any:
 
 
 def options_of(words: Sequence[str]) -> dict[str, Any]:
-    """`--steps 200 --lr 0.001` as {"steps": 200, "lr": 0.001}. Raises ValueError for what is no pair, and for names of
+    """`--steps 200 --lr=0.001` as {"steps": 200, "lr": 0.001}. Raises ValueError for what is no pair, and for names of
     Python's objects."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
     if len(words) % 2 or not all(word.startswith("--") and word[2:].isidentifier() for word in words[::2]):
         raise ValueError(
             f"{' '.join(words)!r} are no options: give pairs such as --steps 200 (`zsaq methods` lists them)"
