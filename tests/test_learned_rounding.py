@@ -66,6 +66,17 @@ def test_blocks_answer_more_as_the_teachers_than_after_gptq(text: str) -> None:
     assert all(parameter.grad is None for parameter in student.parameters())
 
 
+@pytest.mark.parametrize("text", ["w4a16g8", "w3a8", "w4a16e8h8g8-s16"])
+def test_blocks_that_learning_takes_away_fall_back_on_gptq(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    teacher, config, given = llama(), QuantConfig.parse(text), batches(3)
+    before = gptq_student(teacher, config, given)
+    student = learn(given)(TextJob.of(teacher), config, budget(lr=30.0, batch_size=8, calibration=3), 0, Loop())
+    assert capsys.readouterr().err.count("so it is rounded as it began") == len(blocks(teacher))
+    state = before.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in student.state_dict().items())
+
+
 @pytest.mark.parametrize("make", [llama, gpt2, gemma])
 @pytest.mark.parametrize("text", ["w4a16g8-s16", "w3a8", "w4a8b8"])
 def test_files_give_the_student_of_memory(make: Callable[[], Any], text: str, tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ class Calls:
         counts = self.counts[rows.to(self.counts.device)].to(squares)
         return (squares * counts).sum() / counts.sum().clamp_min(1)
 
+    @torch.no_grad()
+    def missed(self, block: nn.Module, size: int, device: torch.device) -> float:
+        """The error over all samples, `size` at a time, of what `block` answers to the student's own calls."""
+        total = 0.0
+        for rows in torch.arange(len(self.x), device=self.x.device).split(size):
+            seen, y = (states[rows].to(device) for states in (self.seen, self.y))
+            total += len(rows) * self.error(self.run(block, rows, seen).float() - y, rows).item()
+        return total / len(self.x)
+
     def run(self, block: nn.Module, rows: Tensor, first: Tensor) -> Tensor:
         """What `block` answers to the calls of these rows, with `first` as their first tensor."""
         args, kwargs = (_rows(values, rows, first.device) for values in (self.args, self.kwargs))

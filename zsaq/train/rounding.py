@@ -1,6 +1,7 @@
 """What rounding learns while a block is reconstructed: bits, scales and steps. `harden` makes it ordinary again."""
 
-from typing import Final, final
+from collections.abc import Callable
+from typing import Final, TypeVar, final
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from zsaq.quant.layers import QuantEmbedding, QuantLayer
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import MSEOptimal, Range, Static, search
 
+T = TypeVar("T")
 POWER: Final = 2.4  # of the error that initial ranges minimise
 FACTORS: Final = tuple(share / 100 for share in range(100, 0, -1))
 SAMPLE: Final = 300_000  # entries that tell a step as well as all of a large tensor do
@@ -35,6 +37,7 @@ class SoftWeight(nn.Module):
 
     def __init__(self, layer: QuantLayer, joint: bool, fitted: bool = False) -> None:
         super().__init__()
+        self.decided = False
         self.layer = [layer]  # in a list: it is no part of its own part
         self.grid, self.joint = layer.weight_quantizer.grid, joint
         if not self.grid.uniform:
@@ -59,13 +62,17 @@ class SoftWeight(nn.Module):
         """h(V) in [0, 1], in the weight's grouped view."""
         return (torch.sigmoid(self.bits) * (HIGH - LOW) + LOW).clamp(0, 1)
 
+    def hard(self) -> Tensor:
+        """0 or 1, whichever h(V) is nearer to."""
+        return (self.bits >= 0).to(self.base)
+
     def weight(self, bits: Tensor) -> Tensor:
         """The dequantized weight with these bits, in their shape."""
         codes = (self.base + bits).clamp(self.grid.low, self.grid.high)
         return (codes - self.zero) * self.ranges.held(self.scale, self.grid)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self.weight(self.soft()).reshape(rows.shape)
+        return self.weight(self.hard() if self.decided else self.soft()).reshape(rows.shape)
 
     def undecided(self, beta: Tensor | float) -> Tensor:
         """sum(1 - |2 h(V) - 1|^beta), zero if every bit is 0 or 1 (AdaRound, eq. 24)."""
@@ -75,7 +82,7 @@ class SoftWeight(nn.Module):
     def harden(self) -> Quantizer:
         """Write the hard bits into the latent weight, so that the quantizer that is returned rounds to them."""
         layer = self.layer[0]
-        layer.rows().copy_(self.weight((self.bits >= 0).to(self.base)).reshape(layer.rows().shape))
+        layer.rows().copy_(self.weight(self.hard()).reshape(layer.rows().shape))
         self.ranges.scale.copy_(self.ranges.held(self.scale, self.grid))
         return Quantizer(self.grid, self.ranges)
 
@@ -185,6 +192,23 @@ class Softened:
         """Learned steps; none before the block was run once."""
         ranges = [s.quantizer.ranges for s in self.soft.values() if isinstance(s, SoftActivation) and s.quantizer]
         return [r.scale for r in ranges if isinstance(r, LearnedStep)]
+
+    def decided(self, measure: Callable[[], T]) -> T:
+        """What `measure` answers while the block does as it will once it is hardened: every bit is 0 or 1 and nothing
+        is dropped."""
+        inputs = [soft for soft in self.soft.values() if isinstance(soft, SoftActivation)]
+        drops = [each.drop for each in inputs]
+        try:
+            for each in self.weights:
+                each.decided = True
+            for each in inputs:
+                each.drop = 0.0
+            return measure()
+        finally:
+            for each in self.weights:
+                each.decided = False
+            for each, drop in zip(inputs, drops, strict=True):
+                each.drop = drop
 
     def restore(self) -> None:
         """As before."""

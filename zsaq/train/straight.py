@@ -8,6 +8,7 @@ What EfficientQAT does first (Chen et al. 2024, arXiv 2407.11062, sec. 3.2), her
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, final
 
 import torch
@@ -17,6 +18,7 @@ from zsaq.quant.bounds import TINY
 from zsaq.quant.layers import QuantEmbedding, QuantLayer, quant_layers
 from zsaq.train.calls import Args, Calls, even
 from zsaq.train.chain import Chain, beside, twin_of
+from zsaq.train.fallback import Fallback
 from zsaq.train.logging import StepLog
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
@@ -48,10 +50,10 @@ def learn_blocks(
 
     Each learns on the states that the student's blocks before it leave, which are done, for the answers of its twin of
     the teacher on the teacher's states: the mean over positions of the squares' sum over channels. `first(block, name,
-    calls, masks)` is done to it before, on its calls and the positions of each that count. Token tables, norms, biases
-    and ranges of inputs stay. With several processes all do the same. Memory: the states of all batches before and
-    behind one block, of both models. Raises ValueError for blocks that are not reached, NotFinite, which holds the
-    student, for a loss that is not.
+    calls, masks)` is done to it before, on its calls and the positions of each that count; on what that leaves it falls
+    back if it ends no nearer. Token tables, norms, biases and ranges of inputs stay. With several processes all do the
+    same. Memory: the states of all batches before and behind one block, of both models. Raises ValueError for blocks
+    that are not reached, NotFinite, which holds the student, for a loss that is not.
     """
     loop, batches, draw = loop or Loop(), even(batches), generator(seed)
     device = loop.accelerator.device
@@ -94,6 +96,7 @@ def learned(
     optimizer, rates = torch.optim.Adam(groups, betas=(0.9, 0.95)), [group["lr"] for group in groups]
     device, error = parameters[0].device, torch.zeros(())
     try:
+        fallback = Fallback(name, parameters, partial(calls.missed, block, recipe.batch_size, device))
         for step in at.steps(recipe.steps, optimizer=optimizer):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 - (step - 1) / recipe.steps)
@@ -108,6 +111,7 @@ def learned(
             yield step, error.detach()
         if not math.isfinite(error.item()):
             raise NotFinite(f"the error of block {name} is not finite: lower lr, or look at the batches")
+        fallback.settle()
     finally:
         for parameter, flag in wanted:
             parameter.grad = None

@@ -1,0 +1,57 @@
+"""A block that learning leaves further from the teacher's than it began."""
+
+import copy
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from test_reconstruction import batches
+from vision_toys import cnn
+from zsaq import Grid, QuantConfig, quantize_model
+from zsaq.quant.layers import quant_layers
+from zsaq.train.one_pass import one_pass
+from zsaq.train.pair import run_model
+from zsaq.train.reconstruction import reconstruct
+from zsaq.vision.models import classifier
+
+
+def whole(student: nn.Module, teacher: nn.Module, name: str, inputs: nn.Module) -> float:
+    """The sum over channels of a block's squared error on what `inputs` hands it, the mean over all samples."""
+    seen: list[Any] = []
+    handle = inputs.get_submodule(name).register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    target: list[Any] = []
+    other = teacher.get_submodule(name).register_forward_hook(lambda module, args, out: target.append(out))
+    with torch.no_grad():
+        for batch in batches():
+            run_model(inputs, batch)
+            run_model(teacher, batch)
+    handle.remove()
+    other.remove()
+    with torch.no_grad():
+        miss = student.get_submodule(name)(torch.cat(seen)) - torch.cat(target)
+    return float(miss.square().sum(1).mean())
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_a_block_that_learning_takes_away_is_rounded_as_it_began(
+    fitted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = classifier(cnn())
+    student = quantize_model(teacher, QuantConfig(weight=Grid(8, symmetric=False)))
+    if fitted:
+        one_pass(student, teacher, batches())
+    began, name = copy.deepcopy(student), "module.layer1"
+    block = [(name, teacher.get_submodule(name))]
+    options: dict[str, Any] = {"batch_size": 8, "fitted": fitted, "drop": 0.0}
+    reconstruct(began, teacher, batches(), block, steps=1, lr_bits=1e-9, lr_scale=1e-9, lr_step=1e-9, **options)
+    capsys.readouterr()
+    reconstruct(student, teacher, batches(), block, steps=20, lr_bits=1.0, **options)
+    said = re.search(r"layer1: its error (\S+) became (\S+), so it is rounded as it began", capsys.readouterr().err)
+    assert said and float(said[2]) > 2 * float(said[1])
+    assert whole(student, teacher, name, began) == pytest.approx(float(said[1]), rel=0.02)
+    codes = [layer.weight_quantizer.codes(layer.rows().flatten(1))[0] for _, layer in quant_layers(student)]
+    first = [layer.weight_quantizer.codes(layer.rows().flatten(1))[0] for _, layer in quant_layers(began)]
+    assert all(torch.equal(one, other) for one, other in zip(codes, first, strict=True))
