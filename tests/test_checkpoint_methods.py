@@ -20,7 +20,16 @@ FEW_IMAGES = {
     "images": 4, "image_steps": 2, "warmup": 2, "calibration": 2, "steps": 2, "batch_size": 4, "centre_steps": 2,
     "tuning_steps": 2, "tuning_batch_size": 4, "warm_steps": 1, "sharpening": 2,
 }  # fmt: skip
-QUICK = {"zsaq", "zsaq-paper", "gptq-qat", "gdfq", "synq", "genie", "onepass-kl"}  # every kind of stage
+QUICK = {
+    "zsaq",
+    "zsaq-paper",
+    "gptq-qat",
+    "gdfq",
+    "synq",
+    "genie",
+    "onepass-kl",
+    "onepass-blocks",
+}  # every kind of stage
 
 
 BATCHES = [{"input_ids": torch.full((2, 5), word), "attention_mask": torch.ones(2, 5)} for word in (9, 11)]

@@ -30,8 +30,9 @@ def test_the_value_of_a_word(text: str, value: Any) -> None:
 def test_words_are_pairs() -> None:
     assert script.options_of(["--steps", "2", "--ratio", "5,1"]) == {"steps": 2, "ratio": (5, 1)}
     assert script.options_of(["--steps=2", "--ratio", "5,1", "--x=a=b"]) == {"steps": 2, "ratio": (5, 1), "x": "a=b"}
+    assert script.options_of(["--note", "--x=y", "--steps=2"]) == {"note": "--x=y", "steps": 2}
     assert script.options_of([]) == {}
-    for words in (["--steps"], ["steps", "2"], ["--steps=2", "3"], ["--steps", "2", "x"]):
+    for words in (["--steps"], ["steps", "2"], ["--steps=2", "3"], ["--steps", "2", "x"], ["--=3"], ["--a b=3"]):
         with pytest.raises(ValueError, match="give pairs such as --steps 200"):
             script.options_of(words)
 

@@ -12,6 +12,7 @@ from test_reconstruction import batches
 from vision_toys import cnn
 from zsaq import Grid, QuantConfig, quantize_model
 from zsaq.quant.layers import quant_layers
+from zsaq.train.calls import Calls
 from zsaq.train.one_pass import one_pass
 from zsaq.train.pair import run_model
 from zsaq.train.reconstruction import reconstruct
@@ -33,6 +34,16 @@ def whole(student: nn.Module, teacher: nn.Module, name: str, inputs: nn.Module) 
     with torch.no_grad():
         miss = student.get_submodule(name)(torch.cat(seen)) - torch.cat(target)
     return float(miss.square().sum(1).mean())
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5])
+def test_padding_does_not_count_in_what_is_missed_whatever_the_batch(size: int) -> None:
+    states, counts = torch.randn(5, 6, 3), torch.ones(5, 6, dtype=torch.bool)
+    states[4] *= 5
+    counts[4, 1:] = False
+    calls = Calls(states, torch.zeros(5, 6, 3), states, (None,), {}, counts)
+    expected = float(states[counts].square().sum(1).mean())
+    assert calls.missed(nn.Identity(), size, torch.device("cpu")) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("fitted", [False, True])

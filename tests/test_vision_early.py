@@ -81,8 +81,46 @@ def test_weights_that_no_image_reaches(method: str) -> None:
         quantize(spread(Aside()), method, zsaq.QuantConfig.parse("w4a16"))
 
 
-@pytest.mark.parametrize("count", ["images", "batch_size"])
-@pytest.mark.parametrize("method", ["onepass-kl", "onepass-kl-real"])
+@pytest.mark.parametrize("method", [name for name in PASSES if "blocks" not in name])
+@pytest.mark.parametrize("make", [shared, lambda: spread(Aside())])
+def test_a_pass_that_rounds_to_nearest_takes_them(method: str, make: Any) -> None:
+    with pytest.raises(AssertionError, match="images are made"):
+        quantize(make(), method, preset="uniform")
+
+
+class Bright(Cnn):
+    """A layer that a black image does not reach, and one whose forward is called by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bright = nn.Linear(3, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer2(self.layer1(self.relu(self.bn1(self.conv1(x)))))
+        y = self.linear.forward(self.pool(y).flatten(1))
+        return y + self.bright(x.mean((2, 3))) if x.abs().max() > 0 else y
+
+
+@pytest.mark.parametrize("method", ["rtn-noise", "zeroq", *FITTED])
+def test_layers_that_are_reached_in_their_own_way(method: str) -> None:
+    teacher = spread(Bright())
+    with pytest.raises(AssertionError, match="images are made"):
+        quantize(teacher, method)
+    assert not any("forward" in vars(module) for module in teacher.modules())
+
+
+def test_levels_that_are_not_even_cannot_be_learned() -> None:
+    config = zsaq.QuantConfig(zsaq.Grid(4, levels="nf4"))
+    with pytest.raises(ValueError, match="conv1: rounding up or down is learned on even levels, and nf4 ones are not"):
+        quantize(cnn(), "genie-noise", config)
+
+
+KL, BLOCKS = ("onepass-kl", "onepass-kl-real"), ("onepass-blocks", "onepass-blocks-real")
+
+
+@pytest.mark.parametrize(
+    ("method", "count"), [*((name, "images") for name in KL + BLOCKS), *((name, "batch_size") for name in KL)]
+)
 def test_mixtures_of_one_image(method: str, count: str) -> None:
     with pytest.raises(ValueError, match=f"{count} is 1; a mixture is of two images: give at least 2"):
         quantize(cnn(), method, **{count: 1})
@@ -107,6 +145,10 @@ def test_mixtures_of_one_image(method: str, count: str) -> None:
         ("sadag", {"decay_every": 0}, "decay_every is 0"),
         ("sadag", {"decay_every": 0.5}, "decay_every is 0.5; give an integer"),
         ("qimera", {"mix": 0}, "mix is 0"),
+        ("genie", {"lr_bits": 0}, "lr_bits is 0, with which nothing is learned"),
+        ("genie", {"lr_bits": 1e39}, r"lr_bits is 1e\+39, which float32 does not hold: give 1e-38 to 1e38"),
+        ("onepass", {"damping": 10**400}, r"damping is 10{19}, which float32 does not hold"),
+        ("synq", {"maps": 1e-320}, "maps is 1e-320, which float32 does not hold"),
         ("qimera", {"from_teacher": 1}, "from_teacher is 1; give true or false, or none for its own"),
         ("arc", {"cells": 1}, r"cells is 1; give zsaq\.vision\.papers\.arc\.Cells, or none for its own"),
     ],

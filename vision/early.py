@@ -1,7 +1,11 @@
 """What is checked of a fit before its images are made, which takes minutes. Each raises ValueError."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
 
+import torch
 from torch import nn
 
 from zsaq.method import Budget
@@ -9,7 +13,10 @@ from zsaq.quant.attention import rounds
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.plan import Plan
 from zsaq.train.gptq import check_apart
+from zsaq.train.pair import run_model
+from zsaq.train.widening import widened
 from zsaq.vision.job import ImageJob, check_spec
+from zsaq.vision.sources.pink import pink_images
 
 Check = Callable[[ImageJob, Plan, Budget], None]
 
@@ -21,37 +28,77 @@ def static_reached(job: ImageJob, plan: Plan, budget: Budget) -> None:
     check_reached(job, [name for name in plan.chosen if name in inputs or rounds(modules[name])])
 
 
-def all_reached(job: ImageJob, plan: Plan, budget: Budget) -> None:
-    """A layer that is rounded by its inputs must have some."""
-    check_reached(job, list(plan.chosen))
+def passable(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """One pass rounds a layer, but for min-max ranges, by its inputs, and for itself."""
+    layers = {name: layer for name, layer in layers_of(job, plan).items() if plan.chosen[name].ranges != "minmax"}
+    check_apart(layers)
+    check_reached(job, list(layers))
 
 
-def apart(job: ImageJob, plan: Plan, budget: Budget) -> None:
-    """What is rounded for one layer must not be the weight of another."""
-    modules = dict(job.teacher.named_modules())
-    check_apart({name: modules[name] for name in plan.chosen if kind_of(modules[name]) is not None})
+def learnable(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """Rounding up or down is learned for each layer by itself, on even levels."""
+    layers = layers_of(job, plan)
+    check_apart(layers)
+    for name in layers:
+        grid = plan.chosen[name].weight
+        if grid is not None and not grid.uniform:
+            raise ValueError(f"{name}: rounding up or down is learned on even levels, and {grid.levels} ones are not")
 
 
-def of_two(job: ImageJob, plan: Plan, budget: Budget) -> None:
+def of_two(job: ImageJob, plan: Plan, budget: Budget, name: str = "images") -> None:
     """A mixture is of two images."""
-    for name in ("images", "batch_size"):
-        if budget[name] < 2:
-            raise ValueError(f"{name} is {budget[name]}; a mixture is of two images: give at least 2")
+    if budget[name] < 2:
+        raise ValueError(f"{name} is {budget[name]}; a mixture is of two images: give at least 2")
+
+
+def in_pairs(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """One that is made anew in every batch is of two there."""
+    of_two(job, plan, budget, "batch_size")
+
+
+def layers_of(job: ImageJob, plan: Plan) -> dict[str, nn.Module]:
+    modules = dict(job.teacher.named_modules())
+    return {name: modules[name] for name in plan.chosen if kind_of(modules[name]) not in (None, nn.Embedding)}
 
 
 def check_reached(job: ImageJob, names: Sequence[str]) -> None:
-    """Raises ValueError for modules that an empty image does not reach."""
-    modules, seen = dict(job.teacher.named_modules()), set[nn.Module]()
-    handles = [modules[name].register_forward_pre_hook(lambda module, _: seen.add(module)) for name in names]
-    try:
+    """Raises ValueError for modules that neither an empty image nor noise reaches."""
+    modules, seen = dict(job.teacher.named_modules()), set[str]()
+    with calls_noted({name: modules[name] for name in names}, seen):
         check_spec(job.teacher, job.spec)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if left := [name for name in names if modules[name] not in seen]:
+        if not seen.issuperset(names):
+            where = next(job.teacher.parameters()).device
+            noise = pink_images(job.spec, images=8)["pixel_values"].to(where)
+            with torch.no_grad(), widened(job.teacher):
+                run_model(job.teacher, {"pixel_values": noise})
+    if left := [name for name in names if name not in seen]:
         globs = ", ".join(f'("{name}", None)' for name in left)
         raise ValueError(
             f"{', '.join(left[:4])}{' and others' if len(left) > 4 else ''}: no image reaches them, to set a range or "
             f"a rounding by; leave them in floats, by rules=({globs},) of the QuantConfig "
             "(zsaq.vision.presets.preset_config makes one of a text)"
         )
+
+
+@contextmanager
+def calls_noted(modules: Mapping[str, nn.Module], seen: set[str]) -> Iterator[None]:
+    """Inside, names are added whose module's forward is called; not by hooks, which layer.forward(x) passes by."""
+    before = {name: module.__dict__.get("forward") for name, module in modules.items()}
+
+    def noting(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(forward)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            seen.add(name)
+            return forward(*args, **kwargs)
+
+        return noted
+
+    try:
+        for name, module in modules.items():
+            module.__dict__["forward"] = noting(name, module.forward)
+        yield
+    finally:
+        for name, module in modules.items():
+            module.__dict__.pop("forward", None)
+            if before[name] is not None:
+                module.__dict__["forward"] = before[name]

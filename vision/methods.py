@@ -14,12 +14,12 @@ import torch
 
 from zsaq.method import Budget, Method
 from zsaq.train.synthesis import Source
-from zsaq.vision.early import all_reached, apart, of_two
+from zsaq.vision.early import in_pairs, learnable, of_two, passable
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.job import ImageJob
 from zsaq.vision.losses.matching import LayerGradient
 from zsaq.vision.models import head, last_feature_map
-from zsaq.vision.onepass import onepass, onepass_kl
+from zsaq.vision.onepass import onepass, onepass_blocks, onepass_kl
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import adasg
 from zsaq.vision.papers.ait import ait, divergence_alone
@@ -43,10 +43,13 @@ PSAQ: Counts = {"images": (32, 32, 32), "image_steps": (200, 1000, 1000)}
 IMAGES: Counts = {"images": (128, 256, 5120), "image_steps": (200, 1000, 1000)}
 GENIE: Counts = {"images": (128, 256, 1024), "image_steps": (200, 1000, 4000)}
 ONEPASS: Counts = {"images": (64, 128, 256), "image_steps": (60, 60, 200)}
+MORE: Counts = ONEPASS | {"images": (128, 256, 512), "steps": (200, 600, 2000), "batch_size": (32, 32, 32)}
 KL_STEPS: Counts = {"steps": (90, 1000, 4000), "batch_size": (32, 32, 32)}
 PYRAMID: Counts = {"images": (64, 256, 1024), "image_steps": (60, 200, 1000)}
 GENERATOR: Counts = {"warmup": (600, 6000, 10_000), "calibration": (10, 100, 100)}
 BLOCKS: Counts = {"steps": (200, 2000, 20_000), "batch_size": (32, 32, 32)}
+STEPS_OF_BLOCKS = "images, then steps of every block"
+OF_PSAQ: Counts = BLOCKS | {"steps": (200, 1000, 1000)}
 SHARPER: Counts = {"warm_steps": (40, 400, 4000), "sharpening": (25, 125, 500)}
 
 
@@ -97,20 +100,21 @@ with_synq = partial(
     cost="images, then steps of SGD and activation maps", paper="synq",
 )  # fmt: skip
 blockwise = partial(
-    fitted, method=genie, budgets=GENIE | BLOCKS, needs=NORMS, preset="brecq", paper="genie",
-    cost="images, then steps of every block", checks=(apart,),
+    fitted, method=genie, budgets=GENIE | BLOCKS, needs=NORMS, preset="brecq", paper="genie", cost=STEPS_OF_BLOCKS,
+    checks=(learnable,),
 )  # fmt: skip
 passed = partial(
     fitted, method=onepass, budgets=ONEPASS, needs=NORMS, preset="brecq", cost="one forward pass, beside the images",
-    checks=(all_reached, apart),
+    checks=(passable,),
 )  # fmt: skip
 then_kl = partial(
     fitted, method=onepass_kl, budgets=ONEPASS | KL_STEPS, preset="brecq", cost="images, then steps of SGD",
-    checks=(of_two, all_reached, apart),
+    checks=(of_two, in_pairs, passable),
 )  # fmt: skip
+then_blocks = partial(passed, method=onepass_blocks, cost=STEPS_OF_BLOCKS, checks=(of_two, passable, learnable))
 learned = partial(
-    blockwise, method=psaq_learned, budgets=PSAQ | BLOCKS | {"steps": (200, 1000, 1000)}, needs=ATTENTION,
-    preset="psaq", paper="psaq", extra=mean_and_deviation,
+    blockwise, method=psaq_learned, budgets=PSAQ | OF_PSAQ, needs=ATTENTION, preset="psaq", paper="psaq",
+    extra=mean_and_deviation,
 )  # fmt: skip
 sharpened = partial(
     blockwise, method=sadag, images="sources", budgets=GENIE | SHARPER | BLOCKS, needs=HEADED, paper="sadag",
@@ -139,9 +143,7 @@ ROWS = (
         "onepass", images="pyramid",
         idea="images of many resolutions and mixtures of them; rounding compensated in one pass",
     ),
-    passed(
-        "onepass-noise", images="noise", idea="the same pass on noise", needs=ANY, budgets=only_images(ONEPASS)
-    ),
+    passed("onepass-noise", images="noise", idea="the same pass on noise", needs=ANY, budgets=only_images(ONEPASS)),
     passed(
         "onepass-pink", images="pink", idea="the same pass on noise with spectrum and colours as photographs have",
         needs=ANY, budgets=only_images(ONEPASS),
@@ -155,6 +157,13 @@ ROWS = (
     passed(
         "onepass-real", images="real", idea="the same pass on real images", needs=ANY, zero_shot=False,
         budgets=only_images(ONEPASS),
+    ),
+    then_blocks(
+        "onepass-blocks", images="pyramid", idea="one pass, then rounding learned block by block", budgets=MORE
+    ),
+    then_blocks(
+        "onepass-blocks-real", images="real", idea="the same on real images", needs=ANY, zero_shot=False,
+        budgets={name: MORE[name] for name in MORE if name != "image_steps"},
     ),
     then_kl("onepass-kl", images="pyramid", idea="one pass, then steps of KL on mixtures of its images", needs=NORMS),
     then_kl(
@@ -219,19 +228,18 @@ ROWS = (
     ),
     learned("psaq-learned", images="psaq", idea="PSAQ-ViT's images; rounding learned block by block"),
     learned(
-        "psaq-noise", images="noise", idea="the same rounding learned on noise",
-        budgets=only_images(PSAQ) | BLOCKS | {"steps": (200, 1000, 1000)},
+        "psaq-noise", images="noise", idea="the same rounding learned on noise", budgets=only_images(PSAQ) | OF_PSAQ
     ),
     learned(
         "psaq-real", images="real", idea="the same rounding learned on real images",
-        budgets=only_images(PSAQ) | BLOCKS | {"steps": (200, 1000, 1000)}, zero_shot=False,
+        budgets=only_images(PSAQ) | OF_PSAQ, zero_shot=False,
     ),
     sharpened("sadag", idea="Genie's images, sharpened so that gradients agree around each"),
     sharpened("sadag-released", idea="SADAG in the released direction", released=True),
     sharpened("sadag-deep", idea="SADAG with gradients of the last convolution", extra=deep),
     sharpened(
         "psaq-sadag", images="psaq", idea="SADAG on PSAQ-ViT's images, in their pixels", extra=by_psaq,
-        budgets=PSAQ | SHARPER | BLOCKS | {"steps": (200, 1000, 1000)}, needs=ATTENTION, preset="psaq",
+        budgets=PSAQ | SHARPER | OF_PSAQ, needs=ATTENTION, preset="psaq",
     ),
     fitted(
         "distill", on_batches, "given", "one's own images, matched by KL", needs=ANY, preset="uniform",

@@ -81,12 +81,14 @@ def value_of(text: str) -> Any:
 def options_of(words: Sequence[str]) -> dict[str, Any]:
     """`--steps 200 --lr=0.001` as {"steps": 200, "lr": 0.001}. Raises ValueError for what is no pair, and for names of
     Python's objects."""
-    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
-    if len(words) % 2 or not all(word.startswith("--") and word[2:].isidentifier() for word in words[::2]):
-        raise ValueError(
-            f"{' '.join(words)!r} are no options: give pairs such as --steps 200 (`zsaq methods` lists them)"
-        )
-    options = {name[2:]: value_of(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+    options, rest = dict[str, Any](), list(words)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--") or not name[2:].isidentifier() or not (equals or rest):
+            raise ValueError(
+                f"{' '.join(words)!r} are no options: give pairs such as --steps 200 (`zsaq methods` lists them)"
+            )
+        options[name[2:]] = value_of(value if equals else rest.pop(0))
     if objects := sorted(OBJECTS & options.keys()):
         raise ValueError(f"--{objects[0]} is no option here, but an argument of Python: leave it off, or call zsaq")
     return options

@@ -51,11 +51,13 @@ class Calls:
     @torch.no_grad()
     def missed(self, block: nn.Module, size: int, device: torch.device) -> float:
         """The error over all samples, `size` at a time, of what `block` answers to the student's own calls."""
-        total = 0.0
+        total, weight = 0.0, 0.0
         for rows in torch.arange(len(self.x), device=self.x.device).split(size):
             seen, y = (states[rows].to(device) for states in (self.seen, self.y))
-            total += len(rows) * self.error(self.run(block, rows, seen).float() - y, rows).item()
-        return total / len(self.x)
+            counted = len(rows) if self.counts is None else self.counts[rows.to(self.counts.device)].sum().item()
+            total += counted * self.error(self.run(block, rows, seen).float() - y, rows).item()
+            weight += counted
+        return total / max(weight, 1)
 
     def run(self, block: nn.Module, rows: Tensor, first: Tensor) -> Tensor:
         """What `block` answers to the calls of these rows, with `first` as their first tensor."""

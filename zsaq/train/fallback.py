@@ -26,7 +26,7 @@ class Fallback:
     def settle(self) -> None:
         """Keep what was learned if the error fell, else take back what was there before, and say so."""
         ended, log = self.error(), StepLog.running[-1]
-        if ended < self.began:
+        if ended < self.began or ended == 0:
             return
         for parameter, value in zip(self.parameters, self.values, strict=True):
             parameter.copy_(value)

@@ -90,11 +90,12 @@ def reconstruct(
     QDrop: Wei et al. 2022, arXiv 2203.05740). `joint` learns weight scales as well (Genie-M: Jeon et al. 2023,
     arXiv 2212.04780; round_weight 1), else AdaRound (round_weight 0.01). Adam; scales and steps decay by a cosine.
     A student that is `fitted` already, by `one_pass` or `compensate`, is learned from its own scales, steps and
-    latent weights on, else scales and steps are searched. Ours: a block whose error over all samples, with nothing
-    dropped or undecided, ends no smaller than it began is rounded as it began, and it is said. In few steps at the
-    rates these need, that is most blocks at 8 bits (recipes/LOG.md). `loop` gives device, folder and trackers; with
-    several processes all do the same. Biases, norms, the quantizers in `fixed` (of ranges that are known) and whatever
-    no block holds stay as they are; static ranges there must have been calibrated.
+    latent weights on (scales of min-max ranges, which keep none, are searched), else scales and steps are searched.
+    Ours: a block whose error over all samples, with nothing dropped or undecided, ends no smaller than it began is
+    rounded as it began, and it is said. In few steps at the rates these need, that is most blocks at 8 bits
+    (recipes/LOG.md). `loop` gives device, folder and trackers; with several processes all do the same. Biases, norms,
+    the quantizers in `fixed` (of ranges that are known) and whatever no block holds stay as they are; static ranges
+    there must have been calibrated.
 
     Raises ValueError if the blocks have nothing to learn, are unknown to either model or are not reached, if weights
     are not float32 or are those of two layers, and NotFinite, which holds the student, when a loss is not finite: the
