@@ -1,5 +1,6 @@
 """What cannot be is refused before images are made, which takes minutes."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -103,10 +104,12 @@ class Bright(Cnn):
 
 @pytest.mark.parametrize("method", ["rtn-noise", "zeroq", *FITTED])
 def test_layers_that_are_reached_in_their_own_way(method: str) -> None:
-    teacher = spread(Bright())
+    teacher = spread(Bright()).train()
+    before = copy.deepcopy(teacher.state_dict())
     with pytest.raises(AssertionError, match="images are made"):
         quantize(teacher, method)
     assert not any("forward" in vars(module) for module in teacher.modules())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
 
 
 def test_levels_that_are_not_even_cannot_be_learned() -> None:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
-import torch
 from torch import nn
 
 from zsaq.method import Budget
@@ -13,9 +12,7 @@ from zsaq.quant.attention import rounds
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.plan import Plan
 from zsaq.train.gptq import check_apart
-from zsaq.train.pair import run_model
-from zsaq.train.widening import widened
-from zsaq.vision.job import ImageJob, check_spec
+from zsaq.vision.job import ImageJob, answered, check_spec
 from zsaq.vision.sources.pink import pink_images
 
 Check = Callable[[ImageJob, Plan, Budget], None]
@@ -67,10 +64,7 @@ def check_reached(job: ImageJob, names: Sequence[str]) -> None:
     with calls_noted({name: modules[name] for name in names}, seen):
         check_spec(job.teacher, job.spec)
         if not seen.issuperset(names):
-            where = next(job.teacher.parameters()).device
-            noise = pink_images(job.spec, images=8)["pixel_values"].to(where)
-            with torch.no_grad(), widened(job.teacher):
-                run_model(job.teacher, {"pixel_values": noise})
+            answered(job.teacher, pink_images(job.spec, images=8)["pixel_values"])
     if left := [name for name in names if name not in seen]:
         globs = ", ".join(f'("{name}", None)' for name in left)
         raise ValueError(

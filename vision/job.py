@@ -8,7 +8,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.train.pair import Batch, run_model
+from zsaq.train.pair import Batch, Out, run_model
 from zsaq.train.stages import part
 from zsaq.train.widening import widened
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
@@ -53,24 +53,29 @@ class ImageJob:
         return self.pictures and self.pictures / f"{name}-{seed}"
 
 
-@torch.no_grad()
 def check_spec(teacher: nn.Module, spec: ImageSpec) -> None:
     """Raises ValueError for a teacher that cannot take an empty image of the spec, or answers other classes."""
-    training = {module: module.training for module in teacher.modules()}
-    where = next((parameter.device for parameter in teacher.parameters()), None)
-    pixels = torch.zeros(1, spec.channels, spec.size, spec.size, device=where)
     try:
-        with widened(teacher.eval()):
-            out = run_model(teacher, {"pixel_values": pixels})
+        out = answered(teacher, torch.zeros(1, spec.channels, spec.size, spec.size))
     except (RuntimeError, TypeError) as error:
         raise ValueError(
             f"{class_name(teacher)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
         ) from error
-    finally:
-        for module, mode in training.items():
-            module.training = mode
     if out.headless is None and out.answer.shape[1:] != (spec.classes,):
         raise ValueError(
             f"{class_name(teacher)} answers {tuple(out.answer.shape)} to one image where the spec has {spec.classes} "
             "classes; give an ImageSpec with as many as it answers"
         )
+
+
+@torch.no_grad()
+def answered(teacher: nn.Module, pixels: Tensor) -> Out:
+    """What the teacher answers to images in eval mode; its modules' modes are as before."""
+    training = {module: module.training for module in teacher.modules()}
+    where = next((parameter.device for parameter in teacher.parameters()), None)
+    try:
+        with widened(teacher.eval()):
+            return run_model(teacher, {"pixel_values": pixels.to(where)})
+    finally:
+        for module, mode in training.items():
+            module.training = mode
