@@ -12,6 +12,7 @@ from zsaq.quant.attention import rounds
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.plan import Plan
 from zsaq.train.gptq import check_apart
+from zsaq.train.rounding import UNEVEN
 from zsaq.vision.job import ImageJob, answered, check_spec
 from zsaq.vision.sources.pink import pink_images
 
@@ -39,7 +40,8 @@ def learnable(job: ImageJob, plan: Plan, budget: Budget) -> None:
     for name in layers:
         grid = plan.chosen[name].weight
         if grid is not None and not grid.uniform:
-            raise ValueError(f"{name}: rounding up or down is learned on even levels, and {grid.levels} ones are not")
+            what = f"rounding up or down is learned on even levels, and {grid.levels} ones are not"
+            raise ValueError(f"{name}: {what}: {UNEVEN}")
 
 
 def of_two(job: ImageJob, plan: Plan, budget: Budget, name: str = "images") -> None:

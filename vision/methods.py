@@ -185,7 +185,7 @@ ROWS = (
     ),
     direct("intraq", intraq, "intraq", "images of a class differ", needs=HEADED, paper="intraq"),
     direct(
-        "plf", plf, "plf", "the teacher's labels count where it is sure", budgets=IMAGES | steps(20_000), paper="plf",
+        "plf", plf, "plf", "the teacher's labels count where it is sure", budgets=IMAGES | steps(20_000), paper="plf"
     ),
     direct("hast", hast, "hast", "hard images, and the worst point near each", paper="hast"),
     with_synq("synq", images="hast", idea="HAST's images, filtered; maps aligned; easy labels alone"),

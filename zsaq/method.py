@@ -52,9 +52,9 @@ class Budget:
                 raise ValueError(f"{name} is {value!r}; give {what}, or none for its own")
         if still := [name for name in RATES if numbers.get(name) == 0]:
             raise ValueError(f"{still[0]} is 0, with which nothing is learned: give a positive number")
-        known = {name: numbers[name] for name in method.settings if type(numbers[name]) in (int, float)}
-        if wild := [name for name, value in known.items() if value and not 1e-38 <= abs(value) <= 1e38]:
-            raise ValueError(f"{wild[0]} is {known[wild[0]]!r:.20}, which float32 does not hold: give 1e-38 to 1e38")
+        counted = {name: numbers[name] for name in method.settings if type(numbers[name]) in (int, float)}
+        if wild := [name for name, value in counted.items() if value and not 1e-38 <= abs(value) <= 1e38]:
+            raise ValueError(f"{wild[0]} is {counted[wild[0]]!r:.20}, which float32 does not hold: give 1e-38 to 1e38")
         if zero := [name for name in POSITIVE if numbers.get(name) == 0]:
             raise ValueError(f"{zero[0]} is 0, which has no meaning here: give a positive number")
         if more := [name for name in SHARES if numbers.get(name) is not None and numbers[name] > 1]:

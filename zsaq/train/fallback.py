@@ -14,7 +14,7 @@ class Fallback:
     """The values of a block's `parameters` before they learn, and its `error` then, over all samples and rounded.
 
     In few steps, at rates that let few steps get anywhere, a block that was nearly exact ends further away: at 8 bits
-    most do (MobileNetV2, 40 steps: KL .41 where it began at .04; recipes/LOG.md). The samples are those that it learns
+    most do (MobileNetV2, 40 steps: KL .43, falling back .04; recipes/LOG.md). The samples are those that it learns
     on, so no other data is read.
     """
 

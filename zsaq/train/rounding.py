@@ -17,6 +17,7 @@ T = TypeVar("T")
 POWER: Final = 2.4  # of the error that initial ranges minimise
 FACTORS: Final = tuple(share / 100 for share in range(100, 0, -1))
 SAMPLE: Final = 300_000  # entries that tell a step as well as all of a large tensor do
+UNEVEN: Final = "give levels='integer', or take a method that rounds to nearest or by GPTQ"
 LOW, HIGH = -0.1, 1.1  # a sigmoid stretched over [0, 1] reaches both ends
 
 
@@ -41,7 +42,9 @@ class SoftWeight(nn.Module):
         self.layer = [layer]  # in a list: it is no part of its own part
         self.grid, self.joint = layer.weight_quantizer.grid, joint
         if not self.grid.uniform:
-            raise ValueError(f"rounding up or down is learned on even levels, and {self.grid.levels} ones are not")
+            raise ValueError(
+                f"rounding up or down is learned on even levels, and {self.grid.levels} ones are not: {UNEVEN}"
+            )
         before, view = layer.weight_quantizer.ranges, groups(layer.rows().detach().float().flatten(1), self.grid)
         if fitted and isinstance(before, MSEOptimal):
             self.ranges = before
