@@ -29,6 +29,7 @@ QUICK = {
     "genie",
     "onepass-kl",
     "onepass-blocks",
+    "onepass-blocks-kl",
 }  # every kind of stage
 
 

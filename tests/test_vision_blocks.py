@@ -1,4 +1,4 @@
-"""One pass, then rounding that is learned from it block by block, on the same images and mixtures."""
+"""One pass, then rounding that is learned from it block by block, on the same images and mixtures, then steps of KL."""
 
 from typing import Any
 
@@ -8,16 +8,19 @@ from torch import Tensor
 
 from vision_toys import CLASSES, cnn, images
 from zsaq import Loop, quantize_model
+from zsaq.train.objectives import KL
 from zsaq.train.one_pass import one_pass
 from zsaq.train.randomness import generator
 from zsaq.train.reconstruction import reconstruct
 from zsaq.train.synthesis import seed_of
+from zsaq.train.trainer import distill
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import blocks, classifier
-from zsaq.vision.onepass import onepass_blocks, with_mixtures
+from zsaq.vision.onepass import onepass_blocks, onepass_blocks_kl, with_mixtures
+from zsaq.vision.papers.gdfq import sgd
 from zsaq.vision.presets import preset_config
 from zsaq.vision.sources.crops import minibatches
-from zsaq.vision.sources.mixtures import beside
+from zsaq.vision.sources.mixtures import beside, mixtures
 
 SPEC = ImageSpec(CLASSES, 16)
 
@@ -50,6 +53,22 @@ def test_it_is_the_pass_and_then_slow_bits_on_the_same_samples(steps: int, monke
     assert rates == [(rate, 1e-3)]
     state = by_hand.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in student.state_dict().items())
+
+
+def test_steps_of_kl_come_after_the_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = classifier(cnn())
+    config, pixels = preset_config("w2a4", "brecq", teacher, SPEC), {"pixel_values": shown()}
+    blockwise: dict[str, Any] = {"steps": 3, "batch_size": 8, "mixes": 1, "damping": 0.02, "seed": 4}
+    by_hand = onepass_blocks(teacher, config, SPEC, pixels, lr_bits=0.1, lr_step=2e-3, **blockwise)
+    before = {name: value.clone() for name, value in by_hand.state_dict().items()}
+    distill(by_hand, teacher, mixtures(pixels, 8, 4), KL(3.0), sgd(by_hand, 1e-3), 5, Loop())
+    student = onepass_blocks_kl(
+        teacher, config, SPEC, pixels, tuning_steps=5, lr=1e-3, temperature=3.0, lr_bits=0.1, lr_step=2e-3, **blockwise
+    )
+    state = student.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in by_hand.state_dict().items())
+    assert not all(torch.equal(value, state[name]) for name, value in before.items())
+    assert "on mixtures that the steps did not see" in capsys.readouterr().err
 
 
 def test_there_is_a_mixture_of_each_image_where_the_pass_alone_has_no_room() -> None:

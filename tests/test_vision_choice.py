@@ -16,6 +16,7 @@ def test_what_suits_a_teacher() -> None:
     convolutional, plain, transformer, neither = (set(suits(t)) for t in (resnet(), cnn(), vit(), convnext()))
     anything = {"rtn-noise", "rtn-real", "synq-noise", "synq-real", "genie-noise", "genie-real", "distill"}
     anything |= {"onepass-noise", "onepass-pink", "onepass-real", "onepass-blocks-real", "onepass-kl-real"}
+    anything |= {"onepass-blocks-kl-real"}
     assert neither == anything == convolutional & transformer and convolutional == plain
     assert convolutional | transformer == set(METHODS) and transformer == set(suits(swin())) == set(suits(deit()))
     assert transformer - anything == {

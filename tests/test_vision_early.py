@@ -118,7 +118,8 @@ def test_levels_that_are_not_even_cannot_be_learned() -> None:
         quantize(cnn(), "genie-noise", config)
 
 
-KL, BLOCKS = ("onepass-kl", "onepass-kl-real"), ("onepass-blocks", "onepass-blocks-real")
+KL = ("onepass-kl", "onepass-kl-real", "onepass-blocks-kl", "onepass-blocks-kl-real")
+BLOCKS = ("onepass-blocks", "onepass-blocks-real")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ FAST = {"rtn-noise", "rtn-real", "zeroq", "dsg", "psaq", "intraq", "plf", "hast"
     "onepass-psaq",
     "onepass-kl",
     "onepass-blocks",
+    "onepass-blocks-kl",
 }
 FEW = {
     "images": 4, "image_steps": 2, "warmup": 2, "calibration": 2, "steps": 2, "batch_size": 4, "centre_steps": 2,
@@ -84,8 +85,8 @@ def test_every_method_makes_a_student_and_leaves_its_teacher_alone(name: str) ->
 
 def test_rows_say_what_they_read() -> None:
     assert {m.name for m in METHODS.values() if not m.zero_shot} == {
-        "rtn-real", "onepass-real", "onepass-blocks-real", "onepass-kl-real", "synq-real", "genie-real", "psaq-real",
-        "distill",
+        "rtn-real", "onepass-real", "onepass-blocks-real", "onepass-blocks-kl-real", "onepass-kl-real", "synq-real",
+        "genie-real", "psaq-real", "distill",
     }  # fmt: skip
     assert all((m.inputs in ("real images", "given batches")) != m.zero_shot for m in METHODS.values())
     assert all(m.idea and m.cost and m.needs in NEEDS and m.preset for m in METHODS.values())

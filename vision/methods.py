@@ -1,9 +1,6 @@
 """The table of vision methods: where images come from x how the student is fitted x the paper's defaults.
 
-Settings are CIFAR-10's for images up to 64 pixels wide and ImageNet's beyond (`published`). Budgets count `images` that
-are synthesized beforehand, `image_steps` of each batch of them, `warmup` steps of a generator alone, and `steps` of
-`batch_size` images that the student takes, of each block where blocks are reconstructed; three numbers each: light,
-default, the paper's for ImageNet.
+Settings are CIFAR-10's for images up to 64 pixels wide and ImageNet's beyond (`published`).
 """
 
 from collections.abc import Callable
@@ -14,12 +11,32 @@ import torch
 
 from zsaq.method import Budget, Method
 from zsaq.train.synthesis import Source
+from zsaq.vision.budgets import (
+    BLOCKS,
+    GENERATOR,
+    GENIE,
+    IMAGES,
+    KL_STEPS,
+    MORE,
+    NOISE,
+    OF_PSAQ,
+    ONEPASS,
+    PSAQ,
+    PYRAMID,
+    SHARPER,
+    STEPS_OF_BLOCKS,
+    TUNED,
+    ZEROQ,
+    only_images,
+    only_steps,
+    steps,
+)
 from zsaq.vision.early import in_pairs, learnable, of_two, passable
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.job import ImageJob
 from zsaq.vision.losses.matching import LayerGradient
 from zsaq.vision.models import head, last_feature_map
-from zsaq.vision.onepass import onepass, onepass_blocks, onepass_kl
+from zsaq.vision.onepass import onepass, onepass_blocks, onepass_blocks_kl, onepass_kl
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import adasg
 from zsaq.vision.papers.ait import ait, divergence_alone
@@ -35,32 +52,7 @@ from zsaq.vision.papers.sadag import sadag
 from zsaq.vision.papers.synq import genie_synq, synq
 from zsaq.vision.papers.texq import texq
 from zsaq.vision.published import published
-from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, Counts, fitted, mean_and_deviation, rounded, zeroq_ranges
-
-NOISE: Counts = {"images": (128, 128, 128)}
-ZEROQ: Counts = {"images": (64, 64, 64), "image_steps": (200, 500, 500)}
-PSAQ: Counts = {"images": (32, 32, 32), "image_steps": (200, 1000, 1000)}
-IMAGES: Counts = {"images": (128, 256, 5120), "image_steps": (200, 1000, 1000)}
-GENIE: Counts = {"images": (128, 256, 1024), "image_steps": (200, 1000, 4000)}
-ONEPASS: Counts = {"images": (64, 128, 256), "image_steps": (60, 60, 200)}
-MORE: Counts = ONEPASS | {"images": (128, 256, 512), "steps": (200, 600, 2000), "batch_size": (32, 32, 32)}
-KL_STEPS: Counts = {"steps": (90, 1000, 4000), "batch_size": (32, 32, 32)}
-PYRAMID: Counts = {"images": (64, 256, 1024), "image_steps": (60, 200, 1000)}
-GENERATOR: Counts = {"warmup": (600, 6000, 10_000), "calibration": (10, 100, 100)}
-BLOCKS: Counts = {"steps": (200, 2000, 20_000), "batch_size": (32, 32, 32)}
-STEPS_OF_BLOCKS = "images, then steps of every block"
-OF_PSAQ: Counts = BLOCKS | {"steps": (200, 1000, 1000)}
-SHARPER: Counts = {"warm_steps": (40, 400, 4000), "sharpening": (25, 125, 500)}
-
-
-def steps(best: int) -> Counts:
-    """Of a student that is fine-tuned; `best` are the paper's."""
-    return {"steps": (200, 2000, best), "batch_size": (64, 64, 16)}
-
-
-def only_images(counts: Counts) -> Counts:
-    """Those of images that take no steps."""
-    return {"images": counts["images"]}
+from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, fitted, mean_and_deviation, rounded, zeroq_ranges
 
 
 def host(name: str) -> Callable[[ImageJob, Budget, int], dict[str, Any]]:
@@ -112,6 +104,10 @@ then_kl = partial(
     checks=(of_two, in_pairs, passable),
 )  # fmt: skip
 then_blocks = partial(passed, method=onepass_blocks, cost=STEPS_OF_BLOCKS, checks=(of_two, passable, learnable))
+then_both = partial(
+    then_blocks, method=onepass_blocks_kl, cost=f"{STEPS_OF_BLOCKS}, then of SGD",
+    checks=(of_two, in_pairs, passable, learnable),
+)  # fmt: skip
 learned = partial(
     blockwise, method=psaq_learned, budgets=PSAQ | OF_PSAQ, needs=ATTENTION, preset="psaq", paper="psaq",
     extra=mean_and_deviation,
@@ -122,18 +118,15 @@ sharpened = partial(
 )  # fmt: skip
 
 ROWS = (
-    rounded("rtn-noise", "noise", "ranges of noise; nothing is learned", budgets=NOISE, needs=ANY, preset="brecq"),
-    rounded(
-        "rtn-real", "real", "ranges of real images; nothing is learned", budgets=NOISE, needs=ANY, preset="brecq",
-        zero_shot=False,
-    ),
+    rounded("rtn-noise", "noise", "ranges of noise; nothing is learned", budgets=NOISE, needs=ANY),
+    rounded("rtn-real", "real", "ranges of real images; nothing is learned", budgets=NOISE, needs=ANY, zero_shot=False),
     rounded(
         "zeroq", "zeroq", "images that match the BatchNorm statistics set the ranges", budgets=ZEROQ, needs=NORMS,
-        preset="brecq", paper="zeroq",
+        paper="zeroq",
     ),
     rounded(
         "dsg", "dsg", "ZeroQ with slack, and a layer of its own for every image", budgets=ZEROQ, needs=NORMS,
-        preset="brecq", paper="dsg",
+        paper="dsg",
     ),
     rounded(
         "psaq", "psaq", "images whose patches differ as those of real ones do set the ranges", budgets=PSAQ,
@@ -163,7 +156,15 @@ ROWS = (
     ),
     then_blocks(
         "onepass-blocks-real", images="real", idea="the same on real images", needs=ANY, zero_shot=False,
-        budgets={name: MORE[name] for name in MORE if name != "image_steps"},
+        budgets=only_steps(MORE),
+    ),
+    then_both(
+        "onepass-blocks-kl", images="pyramid", idea="one pass, rounding learned block by block, then steps of KL",
+        budgets=MORE | TUNED,
+    ),
+    then_both(
+        "onepass-blocks-kl-real", images="real", idea="the same on real images", needs=ANY, zero_shot=False,
+        budgets=only_steps(MORE | TUNED),
     ),
     then_kl("onepass-kl", images="pyramid", idea="one pass, then steps of KL on mixtures of its images", needs=NORMS),
     then_kl(

@@ -1,5 +1,5 @@
 """A student fitted in one forward pass, on any images and mixtures of them: no step of training; one whose rounding is
-learned from there on, block by block; and one that KL steps on more mixtures bring nearer."""
+learned from there on, block by block; and either of them, brought nearer by KL steps on more mixtures."""
 
 from pathlib import Path
 
@@ -106,13 +106,38 @@ def onepass_kl(
     `folder` is not used. Raises ValueError as `onepass` and `zsaq.distill` do.
     """
     teacher, images, loop = classifier(teacher), shown(images, spec), loop or Loop()
-    stream = mixtures(images, batch_size, seed)
-    first, others = (
-        {"pixel_values": mixed(images["pixel_values"], generator(seed_of(seed_of(seed, 0), part)))} for part in (2, 3)
-    )
+    first = part_mixed(images, seed, 2)
     student = onepass(teacher, config, spec, first, mixes=0, damping=damping, loop=loop)
+    return brought_nearer(student, teacher, images, steps, batch_size, lr, temperature, seed, loop)
+
+
+def onepass_blocks_kl(
+    teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 600,
+    batch_size: int = 32, tuning_steps: int = 600, lr: float = 1e-4, temperature: float = 2.0,
+    mixes: int | None = None, lr_bits: float | None = None, lr_step: float = 1e-3, damping: float = 0.01,
+    seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
+) -> nn.Module:  # fmt: skip
+    """`onepass_blocks`, then `tuning_steps` steps of `onepass_kl`'s, which are told of in the same way.
+
+    Ours. `lr` is for the latter, as there; it and the `temperature` are theirs, not chosen anew. `folder` is not used.
+    Raises ValueError as both do.
+    """
+    teacher, images, loop = classifier(teacher), shown(images, spec), loop or Loop()
+    student = onepass_blocks(
+        teacher, config, spec, images, steps=steps, batch_size=batch_size, mixes=mixes, lr_bits=lr_bits,
+        lr_step=lr_step, damping=damping, seed=seed, loop=loop,
+    )  # fmt: skip
+    return brought_nearer(student, teacher, images, tuning_steps, batch_size, lr, temperature, seed, loop)
+
+
+def brought_nearer(
+    student: nn.Module, teacher: nn.Module, images: Batch, steps: int, batch_size: int, lr: float, temperature: float,
+    seed: int, loop: Loop,
+) -> nn.Module:  # fmt: skip
+    """The student after `steps` steps of T^2 KL on mixtures, and what they were worth on one more, told."""
+    others = part_mixed(images, seed, 3)
     before = kl_on(others, teacher, student)
-    distill(student, teacher, stream, KL(temperature), sgd(student, lr), steps, loop)
+    distill(student, teacher, mixtures(images, batch_size, seed), KL(temperature), sgd(student, lr), steps, loop)
     after = kl_on(others, teacher, student)
     if loop.accelerator.is_main_process:
         worth = said(before, after)
@@ -120,13 +145,18 @@ def onepass_kl(
     return student
 
 
+def part_mixed(images: Batch, seed: int, part: int) -> Batch:
+    """A mixture of each of the images, drawn by the seed for this part of a run."""
+    return {"pixel_values": mixed(images["pixel_values"], generator(seed_of(seed_of(seed, 0), part)))}
+
+
 def said(before: float, after: float) -> str:
     """What steps that took KL from one to the other were worth, where it is no gain."""
     if after < before * (1 - SAME):
         return ""
     if after > before * (1 + SAME):
-        return ": the steps did harm, take onepass or a lower lr (of a row: speed)"
-    return ": the steps changed next to nothing, onepass is as near"
+        return ": the steps did harm, take the method without them or a lower lr (of a row: speed)"
+    return ": the steps changed next to nothing, the method without them is as near"
 
 
 @torch.no_grad()

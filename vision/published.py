@@ -5,7 +5,7 @@ from typing import Any
 
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.onepass import onepass_kl
+from zsaq.vision.onepass import onepass_blocks_kl, onepass_kl
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import adasg
 from zsaq.vision.papers.ait import ait
@@ -41,6 +41,7 @@ TABLE: dict[Callable[..., Any], tuple[Settings, Settings]] = {
     synq: ({"lr": 1e-5, "difficulty": 0.7}, {"lr": 1e-6}),
     genie_synq: ({"lr": 1e-5, "difficulty": 0.7}, {"lr": 1e-6}),
     onepass_kl: ({"lr": 1e-3}, {"lr": 1e-4}),  # ours
+    onepass_blocks_kl: ({"lr": 1e-3}, {"lr": 1e-4}),
     on_batches: ({"lr": 1e-4}, {"lr": 1e-6}),  # not published: GDFQ's
 }
 

@@ -17,6 +17,7 @@ from zsaq.quant.plan import make_plan
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
 from zsaq.train.trainer import calibrate
+from zsaq.vision.budgets import Counts
 from zsaq.vision.early import Check, static_reached
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
@@ -26,7 +27,6 @@ from zsaq.vision.papers.synq import filtered
 from zsaq.vision.published import PAPERS, TABLE, published
 from zsaq.vision.sources.crops import minibatches
 
-Counts = dict[str, tuple[int, int, int]]
 Extra = Callable[[ImageJob, Budget, int], dict[str, Any]]
 ANY, NORMS, HEADED, ATTENTION = "any", "BatchNorm", "BatchNorm and a linear head", "a vision transformer"
 NEEDS: dict[str, Callable[[nn.Module], bool]] = {
@@ -48,7 +48,7 @@ INPUTS = {
 
 
 def rounded(
-    name: str, images: str, idea: str, *, budgets: Counts, needs: str, preset: str, paper: str = "",
+    name: str, images: str, idea: str, *, budgets: Counts, needs: str, preset: str = "brecq", paper: str = "",
     zero_shot: bool = True,
 ) -> Method:  # fmt: skip
     """Round-to-nearest with the static ranges of the images; no step is taken."""
