@@ -175,3 +175,11 @@ def test_the_teacher_is_as_it_was() -> None:
     with pytest.raises(ValueError, match="no image reaches them"):
         quantize(teacher, "onepass")
     assert teacher.training and not any(module._forward_pre_hooks for module in teacher.modules())
+
+
+@pytest.mark.parametrize("method", ["rtn-noise", "onepass", "onepass-kl", "genie", "synq", "gdfq"])
+@pytest.mark.parametrize(("per", "shared"), [("token", "token"), (4, "group of 4")])
+def test_inputs_of_a_convolution_have_one_scale(method: str, per: Any, shared: str) -> None:
+    config = zsaq.QuantConfig(zsaq.Grid(4), zsaq.Grid(8, per=per))
+    with pytest.raises(ValueError, match=f"conv1: this convolution's input per {shared} would have scales for each"):
+        quantize(cnn(), method, config)

@@ -146,18 +146,25 @@ def weight_quantizer(layer: nn.Module, config: QuantConfig, searched: bool = Tru
     return Quantizer(grid, ranges(view, grid) if searched else ranges(view, grid, factors=(1.0,)))
 
 
+def unfit(layer: nn.Module, grid: Grid) -> str:
+    """Why the inputs of a float layer cannot be on this grid, whatever its width; nothing if they can."""
+    if kind_of(layer) is not nn.Conv2d or grid.per == "tensor":
+        return ""
+    shared = "token" if grid.per == "token" else f"group of {grid.per}"
+    return (
+        f"this convolution's input per {shared} would have scales for each row of pixels; give it one static range "
+        "(Grid(per='tensor')), as the presets zsaq.vision.presets.brecq('w4a8', model) and uniform do, or call "
+        "zsaq.quantize(model, 'w4a8'), which takes a preset itself"
+    )
+
+
 def input_quantizer(layer: nn.Module, config: QuantConfig) -> Quantizer | None:
     """What rounds the input of a float layer; None for a table. Raises ValueError for a grid that does not fit it."""
     grid = None if kind_of(layer) is nn.Embedding else config.input
     if grid is None:
         return None
-    if kind_of(layer) is nn.Conv2d and grid.per != "tensor":
-        shared = "token" if grid.per == "token" else f"group of {grid.per}"
-        raise ValueError(
-            f"this convolution's input per {shared} would have scales for each row of pixels; give it one static range "
-            "(Grid(per='tensor')), as the presets zsaq.vision.presets.brecq('w4a8', model) and uniform do, or call "
-            "zsaq.quantize(model, 'w4a8'), which takes a preset itself"
-        )
+    if why := unfit(layer, grid):
+        raise ValueError(why)
     if isinstance(grid.per, int):
         groups(torch.empty(1, weight_rows(layer).shape[1], device="meta"), grid)
     return Quantizer(grid, input_range(grid))

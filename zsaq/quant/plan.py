@@ -12,7 +12,7 @@ from zsaq.quant.config import QuantConfig
 from zsaq.quant.experts import weighted
 from zsaq.quant.heads import heads, outputs, token_tables
 from zsaq.quant.kinds import kind_of
-from zsaq.quant.layers import ACTIVATIONS, weight_rows
+from zsaq.quant.layers import ACTIVATIONS, unfit, weight_rows
 from zsaq.quant.saved import filled
 from zsaq.quant.share import FORMLESS, Share
 from zsaq.quant.ties import RULED, Ends
@@ -183,12 +183,15 @@ def decide(
 
 
 def check_groups(modules: dict[str, nn.Module], chosen: dict[str, QuantConfig], tied: set[str]) -> None:
-    """Raises ValueError for a group size that does not divide a layer's inputs, and names those that divide all."""
+    """Raises ValueError for a group size that does not divide a layer's inputs, and names those that divide all, and
+    for inputs of a convolution that have more than one scale."""
     widths: dict[int, dict[str, int]] = {}
     for name, config in chosen.items():
         layer = modules[name]
         if rounds(layer):
             continue
+        if config.input is not None and (why := unfit(layer, config.input)):
+            raise ValueError(f"{name}: {why}")
         table = kind_of(layer) is nn.Embedding
         grids = [config.embedding if table or name in tied else config.weight]
         if not table and kind_of(layer) is not nn.Conv2d:  # whose inputs have no groups
