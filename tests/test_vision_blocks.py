@@ -71,6 +71,40 @@ def test_steps_of_kl_come_after_the_blocks(capsys: pytest.CaptureFixture[str]) -
     assert "on mixtures that the steps did not see" in capsys.readouterr().err
 
 
+def test_steps_that_do_harm_are_taken_back(capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = classifier(cnn())
+    config, pixels = preset_config("w2a4", "brecq", teacher, SPEC), {"pixel_values": shown()}
+    few: dict[str, Any] = {"steps": 2, "batch_size": 8, "mixes": 1, "seed": 4}
+    before = onepass_blocks(teacher, config, SPEC, pixels, **few).state_dict()
+    after = onepass_blocks_kl(teacher, config, SPEC, pixels, tuning_steps=4, lr=10.0, **few).state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert "the steps did harm, so the student is as it was before them" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [{"tuning_steps": 0}, {"batch_size": 1}, {"temperature": 0.0}, {"lr": float("nan")}])
+def test_what_the_last_steps_cannot_take_costs_no_block(wrong: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: Any, **__: Any) -> None:
+        raise AssertionError("blocks are learned")
+
+    monkeypatch.setattr("zsaq.vision.onepass.onepass_blocks", none)
+    teacher = classifier(cnn())
+    config = preset_config("w2a4", "brecq", teacher, SPEC)
+    with pytest.raises(ValueError, match="give at least 1 step of 2 images, a positive temperature and a positive lr"):
+        onepass_blocks_kl(teacher, config, SPEC, {"pixel_values": shown()}, **wrong)
+
+
+def test_blocks_are_learned_from_a_teacher_of_any_width() -> None:
+    answers = []
+    for dtype in (torch.float32, torch.float64):
+        teacher = classifier(cnn().to(dtype))
+        config = preset_config("w4a4", "brecq", teacher, SPEC)
+        student = onepass_blocks(teacher, config, SPEC, {"pixel_values": shown()}, steps=3, batch_size=8, mixes=1)
+        assert all(parameter.dtype == torch.float32 for parameter in student.parameters())
+        with torch.no_grad():
+            answers.append(student(shown()))
+    torch.testing.assert_close(*answers, rtol=0, atol=0.5 * float(answers[0].std()))
+
+
 def test_there_is_a_mixture_of_each_image_where_the_pass_alone_has_no_room() -> None:
     pixels = torch.zeros(1, 3, 1024, 1024).expand(5, -1, -1, -1)  # five million pixels
     for least in (0, 1):

@@ -183,3 +183,29 @@ def test_inputs_of_a_convolution_have_one_scale(method: str, per: Any, shared: s
     config = zsaq.QuantConfig(zsaq.Grid(4), zsaq.Grid(8, per=per))
     with pytest.raises(ValueError, match=f"conv1: this convolution's input per {shared} would have scales for each"):
         quantize(cnn(), method, config)
+
+
+@pytest.mark.parametrize("method", [*FITTED, "synq", "hast", "gdfq", "gdfq-ait", "rtn-noise"])
+def test_blocks_that_cannot_be_computed_again(method: str) -> None:
+    with pytest.raises(ValueError, match="no blocks that can be computed again: leave recompute off"):
+        quantize(cnn(), method, loop=zsaq.Loop(recompute=True))
+
+
+@pytest.mark.parametrize("method", ["onepass-kl", "onepass-blocks-kl", "synq", "hast", "gdfq", "gdfq-ait", "gdfq-kl"])
+def test_divergence_of_one_class(method: str) -> None:
+    with pytest.raises(ValueError, match="Cnn answers one number, of which KL is always 0: take a method that learns"):
+        zsaq.quantize(spread(Cnn(1)), "w4a4", method=method, spec=ImageSpec(1, 32), effort="light")
+
+
+@pytest.mark.parametrize("method", ["genie", "genie-pyramid", "sadag", "genie-synq"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_is_learned_is_float32(method: str, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"the weights of .* are not float32 and would not hold.*use \.float\(\)"):
+        quantize(cnn().to(dtype), method)
+
+
+@pytest.mark.parametrize("method", ["onepass", "onepass-kl", "onepass-blocks", "onepass-blocks-kl", "genie"])
+def test_a_configuration_that_rounds_no_layer(method: str) -> None:
+    config = zsaq.QuantConfig(None, activation=zsaq.Grid(4, symmetric=False, per="tensor"))
+    with pytest.raises(ValueError, match="the configuration rounds no layer, which this method fits: give it a grid"):
+        quantize(cnn(), method, config)

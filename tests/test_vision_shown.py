@@ -1,6 +1,7 @@
 """What a teacher is shown fits it, what works in place changes nothing, and other kinds of BatchNorm are BatchNorms."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from vision_toys import CLASSES, cnn, images, resnet
-from zsaq import Grid, ImageSpec, QuantConfig, compensate, one_pass, quantize, quantize_model
+from zsaq import Grid, ImageSpec, QuantConfig, compensate, one_pass, quantize, quantize_model, save
 from zsaq.train.objectives import KL
 from zsaq.train.pair import Pair
 from zsaq.vision.images import real
@@ -116,6 +117,40 @@ def test_what_steps_were_worth_is_said() -> None:
     assert said(1.0, 0.9) == ""
     assert "changed next to nothing" in said(1.0, 1.0) and "changed next to nothing" in said(0.0, 0.0)
     assert "did harm" in said(1.0, 1 + 2 * SAME) and "changed next to nothing" in said(1.0, 1 - SAME / 2)
+    assert "take the method without them" in said(1.0, 1.9) and "is as it was before them" in said(1.0, 2.1)
+    assert "did harm" in said(1.0, float("nan")) and "did harm" in said(1.0, float("inf"))
+    assert "changed next to nothing" in said(-1e-8, 1e-8)  # what float32 leaves of nothing
+
+
+class Pairs(nn.Module):
+    """Answers two tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = cnn()
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        answer = self.net(pixels)
+        return answer, answer
+
+
+def test_a_net_that_answers_several_tensors_is_told() -> None:
+    with pytest.raises(ValueError, match="answers a tuple; give a model that answers logits"):
+        quantize(Pairs(), "w4a4", method="onepass", spec=ImageSpec(CLASSES, 16))
+
+
+def test_real_images_may_have_gradients() -> None:
+    pixels = images(6, 16).requires_grad_()
+    few: dict[str, Any] = {"images": 6, "steps": 3, "batch_size": 3}
+    quantize(cnn(), "w4a4", method="onepass-kl-real", spec=ImageSpec(CLASSES, 16), real=lambda: pixels, **few)
+    assert pixels.grad is None
+
+
+def test_a_preset_names_the_layers_of_a_plain_net_as_they_are_quantized() -> None:
+    spec = ImageSpec(CLASSES, 16)
+    config = preset_config("w4a4", "brecq", cnn(), spec)
+    assert config == preset_config("w4a4", "brecq", classifier(cnn()), spec)
+    quantize(cnn(), config, method="onepass-noise", spec=spec, images=4)
 
 
 @pytest.mark.parametrize("damping", ["a", None, float("nan"), -1.0])
@@ -140,3 +175,15 @@ def test_real_images_of_another_kind_are_told(pixels: Any) -> None:
     job = ImageJob(cnn(), ImageSpec(CLASSES, 16), real=lambda: pixels)
     with pytest.raises(ValueError, match=r"give mappings with pixel_values \[B, 3, 16, 16\]"):
         real(job, 2, 0)
+
+
+def test_a_student_of_a_plain_net_comes_back_by_its_state(tmp_path: Path) -> None:
+    spec = ImageSpec(CLASSES, 16)
+    config = preset_config("w4a4", "brecq", cnn(), spec)
+    student: Any = quantize(cnn(), config, method="onepass-noise", spec=spec, images=4)
+    with pytest.raises(ValueError, match=r"Classifier is no model of transformers, .* save its state_dict\(\)"):
+        save(student, tmp_path / "student")
+    again = quantize_model(classifier(cnn()), config)
+    again.load_state_dict(student.state_dict())
+    shown = images(4, 16)
+    assert torch.equal(again.eval()(shown), student.eval()(shown))

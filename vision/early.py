@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+import torch
 from torch import nn
 
 from zsaq.method import Budget
@@ -14,6 +15,7 @@ from zsaq.quant.plan import Plan
 from zsaq.train.gptq import check_apart
 from zsaq.train.rounding import UNEVEN
 from zsaq.vision.job import ImageJob, answered, check_spec
+from zsaq.vision.models import class_name
 from zsaq.vision.sources.pink import pink_images
 
 Check = Callable[[ImageJob, Plan, Budget], None]
@@ -44,6 +46,23 @@ def learnable(job: ImageJob, plan: Plan, budget: Budget) -> None:
             raise ValueError(f"{name}: {what}: {UNEVEN}")
 
 
+def in_float32(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """A student that is learned in the teacher's dtype."""
+    weights = {name: layer.weight for name, layer in layers_of(job, plan).items()}
+    if rough := [name for name, weight in weights.items() if weight.dtype != torch.float32]:
+        raise ValueError(f"the weights of {rough[:4]} are not float32 and would not hold what is learned; use .float()")
+
+
+def of_classes(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """KL is between answers that are shares of classes."""
+    pixels = torch.zeros(1, job.spec.channels, job.spec.size, job.spec.size)
+    if job.spec.classes == 1 and answered(job.teacher, pixels).headless is None:
+        raise ValueError(
+            f"{class_name(job.teacher)} answers one number, of which KL is always 0: take a method that learns from "
+            "the layers' answers, as onepass or genie"
+        )
+
+
 def of_two(job: ImageJob, plan: Plan, budget: Budget, name: str = "images") -> None:
     """A mixture is of two images."""
     if budget[name] < 2:
@@ -56,8 +75,15 @@ def in_pairs(job: ImageJob, plan: Plan, budget: Budget) -> None:
 
 
 def layers_of(job: ImageJob, plan: Plan) -> dict[str, nn.Module]:
+    """The layers whose weights are rounded. Raises ValueError if there is none."""
     modules = dict(job.teacher.named_modules())
-    return {name: modules[name] for name in plan.chosen if kind_of(modules[name]) not in (None, nn.Embedding)}
+    layers = {name: modules[name] for name in plan.chosen if kind_of(modules[name]) not in (None, nn.Embedding)}
+    if not layers:
+        raise ValueError(
+            "the configuration rounds no layer, which this method fits: give it a grid for weights or inputs of layers "
+            "(QuantConfig.weight, .input), or take rtn-noise or zeroq, which set ranges alone"
+        )
+    return layers
 
 
 def check_reached(job: ImageJob, names: Sequence[str]) -> None:

@@ -82,4 +82,4 @@ def shown(batch: Any, spec: ImageSpec) -> Batch:
     if not isinstance(pixels, Tensor) or tuple(pixels.shape[1:]) != size:
         what = tuple(pixels.shape) if isinstance(pixels, Tensor) else type(batch).__name__
         raise ValueError(f"a batch is {what}; give mappings with pixel_values [B, {', '.join(map(str, size))}]")
-    return {"pixel_values": pixels}
+    return {"pixel_values": pixels.detach()}

@@ -31,7 +31,7 @@ from zsaq.vision.budgets import (
     only_steps,
     steps,
 )
-from zsaq.vision.early import in_pairs, learnable, of_two, passable
+from zsaq.vision.early import in_float32, in_pairs, learnable, of_two, passable
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.job import ImageJob
 from zsaq.vision.losses.matching import LayerGradient
@@ -93,7 +93,7 @@ with_synq = partial(
 )  # fmt: skip
 blockwise = partial(
     fitted, method=genie, budgets=GENIE | BLOCKS, needs=NORMS, preset="brecq", paper="genie", cost=STEPS_OF_BLOCKS,
-    checks=(learnable,),
+    checks=(learnable, in_float32),
 )  # fmt: skip
 passed = partial(
     fitted, method=onepass, budgets=ONEPASS, needs=NORMS, preset="brecq", cost="one forward pass, beside the images",

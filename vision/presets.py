@@ -17,7 +17,7 @@ from zsaq.quant.heads import heads
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.layers import ACTIVATIONS
 from zsaq.train.pair import Capture, run_model
-from zsaq.vision.classifier import class_name
+from zsaq.vision.classifier import class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
 
 ANY_SPEC = ImageSpec(classes=1, size=224)  # a convolutional net takes any size
@@ -57,11 +57,13 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
     first layer, whose input stays in floats, for the input of the second, with whatever else reads that tensor, and
     for weights and input of the last. "w4a4p8" also rounds what the products of a transformer's attentions take, to 8
     bits. The order is that of one forward pass on an empty image of `spec`, which a
-    model of fixed size must be given unless its images are 224 x 224. The papers also round identity shortcuts, which
+    model of fixed size must be given unless its images are 224 x 224; a plain module's layers are named as
+    `zsaq.quantize` names them, with `module.` before. The papers also round identity shortcuts, which
     no layer reads: figures of nets that have them differ. Raises ValueError for another text than "w4a4" and
     for a net without layers.
     """
     weights, inputs, products = parts(text)
+    model = classifier(model)
     check_layers(model)
     capture = Capture("teacher", lambda _, module: kind_of(module) is not None, "input")
     parameter = next(model.parameters())

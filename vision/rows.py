@@ -16,9 +16,10 @@ from zsaq.quant.model import quantize_model
 from zsaq.quant.plan import make_plan
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
+from zsaq.train.recomputing import recomputing
 from zsaq.train.trainer import calibrate
 from zsaq.vision.budgets import Counts
-from zsaq.vision.early import Check, static_reached
+from zsaq.vision.early import Check, of_classes, static_reached
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.models import has_attentions, has_batch_norms, has_head
@@ -79,6 +80,8 @@ def fitted(
     settings = settings_of(method, {*budgets, *fixed})
     if preset == "uniform" and zero_shot:
         settings["onepass"] = False
+    if preset == "uniform" or "speed" in settings:  # it distills
+        checks = (*checks, of_classes)
 
     def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
         batch: Any = learned_from(job, images, config, budget, seed, loop, checks)
@@ -109,10 +112,12 @@ def learned_from(
 ) -> Any:
     """The images of that name, None for a generator's own; the teacher goes where the loop runs.
 
-    Raises ValueError for a configuration that does not fit the teacher, and as the `checks` do, before any image is
-    made.
+    Raises ValueError for a configuration that does not fit the teacher, for a loop that recomputes what the teacher has
+    no blocks for, and as the `checks` do, before any image is made.
     """
     plan = make_plan(job.teacher, config)
+    with recomputing(job.teacher, loop.recompute):
+        pass
     job.teacher.to(loop.accelerator.device)
     for check in (static_reached, *checks):
         check(job, plan, budget)

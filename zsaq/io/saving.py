@@ -61,6 +61,11 @@ def write(
     student: PreTrainedModel, folder: str | Path, *parts: Any, results: Results | None = None, files: Path | None = None
 ) -> tuple[Path, Results | None]:
     """`save`; also the results as they were written, None for none."""
+    if not isinstance(student, PreTrainedModel):
+        raise ValueError(
+            f"{type(student).__name__} is no model of transformers, which load it again; save its state_dict(), that "
+            "zsaq.quantize_model of the same net and configuration takes, or make the net a PreTrainedModel first"
+        )
     check_kept(student)
     if away := [name for name, tensor in student.state_dict().items() if tensor.is_meta]:
         raise ValueError(

@@ -95,6 +95,8 @@ def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()
             handle.remove()
     if isinstance(answer, Tensor):
         return Out(answer.float(), seen)
+    if not isinstance(answer, Mapping):
+        raise ValueError(f"{type(bare).__name__} answers a {type(answer).__name__}; give a model that answers logits")
     if (logits := answer.get("logits")) is not None:
         return Out(logits.float(), seen)
     if (states := answer.get("last_hidden_state")) is None:

@@ -176,7 +176,7 @@ def _learn(
         rows = torch.randperm(len(calls.x), generator=draw)[: recipe.batch_size].to(calls.x.device)
         x, y, seen = (t[rows].to(device) for t in (calls.x, calls.y, calls.seen))
         with torch.enable_grad():
-            error = calls.error(calls.run(block, rows, qdrop(seen, x, recipe.drop, rng)).float() - y, rows)
+            error = calls.error(calls.run(block, rows, qdrop(seen, x.to(seen), recipe.drop, rng)).float() - y, rows)
             undecided = torch.zeros((), device=device)
             if step > WARMUP * steps and soft.weights:
                 beta = 20 - 18 * (step / steps - WARMUP) / (1 - WARMUP)
