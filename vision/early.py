@@ -12,7 +12,7 @@ from zsaq.method import Budget
 from zsaq.quant.attention import rounds
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.plan import Plan
-from zsaq.train.gptq import check_apart
+from zsaq.train.gptq import check_apart, check_float32
 from zsaq.train.rounding import UNEVEN
 from zsaq.vision.job import ImageJob, answered, check_spec
 from zsaq.vision.models import class_name
@@ -48,9 +48,7 @@ def learnable(job: ImageJob, plan: Plan, budget: Budget) -> None:
 
 def in_float32(job: ImageJob, plan: Plan, budget: Budget) -> None:
     """A student that is learned in the teacher's dtype."""
-    weights = {name: layer.weight for name, layer in layers_of(job, plan).items()}
-    if rough := [name for name, weight in weights.items() if weight.dtype != torch.float32]:
-        raise ValueError(f"the weights of {rough[:4]} are not float32 and would not hold what is learned; use .float()")
+    check_float32(layers_of(job, plan))
 
 
 def of_classes(job: ImageJob, plan: Plan, budget: Budget) -> None:
@@ -75,7 +73,7 @@ def in_pairs(job: ImageJob, plan: Plan, budget: Budget) -> None:
 
 
 def layers_of(job: ImageJob, plan: Plan) -> dict[str, nn.Module]:
-    """The layers whose weights are rounded. Raises ValueError if there is none."""
+    """The layers of the plan that hold weights, but tables. Raises ValueError if there is none."""
     modules = dict(job.teacher.named_modules())
     layers = {name: modules[name] for name in plan.chosen if kind_of(modules[name]) not in (None, nn.Embedding)}
     if not layers:

@@ -161,6 +161,12 @@ def check_apart(layers: Mapping[str, nn.Module]) -> None:
             )
 
 
+def check_float32(layers: Mapping[str, nn.Module]) -> None:
+    """Raises ValueError for weights of another dtype than what is learned needs."""
+    if rough := [name for name, layer in layers.items() if layer.weight.dtype != torch.float32]:
+        raise ValueError(f"the weights of {rough[:4]} are not float32 and would not hold what is learned; use .float()")
+
+
 def check_fit(name: str, layer: QuantLayer) -> None:
     """Raises ValueError for a layer whose weight cannot be compensated."""
     if not isinstance(layer, QuantLinear | QuantConv1D | QuantConv2d):

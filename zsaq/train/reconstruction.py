@@ -19,7 +19,7 @@ from zsaq.quant.layers import QuantEmbedding, quant_layers
 from zsaq.train.calls import Calls
 from zsaq.train.chain import Chain, beside, twin_of
 from zsaq.train.fallback import Fallback
-from zsaq.train.gptq import check_apart
+from zsaq.train.gptq import check_apart, check_float32
 from zsaq.train.logging import StepLog
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
@@ -108,8 +108,7 @@ def reconstruct(
     chunks = [part for batch in batches for part in _chunks(batch, device)]
     if not chunks or steps < 1 or batch_size < 1:
         raise ValueError(f"steps is {steps}, batch_size {batch_size}, with {len(chunks)} batches; give at least 1 each")
-    if rough := [name for name, layer in quant_layers(student) if layer.weight.dtype != torch.float32]:
-        raise ValueError(f"the weights of {rough[:4]} are not float32 and would not hold what is learned; use .float()")
+    check_float32(dict(quant_layers(student)))
     check_apart({name: layer for name, layer in quant_layers(student) if not isinstance(layer, QuantEmbedding)})
     recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step))
     rng, draw = generator(seed, device), generator(seed)
