@@ -1,4 +1,4 @@
-"""A block that learning leaves further from the teacher's than it began."""
+"""What of a block is kept: norms that learn, and what it was, where learning leaves it further from the teacher's."""
 
 import copy
 import re
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from test_reconstruction import batches
 from vision_toys import cnn
@@ -14,6 +14,7 @@ from zsaq import Grid, QuantConfig, quantize_model
 from zsaq.quant.layers import quant_layers
 from zsaq.train.calls import Calls
 from zsaq.train.one_pass import one_pass
+from zsaq.train.optim import NotFinite
 from zsaq.train.pair import run_model
 from zsaq.train.reconstruction import reconstruct
 from zsaq.vision.models import classifier
@@ -66,3 +67,56 @@ def test_a_block_that_learning_takes_away_is_rounded_as_it_began(
     codes = [layer.weight_quantizer.codes(layer.rows().flatten(1))[0] for _, layer in quant_layers(student)]
     first = [layer.weight_quantizer.codes(layer.rows().flatten(1))[0] for _, layer in quant_layers(began)]
     assert all(torch.equal(one, other) for one, other in zip(codes, first, strict=True))
+
+
+NAME = "module.layer1"
+
+
+def fitted_pair() -> tuple[nn.Module, nn.Module, dict[str, Any]]:
+    """Teacher, a student of 2-bit inputs after one pass, and what its first block is learned with."""
+    teacher = classifier(cnn())
+    student = quantize_model(teacher, QuantConfig.parse("w8a2s"))
+    one_pass(student, teacher, batches())
+    return teacher, student, {"blocks": [(NAME, teacher.get_submodule(NAME))], "batch_size": 8, "fitted": True}
+
+
+def norms_of(student: nn.Module) -> dict[str, Tensor]:
+    """Gains and shifts of the first block's BatchNorms."""
+    parts = {name: part for name, part in student.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    inside = {name: part for name, part in parts.items() if name.startswith(NAME)}
+    return {f"{name}.{key}": p.detach().clone() for name, part in inside.items() for key, p in part.named_parameters()}
+
+
+def test_norms_learn_where_they_are_asked_to() -> None:
+    errors = []
+    for rate in (0.0, 3e-2):
+        teacher, student, options = fitted_pair()
+        inputs, before = copy.deepcopy(student), norms_of(student)
+        reconstruct(student, teacher, batches(), steps=40, lr_bits=1e-9, lr_norm=rate, drop=0.0, **options)
+        after = norms_of(student)
+        assert before and all(torch.equal(value, after[name]) == (not rate) for name, value in before.items())
+        errors.append(whole(student, teacher, NAME, inputs))
+    assert errors[1] < 0.97 * errors[0]
+
+
+def test_norms_that_want_no_gradient_do_not_learn() -> None:
+    teacher, student, options = fitted_pair()
+    for part in student.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.requires_grad_(False)
+    before = norms_of(student)
+    reconstruct(student, teacher, batches(), steps=3, lr_norm=1e-2, **options)
+    after = norms_of(student)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_norms_are_what_they_were_where_learning_does_harm_or_breaks(capsys: pytest.CaptureFixture[str]) -> None:
+    teacher, student, options = fitted_pair()
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    with pytest.raises(NotFinite, match="the loss is not finite"):
+        reconstruct(student, teacher, batches(), steps=6, lr_norm=1e30, **options)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    reconstruct(student, teacher, batches(), steps=6, lr_norm=30.0, **options)
+    assert "so it is rounded as it began" in capsys.readouterr().err
+    after = norms_of(student)
+    assert all(torch.equal(before[name], value) for name, value in after.items())

@@ -54,7 +54,7 @@ class _Recipe:
     batch_size: int
     drop: float
     round_weight: float
-    rates: tuple[float, float, float]  # of bits, scales and activation steps
+    rates: tuple[float, float, float, float]  # of bits, scales, activation steps and norms
 
 
 def reconstruct(
@@ -71,6 +71,7 @@ def reconstruct(
     lr_bits: float = 1e-3,
     lr_scale: float = 1e-4,
     lr_step: float = 4e-5,
+    lr_norm: float = 0.0,
     budget: int = 8 * 2**30,
     fixed: Collection[nn.Module] = (),
     fitted: bool = False,
@@ -88,14 +89,15 @@ def reconstruct(
 
     The second part starts after a fifth of the steps with beta from 20 to 2 (BRECQ: Li et al. 2021, arXiv 2102.05426;
     QDrop: Wei et al. 2022, arXiv 2203.05740). `joint` learns weight scales as well (Genie-M: Jeon et al. 2023,
-    arXiv 2212.04780; round_weight 1), else AdaRound (round_weight 0.01). Adam; scales and steps decay by a cosine.
+    arXiv 2212.04780; round_weight 1), else AdaRound (round_weight 0.01). Adam; scales and steps decay by a cosine, and
+    so do, where `lr_norm` is above zero (ours), gains and shifts of BatchNorms, which then are learned as well.
     A student that is `fitted` already, by `one_pass` or `compensate`, is learned from its own scales, steps and
     latent weights on (scales of min-max ranges, which keep none, are searched), else scales and steps are searched.
     Ours: a block whose error over all samples, with nothing dropped or undecided, ends no smaller than it began is
     rounded as it began, and it is said. In few steps at the rates these need, that is most blocks at 8 bits
-    (recipes/LOG.md). `loop` gives device, folder and trackers; with several processes all do the same. Biases, norms,
-    the quantizers in `fixed` (of ranges that are known) and whatever no block holds stay as they are; static ranges
-    there must have been calibrated.
+    (recipes/LOG.md). `loop` gives device, folder and trackers; with several processes all do the same. Biases,
+    other norms, the quantizers in `fixed` (of ranges that are known) and whatever no block holds stay as they are;
+    static ranges there must have been calibrated.
 
     Raises ValueError if the blocks have nothing to learn, are unknown to either model or are not reached, if weights
     are not float32 or are those of two layers, and NotFinite, which holds the student, when a loss is not finite: the
@@ -110,7 +112,7 @@ def reconstruct(
         raise ValueError(f"steps is {steps}, batch_size {batch_size}, with {len(chunks)} batches; give at least 1 each")
     check_float32(dict(quant_layers(student)))
     check_apart({name: layer for name, layer in quant_layers(student) if not isinstance(layer, QuantEmbedding)})
-    recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step))
+    recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step, lr_norm))
     rng, draw = generator(seed, device), generator(seed)
     done = set(fixed)
     with keeping(student), StepLog(loop.accelerator, stage, steps * len(blocks), loop.folder, loop.every) as log:
@@ -160,7 +162,8 @@ def _learn(
     with torch.no_grad():  # finds the first activation steps
         rows = torch.arange(min(FIRST, len(calls.x)))
         calls.run(block, rows, calls.seen[rows].to(device))
-    parts = [[w.bits for w in soft.weights], [w.scale for w in soft.weights if w.joint], soft.steps]
+    norms = soft.norms if recipe.rates[-1] else []
+    parts = [[w.bits for w in soft.weights], [w.scale for w in soft.weights if w.joint], soft.steps, norms]
     learned = [p for part in parts for p in part]
     if not learned:
         return

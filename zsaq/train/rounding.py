@@ -5,6 +5,7 @@ from typing import Final, TypeVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from zsaq.quant.bounds import TINY
 from zsaq.quant.codes import groups
@@ -166,7 +167,8 @@ Soft = SoftWeight | SoftActivation
 class Softened:
     """A block with soft parts in the place of its quantizers, except those in `done`, until `harden` or `restore`.
 
-    A quantizer that stands at several places gets one soft part.
+    A quantizer that stands at several places gets one soft part. `norms` are the block's gains and shifts of
+    BatchNorms that want a gradient; `restore` takes back what they learned as well.
     """
 
     def __init__(
@@ -174,6 +176,9 @@ class Softened:
     ) -> None:
         self.soft: dict[nn.Module, Soft] = {}
         self.places: list[tuple[nn.Module, str, nn.Module]] = []
+        parts = [part for part in block.modules() if isinstance(part, _BatchNorm)]
+        self.norms = [p for part in parts for p in part.parameters(recurse=False) if p.requires_grad]
+        self.before = [p.detach().clone() for p in self.norms]
         for owner in list(block.modules()):
             for name, part in list(owner.named_children()):
                 if not isinstance(part, Quantizer) or part in done or isinstance(owner, QuantEmbedding):
@@ -213,10 +218,13 @@ class Softened:
             for each, drop in zip(inputs, drops, strict=True):
                 each.drop = drop
 
+    @torch.no_grad()
     def restore(self) -> None:
         """As before."""
         for owner, name, part in self.places:
             owner.add_module(name, part)
+        for norm, before in zip(self.norms, self.before, strict=True):
+            norm.copy_(before)
 
     def harden(self) -> set[nn.Module]:
         """Ordinary quantizers that round to what was learned; returns them."""
