@@ -79,8 +79,8 @@ def onepass_blocks(
     case, 120 steps, KL on real images after a pass at .231: bits at 3e-2 .340, at 1e-2 .204, at 3e-3 .232; on the
     images alone .247 to .285. So `lr_bits` is by default 1e-2, beyond 2,000 steps as much less as they are more;
     `lr_step` 1e-3 was ahead of the published 4e-5 (.225). `lr_norm` 1e-3 is the one rate above 0 that was looked at,
-    there too: after `onepass_blocks_kl` W2A4 .149 to .131, W2A2 .416 to .399; on ResNet-32 it gave nothing. `folder` is not
-    used. Raises ValueError for one image and as `onepass` and `zsaq.reconstruct` do.
+    there too: after `onepass_blocks_kl` W2A4 .149 to .131, W2A2 .416 to .399; on ResNet-32 it gave nothing.
+    `folder` is not used. Raises ValueError for one image and as `onepass` and `zsaq.reconstruct` do.
     """
     teacher, loop = classifier(teacher), loop or Loop()
     samples = with_mixtures(shown(images, spec), mixes, seed, loop, "onepass", least=1)
