@@ -90,7 +90,8 @@ def reconstruct(
     The second part starts after a fifth of the steps with beta from 20 to 2 (BRECQ: Li et al. 2021, arXiv 2102.05426;
     QDrop: Wei et al. 2022, arXiv 2203.05740). `joint` learns weight scales as well (Genie-M: Jeon et al. 2023,
     arXiv 2212.04780; round_weight 1), else AdaRound (round_weight 0.01). Adam; scales and steps decay by a cosine, and
-    so do, where `lr_norm` is above zero (ours), gains and shifts of BatchNorms, which then are learned as well.
+    so do, where `lr_norm` is above zero (ours), gains and shifts of BatchNorms that want a gradient, which then are
+    learned as well.
     A student that is `fitted` already, by `one_pass` or `compensate`, is learned from its own scales, steps and
     latent weights on (scales of min-max ranges, which keep none, are searched), else scales and steps are searched.
     Ours: a block whose error over all samples, with nothing dropped or undecided, ends no smaller than it began is
