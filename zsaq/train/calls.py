@@ -30,7 +30,7 @@ class Calls:
     """A block's calls over N samples: `x`, `y` [N, ...] of the teacher, `seen` [N, ...] of the student.
 
     x and seen are the first tensor of the call; `args`, `kwargs` its other values as the student's block gets them.
-    `counts` [N, L] bool: the positions that do, where not all of them do.
+    `counts` [N, L] bool: the positions that do, where not all of them do. `channels`: the axis of y that they are on.
     """
 
     x: Tensor
@@ -39,10 +39,11 @@ class Calls:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     counts: Tensor | None = None
+    channels: int = -1
 
     def error(self, miss: Tensor, rows: Tensor) -> Tensor:
         """Of what the answers of these rows miss, the mean over samples and positions of the squares' sum."""
-        squares = miss.square().sum(1 if miss.ndim == 4 else -1)
+        squares = miss.square().sum(self.channels)
         if self.counts is None:
             return squares.mean()
         counts = self.counts[rows.to(self.counts.device)].to(squares)
@@ -69,10 +70,10 @@ class Calls:
 
 def collected(
     before: Sequence[Args], after: Sequence[Tensor], own: Sequence[Args], budget: int, device: torch.device,
-    masks: Sequence[Tensor | None],
+    masks: Sequence[Tensor | None], channels: int,
 ) -> Calls:  # fmt: skip
     """Of the calls of a teacher's twin and its answers, and of the student's own calls, batch by batch; on the device
-    if they fill at most `budget` bytes. `masks`: which positions count."""
+    if they fill at most `budget` bytes. `masks`: which positions count; `channels`: the axis of the answers'."""
     seen = [first_of(args or tuple(kwargs.values())).cpu() for args, kwargs in own]
     sizes = [len(x) for x in seen]
     tensors = [
@@ -88,7 +89,17 @@ def collected(
     x, y, here = tensors
     known = [mask.bool().cpu() for mask in masks if mask is not None and mask.ndim == 2]
     counts = torch.cat(known) if len(known) == len(sizes) and known[0].shape[1:] == x.shape[1:-1] else None
-    return Calls(x, y, here, _stack(places, sizes), _stack(named, sizes), counts)
+    return Calls(x, y, here, _stack(places, sizes), _stack(named, sizes), counts, channels)
+
+
+def channels_of(block: nn.Module, answer: Tensor) -> int:
+    """The axis of a block's channels: the second of maps, the last of all else, as of a Linear on [B, H, W, C]."""
+    return 1 if answer.ndim == 4 and not isinstance(block, nn.Linear) else -1
+
+
+def apart(call: Args) -> Args:
+    """The call with a copy of its first tensor, for a block that may write into it."""
+    return replaced(call, first_of(call[0] or tuple(call[1].values())).clone())
 
 
 def replaced(call: Args, first: Tensor | None) -> Args:
@@ -102,14 +113,13 @@ def replaced(call: Args, first: Tensor | None) -> Args:
 @torch.no_grad()
 def call_of(model: nn.Module, block: nn.Module, batch: Batch, answers: bool) -> tuple[tuple, dict[str, Any], Any]:
     """Arguments and, if asked for, the answer of the block's first call in a pass of the model that ends there."""
-    calls: list[tuple[tuple, dict[str, Any], Any]] = []
+    calls: list[Args] = []
 
-    def reached(module: nn.Module, args: tuple, kwargs: dict[str, Any], answer: Any = None) -> None:
-        calls.append((args, kwargs, answer))
+    def reached(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        calls.append((args, kwargs))
         raise Reached
 
-    listen = block.register_forward_hook if answers else block.register_forward_pre_hook
-    handle = listen(reached, with_kwargs=True)
+    handle = block.register_forward_pre_hook(reached, with_kwargs=True)
     try:
         run_model(model, {**batch, **without_cache(model)})
     except Reached:
@@ -118,7 +128,8 @@ def call_of(model: nn.Module, block: nn.Module, batch: Batch, answers: bool) -> 
         handle.remove()
     if not calls:
         raise ValueError(f"a block of type {type(block).__name__} is not reached by a forward pass; leave it out")
-    return calls[0]
+    args, kwargs = apart(calls[0])
+    return *calls[0], block(*args, **kwargs) if answers else None
 
 
 def without_cache(model: nn.Module) -> Any:

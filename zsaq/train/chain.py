@@ -8,13 +8,23 @@ calls come from a pass that starts anew.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import pairwise
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from zsaq.train.calls import Args, Calls, Reached, call_of, collected, first_of, replaced, without_cache
+from zsaq.train.calls import (
+    Args,
+    Calls,
+    Reached,
+    apart,
+    call_of,
+    channels_of,
+    collected,
+    first_of,
+    replaced,
+    without_cache,
+)
 from zsaq.train.pair import Batch, run_model
 
 
@@ -59,7 +69,7 @@ class Chain:
         assert number == self.done
         ends = number + 1 == len(self.blocks)
         for held in self.held:
-            args, kwargs = moved(held[number], self.device)
+            args, kwargs = apart(moved(held[number], self.device))
             answer = first_of(self.blocks[number](*args, **kwargs)) if self.last or not ends else None
             held[number] = ((), {})
             if answer is None:
@@ -90,7 +100,8 @@ def twin_of(teacher: Chain, number: int) -> Twin:
 def beside(student: Chain, twin: Twin, number: int, budget: int, device: torch.device) -> Calls:
     """What the block `number` of a student and its twin of the teacher are called with, and what the twin answers."""
     masks = [batch.get("attention_mask") for batch in student.batches]
-    return collected(*twin, student.calls(number), budget, device, masks)
+    channels = channels_of(student.blocks[number], twin[1][0])
+    return collected(*twin, student.calls(number), budget, device, masks, channels)
 
 
 @final
@@ -109,42 +120,74 @@ class Moved(Sequence[Args]):
 
 def moved(value: Any, device: torch.device | None) -> Any:
     """The structure with its tensors on the device."""
-    if device is None:
-        return value
+    return value if device is None else mapped(value, lambda tensor: tensor.to(device))
+
+
+def copied(value: Any) -> Any:
+    """The structure with tensors of its own."""
+    return mapped(value, Tensor.clone)
+
+
+def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The structure with its tensors changed."""
     if isinstance(value, Tensor):
-        return value.to(device)
+        return change(value)
     if isinstance(value, dict):
-        return {key: moved(each, device) for key, each in value.items()}
-    return type(value)(moved(each, device) for each in value) if isinstance(value, tuple | list) else value
+        return {key: mapped(each, change) for key, each in value.items()}
+    return type(value)(mapped(each, change) for each in value) if isinstance(value, tuple | list) else value
+
+
+@torch.no_grad()
+def in_order(model: nn.Module, names: Sequence[str], batch: Batch) -> list[str]:
+    """The names of blocks in the order of their first calls in a pass of a row of the batch; those that it does not
+    reach come last."""
+    blocks = {name: model.get_submodule(name) for name in names}
+    called: dict[nn.Module, int] = {}
+
+    def reached(block: nn.Module, args: tuple) -> None:
+        called.setdefault(block, len(called))
+
+    handles = [block.register_forward_pre_hook(reached) for block in blocks.values()]
+    try:
+        run_model(model, {key: value[:1] for key, value in batch.items()} | without_cache(model))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return sorted(names, key=lambda name: called.get(blocks[name], len(names)))
 
 
 @torch.no_grad()
 def answer_forms(model: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> list[int] | None:
     """How many values each block answers in a tuple (0: a tensor); None where the blocks are no chain on this batch."""
-    seen: list[tuple[nn.Module, tuple, dict[str, Any], Any]] = []
+    called: list[tuple[nn.Module, Args]] = []
+    answered: list[Any] = []
 
-    def listen(block: nn.Module, args: tuple, kwargs: dict[str, Any], answer: Any) -> None:
-        seen.append((block, args, kwargs, answer))
+    def reached(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        called.append((block, copied((args, kwargs))))
 
-    handles = [block.register_forward_hook(listen, with_kwargs=True) for block in blocks]
+    def left(block: nn.Module, args: tuple, answer: Any) -> None:
+        answered.append(copied(answer))
+
+    # Copies, since what stands between two blocks, or a block itself, may write into what it is given.
+    handles = [block.register_forward_pre_hook(reached, with_kwargs=True) for block in blocks]
+    handles += [block.register_forward_hook(left) for block in blocks]
     try:
         run_model(model, {**batch, **without_cache(model)})
     finally:
         for handle in handles:
             handle.remove()
-    if [block for block, *_ in seen] != list(blocks):
+    if [block for block, _ in called] != list(blocks):
         return None
-    forms = [len(answer) if isinstance(answer, tuple) else 0 for *_, answer in seen]
+    seen = [call for _, call in called]
+    forms = [len(answer) if isinstance(answer, tuple) else 0 for answer in answered]
     try:
-        if not all(
-            torch.equal(first_of(after[1] or tuple(after[2].values())), first_of(before[3]))
-            for before, after in pairwise(seen)
-        ):
+        firsts = [first_of(args or tuple(kwargs.values())) for args, kwargs in seen[1:]]
+        if not all(torch.equal(first, first_of(answer)) for first, answer in zip(firsts, answered[:-1], strict=True)):
             return None
         handed = handed_over(model, blocks, batch, forms)
     except Exception:  # noqa: BLE001 (a model may want anything else of what a block answers)
         return None
-    alike = all(same(told, (args, kwargs)) for told, (_, args, kwargs, _) in zip(handed, seen, strict=True))
+    alike = all(same(told, call) for told, call in zip(handed, seen, strict=True))
     return forms if alike else None
 
 

@@ -39,6 +39,7 @@ class Answers:
 def answers_of(teacher: nn.Module, layers: Iterable[str], batch: Batch, accelerator: Accelerator) -> Answers:
     """What the teacher's BatchNorms read, and what those of its `layers` answer that are called."""
     answers, wanted, whose = Answers(), set(layers), WeakIdKeyDictionary()
+    called = set[str]()
 
     def read(name: str):
         def hook(module: _BatchNorm, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -52,8 +53,10 @@ def answers_of(teacher: nn.Module, layers: Iterable[str], batch: Batch, accelera
 
     def answered(name: str):
         def hook(module: nn.Module, args: tuple, answer: Tensor) -> None:
-            whose[answer] = name, answer._version
-            answers.means.setdefault(name, mean_answer(module, answer, accelerator))
+            if name not in called:  # what a layer adds is corrected where it is called first
+                called.add(name)
+                whose[answer] = name, answer._version
+                answers.means[name] = mean_answer(module, answer, accelerator)
 
         return hook
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
-from zsaq.train.calls import Reached
-from zsaq.train.chain import Args, Chain
+from zsaq.train.calls import Reached, apart
+from zsaq.train.chain import Args, Chain, in_order
 from zsaq.train.compensation import check_damping, moment, round_layers
 from zsaq.train.logging import StepLog, say
 from zsaq.train.loop import Loop
@@ -31,7 +31,7 @@ def compensate(
 ) -> Model:  # fmt: skip
     """Round the weights in `blocks` of `student` anew, in place, so that each layer's answers change least; returns it.
 
-    `blocks`, (name, module) in forward order: their Linear, Conv1D and Conv2d layers are rounded in the order in which
+    `blocks`, (name, module) in any order: their Linear, Conv1D and Conv2d layers are rounded in the order in which
     they are called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused
     experts, each of which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when
     its column's turn came, so that training goes on from there, but no further than NEAR steps from the level that it
@@ -62,10 +62,12 @@ def compensate(
         StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log,
         stage_of(stage, student=student, log=log) as at,
     ):
-        chain = Chain(student, list(layers), chunks)
+        names = in_order(student, list(layers), chunks[0])
+        chain = Chain(student, names, chunks)
         for number in at.steps(len(layers)):
-            name, left = list(layers.items())[number - 1]
-            errors = round_block(student.get_submodule(name), name, left, chain.calls(number - 1), masks, damping, loop)
+            name = names[number - 1]
+            calls = chain.calls(number - 1)
+            errors = round_block(student.get_submodule(name), name, layers[name], calls, masks, damping, loop)
             log.write(number, {"error": sum(errors) / len(errors)})
             chain.answered(number - 1)
     return student
@@ -118,8 +120,9 @@ def _inputs(
 
     handles = [layer.register_forward_pre_hook(reached(name), with_kwargs=True) for name, layer in left.items()]
     try:
-        for number, ((args, kwargs), mask) in enumerate(zip(calls, masks, strict=True)):
+        for number, (call, mask) in enumerate(zip(calls, masks, strict=True)):
             first.clear()
+            args, kwargs = apart(call)
             with suppress(Reached):
                 block(*args, **kwargs)
             if not first:

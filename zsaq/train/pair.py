@@ -49,7 +49,7 @@ class Out:
 
     `answer`: logits [B, ...] float, or of a model without a head the states [B, L, d] float of its last layer; then
     `headless` names its class. A seen value is the module and the tensor there (the first of a tuple; the first
-    argument of "input").
+    argument of "input"). What a module put out is as it left it, whatever is written into it behind.
     """
 
     answer: Tensor
@@ -110,14 +110,14 @@ def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
 
 
 def _listen(module: nn.Module, capture: Capture, values: list[tuple[nn.Module, Tensor]]):
-    def first(value) -> Tensor:
-        return value[0] if isinstance(value, tuple) else value
-
     def at_input(module, args, kwargs) -> None:
         values.append((module, first_input(args, kwargs)))
 
-    def at_output(module, args, output) -> None:
-        values.append((module, first(output)))
+    def at_output(module, args, output):
+        first, *more = output if type(output) is tuple else (output,)
+        values.append((module, first))
+        copy = first.clone() if isinstance(first, Tensor) else first
+        return (copy, *more) if type(output) is tuple else copy
 
     if capture.side == "input":
         return module.register_forward_pre_hook(at_input, with_kwargs=True)

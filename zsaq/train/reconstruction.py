@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from zsaq.quant.layers import QuantEmbedding, quant_layers
 from zsaq.train.calls import Calls
-from zsaq.train.chain import Chain, beside, twin_of
+from zsaq.train.chain import Chain, beside, in_order, twin_of
 from zsaq.train.fallback import Fallback
 from zsaq.train.gptq import check_apart, check_float32
 from zsaq.train.logging import StepLog
@@ -81,8 +81,9 @@ def reconstruct(
 ) -> Model:
     """Learn the rounding of `student` on the samples of `batches`, for `steps` steps a block; returns the student.
 
-    For each of `blocks`, (name, module) in forward order as the teacher has them: with inputs x_P of the teacher and
-    x_Q of the student, whose earlier blocks are done, and x_QP their mix, x_P in each entry with probability `drop`,
+    For each of `blocks`, (name, module) as the teacher has them, in the order in which it calls them: with inputs x_P
+    of the teacher and x_Q of the student, whose earlier blocks are done, and x_QP their mix, x_P in each entry with
+    probability `drop`,
 
         mean over samples and positions of sum_channels (block_Q(x_QP) - block_P(x_P))^2 + round_weight * undecided
         bits.
@@ -121,10 +122,11 @@ def reconstruct(
         for name in names:
             _block(student, name, "student")
             _block(teacher, name, "teacher")
+        names = in_order(teacher, names, chunks[0])
         # The states wait on the host: what a block learns from is moved to the device with it.
         whole = Chain(teacher, names, chunks, device=device, last=True)
         own = Chain(student, names, chunks, like=whole, device=device)
-        for number, (name, _) in enumerate(blocks):
+        for number, name in enumerate(names):
             block = _block(student, name, "student")
             with stage_of(f"{stage}, block {name}", block=block, log=log) as at:
                 soft = Softened(block, joint, drop, rng, done, fitted)

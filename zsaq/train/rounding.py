@@ -167,8 +167,8 @@ Soft = SoftWeight | SoftActivation
 class Softened:
     """A block with soft parts in the place of its quantizers, except those in `done`, until `harden` or `restore`.
 
-    A quantizer that stands at several places gets one soft part. `norms` are the block's gains and shifts of
-    BatchNorms that want a gradient; `restore` takes back what they learned as well.
+    A quantizer that stands at several places gets one soft part. `norms` are the gains and shifts, that want a
+    gradient, of the block's BatchNorms not in `done`; `restore` takes back what they learned as well.
     """
 
     def __init__(
@@ -176,8 +176,8 @@ class Softened:
     ) -> None:
         self.soft: dict[nn.Module, Soft] = {}
         self.places: list[tuple[nn.Module, str, nn.Module]] = []
-        parts = [part for part in block.modules() if isinstance(part, _BatchNorm)]
-        self.norms = [p for part in parts for p in part.parameters(recurse=False) if p.requires_grad]
+        self.owners = [part for part in block.modules() if isinstance(part, _BatchNorm) and part not in done]
+        self.norms = [p for part in self.owners for p in part.parameters(recurse=False) if p.requires_grad]
         self.before = [p.detach().clone() for p in self.norms]
         for owner in list(block.modules()):
             for name, part in list(owner.named_children()):
@@ -227,8 +227,8 @@ class Softened:
             norm.copy_(before)
 
     def harden(self) -> set[nn.Module]:
-        """Ordinary quantizers that round to what was learned; returns them."""
+        """Ordinary quantizers that round to what was learned; returns them, and the BatchNorms, which stay from now."""
         hard = {part: soft.harden() for part, soft in self.soft.items()}
         for owner, name, part in self.places:
             owner.add_module(name, hard[part])
-        return set(hard.values())
+        return {*hard.values(), *self.owners}
