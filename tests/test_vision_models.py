@@ -205,8 +205,9 @@ def test_what_is_missing_is_said(teachers: dict[str, nn.Module]) -> None:
         attentions(teachers["cnn"])
     with pytest.raises(ValueError, match="neither residual blocks nor BatchNorm"):
         feature_places(mlp)
-    with pytest.raises(ValueError, match="no convolution with a map"):
-        last_feature_map(mlp)
+    for spec in (None, ImageSpec(4, 16)):
+        with pytest.raises(ValueError, match="no convolution with a map"):
+            last_feature_map(mlp, spec)
     with pytest.raises(ValueError, match="0 linear heads"):
         head(nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten()))
     with pytest.raises(ValueError, match="holds no convolution or linear layer"):

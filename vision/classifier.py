@@ -1,9 +1,14 @@
-"""Plain image classifiers under the signature of transformers."""
+"""Plain image classifiers under the signature of transformers, and what classifiers answer."""
 
 from typing import final
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from zsaq.quant.modes import evaluating
+from zsaq.train.pair import Capture, Out, run_model
+from zsaq.train.widening import widened
 
 
 @final
@@ -27,3 +32,12 @@ def classifier(module: nn.Module) -> nn.Module:
 def class_name(model: nn.Module) -> str:
     """The class of a model, as messages tell it."""
     return type(model.module if isinstance(model, Classifier) else model).__name__
+
+
+@torch.no_grad()
+def answered(model: nn.Module, pixels: Tensor, captures: tuple[Capture, ...] = ()) -> Out:
+    """What a classifier answers to images [B, channels, H, W] in eval mode, wherever it stands; its modules' modes and
+    BatchNorm statistics are as before."""
+    where = next((parameter.device for parameter in model.parameters()), None)
+    with evaluating(model), widened(model):
+        return run_model(model, {"pixel_values": pixels.to(where)}, captures)

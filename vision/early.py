@@ -14,8 +14,8 @@ from zsaq.quant.kinds import kind_of
 from zsaq.quant.plan import Plan
 from zsaq.train.gptq import check_apart, check_float32
 from zsaq.train.rounding import UNEVEN
-from zsaq.vision.job import ImageJob, answered, check_spec
-from zsaq.vision.models import class_name
+from zsaq.vision.classifier import answered, class_name
+from zsaq.vision.job import ImageJob, check_spec
 from zsaq.vision.sources.pink import pink_images
 
 Check = Callable[[ImageJob, Plan, Budget], None]

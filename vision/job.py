@@ -8,11 +8,10 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
-from zsaq.train.pair import Batch, Out, run_model
+from zsaq.train.pair import Batch
 from zsaq.train.stages import part
-from zsaq.train.widening import widened
+from zsaq.vision.classifier import answered, class_name, classifier
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
-from zsaq.vision.models import class_name, classifier
 
 T = TypeVar("T")
 
@@ -66,16 +65,3 @@ def check_spec(teacher: nn.Module, spec: ImageSpec) -> None:
             f"{class_name(teacher)} answers {tuple(out.answer.shape)} to one image where the spec has {spec.classes} "
             "classes; give an ImageSpec with as many as it answers"
         )
-
-
-@torch.no_grad()
-def answered(teacher: nn.Module, pixels: Tensor) -> Out:
-    """What the teacher answers to images in eval mode; its modules' modes are as before."""
-    training = {module: module.training for module in teacher.modules()}
-    where = next((parameter.device for parameter in teacher.parameters()), None)
-    try:
-        with widened(teacher.eval()):
-            return run_model(teacher, {"pixel_values": pixels.to(where)})
-    finally:
-        for module, mode in training.items():
-            module.training = mode

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
 from transformers.models.convnext.modeling_convnext import ConvNextLayer
@@ -23,7 +23,8 @@ from transformers.models.swin.modeling_swin import SwinModel
 
 from zsaq.quant.attention import attention_of
 from zsaq.quant.heads import heads
-from zsaq.vision.classifier import class_name, classifier
+from zsaq.train.pair import Capture
+from zsaq.vision.classifier import answered, class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
 
 BLOCK_TYPES = (
@@ -222,20 +223,8 @@ def _sides(model: nn.Module, spec: ImageSpec | None) -> dict[nn.Module, int]:
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     if spec is None and isinstance(model, PreTrainedModel) and "image_size" in model.config.to_dict():
         spec = spec_of(model)
-    spec = spec or ImageSpec(1, 64, convolutions[0].in_channels) if convolutions else spec
-    if spec is None:
+    if not convolutions:
         return {}
-    seen: dict[nn.Module, int] = {}
-
-    def see(module: nn.Module, args: object, output: Tensor) -> None:
-        seen[module] = output.shape[-2] * output.shape[-1]
-
-    handles = [m.register_forward_hook(see) for m in convolutions]
-    like = convolutions[0].weight
-    try:
-        with torch.no_grad():
-            classifier(model)(pixel_values=like.new_zeros(1, spec.channels, spec.size, spec.size))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return seen
+    spec, capture = spec or ImageSpec(1, 64, convolutions[0].in_channels), Capture("teacher", nn.Conv2d)
+    seen = answered(classifier(model), torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
+    return {module: answer.shape[-2] * answer.shape[-1] for module, answer in seen}

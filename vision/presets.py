@@ -16,8 +16,8 @@ from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.heads import heads
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.layers import ACTIVATIONS
-from zsaq.train.pair import Capture, run_model
-from zsaq.vision.classifier import class_name, classifier
+from zsaq.train.pair import Capture
+from zsaq.vision.classifier import answered, class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
 
 ANY_SPEC = ImageSpec(classes=1, size=224)  # a convolutional net takes any size
@@ -66,10 +66,7 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
     model = classifier(model)
     check_layers(model)
     capture = Capture("teacher", lambda _, module: kind_of(module) is not None, "input")
-    parameter = next(model.parameters())
-    pixels = torch.zeros(1, spec.channels, spec.size, spec.size, dtype=parameter.dtype, device=parameter.device)
-    with torch.no_grad():
-        seen = run_model(model, {"pixel_values": pixels}, (capture,)).seen[capture]
+    seen = answered(model, torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
     names = {module: name for name, module in model.named_modules()}
     first, last = names[seen[0][0]], names[seen[-1][0]]
     second = [names[module] for module, tensor in seen if len(seen) > 1 and tensor is seen[1][1]]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsaq.quant.modes import evaluating
 from zsaq.train.objectives import Objective, labels_of
 from zsaq.train.pair import Batch, Capture, Out, Pair, run_model
 from zsaq.vision.image_spec import ImageSpec
@@ -135,7 +136,7 @@ def closed_slopes(teacher: nn.Module, where: Where, pixels: Tensor) -> Closed | 
     capture, every = Capture("teacher", where), Capture("teacher", lambda name, module: True)
     device = next(teacher.parameters()).device
     batch = {"pixel_values": pixels[:4].detach().to(device).requires_grad_()}
-    with torch.enable_grad():
+    with torch.enable_grad(), evaluating(teacher):
         out = run_model(teacher, batch, (capture, every))
     x = out.seen[capture][-1][1]
     by_position(x)

@@ -12,21 +12,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective, labels_of
-from zsaq.train.pair import Batch, Pair, run_model
+from zsaq.train.pair import Batch, Pair
+from zsaq.vision.classifier import answered
 
 CHUNK = 256  # images at a time where nothing is trained
 
 
-@torch.no_grad()
 def labelled(teacher: nn.Module, images: Batch) -> Batch:
     """`images`, and if they have no labels, the teacher's answers as such: int64 [n]."""
     if "labels" in images:
         return images
-    device = next(teacher.parameters()).device
-    answers = [
-        run_model(teacher, {"pixel_values": x.to(device)}).logits.argmax(-1)
-        for x in images["pixel_values"].split(CHUNK)
-    ]
+    answers = [answered(teacher, x).logits.argmax(-1) for x in images["pixel_values"].split(CHUNK)]
     return {**images, "labels": torch.cat(answers).to(images["pixel_values"].device)}
 
 

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.train.objectives import Objective, labels_of
-from zsaq.train.pair import Batch, Capture, Pair, run_model
+from zsaq.train.pair import Batch, Capture, Pair
 from zsaq.train.randomness import generator
+from zsaq.vision.classifier import answered
 from zsaq.vision.losses.moments import Moments, moments
 from zsaq.vision.models import NORMS, batch_norms
 
@@ -138,7 +139,7 @@ def moments_of(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
     capture, norms = inputs_of_norms(), batch_norms(teacher)
     measured: dict[nn.Module, list[Moments]] = {norm: [] for norm in norms}
     for batch in batches:
-        for norm, x in run_model(teacher, batch, (capture,)).seen[capture]:
+        for norm, x in answered(teacher, batch["pixel_values"], (capture,)).seen[capture]:
             if norm in measured:
                 measured[norm].append(moments(x))
     if not all(measured.values()):
@@ -214,7 +215,8 @@ class MarginDistance(Objective):
     @torch.no_grad()
     def remember(self, teacher: nn.Module, batch: Batch) -> None:
         """Take finished images into their classes' centres."""
-        seen = run_model(teacher, batch, self.captures).seen[self.captures[0]][0][1].flatten(1).float()
+        out = answered(teacher, batch["pixel_values"], self.captures)
+        seen = out.seen[self.captures[0]][0][1].flatten(1).float()
         for feature, label in zip(seen, batch["labels"].tolist(), strict=True):
             total, count = self.centres.get(label, (torch.zeros_like(feature), 0))
             self.centres[label] = (total + feature, count + 1)

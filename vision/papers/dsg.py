@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from zsaq.train.pair import Batch, run_model
+from zsaq.train.pair import Batch
 from zsaq.train.synthesis import synthesize
+from zsaq.vision.classifier import answered, classifier
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, TeacherCE
 from zsaq.vision.losses.smoothness import ImageNorm, TotalVariation
-from zsaq.vision.models import classifier
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.pixels import Pixels, uniform_labels
 
@@ -29,12 +29,11 @@ def slack(
     """
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile is {quantile}; give a number from 0 to 1")
-    teacher = classifier(teacher).eval()
+    teacher = classifier(teacher)
     noise = torch.randn(images, spec.channels, spec.size, spec.size, generator=torch.Generator().manual_seed(seed))
     prior = BatchNormStats(teacher, "instance")
     gaps = [(0.0, 0.0)] * len(prior.place)
-    batch = {"pixel_values": noise.to(next(teacher.parameters()).device)}
-    for norm, x in run_model(teacher, batch, prior.captures).seen[prior.captures[0]]:
+    for norm, x in answered(teacher, noise, prior.captures).seen[prior.captures[0]]:
         if norm in prior.place:
             i = prior.place[norm]
             # Sorted by hand: torch.quantile refuses more than 2^24 numbers.

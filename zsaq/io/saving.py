@@ -22,6 +22,7 @@ from zsaq.io.target import check_target
 from zsaq.quant.adapter import packed_state
 from zsaq.quant.kept import check_kept
 from zsaq.quant.layers import quant_layers
+from zsaq.quant.modes import evaluating
 from zsaq.quant.placing import is_log
 from zsaq.quant.sharded import is_sharded
 from zsaq.run import Results
@@ -171,16 +172,11 @@ def check_read_back(
 @torch.no_grad()
 def outputs_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> Tensor:
     """Logits, or hidden states, in eval mode; the modes of all modules are afterwards as they were."""
-    modes = {module: module.training for module in model.modules()}
     drawn = [model.device] if model.device.type == "cuda" else []
     cast = {k: v.to(model.device, model.dtype if v.is_floating_point() else None) for k, v in inputs.items()}
-    try:
-        with torch.random.fork_rng(drawn):  # for models that draw in every mode, as masked autoencoders do
-            torch.manual_seed(0)
-            return model.eval()(**cast)[0]
-    finally:
-        for module, training in modes.items():
-            module.training = training
+    with evaluating(model), torch.random.fork_rng(drawn):  # some draw in every mode, as masked autoencoders do
+        torch.manual_seed(0)
+        return model(**cast)[0]
 
 
 def equal(before: Tensor, after: Tensor, noise: float) -> bool:

@@ -19,6 +19,7 @@ from zsaq.foreign import UNMADE
 from zsaq.io.folder import CONFIG, place_of, read_config
 from zsaq.io.loading import class_of, made_of
 from zsaq.io.verifying import bounded_by
+from zsaq.quant.modes import evaluating
 from zsaq.sentence_files import fetch
 
 Kind = Literal["text", "causal", "image", "other"]
@@ -71,16 +72,12 @@ def name_of(source: str) -> str:
 def unchanged(*models: nn.Module) -> Iterator[None]:
     """Inside, the models are in eval mode; on the way out their modules' modes, what of them wants a gradient and their
     device are as they were."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
     wanted = [(parameter, parameter.requires_grad) for model in models for parameter in model.parameters()]
     devices = [next((p.device for p in model.parameters()), None) for model in models]
-    for model in models:
-        model.eval()
     try:
-        yield
+        with evaluating(*models):
+            yield
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, flag in wanted:
             parameter.requires_grad_(flag)
         for model, device in zip(models, devices, strict=True):
