@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import MistralConfig, MistralForCausalLM
 
 from exported import exported
-from zsaq.deploy.comparison import difference, round_plainly, see
+from zsaq.deploy.comparison import difference, in_double, round_plainly, see
 from zsaq.deploy.parity import batches_of
 from zsaq.io.inputs import random_inputs
 from zsaq.io.loading import load
@@ -104,3 +105,11 @@ def test_what_passes_a_layer_is_what_it_was_then() -> None:
     _, seen = see(model, ["linear"], {"x": x})  # pyright: ignore[reportArgumentType]
     ((taken, put),) = seen["linear"]
     assert torch.equal(taken, kept) and torch.equal(put, model.linear(kept))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_norm_in_double_is_the_norm(affine: bool) -> None:
+    norm, x = nn.BatchNorm2d(3, affine=affine), torch.randn(4, 3, 5, 5)
+    norm(x)
+    want = norm.eval()(x).double()
+    torch.testing.assert_close(in_double(norm, x.double()), want, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,6 +73,16 @@ def test_the_closed_form_agrees_with_autograd(kind: str) -> None:
     assert torch.allclose(
         objective.closed(pair.teacher, target), known, rtol=1e-4, atol=1e-6 + 1e-5 * float(known.abs().max())
     )
+
+
+@pytest.mark.parametrize(("option", "closed"), [("affine", True), ("track_running_stats", False)])
+def test_a_norm_without_gains_has_a_closed_form_and_one_without_statistics_none(option: str, closed: bool) -> None:
+    net: Any = cnn()
+    norm = nn.BatchNorm2d(16, **{option: False})
+    norm.load_state_dict(net.layer2[0].bn2.state_dict(), strict=False)
+    net.layer2[0].bn2 = norm.eval()
+    teacher = classifier(net)
+    assert (ActivationMap(teacher, images(5)).closed is not None) == closed
 
 
 def test_a_tail_that_only_looks_alike_has_no_closed_form() -> None:

@@ -114,7 +114,8 @@ def slopes(model: nn.Module, out: Out, capture: Capture, batch: Batch, target: T
 @final
 @dataclass(frozen=True)
 class Closed:
-    """`slopes` without autograd: behind the map stand a norm in eval mode, an addition or none, ReLU, mean and head.
+    """`slopes` without autograd: behind the map stand a norm by stored statistics, an addition or none, ReLU, mean and
+    head.
 
     `rows` [classes, C]: the head's weight times the norm's factor; `captures`: the ReLU; `ceiling`: 6 for ReLU6.
     """
@@ -143,7 +144,7 @@ def closed_slopes(teacher: nn.Module, where: Where, pixels: Tensor) -> Closed | 
     values = [(m, v) for m, v in out.seen[every] if isinstance(v, Tensor)]
     heads = [m for m, v in values if isinstance(m, nn.Linear) and v.shape == (len(x), out.logits.shape[1])]
     heads = [m for m in heads if m.in_features == x.shape[1]]
-    norms = [m for m, v in values if isinstance(m, NORMS) and v.shape == x.shape]
+    norms = [m for m, v in values if isinstance(m, NORMS) and m.running_var is not None and v.shape == x.shape]
     gates = [(m, v) for m, v in values if type(m) in (nn.ReLU, nn.ReLU6) and v.shape == x.shape]
     if not (heads and norms and gates):
         return None
@@ -154,7 +155,8 @@ def closed_slopes(teacher: nn.Module, where: Where, pixels: Tensor) -> Closed | 
     known = slopes(teacher, out, capture, batch, target)
     for norm in norms:  # several, where a shortcut has its own; the slopes tell which
         assert norm.running_var is not None
-        rows = heads[-1].weight * norm.weight / (norm.running_var + norm.eps).sqrt()
+        gain = 1.0 if norm.weight is None else norm.weight
+        rows = heads[-1].weight * gain / (norm.running_var + norm.eps).sqrt()
         closed = Closed(rows.detach(), (here,), 6.0 if isinstance(gate, nn.ReLU6) else math.inf)
         formula = closed(Out(out.logits, {here: [(gate, value)]}), target)
         if torch.allclose(formula, known, rtol=1e-3, atol=1e-4 * float(known.abs().max())):

@@ -81,8 +81,9 @@ def difference(got: Tensor, want: Tensor, slack: Tensor | float = 0.0) -> float:
 def in_double(norm: nn.Module, x: Tensor) -> Tensor:
     """A norm's output for x [b, c, h, w] in float64."""
     assert isinstance(norm, nn.BatchNorm2d)
-    mean, variance, weight, bias = (v.double() for v in (norm.running_mean, norm.running_var, norm.weight, norm.bias))  # type: ignore[union-attr]
-    return F.batch_norm(x, mean, variance, weight, bias, eps=norm.eps)
+    assert norm.running_mean is not None and norm.running_var is not None
+    weight, bias = (None if value is None else value.double() for value in (norm.weight, norm.bias))
+    return F.batch_norm(x, norm.running_mean.double(), norm.running_var.double(), weight, bias, eps=norm.eps)
 
 
 def norms_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, str]:
