@@ -63,11 +63,22 @@ def test_inner_layers_of_a_cnn_agree_with_autograd(name: str) -> None:
     assert torch.allclose(here.with_all(here), by_autograd(teacher, student, At((name,)), pixels), atol=1e-4)
 
 
-def test_a_grouped_convolution_agrees_with_autograd() -> None:
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"stride": 2, "padding": 1},
+        {"kernel_size": 4, "padding": "same", "dilation": (1, 3)},
+        {"padding": "valid"},
+        *({"padding": 1, "padding_mode": mode} for mode in ("reflect", "replicate", "circular")),
+    ],
+)
+def test_a_grouped_convolution_of_any_padding_agrees_with_autograd(options: dict[str, Any]) -> None:
     class Grouped(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.head = nn.Conv2d(3, 6, 3, 2, 1, groups=3), nn.Linear(6, 4)
+            given: dict[str, Any] = {"kernel_size": 3, "groups": 3} | options
+            self.conv, self.head = nn.Conv2d(3, 6, **given), nn.Linear(6, 4)
 
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.conv(x).mean((2, 3)))

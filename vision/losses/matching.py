@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsaq.train.compensation import padded
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Capture, Pair
 from zsaq.train.randomness import generator
@@ -101,9 +102,7 @@ def _inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     """What rows of a layer's weight are multiplied with, [B, positions, groups, inputs of a group]."""
     if isinstance(layer, nn.Linear):
         return x.reshape(len(x), -1, 1, x.shape[-1])
-    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
-        raise ValueError(f"padding {layer.padding!r} ({layer.padding_mode!r}) is not known here; choose another layer")
-    columns = F.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # type: ignore[arg-type]
+    columns = F.unfold(padded(layer, x), layer.kernel_size, layer.dilation, 0, layer.stride)
     return columns.unflatten(1, (layer.groups, -1)).permute(0, 3, 1, 2)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsaq.quant.codes import groups, nearby, round_to_grid, values_of
@@ -32,8 +32,7 @@ def moment(layer: QuantLayer, x: Tensor) -> Tensor:
     if not isinstance(layer, QuantConv2d):
         flat = x.flatten(0, -2)
         return (flat.T @ flat)[None]
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, layer._reversed_padding_repeated_twice, mode)
+    x = padded(layer, x)
     d, places = layer.weight[0].numel(), max(1, math.prod(x.shape[2:]) // math.prod(layer.stride))
     total = x.new_zeros(layer.groups, d, d)
     for part in x.split(max(1, UNFOLDED // (layer.groups * d * places))):
@@ -41,6 +40,12 @@ def moment(layer: QuantLayer, x: Tensor) -> Tensor:
         seen = seen.unflatten(1, (layer.groups, d)).permute(1, 2, 0, 3).flatten(2)
         total += seen @ seen.mT
     return total
+
+
+def padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution's input [B, C, H, W] as its kernel meets it."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    return F.pad(x, layer._reversed_padding_repeated_twice, mode)  # torch's own, also of "same" and "valid"
 
 
 def round_layers(layers: Sequence[QuantLayer], total: Tensor, damping: float) -> list[float]:
