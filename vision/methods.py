@@ -3,14 +3,9 @@
 Settings are CIFAR-10's for images up to 64 pixels wide and ImageNet's beyond (`published`).
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import torch
-
-from zsaq.method import Budget, Method
-from zsaq.train.synthesis import Source
+from zsaq.method import Method
 from zsaq.vision.budgets import (
     BLOCKS,
     GENERATOR,
@@ -32,51 +27,24 @@ from zsaq.vision.budgets import (
     steps,
 )
 from zsaq.vision.early import in_float32, in_pairs, learnable, of_two, passable
+from zsaq.vision.extras import by_psaq, deep, host, mean_and_deviation, zeroq_ranges
 from zsaq.vision.fine_tuning import on_batches
-from zsaq.vision.job import ImageJob
-from zsaq.vision.losses.matching import LayerGradient
-from zsaq.vision.models import head, last_feature_map
 from zsaq.vision.onepass import onepass, onepass_blocks, onepass_blocks_kl, onepass_kl
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import adasg
 from zsaq.vision.papers.ait import ait, divergence_alone
-from zsaq.vision.papers.arc import SearchedGenerator, arc
+from zsaq.vision.papers.arc import arc
 from zsaq.vision.papers.gdfq import gdfq
 from zsaq.vision.papers.genie import genie
 from zsaq.vision.papers.hast import hast
 from zsaq.vision.papers.intraq import intraq
 from zsaq.vision.papers.plf import plf
 from zsaq.vision.papers.psaq import psaq_learned
-from zsaq.vision.papers.qimera import Superposed, qimera
+from zsaq.vision.papers.qimera import qimera
 from zsaq.vision.papers.sadag import sadag
 from zsaq.vision.papers.synq import genie_synq, synq
 from zsaq.vision.papers.texq import texq
-from zsaq.vision.published import published
-from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, fitted, mean_and_deviation, rounded, zeroq_ranges
-
-
-def host(name: str) -> Callable[[ImageJob, Budget, int], dict[str, Any]]:
-    """A fresh generator of Qimera or ARC, for AIT."""
-
-    def source(job: ImageJob, budget: Budget, seed: int) -> dict[str, Source]:
-        spec, size = job.spec, budget["batch_size"]
-        if name == "arc":
-            return {"source": SearchedGenerator(spec, size, published(arc, spec)["cells"], seed=seed)}
-        start = torch.randn(head(job.teacher).weight.shape, generator=torch.Generator().manual_seed(seed))
-        return {"source": Superposed(spec, size, start, **published(Superposed, spec), seed=seed)}
-
-    return source
-
-
-def deep(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
-    """Gradients of the last convolution; 16 projections bound the cost."""
-    return {"layer": LayerGradient(last_feature_map(job.teacher, job.spec), sketch=16)}
-
-
-def by_psaq(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
-    """The last student by PSAQ-ViT's rounding instead of Genie's."""
-    return {"learn": partial(psaq_learned, mean=job.mean, deviation=job.deviation)}
-
+from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, fitted, rounded
 
 generated = partial(
     fitted, images="", budgets=GENERATOR | steps(70_000), needs=NORMS, preset="uniform",

@@ -20,6 +20,7 @@ from zsaq.train.recomputing import recomputing
 from zsaq.train.trainer import calibrate
 from zsaq.vision.budgets import Counts
 from zsaq.vision.early import Check, of_classes, static_reached
+from zsaq.vision.extras import Extra, zeroq_ranges
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.models import has_attentions, has_batch_norms, has_head
@@ -28,7 +29,6 @@ from zsaq.vision.papers.synq import filtered
 from zsaq.vision.published import PAPERS, TABLE, published
 from zsaq.vision.sources.crops import minibatches
 
-Extra = Callable[[ImageJob, Budget, int], dict[str, Any]]
 ANY, NORMS, HEADED, ATTENTION = "any", "BatchNorm", "BatchNorm and a linear head", "a vision transformer"
 NEEDS: dict[str, Callable[[nn.Module], bool]] = {
     ANY: lambda teacher: True,
@@ -163,23 +163,6 @@ def inputs_of(images: str) -> str:
     return INPUTS.get(images, f"images synthesized from the teacher ({images})")
 
 
-def zeroq_ranges(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
-    """Static ranges of as many of ZeroQ's images, but no more than fit a batch.
-
-    They are our choice, and cost less than the GDFQ generator that the papers train for this and throw away. On
-    CIFAR-10's ResNet-20 the largest answers of its ReLUs to them (64 images, 100 steps) are 0.6 to 0.96 of those to
-    real images. SynQ keeps the ranges of its filtered images: chosen on that net's test images, for which it is no
-    clean zero-shot choice.
-    """
-    batch: Any = images_of(job, "zeroq", seed, images=min(budget["images"], 128), steps=budget["image_steps"])
-    return {"ranges": minibatches(batch, 64)}
-
-
 def unranged(extra: Extra) -> Extra:
     """`extra` for a student that has its ranges."""
     return (lambda job, budget, seed: {}) if extra is zeroq_ranges else extra
-
-
-def mean_and_deviation(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
-    """What is black and white to the teacher."""
-    return {"mean": job.mean, "deviation": job.deviation}
