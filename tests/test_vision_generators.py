@@ -119,7 +119,7 @@ def test_what_cannot_be_generated_is_refused() -> None:
         SearchedGenerator(ImageSpec(5, 20), 4, RESNET18)
     with pytest.raises(ValueError, match="a row for each of 5 classes"):
         Superposed(SPEC, 4, EMBEDDING[:4])
-    with pytest.raises(ValueError, match="share 2"):
+    with pytest.raises(ValueError, match="share is 2"):
         Superposed(SPEC, 4, EMBEDDING, share=2)
     with pytest.raises(ValueError, match="n is 1"):
         Latents(1, SPEC)

@@ -1,4 +1,7 @@
-"""What is checked of a fit before its images are made, which takes minutes. Each raises ValueError."""
+"""What is checked of a fit before its images are made, which takes minutes. Each raises ValueError.
+
+The budget that checks see has the paper's values where none were given.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +19,12 @@ from zsaq.train.gptq import check_apart, check_float32
 from zsaq.train.rounding import UNEVEN
 from zsaq.vision.classifier import answered, class_name
 from zsaq.vision.job import ImageJob, check_spec
+from zsaq.vision.losses.disagreement import EntropyMargin
+from zsaq.vision.losses.features import ActivationMap
+from zsaq.vision.losses.smoothness import check_texture
+from zsaq.vision.models import head, last_feature_map
+from zsaq.vision.papers.plf import check_falling
+from zsaq.vision.sources.generators import check_batch, first_side
 from zsaq.vision.sources.pink import pink_images
 
 Check = Callable[[ImageJob, Plan, Budget], None]
@@ -70,6 +79,60 @@ def of_two(job: ImageJob, plan: Plan, budget: Budget, name: str = "images") -> N
 def in_pairs(job: ImageJob, plan: Plan, budget: Budget) -> None:
     """One that is made anew in every batch is of two there."""
     of_two(job, plan, budget, "batch_size")
+
+
+def first_passable(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """A student that begins with one pass."""
+    if budget["onepass"]:
+        passable(job, plan, budget)
+
+
+def doubled(times: int) -> Check:
+    """A generator, which doubles its maps so many times, makes images of this size, several at once."""
+
+    def check(job: ImageJob, plan: Plan, budget: Budget) -> None:
+        first_side(job.spec, times)
+        check_batch(budget["batch_size"])
+
+    return check
+
+
+def within_margins(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """AdaSG's margins are in order."""
+    EntropyMargin(*budget["margins"])
+
+
+def falling(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """PLF's threshold falls."""
+    check_falling(budget["highest"], budget["lowest"])
+
+
+def textured(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """TexQ measures texture, unless it is left out."""
+    if budget["texture"]:
+        check_texture(job.spec.size)
+
+
+def mapped(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """SynQ's activation maps show several places, unless they are left out."""
+    if budget.numbers.get("maps", True):
+        ActivationMap(job.teacher, torch.zeros(1, job.spec.channels, job.spec.size, job.spec.size))
+
+
+def headed(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """Gradients are matched at the head."""
+    head(job.teacher)
+
+
+def convolved(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """Gradients are matched at the last map, which a convolution answers."""
+    (name,) = last_feature_map(job.teacher, job.spec).names
+    last = job.teacher.get_submodule(name)
+    if not isinstance(last, nn.Conv2d):
+        raise ValueError(
+            f"{class_name(job.teacher)}: its last map is what {name} answers, a {type(last).__name__}, and gradients "
+            "are matched at convolutions: take sadag, which matches them at the head"
+        )
 
 
 def layers_of(job: ImageJob, plan: Plan) -> dict[str, nn.Module]:

@@ -26,7 +26,20 @@ from zsaq.vision.budgets import (
     only_steps,
     steps,
 )
-from zsaq.vision.early import in_float32, in_pairs, learnable, of_two, passable
+from zsaq.vision.early import (
+    convolved,
+    doubled,
+    falling,
+    headed,
+    in_float32,
+    in_pairs,
+    learnable,
+    mapped,
+    of_two,
+    passable,
+    textured,
+    within_margins,
+)
 from zsaq.vision.extras import by_psaq, deep, host, mean_and_deviation, zeroq_ranges
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.onepass import onepass, onepass_blocks, onepass_blocks_kl, onepass_kl
@@ -48,16 +61,17 @@ from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, fitted, rounded
 
 generated = partial(
     fitted, images="", budgets=GENERATOR | steps(70_000), needs=NORMS, preset="uniform",
-    cost="a generator's warm-up, then two models a step",
+    cost="a generator's warm-up, then two models a step", checks=(doubled(2),),
 )  # fmt: skip
 inundated = partial(generated, paper="ait")
+contended = partial(generated, checks=(doubled(2), within_margins))
 direct = partial(
     fitted, budgets=IMAGES | steps(29_400), needs=NORMS, preset="uniform", cost="images, then steps of SGD",
     extra=zeroq_ranges,
 )  # fmt: skip
 with_synq = partial(
     fitted, method=synq, budgets=IMAGES | steps(19_400), needs=NORMS, preset="uniform",
-    cost="images, then steps of SGD and activation maps", paper="synq",
+    cost="images, then steps of SGD and activation maps", paper="synq", checks=(mapped,),
 )  # fmt: skip
 blockwise = partial(
     fitted, method=genie, budgets=GENIE | BLOCKS, needs=NORMS, preset="brecq", paper="genie", cost=STEPS_OF_BLOCKS,
@@ -141,20 +155,22 @@ ROWS = (
     ),
     generated("gdfq", gdfq, idea="a generator learns beside the student", paper="gdfq"),
     generated("qimera", qimera, idea="GDFQ with superposed classes", needs=HEADED, paper="qimera"),
-    generated("arc", arc, idea="GDFQ with a generator that was found by search", paper="arc"),
+    generated("arc", arc, idea="GDFQ with a generator that was found by search", paper="arc", checks=(doubled(3),)),
     inundated("gdfq-ait", ait, idea="GDFQ, KL alone, gradients inundated"),
     inundated("qimera-ait", ait, idea="Qimera, KL alone, gradients inundated", needs=HEADED, extra=host("qimera")),
-    inundated("arc-ait", ait, idea="ARC, KL alone, gradients inundated", extra=host("arc")),
+    inundated("arc-ait", ait, idea="ARC, KL alone, gradients inundated", extra=host("arc"), checks=(doubled(3),)),
     inundated("gdfq-kl", divergence_alone, idea="AIT's control: GDFQ, KL alone, plain steps"),
-    generated("adasg", adasg, idea="the generator keeps the disagreement within margins", paper="adasg"),
-    generated("adadfq", adadfq, idea="AdaSG with margins that adapt to bits", paper="adadfq"),
+    contended("adasg", adasg, idea="the generator keeps the disagreement within margins", paper="adasg"),
+    contended("adadfq", adadfq, idea="AdaSG with margins that adapt to bits", paper="adadfq"),
     generated(
         "texq", texq, idea="texture centres guide the generator; experimental, our reading of the abstract",
         budgets=GENERATOR | steps(70_000) | {"centre_steps": (200, 1500, 1500)}, paper="texq",
+        checks=(doubled(2), textured),
     ),
     direct("intraq", intraq, "intraq", "images of a class differ", needs=HEADED, paper="intraq"),
     direct(
-        "plf", plf, "plf", "the teacher's labels count where it is sure", budgets=IMAGES | steps(20_000), paper="plf"
+        "plf", plf, "plf", "the teacher's labels count where it is sure", budgets=IMAGES | steps(20_000), paper="plf",
+        checks=(falling,),
     ),
     direct("hast", hast, "hast", "hard images, and the worst point near each", paper="hast"),
     with_synq("synq", images="hast", idea="HAST's images, filtered; maps aligned; easy labels alone"),
@@ -185,7 +201,7 @@ ROWS = (
     blockwise(
         "genie-synq", method=genie_synq, images="genie", idea="Genie behind SynQ's filter, then SynQ",
         budgets=GENIE | BLOCKS | {"tuning_steps": (200, 2000, 19_400), "tuning_batch_size": (64, 64, 16)}, paper="synq",
-        cost="Genie's, then steps of SGD",
+        cost="Genie's, then steps of SGD", checks=(learnable, in_float32, mapped),
     ),
     blockwise(
         "genie-noise", images="noise", idea="Genie's rounding learned on noise", budgets=only_images(GENIE) | BLOCKS,
@@ -205,10 +221,13 @@ ROWS = (
     ),
     sharpened("sadag", idea="Genie's images, sharpened so that gradients agree around each"),
     sharpened("sadag-released", idea="SADAG in the released direction", released=True),
-    sharpened("sadag-deep", idea="SADAG with gradients of the last convolution", extra=deep),
+    sharpened(
+        "sadag-deep", idea="SADAG with gradients of the last convolution", extra=deep,
+        checks=(learnable, in_float32, convolved),
+    ),
     sharpened(
         "psaq-sadag", images="psaq", idea="SADAG on PSAQ-ViT's images, in their pixels", extra=by_psaq,
-        budgets=PSAQ | SHARPER | OF_PSAQ, needs=ATTENTION, preset="psaq",
+        budgets=PSAQ | SHARPER | OF_PSAQ, needs=ATTENTION, preset="psaq", checks=(learnable, in_float32, headed),
     ),
     fitted(
         "distill", on_batches, "given", "one's own images, matched by KL", needs=ANY, preset="uniform",

@@ -19,7 +19,7 @@ from zsaq.train.pair import Batch
 from zsaq.train.recomputing import recomputing
 from zsaq.train.trainer import calibrate
 from zsaq.vision.budgets import Counts
-from zsaq.vision.early import Check, of_classes, static_reached
+from zsaq.vision.early import Check, first_passable, of_classes, static_reached
 from zsaq.vision.extras import Extra, zeroq_ranges
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
@@ -80,15 +80,17 @@ def fitted(
     settings = settings_of(method, {*budgets, *fixed})
     if preset == "uniform" and zero_shot:
         settings["onepass"] = False
+        checks = (*checks, first_passable)
     if preset == "uniform" or "speed" in settings:  # it distills
         checks = (*checks, of_classes)
 
     def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
-        batch: Any = learned_from(job, images, config, budget, seed, loop, checks)
         options = published(method, job.spec) | fixed
         for option, default in settings.items():
             if default is not None or budget[option] is not None:  # None in the table: the paper's
                 options[option] = budget[option]
+        settled = Budget(budget.effort, {**budget.numbers, **options})
+        batch: Any = learned_from(job, images, config, settled, seed, loop, checks)
         if (speed := options.pop("speed", None)) is not None:
             options["lr"] *= speed
         start, more = config, extra

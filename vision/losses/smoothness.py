@@ -55,7 +55,8 @@ class TextureEnergy(Objective):
 
     The 16 outer products of Laws' kernels (level, edge, spot, ripple; Laws 1980) are applied to the image less its 15 x
     15 local mean; mean absolute answers, those of mirrored kernels averaged, without level-level: 9 energies, and their
-    shares for each image. Sum over textures of max(share - ceiling, 0), mean over images. At least 15 x 15 pixels.
+    shares for each image. Sum over textures of max(share - ceiling, 0), mean over images. Raises ValueError for
+    images below 8 x 8 pixels, which the mean's reflected border takes.
     """
 
     kernels = ((1.0, 4.0, 6.0, 4.0, 1.0), (-1.0, -2.0, 0.0, 2.0, 1.0), (-1.0, 0.0, 2.0, 0.0, -1.0),
@@ -71,6 +72,7 @@ class TextureEnergy(Objective):
 
     def shares(self, pixels: Tensor) -> Tensor:
         """Shares of the 9 textures, [B, 9], of float pixels [B, 3, H, W]."""
+        check_texture(min(pixels.shape[2:]))
         gray = pixels.float().mean(1, keepdim=True)
         gray = gray - F.avg_pool2d(F.pad(gray, (7, 7, 7, 7), mode="reflect"), 15, 1)
         rows = torch.tensor(self.kernels, device=pixels.device)
@@ -80,3 +82,9 @@ class TextureEnergy(Objective):
         first, second = torch.triu_indices(4, 4, device=pixels.device)[:, 1:]
         energy = energy[:, first, second]
         return energy / energy.sum(1, keepdim=True).clamp_min(1e-12)
+
+
+def check_texture(side: int) -> None:
+    """Raises ValueError for images of a side, in pixels, on which there is no texture to measure."""
+    if side < 8:
+        raise ValueError(f"texture needs at least 8 pixels a side, here are {side}: give larger images, or texture=0")

@@ -19,7 +19,7 @@ from zsaq.vision.beginning import Start
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import learn
-from zsaq.vision.sources.generators import EPS, ConditionalNorm, seeded
+from zsaq.vision.sources.generators import EPS, ConditionalNorm, check_batch, first_side, seeded
 
 CHANNELS = 64
 
@@ -93,10 +93,9 @@ class SearchedGenerator(Source):
 
     def __init__(self, spec: ImageSpec, batch_size: int, cells: Cells, *, seed: int = 0) -> None:
         super().__init__()
-        if batch_size < 2 or spec.size % 8:
-            raise ValueError(f"batch_size is {batch_size}, size {spec.size}; give at least 2, and a multiple of 8")
-        self.spec, self.batch_size = spec, batch_size
-        self.widths, self.sides = (33, 33, 34), [spec.size // 8, spec.size // 4, spec.size // 2]
+        check_batch(batch_size)
+        self.spec, self.batch_size, side = spec, batch_size, first_side(spec, 3)
+        self.widths, self.sides = (33, 33, 34), [side, 2 * side, 4 * side]
         with seeded(seed):
             self.linears = nn.ModuleList(
                 nn.Linear(width, CHANNELS * side**2) for width, side in zip(self.widths, self.sides, strict=True)

@@ -55,6 +55,12 @@ def plf_images(
     )  # fmt: skip
 
 
+def check_falling(highest: float, lowest: float) -> None:
+    """Raises ValueError for entropies between which a threshold cannot fall."""
+    if not 0 <= lowest <= highest <= 1:
+        raise ValueError(f"lowest is {lowest}, highest {highest}; give shares of log C, 0 <= lowest <= highest <= 1")
+
+
 def plf(
     teacher: nn.Module, config: Start, spec: ImageSpec, images: Batch, *, steps: int = 20_000,
     batch_size: int = 16, lr: float = 1e-5, highest: float = 0.4, lowest: float = 0.1, unsure: float = 0.5,
@@ -70,8 +76,7 @@ def plf(
     the methods beside it take the images of a GDFQ generator for that and throw it away. Raises ValueError as
     `fine_tune` does.
     """
-    if not 0 <= lowest <= highest <= 1:
-        raise ValueError(f"lowest is {lowest}, highest {highest}; give shares of log C, 0 <= lowest <= highest <= 1")
+    check_falling(highest, lowest)
     teacher, loop = classifier(teacher), loop or Loop()
     labels = PseudoCE(highest, unsure)
     return fine_tune(

@@ -18,7 +18,7 @@ from zsaq.vision.beginning import Start
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import classifier, head
 from zsaq.vision.papers.gdfq import learn
-from zsaq.vision.sources.generators import Decoder, embedded_labels, seeded
+from zsaq.vision.sources.generators import Decoder, check_batch, embedded_labels, seeded
 
 
 @final
@@ -35,10 +35,9 @@ class Superposed(Source):
         self, spec: ImageSpec, batch_size: int, embedding: Tensor, *, share: float = 0.4, mix: int = 2, seed: int = 0
     ) -> None:
         super().__init__()
-        if batch_size < 2 or not 0 <= share <= 1 or mix < 1:
-            raise ValueError(
-                f"batch_size is {batch_size}, share {share}, mix {mix}; give at least 2, 0 to 1, at least 1"
-            )
+        check_batch(batch_size)
+        if not 0 <= share <= 1 or mix < 1:
+            raise ValueError(f"share is {share}, mix {mix}; give 0 to 1, and at least 1")
         if embedding.ndim != 2 or len(embedding) != spec.classes:
             raise ValueError(
                 f"the embedding is {tuple(embedding.shape)}; give a row for each of {spec.classes} classes"

@@ -78,7 +78,7 @@ def texq(
 
     The generator takes `warmup` steps alone, then `calibration` while the static ranges are set, then one for each of
     the student's `steps`. `folder` is where pictures of the centres and of the last images go. Raises ValueError for a
-    teacher without BatchNorm2d, images below 15 pixels, and losses that are not finite.
+    teacher without BatchNorm2d, images below 8 pixels unless `texture` is 0, and losses that are not finite.
     """
     teacher, loop = classifier(teacher), loop or Loop()
     teacher.to(loop.accelerator.device)

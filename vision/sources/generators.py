@@ -24,11 +24,20 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def quarter(spec: ImageSpec) -> int:
-    """A quarter of the image's side. Raises ValueError if it is not whole: generators double twice."""
-    if spec.size % 4:
-        raise ValueError(f"the images are {spec.size} pixels wide; generators double twice, give a multiple of 4")
-    return spec.size // 4
+def first_side(spec: ImageSpec, times: int) -> int:
+    """The side of a generator's first map, which it doubles so many times. Raises ValueError where it is not whole."""
+    if spec.size % 2**times:
+        raise ValueError(
+            f"the images are {spec.size} pixels wide, and this generator doubles its maps {times} times: give a "
+            f"multiple of {2**times}, or take a method without a generator, as onepass"
+        )
+    return spec.size // 2**times
+
+
+def check_batch(batch_size: int) -> None:
+    """Raises ValueError for a batch of one, on which a generator's norms do not work."""
+    if batch_size < 2:
+        raise ValueError(f"batch_size is {batch_size}; a generator's norms work on a batch: give at least 2 images")
 
 
 def embedded_labels(table: Tensor, labels: Tensor) -> Tensor:
@@ -72,7 +81,7 @@ class Decoder(nn.Module):
 
     def __init__(self, spec: ImageSpec, width: int, by_label: bool) -> None:
         super().__init__()
-        self.side = quarter(spec)
+        self.side = first_side(spec, 2)
 
         def norm(channels: int, eps: float) -> nn.Module:
             return ConditionalNorm(channels, spec.classes, eps) if by_label else PlainNorm(channels, eps)
@@ -101,8 +110,9 @@ class Conditional(Source):
 
     def __init__(self, spec: ImageSpec, batch_size: int, *, width: int = 100, seed: int = 0) -> None:
         super().__init__()
-        if batch_size < 2 or width < 1:
-            raise ValueError(f"batch_size is {batch_size}, width {width}; give at least 2 images and 1 latent number")
+        check_batch(batch_size)
+        if width < 1:
+            raise ValueError(f"width is {width}; give at least 1 latent number")
         self.spec, self.batch_size, self.width = spec, batch_size, width
         small = spec.size <= 64
         with seeded(seed):

@@ -15,7 +15,7 @@ from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.sources.generators import quarter, seeded
+from zsaq.vision.sources.generators import first_side, seeded
 
 Pad = Callable[[Tensor], Tensor]
 
@@ -34,7 +34,7 @@ class Latents(Source):
             raise ValueError(
                 f"n is {n}, width {width}; give at least 2 images (norms work on them) and 1 latent number"
             )
-        side = quarter(spec)
+        side = first_side(spec, 2)
         with seeded(seed):
             self.latents = nn.Parameter(torch.randn(n, width))
             self.decoder = nn.Sequential(
