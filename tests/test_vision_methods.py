@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from transformers import BatchFeature
 
 from vision_toys import CLASSES, cnn, images, resnet, vit
 from zsaq import Batch, Loop, coverage
@@ -203,7 +204,7 @@ def whole(batches: list[Batch]) -> Batch:
     return {"pixel_values": torch.cat([batch["pixel_values"] for batch in batches])}
 
 
-@pytest.mark.parametrize("form", [list, iter, whole])
+@pytest.mark.parametrize("form", [list, iter, whole, lambda batches: BatchFeature(whole(batches))])
 def test_one_s_own_images_train_a_student(form: Any) -> None:
     teacher, given = resnet(), form(BATCHES)
     config = preset_config("w4a4", "uniform", teacher)

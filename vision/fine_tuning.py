@@ -52,7 +52,7 @@ def on_batches(
     """
     teacher, loop = classifier(teacher), loop or Loop()
     student = begun(teacher, config)
-    if isinstance(images, dict):
+    if isinstance(images, Mapping):
         batch = shown(images, spec)
         return fine_tune(
             student, teacher, batch, KL(20.0), steps=steps, lr=lr, batch_size=batch_size, seed=seed, loop=loop,
