@@ -30,7 +30,7 @@ from zsaq.eval.pretrained import load_model
 from zsaq.eval.remarks import Remarks
 from zsaq.eval.suiting import reads
 from zsaq.foreign import UNMADE
-from zsaq.script import positive, told
+from zsaq.script import given, positive, told
 from zsaq.train.loop import processes
 from zsaq.train.pair import run_model
 
@@ -103,6 +103,12 @@ def score(
     index = ranks(index, accelerator)
     means = gather_rows(index, torch.cat(tables), total, accelerator).mean(0)
     return {**dict(zip(names, means.tolist(), strict=True)), "samples": total}
+
+
+def check_sized(flags: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Leave with an error for flags of a processor of our own making, where the model's own is taken."""
+    if args.size is None and (lone := given(flags, args, ("resize", "mean", "std"))):
+        flags.error(f"{', '.join(lone)} without --size: the model's own image processor is taken; give both, or none")
 
 
 def processor_of(names: Sequence[str], size: int | None, resize: int | None, mean: Any, deviation: Any) -> PilBackend:
@@ -188,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--threads", type=positive, default=4, help="that decode images, on each process")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args(argv)
+    check_sized(parser, args)
     if args.output:
         check_file(args.output)
 

@@ -10,15 +10,21 @@ be given, such as --steps 120 (`zsaq methods NAME` lists them); --effort (defaul
 
 import zsaq
 from zsaq import launch
-from zsaq.script import positive, told
+from zsaq.script import check_taken, positive, told
 
 with told():
     from examples import subjects
 
+TAKEN = {
+    "embedded": ("generator",),
+    "classifier": ("teacher", "task", "data_dir", "split", "generator"),
+    "causal": ("teacher", "text", "real_text", "window", "max_windows", "separator", "generator"),
+}
+
 
 def main() -> None:
     parser = launch.table_parser(__doc__, "w2a8", list(zsaq.methods()["language"]))
-    parser.add_argument("kind", choices=["embedded", "classifier", "causal"])
+    parser.add_argument("kind", choices=TAKEN)
     parser.add_argument("--teacher")
     parser.add_argument("--task")
     parser.add_argument("--data_dir")
@@ -31,6 +37,7 @@ def main() -> None:
     parser.add_argument("--generator")
     launch.writing_flags(parser)
     args = launch.parse(parser)
+    check_taken(parser, args, args.kind, TAKEN)
     needed = {"embedded": (), "classifier": ("teacher", "task"), "causal": ("teacher", "text")}[args.kind]
     if missing := [f"--{name}" for name in needed if vars(args)[name] is None]:
         parser.error(f"{args.kind} needs {' and '.join(missing)}")

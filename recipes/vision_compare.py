@@ -12,21 +12,30 @@ be given, such as --images 64 (`zsaq methods NAME` lists them); --effort (defaul
 
 import zsaq
 from zsaq import launch
-from zsaq.script import told
+from zsaq.script import check_taken, told
 
 with told():
     from examples import imagenet, subjects
 
+IMAGES = ("weights", "test", "real")
+TAKEN = {
+    "digits-resnet": (),
+    "digits-vit": (),
+    "cifar": IMAGES,
+    **dict.fromkeys(imagenet.NETS, (*IMAGES, "limit", "size", "mean", "std")),
+}
+
 
 def main() -> None:
     parser = launch.table_parser(__doc__, "w4a4", list(zsaq.methods()["vision"]))
-    parser.add_argument("job", choices=["digits-resnet", "digits-vit", "cifar", *imagenet.NETS])
+    parser.add_argument("job", choices=TAKEN)
     parser.add_argument("--weights", help="all but digits: a state dict in safetensors, see examples/")
     parser.add_argument("--test", nargs="+", default=[], help="all but digits: parquet files with test images")
     parser.add_argument("--real", help="all but digits: a parquet file for the rows with real data")
     imagenet.add_flags(parser)
     args = launch.parse(parser)
-    if not args.job.startswith("digits-") and not (args.weights and args.test):
+    check_taken(parser, args, args.job, TAKEN)
+    if TAKEN[args.job] and not (args.weights and args.test):
         parser.error(f"{args.job} needs --weights and --test")
     with launch.session(args) as loop:
         if args.job == "cifar":

@@ -14,15 +14,20 @@ and a JSON line for every step.
 
 import zsaq
 from zsaq import launch
-from zsaq.script import positive, told
+from zsaq.script import check_taken, positive, told
 
 with told():
     from examples import imagenet, subjects
 
-    from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
+    from zsaq.eval.imagenet import DEVIATION, MEAN, check_sized, processor_of
     from zsaq.eval.images import ImageSource
 
-DIGITS = ("digits-resnet", "digits-vit")
+DIGITS, OTHER = ("digits-resnet", "digits-vit"), "a folder or Hub id"
+TAKEN = {
+    **dict.fromkeys(DIGITS, ()),
+    **dict.fromkeys(imagenet.NETS, ("weights", "data_dir", "real", "limit", "size", "mean", "std")),
+    OTHER: ("data_dir", "split", "image_column", "label_column", "real", "size", "resize", "mean", "std"),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,20 +47,22 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--mean", type=float, nargs="+", help="with --size; default: ImageNet's, or the named net's")
     parser.add_argument("--std", type=float, nargs="+", help="with --size; default: ImageNet's, or the named net's")
     args = launch.parse(parser, argv)
+    kind = args.teacher if args.teacher in TAKEN else OTHER
+    check_taken(parser, args, kind, TAKEN)
+    if kind in imagenet.NETS and not args.weights:
+        parser.error(f"{kind} needs --weights")
+    if kind == OTHER:
+        check_sized(parser, args)
+    if args.split and not args.data_dir:
+        parser.error("--split without --data_dir, which it is a part of: give both")
     with launch.session(args) as loop:
         if args.teacher in DIGITS:
-            if args.data_dir or args.real or args.size:
-                parser.error(f"{args.teacher} brings its own images: leave --data_dir, --real and --size off")
             subject = subjects.scans(loop.accelerator, args.teacher.removeprefix("digits-"))
         elif args.teacher in imagenet.NETS:
-            if not args.weights or args.resize:
-                parser.error(f"{args.teacher} needs --weights, and is shown whole pictures: leave --resize off")
             net = imagenet.NETS[args.teacher].with_(args.mean, args.std)
             test, size = [args.data_dir] if args.data_dir else [], args.size or 224
             subject = subjects.photos(net, args.weights, test, args.real, args.limit, size)
         else:
-            if args.weights or args.limit:
-                parser.error(f"--weights and --limit are those of {', '.join(imagenet.NETS)}: leave them off")
             mean, deviation = args.mean or MEAN, args.std or DEVIATION
             processor = processor_of([args.teacher], args.size, args.resize, mean, deviation)
             columns = args.image_column, args.label_column

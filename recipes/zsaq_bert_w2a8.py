@@ -9,7 +9,7 @@ Ends with a table, and a folder: the model, results.json, curves.png, and a JSON
 """
 
 from zsaq import launch
-from zsaq.script import told
+from zsaq.script import given, told
 
 with told():
     from examples import subjects
@@ -22,8 +22,11 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
     parser.add_argument("--data_dir", help="folder with the task's validation split; default: the Hub's nyu-mll/glue")
     parser.add_argument("--split", default="validation", help="split to score, or several: validation+test")
     args = launch.parse(parser)
-    if (args.teacher is None) != (args.task is None) or (args.data_dir and not args.teacher):
-        parser.error("--teacher and --task go together, --data_dir with them; give none for the embedded default")
+    of_task = given(parser, args, ("data_dir", "split"))
+    if (args.teacher is None) != (args.task is None) or (of_task and not args.teacher):
+        parser.error(
+            "--teacher and --task go together, --data_dir and --split with them; give none for the embedded default"
+        )
     with launch.session(args) as loop:
         if args.teacher is None:
             subject = subjects.python_docs(loop.accelerator, args.generator)

@@ -184,6 +184,12 @@ def test_flags_make_a_processor_that_resizes_and_cuts_the_middle() -> None:
         processor_of([str(ROOT / "tests")], None, None, (), ())
 
 
+def test_flags_of_a_processor_that_is_not_made_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        imagenet.main(["--model", "m", "--data_dir", "d", "--resize", "20", "--std", "1"])
+    assert "--resize, --std without --size: the model's own image processor is taken" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")

@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,7 @@ LINES = [
     VISION + " --bits w99",
     VISION + " --image_steps x",
     "vision_compare.py cifar --methods zeroq --output_dir {out}",
+    "benchmarks/image_makers.py cifar {weights} --size 32",
     "vision_compare.py cifar --methods zeroq --weights {file} --test {file} --output_dir {out}",
     "vision_compare.py mobilenet --methods zeroq --weights {file} --test {file} --output_dir {out}",
     "vision_compare.py mobilenet --methods zeroq --weights {file} --test {file} --limit 0 --output_dir {out}",
@@ -115,23 +117,58 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return places
 
 
+@pytest.fixture
+def last_line(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[[str], str]:
+    """What a recipe that is called so ends with: exit code 2, and nothing written."""
+
+    def of(line: str) -> str:
+        script, *words = [word.format(**places, out=tmp_path / "out") for word in line.split(" ")]
+        monkeypatch.setattr(sys, "argv", [script, *words])
+        monkeypatch.syspath_prepend(str(ROOT))
+        monkeypatch.syspath_prepend(str(RECIPES))
+        with pytest.raises(SystemExit) as left:
+            runpy.run_path(str(RECIPES / script), run_name="__main__")
+        *_, last = capfd.readouterr().err.rstrip("\n").split("\n")
+        assert left.value.code == 2 and ("error: " in last), last
+        assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+        return last
+
+    return of
+
+
 @pytest.mark.parametrize("line", LINES)
-def test_a_fault_is_one_line(
-    line: str,
-    places: dict[str, Path],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    script, *words = [word.format(**places, out=tmp_path / "out") for word in line.split(" ")]
-    monkeypatch.setattr(sys, "argv", [script, *words])
-    monkeypatch.syspath_prepend(str(ROOT))
-    monkeypatch.syspath_prepend(str(RECIPES))
-    with pytest.raises(SystemExit) as left:
-        runpy.run_path(str(RECIPES / script), run_name="__main__")
-    *_, last = capfd.readouterr().err.rstrip("\n").split("\n")
-    assert left.value.code == 2 and ("error: " in last), last
-    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+def test_a_fault_is_one_line(line: str, last_line: Callable[[str], str]) -> None:
+    last_line(line)
+
+
+BERT, DIGITS = "zsaq_bert_w2a8.py", "vision_compare.py digits-vit --methods rtn-noise"
+CIFAR = "vision_compare.py cifar --methods zeroq --weights {weights} --test {file}"
+UNREAD = [
+    (
+        f"{DIGITS} --test {{file}} --real {{file}}",
+        "digits-vit takes no teacher or data of yours: leave --test, --real off",
+    ),
+    (f"{DIGITS} --limit 5", "leave --limit off"),
+    (f"{CIFAR} --size 32", "cifar takes --weights, --test, --real: leave --size off"),
+    (f"{CIFAR} --mean 0 0 0", "leave --mean off"),
+    ("vision_quantize.py --resize 40", "digits-resnet takes no teacher or data of yours: leave --resize off"),
+    ("vision_quantize.py --teacher lite0 --weights {file} --split train", "leave --split off"),
+    ("vision_quantize.py --teacher lite0", "lite0 needs --weights"),
+    (f"{VISION} --limit 3", "a folder or Hub id takes --data_dir, "),
+    (f"{VISION} --mean 1 1 1", "--mean without --size: the model's own image processor is taken; give both, or none"),
+    (f"{VISION} --split train", "--split without --data_dir"),
+    ("compare.py embedded --methods rtn --teacher {toys}/bert", "embedded takes --generator: leave --teacher off"),
+    (f"compare.py classifier --methods rtn --teacher {{toys}}/bert --window 9 {TEXT}", "leave --window off"),
+    ("compare.py causal --methods rtn --teacher {toys}/opt --text {file} --split test", "leave --split off"),
+    (f"{BERT} --split test", "--data_dir and --split with them"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), UNREAD)
+def test_a_flag_that_nobody_would_read_is_refused(line: str, said: str, last_line: Callable[[str], str]) -> None:
+    assert said in last_line(f"{line} --output_dir {{out}}")
 
 
 ABSENT = """

@@ -63,6 +63,21 @@ def _integer(text: str, least: int) -> int:
     return value
 
 
+def given(flags: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Those of these flags that were given."""
+    return [f"--{name}" for name in names if vars(args)[name] != flags.get_default(name)]
+
+
+def check_taken(
+    flags: argparse.ArgumentParser, args: argparse.Namespace, job: str, taken: Mapping[str, Sequence[str]]
+) -> None:
+    """Leave with an error for flags that other jobs take, and this one does not; `taken` tells what each takes."""
+    others = dict.fromkeys(name for names in taken.values() for name in names if name not in taken[job])
+    if strange := given(flags, args, list(others)):
+        own = ", ".join(f"--{name}" for name in taken[job]) or "no teacher or data of yours"
+        flags.error(f"{job} takes {own}: leave {', '.join(strange)} off")
+
+
 def value_of(text: str) -> Any:
     """An option's value as a person types it: a number, true, false, none, several with commas, or text."""
     if "," in text:

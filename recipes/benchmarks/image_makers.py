@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zsaq.script import positive, told
+from zsaq.script import check_taken, positive, told
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import MAKERS, images_of
 from zsaq.vision.job import ImageJob
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--images", type=positive, default=64, help="made at once")
     parser.add_argument("--steps", type=positive, default=4)
     args = parser.parse_args()
+    check_taken(parser, args, args.net, {"cifar": (), **dict.fromkeys(NETS, ("size",))})
     torch.set_num_threads(1)
     spec = SPEC if args.net == "cifar" else spec_of(args.size)
     loaded: Any = load_resnet(args.weights) if args.net == "cifar" else NETS[args.net].load(args.weights, args.size)
