@@ -53,7 +53,7 @@ def text_run(name: str, config: str = "w2a8") -> Mapping[str, Any]:
 
 def image_run(name: str) -> Mapping[str, Any]:
     method = VISION[name]
-    teacher, size = (vit(), 16) if method.needs == "a vision transformer" else (resnet(), 32)
+    teacher, size = (vit(), 16) if method.needs.startswith("a vision transformer") else (resnet(), 32)
     given: dict[str, Any] = {key: value for key, value in FEW_IMAGES.items() if key in method.options()}
     if name.endswith("-real"):
         given["real"] = lambda: images(6, size, seed=6)

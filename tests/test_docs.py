@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import zsaq
+from zsaq.stream.quantizing import ROUNDINGS
+from zsaq.vision.methods import METHODS
+
 ROOT = Path(__file__).parent.parent
 PAGES = [
     ROOT / "README.md",
@@ -41,6 +45,42 @@ def test_a_cell_holds_one_number(page: Path) -> None:
     several = re.compile(r"[-+.\d]+( ± [.\d]+)?( / |, |; )[-+.\d]")
     for line in page.read_text(encoding="utf-8").splitlines():
         assert not line.startswith("|") or not any(several.match(cell) for cell in cells(line)), line
+
+
+def test_the_vision_table_tells_what_each_method_needs() -> None:
+    """A cell holds what all of its row need, and after that the names of those that need something else."""
+    words = {
+        "": "any",
+        "nothing": "any",
+        "attention": "a vision transformer",
+        "attention and a linear head": "a vision transformer with one linear head",
+    }
+    page, told = (ROOT / "docs/methods.md").read_text(encoding="utf-8"), dict[str, str]()
+    for line in page[page.index("## Vision") :].splitlines():
+        if line.startswith("| `"):
+            named, _, needs = cells(line)
+            own = dict(re.findall(r"`(\S+)`: ([^;]+)", needs))
+            common = re.sub(r"(; )?`\S+`: [^;]+", "", needs)
+            told |= {name: own.get(name, common) for name in re.findall(r"`(\S+)`", named)}
+    assert {name: words.get(needs, needs) for name, needs in told.items()} == {
+        name: method.needs for name, method in METHODS.items()
+    }
+
+
+def test_the_parts_of_the_library_are_there_under_the_names_that_they_have() -> None:
+    page = (ROOT / "docs/library.md").read_text(encoding="utf-8")
+    named = [
+        name for line in page.splitlines() if line.count("|") == 4 for name in re.findall(r"`(\w+)`", cells(line)[2])
+    ]
+    assert {"one_pass", "compensate"} <= set(named)
+    for name in named:
+        assert name == "after" or getattr(zsaq, name).__name__ == name
+
+
+def test_the_limits_name_every_method_of_files() -> None:
+    page = (ROOT / "docs/limits.md").read_text(encoding="utf-8")
+    there, _, _ = page.partition(" alone, for causal language models")
+    assert tuple(re.findall(r"`(\w+)`", there)) == ROUNDINGS
 
 
 def cells(line: str) -> list[str]:

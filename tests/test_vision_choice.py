@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 from torch import nn
+from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 import zsaq
-from vision_toys import cnn, convnext, deit, resnet, swin, vit
+from vision_toys import CLASSES, TRANSFORMER, cnn, convnext, deit, names, resnet, swin, vit
 from zsaq.vision.choice import auto, check_needs, preset_for, suits
 from zsaq.vision.methods import METHODS
 from zsaq.vision.presets import preset_config
@@ -38,6 +39,8 @@ def test_what_suits_a_teacher() -> None:
     assert {"intraq", "qimera", "sadag"} & set(suits(headless)) == set() and "genie" in suits(headless)
     with pytest.raises(ValueError, match="Sequential does not suit intraq, which needs BatchNorm and a linear head"):
         check_needs(METHODS["intraq"], headless)
+    two = DeiTForImageClassificationWithTeacher(DeiTConfig(**TRANSFORMER, **names(CLASSES)))
+    assert transformer - set(suits(two)) == {"psaq-sadag"}
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def preset_for(method: Method, teacher: nn.Module) -> str:
 def auto(teacher: nn.Module, bits: tuple[int, int]) -> str:
     """The method that measured best for this kind of teacher and these bits of weights and activations.
 
-    A rule from our own tables (README, "Results"; recipes/LOG.md), never a guess from scores at run time: a net with
+    A rule from our own tables (docs/results.md, recipes/LOG.md), never a guess from scores at run time: a net with
     BatchNorm is fitted in one pass, on images that match its statistics, which at 8 bits too is nearer than ranges
     alone (ResNet-20 W8A8: KL .0004, ZeroQ .023); a vision transformer gets ranges of PSAQ-ViT's images at 8 bits of
     both, and learns its rounding block by block on them below that. Others are fitted in one pass on pink images: none

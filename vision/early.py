@@ -22,7 +22,7 @@ from zsaq.vision.job import ImageJob, check_spec
 from zsaq.vision.losses.disagreement import EntropyMargin
 from zsaq.vision.losses.features import ActivationMap
 from zsaq.vision.losses.smoothness import check_texture
-from zsaq.vision.models import head, last_feature_map
+from zsaq.vision.models import last_feature_map
 from zsaq.vision.papers.plf import check_falling
 from zsaq.vision.sources.generators import check_batch, first_side
 from zsaq.vision.sources.pink import pink_images
@@ -117,11 +117,6 @@ def mapped(job: ImageJob, plan: Plan, budget: Budget) -> None:
     """SynQ's activation maps show several places, unless they are left out."""
     if budget.numbers.get("maps", True):
         ActivationMap(job.teacher, torch.zeros(1, job.spec.channels, job.spec.size, job.spec.size))
-
-
-def headed(job: ImageJob, plan: Plan, budget: Budget) -> None:
-    """Gradients are matched at the head."""
-    head(job.teacher)
 
 
 def convolved(job: ImageJob, plan: Plan, budget: Budget) -> None:

@@ -30,7 +30,6 @@ from zsaq.vision.early import (
     convolved,
     doubled,
     falling,
-    headed,
     in_float32,
     in_pairs,
     learnable,
@@ -57,7 +56,7 @@ from zsaq.vision.papers.qimera import qimera
 from zsaq.vision.papers.sadag import sadag
 from zsaq.vision.papers.synq import genie_synq, synq
 from zsaq.vision.papers.texq import texq
-from zsaq.vision.rows import ANY, ATTENTION, HEADED, NORMS, fitted, rounded
+from zsaq.vision.rows import ANY, ATTENTION, ATTENTION_HEADED, HEADED, NORMS, fitted, rounded
 
 generated = partial(
     fitted, images="", budgets=GENERATOR | steps(70_000), needs=NORMS, preset="uniform",
@@ -227,7 +226,7 @@ ROWS = (
     ),
     sharpened(
         "psaq-sadag", images="psaq", idea="SADAG on PSAQ-ViT's images, in their pixels", extra=by_psaq,
-        budgets=PSAQ | SHARPER | OF_PSAQ, needs=ATTENTION, preset="psaq", checks=(learnable, in_float32, headed),
+        budgets=PSAQ | SHARPER | OF_PSAQ, needs=ATTENTION_HEADED, preset="psaq",
     ),
     fitted(
         "distill", on_batches, "given", "one's own images, matched by KL", needs=ANY, preset="uniform",

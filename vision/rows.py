@@ -29,12 +29,14 @@ from zsaq.vision.papers.synq import filtered
 from zsaq.vision.published import PAPERS, TABLE, published
 from zsaq.vision.sources.crops import minibatches
 
-ANY, NORMS, HEADED, ATTENTION = "any", "BatchNorm", "BatchNorm and a linear head", "a vision transformer"
+ANY, NORMS, HEADED = "any", "BatchNorm", "BatchNorm and a linear head"
+ATTENTION, ATTENTION_HEADED = "a vision transformer", "a vision transformer with one linear head"
 NEEDS: dict[str, Callable[[nn.Module], bool]] = {
     ANY: lambda teacher: True,
     NORMS: has_batch_norms,
     HEADED: lambda teacher: has_batch_norms(teacher) and has_head(teacher),
     ATTENTION: has_attentions,
+    ATTENTION_HEADED: lambda teacher: has_attentions(teacher) and has_head(teacher),
 }
 OF_IMAGES = ("images", "image_steps")  # budgets that a fit does not see
 OF_JOB = {"seed", "loop", "folder", "ranges", "source", "layer", "learn", "mean", "deviation", "stage"}

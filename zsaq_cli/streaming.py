@@ -22,8 +22,9 @@ def quantize_files(
 ) -> None:
     """Quantize a MODEL that does not fit into memory: from its files to files, in the memory of one block.
 
-    The student is the one of `zsaq quantize` with the same options, to the bit. GPTQ reads text: of --corpus, as
-    `zsaq synthesize` writes it for and with a small model, or what MODEL writes itself, if it fits into memory.
+    The student is the one of `zsaq quantize` with the same options, to the bit. gptq and reconstruct read text:
+    of --corpus, as `zsaq synthesize` writes it for and with a small model, or what MODEL writes itself, if it fits into
+    memory.
 
     Examples:
 
