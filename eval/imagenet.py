@@ -105,9 +105,9 @@ def score(
     return {**dict(zip(names, means.tolist(), strict=True)), "samples": total}
 
 
-def check_sized(flags: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def check_sized(flags: argparse.ArgumentParser, argv: Sequence[str] | None, size: int | None) -> None:
     """Leave with an error for flags of a processor of our own making, where the model's own is taken."""
-    if args.size is None and (lone := given(flags, args, ("resize", "mean", "std"))):
+    if size is None and (lone := given(flags, argv, ("resize", "mean", "std"))):
         flags.error(f"{', '.join(lone)} without --size: the model's own image processor is taken; give both, or none")
 
 
@@ -194,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--threads", type=positive, default=4, help="that decode images, on each process")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args(argv)
-    check_sized(parser, args)
+    check_sized(parser, argv, args.size)
     if args.output:
         check_file(args.output)
 

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--generator")
     launch.writing_flags(parser)
     args = launch.parse(parser)
-    check_taken(parser, args, args.kind, TAKEN)
+    check_taken(parser, None, args.kind, TAKEN)
     needed = {"embedded": (), "classifier": ("teacher", "task"), "causal": ("teacher", "text")}[args.kind]
     if missing := [f"--{name}" for name in needed if vars(args)[name] is None]:
         parser.error(f"{args.kind} needs {' and '.join(missing)}")

@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--real", help="all but digits: a parquet file for the rows with real data")
     imagenet.add_flags(parser)
     args = launch.parse(parser)
-    check_taken(parser, args, args.job, TAKEN)
+    check_taken(parser, None, args.job, TAKEN)
     if TAKEN[args.job] and not (args.weights and args.test):
         parser.error(f"{args.job} needs --weights and --test")
     with launch.session(args) as loop:

@@ -48,11 +48,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--std", type=float, nargs="+", help="with --size; default: ImageNet's, or the named net's")
     args = launch.parse(parser, argv)
     kind = args.teacher if args.teacher in TAKEN else OTHER
-    check_taken(parser, args, kind, TAKEN)
+    check_taken(parser, argv, kind, TAKEN)
     if kind in imagenet.NETS and not args.weights:
         parser.error(f"{kind} needs --weights")
     if kind == OTHER:
-        check_sized(parser, args)
+        check_sized(parser, argv, args.size)
     if args.split and not args.data_dir:
         parser.error("--split without --data_dir, which it is a part of: give both")
     with launch.session(args) as loop:

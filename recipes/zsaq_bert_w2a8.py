@@ -22,7 +22,7 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
     parser.add_argument("--data_dir", help="folder with the task's validation split; default: the Hub's nyu-mll/glue")
     parser.add_argument("--split", default="validation", help="split to score, or several: validation+test")
     args = launch.parse(parser)
-    of_task = given(parser, args, ("data_dir", "split"))
+    of_task = given(parser, None, ("data_dir", "split"))
     if (args.teacher is None) != (args.task is None) or (of_task and not args.teacher):
         parser.error(
             "--teacher and --task go together, --data_dir and --split with them; give none for the embedded default"

@@ -148,12 +148,13 @@ CIFAR = "vision_compare.py cifar --methods zeroq --weights {weights} --test {fil
 UNREAD = [
     (
         f"{DIGITS} --test {{file}} --real {{file}}",
-        "digits-vit takes no teacher or data of yours: leave --test, --real off",
+        "digits-vit takes no such flag: leave --test, --real off",
     ),
     (f"{DIGITS} --limit 5", "leave --limit off"),
     (f"{CIFAR} --size 32", "cifar takes --weights, --test, --real: leave --size off"),
+    (f"{CIFAR} --size 224", "leave --size off"),  # the default, which nobody reads either
     (f"{CIFAR} --mean 0 0 0", "leave --mean off"),
-    ("vision_quantize.py --resize 40", "digits-resnet takes no teacher or data of yours: leave --resize off"),
+    ("vision_quantize.py --resize 40", "digits-resnet takes no such flag: leave --resize off"),
     ("vision_quantize.py --teacher lite0 --weights {file} --split train", "leave --split off"),
     ("vision_quantize.py --teacher lite0", "lite0 needs --weights"),
     (f"{VISION} --limit 3", "a folder or Hub id takes --data_dir, "),

@@ -19,7 +19,7 @@ from zsaq.vision.presets import preset_config
 SPEC, PIXELS = ImageSpec(CLASSES, 32), images(4, 32)
 BATCH = {"pixel_values": PIXELS, "labels": torch.arange(4)}
 LOOKS: dict[str, Callable[[nn.Module], Any]] = {
-    **{name: lambda net, name=name: preset_config("w4a4", name, net, SPEC) for name in ("brecq", "psaq", "uniform")},
+    "brecq": lambda net: preset_config("w4a4", "brecq", net, SPEC),
     "last_feature_map": lambda net: last_feature_map(net, SPEC),
     "activation maps": lambda net: ActivationMap(net, PIXELS),
     "moments": lambda net: moments_of(net, [BATCH]),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vision_toys import CLASSES, images
 from zsaq import Grid, ImageSpec, QuantConfig, calibrate, compensate, one_pass, quantize_model, reconstruct
 from zsaq.train.calls import Calls, call_of, channels_of
-from zsaq.train.chain import Chain, in_order, twin_of
+from zsaq.train.chain import Chain, as_called, twin_of
 from zsaq.train.pair import Capture, run_model
 from zsaq.vision.models import blocks, classifier, feature_places
 from zsaq.vision.presets import preset_config
@@ -179,7 +179,7 @@ def test_the_order_of_registration_does_not_count(how: str) -> None:
     late.load_state_dict(early.state_dict())
     names = [name for name, _ in blocks(late)]
     assert names == ["module.head", "module.second", "module.first", "module.stem"]
-    assert in_order(late, names, BATCH) == names[::-1]
+    assert as_called(late, names, BATCH) == names[::-1]
     states = [fitted(model, how) for model in (early, late)]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name

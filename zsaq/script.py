@@ -2,13 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, NoReturn
 
 from safetensors import SafetensorError
 
 BAD_INPUT: Final = 2
+UNSET: Final = object()
 STARVED: Final = "not enough memory: give a smaller batch, fewer images, a smaller model, or a larger machine"
 MISSING: Final = 3  # as the command line's exit codes
 OBJECTS: Final = frozenset(  # of zsaq.quantize, zsaq.compare and their like, of which a word is none
@@ -63,18 +64,20 @@ def _integer(text: str, least: int) -> int:
     return value
 
 
-def given(flags: argparse.ArgumentParser, args: argparse.Namespace, names: Sequence[str]) -> list[str]:
-    """Those of these flags that were given."""
-    return [f"--{name}" for name in names if vars(args)[name] != flags.get_default(name)]
+def given(flags: argparse.ArgumentParser, argv: Sequence[str] | None, names: Iterable[str]) -> list[str]:
+    """Those of these flags that were given, be it their default; `argv`: None for the command line's."""
+    unset = dict.fromkeys(names, UNSET)
+    read, _ = flags.parse_known_args(argv, argparse.Namespace(**unset))  # a default takes no one's place
+    return [f"--{name}" for name in unset if vars(read)[name] is not UNSET]
 
 
 def check_taken(
-    flags: argparse.ArgumentParser, args: argparse.Namespace, job: str, taken: Mapping[str, Sequence[str]]
+    flags: argparse.ArgumentParser, argv: Sequence[str] | None, job: str, taken: Mapping[str, Sequence[str]]
 ) -> None:
     """Leave with an error for flags that other jobs take, and this one does not; `taken` tells what each takes."""
     others = dict.fromkeys(name for names in taken.values() for name in names if name not in taken[job])
-    if strange := given(flags, args, list(others)):
-        own = ", ".join(f"--{name}" for name in taken[job]) or "no teacher or data of yours"
+    if strange := given(flags, argv, others):
+        own = ", ".join(f"--{name}" for name in taken[job]) or "no such flag"
         flags.error(f"{job} takes {own}: leave {', '.join(strange)} off")
 
 

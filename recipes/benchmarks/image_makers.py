@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--images", type=positive, default=64, help="made at once")
     parser.add_argument("--steps", type=positive, default=4)
     args = parser.parse_args()
-    check_taken(parser, args, args.net, {"cifar": (), **dict.fromkeys(NETS, ("size",))})
+    check_taken(parser, None, args.net, {"cifar": (), **dict.fromkeys(NETS, ("size",))})
     torch.set_num_threads(1)
     spec = SPEC if args.net == "cifar" else spec_of(args.size)
     loaded: Any = load_resnet(args.weights) if args.net == "cifar" else NETS[args.net].load(args.weights, args.size)

@@ -1,7 +1,7 @@
 """A block of the student beside its twin of the teacher: what each is called with, and what the twin answers, over all
 samples. A block's calls may have any arguments; what counts is the first tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +97,22 @@ def channels_of(block: nn.Module, answer: Tensor) -> int:
     return 1 if answer.ndim == 4 and not isinstance(block, nn.Linear) else -1
 
 
-def apart(call: Args) -> Args:
-    """The call with a copy of its first tensor, for a block that may write into it."""
-    return replaced(call, first_of(call[0] or tuple(call[1].values())).clone())
+def with_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The structure with its tensors changed; what else it holds is the same."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: with_tensors(each, change) for key, each in value.items()}
+    if not isinstance(value, tuple | list):
+        return value
+    parts = (with_tensors(each, change) for each in value)
+    make = getattr(value, "_make", type(value))  # a named tuple's takes one by one
+    return make(parts)
+
+
+def duplicate(value: Any) -> Any:
+    """The structure with tensors of its own, for a block that may write into them."""
+    return with_tensors(value, Tensor.clone)
 
 
 def replaced(call: Args, first: Tensor | None) -> Args:
@@ -128,8 +141,10 @@ def call_of(model: nn.Module, block: nn.Module, batch: Batch, answers: bool) -> 
         handle.remove()
     if not calls:
         raise ValueError(f"a block of type {type(block).__name__} is not reached by a forward pass; leave it out")
-    args, kwargs = apart(calls[0])
-    return *calls[0], block(*args, **kwargs) if answers else None
+    if not answers:
+        return *calls[0], None
+    args, kwargs = duplicate(calls[0])
+    return *calls[0], block(*args, **kwargs)
 
 
 def without_cache(model: nn.Module) -> Any:

@@ -17,12 +17,13 @@ from zsaq.train.calls import (
     Args,
     Calls,
     Reached,
-    apart,
     call_of,
     channels_of,
     collected,
+    duplicate,
     first_of,
     replaced,
+    with_tensors,
     without_cache,
 )
 from zsaq.train.pair import Batch, run_model
@@ -69,7 +70,7 @@ class Chain:
         assert number == self.done
         ends = number + 1 == len(self.blocks)
         for held in self.held:
-            args, kwargs = apart(moved(held[number], self.device))
+            args, kwargs = duplicate(moved(held[number], self.device))
             answer = first_of(self.blocks[number](*args, **kwargs)) if self.last or not ends else None
             held[number] = ((), {})
             if answer is None:
@@ -120,27 +121,13 @@ class Moved(Sequence[Args]):
 
 def moved(value: Any, device: torch.device | None) -> Any:
     """The structure with its tensors on the device."""
-    return value if device is None else mapped(value, lambda tensor: tensor.to(device))
-
-
-def copied(value: Any) -> Any:
-    """The structure with tensors of its own."""
-    return mapped(value, Tensor.clone)
-
-
-def mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The structure with its tensors changed."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: mapped(each, change) for key, each in value.items()}
-    return type(value)(mapped(each, change) for each in value) if isinstance(value, tuple | list) else value
+    return value if device is None else with_tensors(value, lambda tensor: tensor.to(device))
 
 
 @torch.no_grad()
-def in_order(model: nn.Module, names: Sequence[str], batch: Batch) -> list[str]:
-    """The names of blocks in the order of their first calls in a pass of a row of the batch; those that it does not
-    reach come last."""
+def as_called(model: nn.Module, names: Sequence[str], batch: Batch) -> list[str]:
+    """The names of blocks in the order of their first calls in a pass of a row of the batch. Raises ValueError for
+    those that it does not reach."""
     blocks = {name: model.get_submodule(name) for name in names}
     called: dict[nn.Module, int] = {}
 
@@ -153,7 +140,9 @@ def in_order(model: nn.Module, names: Sequence[str], batch: Batch) -> list[str]:
     finally:
         for handle in handles:
             handle.remove()
-    return sorted(names, key=lambda name: called.get(blocks[name], len(names)))
+    if missed := [name for name, block in blocks.items() if block not in called]:
+        raise ValueError(f"the blocks {missed[:4]} are not reached by a forward pass; leave them out")
+    return sorted(names, key=lambda name: called[blocks[name]])
 
 
 @torch.no_grad()
@@ -161,12 +150,20 @@ def answer_forms(model: nn.Module, blocks: Sequence[nn.Module], batch: Batch) ->
     """How many values each block answers in a tuple (0: a tensor); None where the blocks are no chain on this batch."""
     called: list[tuple[nn.Module, Args]] = []
     answered: list[Any] = []
+    copies: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+
+    def copied(tensor: Tensor) -> Tensor:
+        """One copy of what all blocks share, such as a mask."""
+        key = id(tensor), 0 if tensor.is_inference() else tensor._version
+        if key not in copies:
+            copies[key] = tensor, tensor.clone()
+        return copies[key][1]
 
     def reached(block: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        called.append((block, copied((args, kwargs))))
+        called.append((block, with_tensors((args, kwargs), copied)))
 
     def left(block: nn.Module, args: tuple, answer: Any) -> None:
-        answered.append(copied(answer))
+        answered.append(with_tensors(answer, copied))
 
     # Copies, since what stands between two blocks, or a block itself, may write into what it is given.
     handles = [block.register_forward_pre_hook(reached, with_kwargs=True) for block in blocks]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
-from zsaq.train.calls import Reached, apart
-from zsaq.train.chain import Args, Chain, in_order
+from zsaq.train.calls import Reached, duplicate
+from zsaq.train.chain import Args, Chain, as_called
 from zsaq.train.compensation import check_damping, moment, round_layers
 from zsaq.train.logging import StepLog, say
 from zsaq.train.loop import Loop
@@ -44,11 +44,10 @@ def compensate(
     passes of the student over the batches (`Chain`; where its blocks are no chain, half a pass more for each), and d^3
     for inputs of d features; memory: the states before one block, and d^2.
 
-    Raises ValueError, with no weight changed, if there are no batches, if a block is unknown or holds no quantized
-    layer, for layers that share a weight, and for ranges that are not kept (min-max weights would take another scale
-    afterwards);
-    and, with the layers before rounded, if one is not reached and if its static input range was not calibrated;
-    NotFinite, which holds the student likewise, if its inputs are not finite.
+    Raises ValueError, with no weight changed, if there are no batches, if a block is unknown, holds no quantized layer
+    or is not reached, for layers that share a weight, and for ranges that are not kept (min-max weights would take
+    another scale afterwards); and, with the layers before rounded, if a layer is not reached and if its static input
+    range was not calibrated; NotFinite, which holds the student likewise, if its inputs are not finite.
     """
     loop = loop or Loop()
     check_damping(damping)
@@ -62,7 +61,7 @@ def compensate(
         StepLog(loop.accelerator, stage, len(blocks), loop.folder, every=1) as log,
         stage_of(stage, student=student, log=log) as at,
     ):
-        names = in_order(student, list(layers), chunks[0])
+        names = as_called(student, list(layers), chunks[0])
         chain = Chain(student, names, chunks)
         for number in at.steps(len(layers)):
             name = names[number - 1]
@@ -122,7 +121,7 @@ def _inputs(
     try:
         for number, (call, mask) in enumerate(zip(calls, masks, strict=True)):
             first.clear()
-            args, kwargs = apart(call)
+            args, kwargs = duplicate(call)
             with suppress(Reached):
                 block(*args, **kwargs)
             if not first:

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, final
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
 
 from zsaq.train.widening import widened
 
+WRITTEN = WeakSet[nn.Module]()  # modules whose answers were seen to be written into behind them
 Batch = dict[str, Tensor]  # keyword arguments of forward, and "labels", which no model of ours is shown
 
 
@@ -65,7 +67,8 @@ class Out:
 
 
 def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()) -> Out:
-    """One forward pass with captures; floats go in as the model's own dtype.
+    """One forward pass with captures, two where what a module put out turns out to be written into behind it, of which
+    later passes keep a copy; floats go in as the model's own dtype.
 
     Raises ValueError if a capture finds no module, if the answer has neither logits nor states of the last layer, and
     for pixel_values that are no floats.
@@ -75,7 +78,7 @@ def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()
             f"pixel_values are {pixels.dtype}; give floats, scaled and normalised as the model's image processor does"
         )
     seen: dict[Capture, list[tuple[nn.Module, Tensor]]] = {capture: [] for capture in captures}
-    handles = []
+    handles, versions = [], list[tuple[nn.Module, Tensor, int]]()
     bare = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     try:
         for capture in seen:
@@ -85,7 +88,7 @@ def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()
                     f"a capture on the {capture.model} at {capture.where} finds no module in {type(bare).__name__}"
                 )
             for module in modules:
-                handles.append(_listen(module, capture, seen[capture]))
+                handles.append(_listen(module, capture, seen[capture], versions))
         dtype = next((p.dtype for p in bare.parameters() if p.is_floating_point()), torch.float32)
         shown = {k: v for k, v in batch.items() if k != "labels"}
         floats = {k: v.to(dtype) for k, v in shown.items() if isinstance(v, Tensor) and v.is_floating_point()}
@@ -93,6 +96,9 @@ def run_model(model: nn.Module, batch: Batch, captures: tuple[Capture, ...] = ()
     finally:
         for handle in handles:
             handle.remove()
+    if late := {module for module, value, version in versions if value._version != version}:
+        WRITTEN.update(late)
+        return run_model(model, batch, captures)
     if isinstance(answer, Tensor):
         return Out(answer.float(), seen)
     if not isinstance(answer, Mapping):
@@ -109,15 +115,26 @@ def first_input(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
     return args[0] if args else next(iter(kwargs.values()))
 
 
-def _listen(module: nn.Module, capture: Capture, values: list[tuple[nn.Module, Tensor]]):
+def _listen(
+    module: nn.Module, capture: Capture, values: list[tuple[nn.Module, Tensor]],
+    versions: list[tuple[nn.Module, Tensor, int]],
+):  # fmt: skip
     def at_input(module, args, kwargs) -> None:
         values.append((module, first_input(args, kwargs)))
 
     def at_output(module, args, output):
-        first, *more = output if type(output) is tuple else (output,)
+        first = output[0] if isinstance(output, tuple) else output
         values.append((module, first))
-        copy = first.clone() if isinstance(first, Tensor) else first
-        return (copy, *more) if type(output) is tuple else copy
+        if not isinstance(first, Tensor):
+            return output
+        if module not in WRITTEN:
+            if not first.is_inference():  # those keep no versions
+                versions.append((module, first, first._version))
+            return output
+        if not isinstance(output, tuple):
+            return first.clone()
+        copied = (first.clone(), *output[1:])
+        return getattr(output, "_make", tuple)(copied)
 
     if capture.side == "input":
         return module.register_forward_pre_hook(at_input, with_kwargs=True)

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from zsaq.quant.layers import QuantEmbedding, quant_layers
 from zsaq.train.calls import Calls
-from zsaq.train.chain import Chain, beside, in_order, twin_of
+from zsaq.train.chain import Chain, as_called, beside, twin_of
 from zsaq.train.fallback import Fallback
 from zsaq.train.gptq import check_apart, check_float32
 from zsaq.train.logging import StepLog
@@ -122,7 +122,7 @@ def reconstruct(
         for name in names:
             _block(student, name, "student")
             _block(teacher, name, "teacher")
-        names = in_order(teacher, names, chunks[0])
+        names = as_called(teacher, names, chunks[0])
         # The states wait on the host: what a block learns from is moved to the device with it.
         whole = Chain(teacher, names, chunks, device=device, last=True)
         own = Chain(student, names, chunks, like=whole, device=device)
