@@ -36,7 +36,7 @@ def test_it_is_the_pass_and_then_slow_bits_on_the_same_samples(steps: int, monke
     rates: list[tuple[float, ...]] = []
 
     def few(*args: Any, **options: Any) -> Any:
-        rates.append(tuple(options[name] for name in ("lr_bits", "lr_step", "lr_norm", "round_weight")))
+        rates.append(tuple(options[name] for name in ("lr_bits", "lr_step", "lr_norm")))
         return reconstruct(*args, **options | {"steps": 5})
 
     monkeypatch.setattr("zsaq.vision.onepass.reconstruct", few)
@@ -48,9 +48,9 @@ def test_it_is_the_pass_and_then_slow_bits_on_the_same_samples(steps: int, monke
     rate = {5: 1e-2, 4000: 5e-3}[steps]
     reconstruct(
         by_hand, teacher, minibatches(samples, 64), blocks(teacher), steps=5, batch_size=8, lr_bits=rate, lr_step=1e-3,
-        lr_norm=1e-3, round_weight=0.1, fitted=True, seed=4,
+        lr_norm=1e-3, fitted=True, seed=4,
     )  # fmt: skip
-    assert rates == [(rate, 1e-3, 1e-3, 0.1)]
+    assert rates == [(rate, 1e-3, 1e-3)]
     state = by_hand.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in student.state_dict().items())
 
@@ -58,7 +58,7 @@ def test_it_is_the_pass_and_then_slow_bits_on_the_same_samples(steps: int, monke
 def test_steps_of_kl_come_after_the_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     teacher = classifier(cnn())
     config, pixels = preset_config("w2a4", "brecq", teacher, SPEC), {"pixel_values": shown()}
-    rates = {"lr_bits": 0.1, "lr_step": 2e-3, "lr_norm": 3e-3, "round_weight": 0.3}
+    rates = {"lr_bits": 0.1, "lr_step": 2e-3, "lr_norm": 3e-3}
     blockwise: dict[str, Any] = {"steps": 3, "batch_size": 8, "mixes": 1, "damping": 0.02, "seed": 4} | rates
     by_hand = onepass_blocks(teacher, config, SPEC, pixels, **blockwise)
     before = {name: value.clone() for name, value in by_hand.state_dict().items()}

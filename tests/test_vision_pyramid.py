@@ -3,23 +3,22 @@
 import copy
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vision_toys import CLASSES, cnn, images, mobilenet, regnet, resnet, vit
+from vision_toys import CLASSES, cnn, mobilenet, regnet, resnet, vit
 from zsaq import Pair
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
-from zsaq.vision.losses.priors import evened
-from zsaq.vision.models import batch_norms, classifier
+from zsaq.vision.models import classifier
 from zsaq.vision.papers.genie import prior
 from zsaq.vision.sources.pink import opponents
 from zsaq.vision.sources.pixels import Pixels
-from zsaq.vision.sources.pyramid import Moved, Pyramid, balanced_labels, even_prior, falling, pyramid_images
+from zsaq.vision.sources.pyramid import Moved, Pyramid, balanced_labels, falling, pyramid_images
 
 SPEC = ImageSpec(CLASSES, 16)
 
@@ -101,46 +100,15 @@ def test_they_please_their_objective_repeat_and_let_the_teacher_be(tmp_path: Pat
     assert all(torch.equal(batch[name], again[name]) for name in batch)
     assert not torch.equal(batch["pixel_values"], other["pixel_values"])
     assert {path.name for path in tmp_path.iterdir()} == {"images.png", "spectrum.png", "losses.png"}
-    objective = even_prior(teacher)
+    objective = prior(teacher)
     noise = {"pixel_values": torch.randn(16, 3, 16, 16)}
     after, start = (float(objective(Pair(teacher, teacher, b, objective.captures))) for b in (batch, noise))
     assert after < 0.3 * start
     with torch.no_grad():
         answers = teacher(pixel_values=batch["pixel_values"]).argmax(-1)
-    assert (answers == batch["labels"]).float().mean() > 0.8
+    assert (answers == batch["labels"]).float().mean() > 0.9
     assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
     assert not any(m._forward_pre_hooks for m in teacher.modules()), "swinging has ended"
-
-
-def test_the_scale_of_a_layers_answers_is_of_no_account() -> None:
-    values, slopes, genie = [], [], []
-    for scale in (1.0, 0.03, 20.0):
-        teacher = classifier(cnn())
-        norms = batch_norms(teacher)
-        for number, conv in enumerate(m for m in teacher.modules() if isinstance(m, nn.Conv2d)):
-            norm = norms[number]
-            with torch.no_grad():  # the same net: a norm takes away what the layer before it is scaled by
-                conv.weight.mul_(scale)
-                cast(Tensor, norm.running_mean).mul_(scale)
-                cast(Tensor, norm.running_var).mul_(scale**2)
-            norm.eps *= scale**2
-        objective, pixels = even_prior(teacher), images(8, 16).requires_grad_()
-        value = objective(Pair(teacher, teacher, {"pixel_values": pixels}, objective.captures))
-        values.append(value.detach())
-        slopes.append(torch.autograd.grad(value, pixels)[0])
-        plain = prior(teacher)
-        genie.append(float(plain(Pair(teacher, teacher, {"pixel_values": pixels.detach()}, plain.captures))))
-    assert 1.5 * genie[1] < genie[0] < 0.03 * genie[2], "Genie's own hangs on it"
-    for other in (1, 2):
-        torch.testing.assert_close(values[other], values[0], rtol=1e-3, atol=0)
-        torch.testing.assert_close(slopes[other], slopes[0], rtol=1e-2, atol=1e-2 * float(slopes[0].abs().max()))
-
-
-def test_a_layer_that_answers_nothing_has_a_weight() -> None:
-    teacher = classifier(cnn())
-    cast(Tensor, batch_norms(teacher)[0].running_var).zero_()
-    assert all(0 < weight < float("inf") for weight in evened(teacher))
-    assert pyramid_images(teacher, SPEC, images=4, steps=2)["pixel_values"].isfinite().all()
 
 
 @pytest.mark.parametrize("make", [cnn, resnet, regnet, mobilenet])

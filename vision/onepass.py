@@ -69,8 +69,8 @@ def room(pixels: Tensor) -> int:
 def onepass_blocks(
     teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 600,
     batch_size: int = 32, mixes: int | None = None, lr_bits: float | None = None, lr_step: float = 1e-3,
-    lr_norm: float = 1e-3, round_weight: float = 0.1, damping: float = 0.01, seed: int = 0,
-    loop: Loop | None = None, folder: Path | None = None,
+    lr_norm: float = 1e-3, damping: float = 0.01, seed: int = 0, loop: Loop | None = None,
+    folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """`onepass`, then `steps` steps for each block, in which rounding, scales, input steps and BatchNorms' gains and
     shifts are learned from where the pass left them (`zsaq.reconstruct`), on the same images and mixtures.
@@ -79,8 +79,7 @@ def onepass_blocks(
     case, 120 steps, KL on real images after a pass at .231: bits at 3e-2 .340, at 1e-2 .204, at 3e-3 .232; on the
     images alone .247 to .285. So `lr_bits` is by default 1e-2, beyond 2,000 steps as much less as they are more;
     `lr_step` 1e-3 was ahead of the published 4e-5 (.225). `lr_norm` 1e-3 is the one rate above 0 that was looked at,
-    there too: after `onepass_blocks_kl` W2A4 .149 to .131, W2A2 .416 to .399; on ResNet-32 it gave nothing. So was
-    `round_weight`, seed 0: 1 (Genie-M's) W2A4 .191, W2A2 .497, 0.1 .150, .436, 0.01 W2A2 .529.
+    there too: after `onepass_blocks_kl` W2A4 .149 to .131, W2A2 .416 to .399; on ResNet-32 it gave nothing.
     `folder` is not used. Raises ValueError for one image and as `onepass` and `zsaq.reconstruct` do.
     """
     teacher, loop = classifier(teacher), loop or Loop()
@@ -89,7 +88,7 @@ def onepass_blocks(
     rate = 1e-2 * min(1.0, 2000 / max(1, steps)) if lr_bits is None else lr_bits
     return reconstruct(
         student, teacher, minibatches(samples, 64), blocks(teacher), steps=steps, batch_size=batch_size, lr_bits=rate,
-        lr_step=lr_step, lr_norm=lr_norm, round_weight=round_weight, fitted=True, seed=seed, loop=loop, stage="blocks",
+        lr_step=lr_step, lr_norm=lr_norm, fitted=True, seed=seed, loop=loop, stage="blocks",
     )  # fmt: skip
 
 
@@ -120,8 +119,7 @@ def onepass_blocks_kl(
     teacher: nn.Module, config: QuantConfig, spec: ImageSpec, images: Batch, *, steps: int = 600,
     batch_size: int = 32, tuning_steps: int = 200, lr: float = 1e-4, temperature: float = 2.0,
     mixes: int | None = None, lr_bits: float | None = None, lr_step: float = 1e-3, lr_norm: float = 1e-3,
-    round_weight: float = 0.1, damping: float = 0.01, seed: int = 0, loop: Loop | None = None,
-    folder: Path | None = None,
+    damping: float = 0.01, seed: int = 0, loop: Loop | None = None, folder: Path | None = None,
 ) -> nn.Module:  # fmt: skip
     """`onepass_blocks`, then `tuning_steps` steps of `onepass_kl`'s, which are told of in the same way.
 
@@ -136,7 +134,7 @@ def onepass_blocks_kl(
     teacher, images, loop = classifier(teacher), shown(images, spec), loop or Loop()
     student = onepass_blocks(
         teacher, config, spec, images, steps=steps, batch_size=batch_size, mixes=mixes, lr_bits=lr_bits,
-        lr_step=lr_step, lr_norm=lr_norm, round_weight=round_weight, damping=damping, seed=seed, loop=loop,
+        lr_step=lr_step, lr_norm=lr_norm, damping=damping, seed=seed, loop=loop,
     )  # fmt: skip
     return brought_nearer(student, teacher, images, tuning_steps, batch_size, lr, temperature, seed, loop)
 

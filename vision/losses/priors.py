@@ -123,12 +123,6 @@ def stored(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> Moments:
     return Moments(norm.running_mean.detach().clone(), norm.running_var.detach().clone())
 
 
-def evened(teacher: nn.Module) -> list[float]:
-    """Weights of `BatchNormStats`: 1 / the mean over channels of the variance that each BatchNorm2d keeps, so that the
-    scale of a layer's answers, which its BatchNorm takes away, is of no account."""
-    return [1 / max(float(stored(norm).variance.float().mean()), 1e-6) for norm in batch_norms(teacher)]
-
-
 def layered(teacher: nn.Module, shallow: float, deep: float) -> list[float]:
     """Weights of `BatchNormStats`: `shallow` below layer floor((L + 2) / 2) - 2, `deep` from there on (TexQ's idea)."""
     depth = len(batch_norms(teacher))

@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from zsaq.train.objectives import Sum
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, Synthesizer, numbered, seed_of
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.losses.priors import BatchNormStats, TeacherCE, evened
-from zsaq.vision.losses.smoothness import ImageStats
-from zsaq.vision.models import batch_norms, classifier
+from zsaq.vision.losses.priors import TeacherCE
+from zsaq.vision.models import classifier
+from zsaq.vision.papers.genie import prior
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.pink import opponents
 from zsaq.vision.sources.swing import swing
@@ -32,7 +31,6 @@ from zsaq.vision.sources.swing import swing
 COARSEST = 4  # pixels that the smallest map has at least: 4 levels at 32 pixels, 6 at 224
 REACH = 2 / 32  # of the shifts, a share of the image's side
 FALL = 0.5  # a map's weight is its side to the power of minus this
-INPUT, LABELS = 0.1, 0.01  # weights of what pixels should be, and of labels, beside each layer's 1
 
 
 def falling(sides: list[int]) -> list[float]:
@@ -97,26 +95,14 @@ class Moved(Source):
         return {**batch, "pixel_values": pixels.flip(3) if mirrored else pixels}
 
 
-def even_prior(teacher: nn.Module) -> Sum:
-    """Genie's prior (`zsaq.vision.papers.genie.prior`) with the squared gaps of each layer over its mean variance, and
-    a tenth of the image's.
-
-    Ours. A net whose layer is scaled, with the statistics behind it, is the same net, and has the same prior: it does
-    not matter how large a layer's answers are, which in ResNet-20 are of variance .2 to 6, in an EfficientNet-Lite0 of
-    .05 to 150, in a MobileNetV2 of .01 to .6, where Genie's own weighs statistics less than labels.
-    """
-    norms = BatchNormStats(teacher, "batch", "deviation", weights=evened(teacher))
-    return len(batch_norms(teacher)) * norms + INPUT * ImageStats()
-
-
 def pyramid_images(
     teacher: nn.Module, spec: ImageSpec, *, images: int = 64, group: int = 128, steps: int = 60, lr: float = 0.1,
-    labels: float = LABELS, seed: int = 0, folder: Path | None = None,
+    labels: float = 0.1, seed: int = 0, folder: Path | None = None,
 ) -> Batch:  # fmt: skip
     """`images` images of balanced classes: pixel_values float [images, C, S, S], labels int64 [images].
 
     In as few groups of at most `group` as there can be, equal in size, since statistics are those of a group.
-    Minimises `even_prior` plus `labels` times the teacher's cross-entropy, on images that are moved and mirrored and
+    Minimises Genie's prior plus `labels` times the teacher's cross-entropy, on images that are moved and mirrored and
     through strides that swing, by Adam whose rate falls from `lr` to a fiftieth along a cosine. On the teacher's
     device; `folder` is where pictures go. Raises ValueError for counts below 1, a teacher without BatchNorm2d, and a
     loss that is not finite.
@@ -124,7 +110,7 @@ def pyramid_images(
     if min(images, group, steps) < 1:
         raise ValueError(f"images is {images}, group {group}, steps {steps}; give at least 1 of each")
     teacher = classifier(teacher)
-    objective = even_prior(teacher) + labels * TeacherCE()
+    objective = prior(teacher) + labels * TeacherCE()
     finished: list[Batch] = []
     losses: list[float] = []
     parts = balanced_labels(images, spec, seed).tensor_split(-(-images // group))
