@@ -20,35 +20,21 @@ SPEC = ImageSpec(CLASSES, 16)
 
 
 class Residual(nn.Module):
-    """Adds to its input, in place or not, and clips the sum likewise."""
+    """Adds to its input and clips the sum: anew, in place in its input or, `own`, in what its norm put out, as
+    torchvision's blocks do."""
 
-    def __init__(self, inplace: bool, norm: nn.Module | None = None) -> None:
+    def __init__(self, inplace: bool, norm: nn.Module | None = None, own: bool = False) -> None:
         super().__init__()
-        self.inplace, self.norm = inplace, norm or nn.BatchNorm2d(8)
+        self.inplace, self.own, self.norm = inplace, own, norm or nn.BatchNorm2d(8)
         self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.two(self.one(x).relu()))
         if not self.inplace:
             return (x + y).relu()
-        x += y
-        return x.relu_()
-
-
-class Own(nn.Module):
-    """The same, in place in what its norm put out, as torchvision's blocks do."""
-
-    def __init__(self, inplace: bool) -> None:
-        super().__init__()
-        self.inplace, self.norm = inplace, nn.BatchNorm2d(8)
-        self.one, self.two = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.two(self.one(x).relu()))
-        if not self.inplace:
-            return (y + x).relu()
-        y += x
-        return y.relu_()
+        into, other = (y, x) if self.own else (x, y)
+        into += other
+        return into.relu_()
 
 
 class Net(nn.Module):
@@ -91,7 +77,7 @@ def fitted(teacher: nn.Module, how: str) -> dict[str, Tensor]:
 
 def own(inplace: bool) -> nn.Module:
     torch.manual_seed(0)
-    return classifier(Net([Own(inplace), Own(inplace)]).eval())
+    return classifier(Net([Residual(inplace, own=True), Residual(inplace, own=True)]).eval())
 
 
 # A block that writes into its input cannot learn: its gradient needs what was there.

@@ -38,7 +38,7 @@ def mean_and_deviation(job: ImageJob, budget: Budget, seed: int) -> dict[str, An
     return {"mean": job.mean, "deviation": job.deviation}
 
 
-def host(name: str) -> Callable[[ImageJob, Budget, int], dict[str, Any]]:
+def host(name: str) -> Extra:
     """A fresh generator of Qimera or ARC, for AIT."""
 
     def source(job: ImageJob, budget: Budget, seed: int) -> dict[str, Source]:
