@@ -1,7 +1,7 @@
 """Teacher and student side by side on one batch, and what is seen inside them.
 
-Each model runs at most once, and only if somebody looks; once more where `run_model` finds that it has to. Hooks are put
-in by a `Capture` that an objective declares and are gone when the forward pass ends, so no two passes can mix.
+Each model runs at most once, and only if somebody looks; once more where `run_model` finds that it has to. Hooks are
+put in by a `Capture` that an objective declares and are gone when the forward pass ends, so no two passes can mix.
 """
 
 from collections.abc import Callable, Iterable, Mapping
