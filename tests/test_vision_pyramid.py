@@ -1,24 +1,34 @@
 """Pyramid images: levels, labels, movement; that they please their objective, repeat, and serve any net and count."""
 
 import copy
+import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from vision_toys import CLASSES, cnn, mobilenet, regnet, resnet, vit
+from vision_toys import CLASSES, cnn, images, mobilenet, regnet, resnet, vit
 from zsaq import Pair
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
-from zsaq.vision.models import classifier
+from zsaq.vision.losses.priors import BatchNormStats, evened, missed, moments_of
+from zsaq.vision.models import batch_norms, classifier
 from zsaq.vision.papers.genie import prior
 from zsaq.vision.sources.pink import opponents
 from zsaq.vision.sources.pixels import Pixels
-from zsaq.vision.sources.pyramid import Moved, Pyramid, balanced_labels, falling, pyramid_images
+from zsaq.vision.sources.pyramid import (
+    Moved,
+    Pyramid,
+    balanced_labels,
+    even_prior,
+    falling,
+    fitting_prior,
+    pyramid_images,
+)
 
 SPEC = ImageSpec(CLASSES, 16)
 
@@ -111,6 +121,75 @@ def test_they_please_their_objective_repeat_and_let_the_teacher_be(tmp_path: Pat
     assert not any(m._forward_pre_hooks for m in teacher.modules()), "swinging has ended"
 
 
+def scaled(scale: float) -> nn.Module:
+    """The same net, to what numbers can tell: a norm takes away what the layer before it is scaled by."""
+    teacher = classifier(cnn())
+    norms = batch_norms(teacher)
+    for number, conv in enumerate(m for m in teacher.modules() if isinstance(m, nn.Conv2d)):
+        norm = norms[number]
+        with torch.no_grad():
+            conv.weight.mul_(scale)
+            cast(Tensor, norm.running_mean).mul_(scale)
+            cast(Tensor, norm.running_var).mul_(scale**2)
+        norm.eps *= scale**2
+    return teacher
+
+
+def test_by_the_even_prior_the_scale_of_a_layers_answers_is_of_no_account() -> None:
+    values, slopes, genies, misses = [], [], [], []
+    for scale in (1.0, 0.03, 20.0):
+        teacher = scaled(scale)
+        objective, pixels = even_prior(teacher), images(8, 16).requires_grad_()
+        value = objective(Pair(teacher, teacher, {"pixel_values": pixels}, objective.captures))
+        values.append(value.detach())
+        slopes.append(torch.autograd.grad(value, pixels)[0])
+        plain = prior(teacher)
+        genies.append(float(plain(Pair(teacher, teacher, {"pixel_values": pixels.detach()}, plain.captures))))
+        misses.append(missed(teacher, pixels.detach()))
+    assert 1.5 * genies[1] < genies[0] < 0.03 * genies[2], "Genie's own hangs on it"
+    assert misses == pytest.approx([misses[0]] * 3, rel=1e-4)
+    for other in (1, 2):
+        torch.testing.assert_close(values[other], values[0], rtol=1e-3, atol=0)
+        torch.testing.assert_close(slopes[other], slopes[0], rtol=1e-2, atol=1e-2 * float(slopes[0].abs().max()))
+
+
+def test_what_is_missed_is_counted_in_deviations() -> None:
+    teacher = classifier(nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 16 * 16, CLASSES)).eval())
+    pixels, (norm,) = images(8, 16), batch_norms(teacher)
+    (seen,) = moments_of(teacher, [{"pixel_values": pixels}])
+    mean, variance = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    mean.copy_(seen.mean)
+    variance.copy_(seen.variance)
+    assert missed(teacher, pixels) == pytest.approx(0, abs=1e-4)
+    deviation = (variance + norm.eps).sqrt()
+    mean.sub_(3 * deviation)
+    assert missed(teacher, pixels) == pytest.approx(3, rel=1e-4)
+    variance.copy_((deviation * 2).square() - norm.eps)
+    assert missed(teacher, pixels) == pytest.approx((9 / 4 + math.log(2) ** 2) ** 0.5, rel=1e-4)
+    assert torch.equal(mean, seen.mean - 3 * deviation), "it was looked at, in eval mode"
+
+
+@pytest.mark.parametrize(("scale", "even"), [(1.0, False), (0.01, True)])
+def test_the_teacher_chooses_the_prior_that_misses_less(
+    scale: float, even: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teacher = scaled(scale)
+    state = copy.deepcopy(teacher.state_dict())
+    chosen = fitting_prior(teacher, SPEC, 64, 20, 0.1, 0.1)
+    assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
+    weights = [part.weights for _, part in chosen.parts if isinstance(part, BatchNormStats)]
+    assert weights == [evened(teacher) if even else [1.0] * len(batch_norms(teacher))]
+    told = capsys.readouterr().err
+    assert ("layers count alike" in told) == even and (not even or "16 images miss 0." in told)
+
+
+def test_a_layer_that_answers_nothing_has_a_weight() -> None:
+    teacher = classifier(cnn())
+    cast(Tensor, batch_norms(teacher)[0].running_var).zero_()
+    assert all(0 < weight < float("inf") for weight in evened(teacher))
+    assert pyramid_images(teacher, SPEC, images=4, steps=2)["pixel_values"].isfinite().all()
+
+
 @pytest.mark.parametrize("make", [cnn, resnet, regnet, mobilenet])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_any_net_with_batch_norms_serves(make: Any, dtype: torch.dtype) -> None:
@@ -130,7 +209,8 @@ def test_groups_are_equal_in_size_and_have_seeds_of_their_own(monkeypatch: pytes
 
     monkeypatch.setattr(Pyramid, "forward", noted)
     batch = pyramid_images(cnn(), SPEC, images=9, group=4, steps=1)
-    assert [len(each.labels) for each in made] == [3, 3, 3] and len(batch["labels"]) == 9
+    assert [len(each.labels) for each in made] == [4, 4, 3, 3, 3], "two are tried, no more at once than a group"
+    assert len(batch["labels"]) == 9
     one, two, three = batch["pixel_values"].split(3)
     assert not torch.equal(one, two) and not torch.equal(two, three)
 

@@ -123,6 +123,32 @@ def stored(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> Moments:
     return Moments(norm.running_mean.detach().clone(), norm.running_var.detach().clone())
 
 
+def evened(teacher: nn.Module) -> list[float]:
+    """Weights of `BatchNormStats`: 1 / the mean over channels of the variance that each BatchNorm2d keeps, so that the
+    scale of a layer's answers, which its BatchNorm takes away, is of no account."""
+    return [1 / max(float(stored(norm).variance.float().mean()), 1e-6) for norm in batch_norms(teacher)]
+
+
+@torch.no_grad()
+def missed(teacher: nn.Module, pixels: Tensor) -> float:
+    """How far the statistics of images [B, C, H, W] are from those that the teacher keeps, in deviations.
+
+    Root of the mean over BatchNorm2d of mean_c [(m - mu)^2 / (sigma^2 + eps)] + mean_c [log(s / sigma)^2], where s and
+    sigma are deviations with eps in them. The scale of no channel counts.
+    """
+    capture, layers = inputs_of_norms(), []
+    norms: dict[nn.Module, nn.BatchNorm2d | nn.SyncBatchNorm] = {norm: norm for norm in batch_norms(teacher)}
+    for module, x in answered(teacher, pixels, (capture,)).seen[capture]:
+        norm = norms.get(module)
+        if norm is not None:
+            seen = moments(x)
+            kept = stored(norm).to(seen.mean)
+            gap = (seen.mean - kept.mean).square() / (kept.variance + norm.eps)
+            ratio = (seen.variance + norm.eps) / (kept.variance + norm.eps)
+            layers.append((gap + (ratio.log() / 2).square()).mean())
+    return float(torch.stack(layers).mean().sqrt())
+
+
 def layered(teacher: nn.Module, shallow: float, deep: float) -> list[float]:
     """Weights of `BatchNormStats`: `shallow` below layer floor((L + 2) / 2) - 2, `deep` from there on (TexQ's idea)."""
     depth = len(batch_norms(teacher))
