@@ -15,7 +15,8 @@ from zsaq import Pair
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
-from zsaq.vision.losses.priors import BatchNormStats, evened, missed, moments_of
+from zsaq.vision.losses.moments import missed, moments_of
+from zsaq.vision.losses.priors import BatchNormStats, evened
 from zsaq.vision.models import batch_norms, classifier
 from zsaq.vision.papers.genie import prior
 from zsaq.vision.sources.pink import opponents

@@ -9,7 +9,7 @@ from vision_toys import CLASSES, cnn, images
 from zsaq import Loop
 from zsaq.train.pair import Batch, run_model
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.losses.priors import moments_of
+from zsaq.vision.losses.moments import moments_of
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.texq import centres, mixup, texq
 from zsaq.vision.presets import uniform

@@ -11,7 +11,8 @@ from vision_toys import CLASSES, cnn, images, resnet
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.features import ActivationMap
 from zsaq.vision.losses.labels import labelled
-from zsaq.vision.losses.priors import MarginDistance, moments_of
+from zsaq.vision.losses.moments import moments_of
+from zsaq.vision.losses.priors import MarginDistance
 from zsaq.vision.models import classifier, last_feature_map
 from zsaq.vision.papers.dsg import slack
 from zsaq.vision.presets import preset_config

@@ -1,11 +1,16 @@
-"""Mean and variance of what passes a layer, channel by channel."""
+"""Mean and variance of what passes a layer, channel by channel; of BatchNorms, what they keep and what they see."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
+
+from zsaq.train.pair import Batch, Capture
+from zsaq.vision.classifier import answered
+from zsaq.vision.models import NORMS, batch_norms
 
 
 @dataclass(frozen=True)
@@ -44,3 +49,60 @@ class ChannelMoments(Function):
         slope = 2 * of_variance / count
         start = of_mean / count - slope * mean
         return torch.addcmul(start[:, None, None], x, slope[:, None, None])
+
+
+def inputs_of_norms() -> Capture:
+    return Capture("teacher", is_norm, "input")
+
+
+def is_norm(name: str, module: nn.Module) -> bool:
+    return isinstance(module, NORMS)
+
+
+def stored(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> Moments:
+    """The statistics that a BatchNorm keeps."""
+    assert norm.running_mean is not None and norm.running_var is not None
+    return Moments(norm.running_mean.detach().clone(), norm.running_var.detach().clone())
+
+
+@torch.no_grad()
+def moments_of(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
+    """Statistics of synthetic `batches` at each BatchNorm2d, in module order, as targets of `BatchNormStats`.
+
+    Mean of the batches' means; variance within plus between batches (law of total variance; equal batch sizes).
+    Raises ValueError if there is no batch or a BatchNorm2d that none reaches.
+    """
+    capture, norms = inputs_of_norms(), batch_norms(teacher)
+    measured: dict[nn.Module, list[Moments]] = {norm: [] for norm in norms}
+    for batch in batches:
+        for norm, x in answered(teacher, batch["pixel_values"], (capture,)).seen[capture]:
+            if norm in measured:
+                measured[norm].append(moments(x))
+    if not all(measured.values()):
+        raise ValueError("there is no batch to measure, or a BatchNorm2d that no batch reaches")
+    total = []
+    for each in measured.values():
+        means = torch.stack([m.mean for m in each])
+        within = torch.stack([m.variance for m in each]).mean(0)
+        total.append(Moments(means.mean(0), within + means.var(0, unbiased=False)))
+    return total
+
+
+@torch.no_grad()
+def missed(teacher: nn.Module, pixels: Tensor) -> float:
+    """How far the statistics of images [B, C, H, W] are from those that the teacher keeps, in deviations.
+
+    Root of the mean over BatchNorm2d of mean_c [(m - mu)^2 / (sigma^2 + eps)] + mean_c [log(s / sigma)^2], where s and
+    sigma are deviations with eps in them. The scale of no channel counts.
+    """
+    capture, layers = inputs_of_norms(), []
+    norms: dict[nn.Module, nn.BatchNorm2d | nn.SyncBatchNorm] = {norm: norm for norm in batch_norms(teacher)}
+    for module, x in answered(teacher, pixels, (capture,)).seen[capture]:
+        norm = norms.get(module)
+        if norm is not None:
+            seen = moments(x)
+            kept = stored(norm).to(seen.mean)
+            gap = (seen.mean - kept.mean).square() / (kept.variance + norm.eps)
+            ratio = (seen.variance + norm.eps) / (kept.variance + norm.eps)
+            layers.append((gap + (ratio.log() / 2).square()).mean())
+    return float(torch.stack(layers).mean().sqrt())

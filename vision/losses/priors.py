@@ -4,7 +4,7 @@
 the margins for variety (IntraQ) or a certain disagreement with the student (AdaSG).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, final
 
 import torch
@@ -15,19 +15,11 @@ from zsaq.train.objectives import Objective, labels_of
 from zsaq.train.pair import Batch, Capture, Pair
 from zsaq.train.randomness import generator
 from zsaq.vision.classifier import answered
-from zsaq.vision.losses.moments import Moments, moments
-from zsaq.vision.models import NORMS, batch_norms
+from zsaq.vision.losses.moments import Moments, inputs_of_norms, moments, stored
+from zsaq.vision.models import batch_norms
 
 Form = Literal["batch", "instance"]
 Spread = Literal["variance", "deviation"]
-
-
-def inputs_of_norms() -> Capture:
-    return Capture("teacher", is_norm, "input")
-
-
-def is_norm(name: str, module: nn.Module) -> bool:
-    return isinstance(module, NORMS)
 
 
 @final
@@ -117,65 +109,16 @@ class BatchNormStats(Objective):
         return (mean - target.mean).abs().sub(free[0]).relu(), spread.abs().sub(free[1]).relu()
 
 
-def stored(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> Moments:
-    """The statistics that a BatchNorm keeps."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    return Moments(norm.running_mean.detach().clone(), norm.running_var.detach().clone())
-
-
 def evened(teacher: nn.Module) -> list[float]:
     """Weights of `BatchNormStats`: 1 / the mean over channels of the variance that each BatchNorm2d keeps, so that the
     scale of a layer's answers, which its BatchNorm takes away, is of no account."""
     return [1 / max(float(stored(norm).variance.float().mean()), 1e-6) for norm in batch_norms(teacher)]
 
 
-@torch.no_grad()
-def missed(teacher: nn.Module, pixels: Tensor) -> float:
-    """How far the statistics of images [B, C, H, W] are from those that the teacher keeps, in deviations.
-
-    Root of the mean over BatchNorm2d of mean_c [(m - mu)^2 / (sigma^2 + eps)] + mean_c [log(s / sigma)^2], where s and
-    sigma are deviations with eps in them. The scale of no channel counts.
-    """
-    capture, layers = inputs_of_norms(), []
-    norms: dict[nn.Module, nn.BatchNorm2d | nn.SyncBatchNorm] = {norm: norm for norm in batch_norms(teacher)}
-    for module, x in answered(teacher, pixels, (capture,)).seen[capture]:
-        norm = norms.get(module)
-        if norm is not None:
-            seen = moments(x)
-            kept = stored(norm).to(seen.mean)
-            gap = (seen.mean - kept.mean).square() / (kept.variance + norm.eps)
-            ratio = (seen.variance + norm.eps) / (kept.variance + norm.eps)
-            layers.append((gap + (ratio.log() / 2).square()).mean())
-    return float(torch.stack(layers).mean().sqrt())
-
-
 def layered(teacher: nn.Module, shallow: float, deep: float) -> list[float]:
     """Weights of `BatchNormStats`: `shallow` below layer floor((L + 2) / 2) - 2, `deep` from there on (TexQ's idea)."""
     depth = len(batch_norms(teacher))
     return [shallow if i < (depth + 2) // 2 - 2 else deep for i in range(depth)]
-
-
-@torch.no_grad()
-def moments_of(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
-    """Statistics of synthetic `batches` at each BatchNorm2d, in module order, as targets of `BatchNormStats`.
-
-    Mean of the batches' means; variance within plus between batches (law of total variance; equal batch sizes).
-    Raises ValueError if there is no batch or a BatchNorm2d that none reaches.
-    """
-    capture, norms = inputs_of_norms(), batch_norms(teacher)
-    measured: dict[nn.Module, list[Moments]] = {norm: [] for norm in norms}
-    for batch in batches:
-        for norm, x in answered(teacher, batch["pixel_values"], (capture,)).seen[capture]:
-            if norm in measured:
-                measured[norm].append(moments(x))
-    if not all(measured.values()):
-        raise ValueError("there is no batch to measure, or a BatchNorm2d that no batch reaches")
-    total = []
-    for each in measured.values():
-        means = torch.stack([m.mean for m in each])
-        within = torch.stack([m.variance for m in each]).mean(0)
-        total.append(Moments(means.mean(0), within + means.var(0, unbiased=False)))
-    return total
 
 
 @final

@@ -24,8 +24,8 @@ from zsaq.train.synthesis import Synthesizer, process_index, seed_of
 from zsaq.train.trainer import calibrate, distill
 from zsaq.vision.beginning import Start, begun
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.losses.moments import Moments
-from zsaq.vision.losses.priors import BatchNormStats, TeacherCE, layered, moments_of
+from zsaq.vision.losses.moments import Moments, moments_of
+from zsaq.vision.losses.priors import BatchNormStats, TeacherCE, layered
 from zsaq.vision.losses.smoothness import TextureEnergy
 from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import paced_adam, sgd

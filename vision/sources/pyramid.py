@@ -23,7 +23,8 @@ from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, Synthesizer, numbered, process_index, seed_of
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.losses.priors import BatchNormStats, TeacherCE, evened, missed
+from zsaq.vision.losses.moments import missed
+from zsaq.vision.losses.priors import BatchNormStats, TeacherCE, evened
 from zsaq.vision.losses.smoothness import ImageStats
 from zsaq.vision.models import batch_norms, classifier
 from zsaq.vision.papers.genie import prior
