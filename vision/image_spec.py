@@ -25,17 +25,39 @@ class ImageSpec:
 
 def shown_size(processor: Any) -> int:
     """The side in pixels of what an image processor of transformers makes of a square picture."""
-    from PIL import Image  # an extra, as image processors are
-
-    blank = Image.new("RGB", (256, 256))
-    return processor(images=blank, return_tensors="pt")["pixel_values"].shape[-1]
+    return shown(processor, 0, 3).shape[-1]
 
 
 def normalisation(processor: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation that an image processor normalises each channel by; ImageNet's for None."""
+    """Mean and deviation by which an image processor brings pixels of 0 to 1 to what it puts out, for each channel;
+    ImageNet's for None.
+
+    They are those of a black and a white picture, to six digits: a processor may scale pixels by more than its mean
+    and deviation, or by none. Raises ValueError where it makes no number of them, or one that is not lighter.
+    """
     if processor is None:
         return MEAN[:channels], DEVIATION[:channels]
-    settings = processor.to_dict()
-    if not settings["do_normalize"]:
-        return (0.0,) * channels, (1.0,) * channels
-    return tuple(settings["image_mean"]), tuple(settings["image_std"])
+    ends = [shown(processor, light, channels) for light in (0, 255)]
+    black, white = ([float(value) for value in end[:, end.shape[1] // 2, end.shape[2] // 2]] for end in ends)
+    if len(black) != channels or not all(0 < high - low < float("inf") for low, high in zip(black, white, strict=True)):
+        raise ValueError(
+            f"{type(processor).__name__} makes {black} of a black picture and {white} of a white one, where images have "
+            f"{channels} channels, of finite numbers that rise with light: give the processor of the model's images"
+        )
+    deviation = [1 / (high - low) for low, high in zip(black, white, strict=True)]
+    mean = [-low * each + 0.0 for low, each in zip(black, deviation, strict=True)]
+    return six_digits(mean), six_digits(deviation)
+
+
+def six_digits(values: list[float]) -> tuple[float, ...]:
+    """As many as float32 tells of a quotient."""
+    return tuple(float(f"{value:.6g}") for value in values)
+
+
+def shown(processor: Any, light: int, channels: int) -> Any:
+    """What a processor makes of a square picture that is all of one `light`, [channels, height, width]."""
+    from PIL import Image  # an extra, as image processors are
+
+    mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
+    picture = Image.new(mode, (256, 256), (light,) * len(mode))
+    return processor(images=picture, return_tensors="pt")["pixel_values"][0]

@@ -1,0 +1,80 @@
+"""What an image processor does to pixels, whatever it calls it."""
+
+from typing import Any
+
+import pytest
+from transformers import (
+    BitImageProcessorPil,
+    CLIPImageProcessorPil,
+    EfficientNetImageProcessorPil,
+    MobileViTImageProcessorPil,
+    ViTImageProcessorPil,
+)
+
+import zsaq
+from teachers import processor
+from vision_toys import vit
+from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec, normalisation, shown_size
+from zsaq.vision.papers.psaq import valid
+
+HALF = ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (None, (MEAN, DEVIATION)),
+        (ViTImageProcessorPil(), HALF),
+        (ViTImageProcessorPil(image_mean=0.5, image_std=0.25), ((0.5,) * 3, (0.25,) * 3)),
+        (ViTImageProcessorPil(image_mean=list(MEAN), image_std=list(DEVIATION)), (MEAN, DEVIATION)),
+        (ViTImageProcessorPil(do_rescale=False, image_mean=[127.5] * 3, image_std=[127.5] * 3), HALF),
+        (ViTImageProcessorPil(rescale_factor=1 / 127.5), ((0.25,) * 3, (0.25,) * 3)),
+        (ViTImageProcessorPil(do_normalize=False), ((0.0,) * 3, (1.0,) * 3)),
+        (ViTImageProcessorPil(do_normalize=False, do_rescale=False), ((0.0,) * 3, (0.00392157,) * 3)),
+        (MobileViTImageProcessorPil(), ((0.0,) * 3, (1.0,) * 3)),
+        (EfficientNetImageProcessorPil(), ((0.5,) * 3, (0.25,) * 3)),
+        (CLIPImageProcessorPil(), ((0.481455, 0.457828, 0.408211), (0.26863, 0.261303, 0.275777))),
+    ],
+)
+def test_the_normalisation_is_what_pictures_become(made: Any, expected: tuple[tuple[float, ...], ...]) -> None:
+    assert normalisation(made, 3) == expected
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_pictures_may_have_other_channels(channels: int) -> None:
+    made = ViTImageProcessorPil(image_mean=[0.5] * channels, image_std=[0.25] * channels)
+    assert normalisation(made, channels) == ((0.5,) * channels, (0.25,) * channels)
+
+
+@pytest.mark.parametrize("deviation", [-1.0, float("nan"), float("inf")])
+def test_a_processor_that_shows_nothing_is_refused_at_once(deviation: float) -> None:
+    made = ViTImageProcessorPil(size={"height": 16, "width": 16}, image_std=[deviation] * 3)
+    with pytest.raises(ValueError, match=r"of a black picture .* give the processor of the model's images"):
+        zsaq.quantize(vit(), "w8a8", method="rtn-noise", processor=made)
+
+
+def test_a_student_sees_white_however_the_processor_says_it() -> None:
+    seen = []
+    for more in ({}, {"do_rescale": False, "image_mean": [127.5] * 3, "image_std": [127.5] * 3}):
+        made = ViTImageProcessorPil(size={"height": 16, "width": 16}, **more)
+        budget: dict[str, Any] = {"images": 2, "image_steps": 2, "steps": 1, "batch_size": 2}
+        student = zsaq.quantize(vit(), "w8a8", method="psaq-learned", processor=made, **budget)
+        layer: Any = student.get_submodule("vit.embeddings.patch_embeddings.projection")
+        seen.append(layer.input_quantizer(next(iter(made(images=white(), return_tensors="pt").values()))).max())
+    assert seen[0] == seen[1] == pytest.approx(1, abs=0.01)
+
+
+def white() -> Any:
+    from PIL import Image
+
+    return Image.new("RGB", (16, 16), "white")
+
+
+def test_what_nobody_tells_of_a_fourth_channel_is_asked_for() -> None:
+    with pytest.raises(ValueError, match="each of 4 channels, or the teacher's image processor"):
+        valid(ImageSpec(4, 16, 4), *normalisation(None, 4))
+
+
+def test_the_size_is_that_of_a_square_picture() -> None:
+    assert shown_size(processor()) == 16
+    assert shown_size(BitImageProcessorPil(crop_size={"height": 24, "width": 24})) == 24
