@@ -41,7 +41,7 @@ def normalisation(processor: Any, channels: int) -> tuple[tuple[float, ...], tup
     black, white = ([float(value) for value in end[:, end.shape[1] // 2, end.shape[2] // 2]] for end in ends)
     if len(black) != channels or not all(0 < high - low < float("inf") for low, high in zip(black, white, strict=True)):
         raise ValueError(
-            f"{type(processor).__name__} makes {black} of a black picture and {white} of a white one, where images have "
+            f"{type(processor).__name__} makes {black} of a black picture and {white} of a white one; images have "
             f"{channels} channels, of finite numbers that rise with light: give the processor of the model's images"
         )
     deviation = [1 / (high - low) for low, high in zip(black, white, strict=True)]
