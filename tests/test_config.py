@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -166,3 +167,9 @@ def test_a_rule_that_matches_nothing_is_named() -> None:
     config = QuantConfig(rules=(("decoder.*", None),))
     with pytest.raises(ValueError, match=r"decoder\.\*.*encoder"):
         config.check_rules(["encoder"])
+
+
+@pytest.mark.parametrize("rules", [None, 5, "all", [("*", None)]])
+def test_rules_are_a_tuple(rules: Any) -> None:
+    with pytest.raises(ValueError, match=r"rules is .*; give a tuple of \(glob on module names, QuantConfig or None\)"):
+        QuantConfig(rules=rules)

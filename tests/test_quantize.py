@@ -132,11 +132,23 @@ def test_a_model_loaded_in_few_bits_is_refused() -> None:
     [
         ((("*LayerNorm*", QuantConfig(Grid(8))),), "gives bits to LayerNorm"),
         ((("*", None), ("*query*", QuantConfig(Grid(8)))), "decides nothing"),
+        (
+            (("*query*", QuantConfig(Grid(8), embedding=Grid(8))),),
+            r"grid for embedding .*no token table, but on bert\.",
+        ),
+        ((("*query*", QuantConfig(None, Grid(8, per="token"))),), r"'\*query\*' has a grid for inputs .*none for weig"),
     ],
 )
 def test_a_rule_that_does_nothing_is_named(rules, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         quantize_model(bert(), QuantConfig(Grid(4), rules=rules))
+
+
+@pytest.mark.parametrize("text", ["w16a8e8", "w16a8e4", "w16a8se8"])
+def test_inputs_that_no_layer_rounds_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"grid for inputs .* none for weights.*or leave inputs in floats \(a16\)"):
+        quantize_model(llama(), text)
+    assert coverage(quantize_model(llama(), "w16a16e8"))["model.embed_tokens"].startswith("weights 8-bit")
 
 
 def test_a_configuration_may_be_its_text_and_nothing_else() -> None:

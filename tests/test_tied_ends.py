@@ -162,7 +162,7 @@ def test_files_that_are_older_than_a_key_mean_what_they_meant() -> None:
         Plan.from_dict(old)
 
 
-@pytest.mark.parametrize("headed", ["lm_head", ["lm_head"], [3], None, ["no"]])
+@pytest.mark.parametrize("headed", ["lm_head", ["lm_head"], [3], None, ["no"], [[]], [{}]])
 def test_a_hostile_plan_is_refused(headed: Any) -> None:
     plan = make_plan(made("GPT2LMHeadModel", T.GPT2Config(**GPT2)), QuantConfig.parse("w4a8h8"))
     assert plan.headed == ("transformer.wte",)

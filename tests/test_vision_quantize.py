@@ -1,6 +1,7 @@
 """Activations that round what they put out: chosen by type, told by coverage, filled by calibrate, else refused."""
 
 import copy
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -85,6 +86,19 @@ def test_rules_reach_activations() -> None:
     covered = coverage(ready(classifier(cnn()), only))
     assert [n for n in covered if "left alone" not in covered[n]] == ["module.relu"]
     assert covered["module.conv1"] == "left alone: the configuration has no grid for weights"
+
+
+@pytest.mark.parametrize(
+    ("field", "teacher", "glob", "kind"),
+    [
+        ("activation", classifier(cnn()), "*conv*", "module of nn.ReLU or nn.ReLU6"),
+        ("attention", vit(), "*q_proj", "attention"),
+    ],
+)
+def test_a_grid_of_a_rule_that_nothing_takes_is_refused(field: str, teacher: nn.Module, glob: str, kind: str) -> None:
+    ruled = QuantConfig(Grid(4), rules=((glob, QuantConfig(Grid(8), **{field: OUT})),))
+    with pytest.raises(ValueError, match=rf"has a grid for {field} \(.*decides on no {re.escape(kind)}, but on "):
+        quantize_model(teacher, ruled)
 
 
 def test_without_a_grid_for_activations_relus_are_not_spoken_of() -> None:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.quantizers import HfQuantizer, register_quantization_config, register_quantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
+from zsaq.quant.alignment import align
 from zsaq.quant.attention import QuantAttention
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.finite import check_loaded, check_teacher
@@ -135,6 +136,7 @@ class ZsaqQuantizer(HfQuantizer):
             except ValueError as error:
                 raise ValueError(f"{name}: {error}; {AGAIN}") from None
         check_loaded(model)
+        align(model)
 
     def round(self, model: PreTrainedModel) -> None:
         """A float model that was just loaded becomes a packed one. Raises ValueError for one on several devices."""

@@ -35,7 +35,7 @@ def round_to_grid(x: Tensor, scale: Tensor, zero: Tensor | float, grid: Grid) ->
     if grid.uniform:
         return moved(place, zero).round_().clamp_(grid.low, grid.high)
     edges = torch.tensor(grid.edges, dtype=place.dtype, device=place.device)
-    return torch.bucketize(place, edges).to(place.dtype)
+    return torch.bucketize(place.contiguous(), edges).to(place.dtype)
 
 
 def moved(x: Tensor, zero: Tensor | float) -> Tensor:

@@ -76,6 +76,10 @@ class QuantConfig:
             )
         if self.ranges not in get_args(Ranges):
             raise ValueError(f"ranges is {self.ranges!r}; give one of {get_args(Ranges)}")
+        if not isinstance(self.rules, tuple):
+            raise ValueError(
+                f"rules is {self.rules!r:.200}; give a tuple of (glob on module names, QuantConfig or None)"
+            )
         for rule in self.rules:
             if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str) and rule[0]):
                 raise ValueError(f"rule {rule!r} is not a pair (glob on module names, QuantConfig or None)")

@@ -6,7 +6,6 @@ from typing import final
 from torch import Tensor, nn
 
 from zsaq.quant.bounds import from_bounds, in_format
-from zsaq.quant.codes import wide
 from zsaq.quant.grid import Grid
 from zsaq.quant.observer import EMAMinMax
 
@@ -26,7 +25,7 @@ class Range(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
-        """Scale [..., 1], float32 at least, and zero: [..., 1] if asymmetric, else the grid's own number."""
+        """Scale [..., 1], float32 as files hold it, and zero: [..., 1] if asymmetric, else the grid's own number."""
 
     def covers(self, grid: Grid) -> bool:
         """Whether no entry lies outside, but for the rounding of an integer zero: then every gradient passes."""
@@ -63,8 +62,8 @@ class MinMax(Range):
     def forward(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor | float]:
         x = x.detach()
         if grid.symmetric:
-            return in_format(wide(x.abs().amax(-1, keepdim=True)), grid), grid.zero
-        return from_bounds(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), grid)
+            return in_format(x.abs().amax(-1, keepdim=True).float(), grid), grid.zero
+        return from_bounds(x.amin(-1, keepdim=True).float(), x.amax(-1, keepdim=True).float(), grid)
 
     def covers(self, grid: Grid) -> bool:
         return grid.scales == "float32" and (not grid.symmetric or grid.amplitude <= grid.values[-1])

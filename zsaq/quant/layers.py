@@ -38,7 +38,8 @@ class QuantLayer(nn.Module):
 
     def dequantized(self) -> Tensor:
         """The weight that the forward pass uses, rows first and flat: [out, in * ...]; SAM's offset included."""
-        weight = self.weight_quantizer(self.rows().flatten(1))
+        # Columns first would stay so, and be multiplied by another kernel than what is loaded.
+        weight = self.weight_quantizer(self.rows().flatten(1)).contiguous()
         return weight if self.offset is None else weight + whole(self.offset)
 
     def inputs(self, x: Tensor) -> Tensor:

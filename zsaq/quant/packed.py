@@ -118,7 +118,7 @@ class PackedEmbedding(PackedLayer, nn.Embedding):  # type: ignore[misc]
         flat = input.flatten()
         codes = unpack(F.embedding(flat, owner.codes), owner.grid.bits, (len(flat), owner.shape[1]))
         zero = owner.grid.zero if owner.grid.symmetric else owner.zero[flat]
-        rows = dequantize(codes.short() + owner.grid.low, owner.scales(flat), zero, owner.grid)
+        rows = dequantize(codes.short() + owner.grid.low, owner.scales(flat, self.dtype), zero, owner.grid)
         return rows.to(self.dtype).view(*input.shape, owner.shape[1])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from zsaq.quant.asked import check_asked
 from zsaq.quant.attention import attention_of, rounds, why_not
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.experts import weighted
@@ -65,7 +66,9 @@ class Plan:
                 f"tied names {unknown!r:.200}; both ends must be in modules, and the second end not tied itself"
             )
         config, chosen, headed = QuantConfig.from_saved(data["config"]), {}, data["headed"]
-        if not isinstance(headed, list) or not all(name in named and name not in tied for name in headed):
+        if not isinstance(headed, list) or not all(
+            isinstance(name, str) and name in named and name not in tied for name in headed
+        ):
             raise ValueError(f"headed is {headed!r:.200}; give a list of modules, each the table if it is tied")
         for name in modules:
             own, _ = config.of(owner := tied.get(name, name))
@@ -124,8 +127,9 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
     they stay in floats. ReLU modules are decided on if the configuration has a grid for activations, attentions if it
     has one for these. Raises ValueError for a rule that matches or decides nothing, one that gives bits to what has no
     quantized form or to one end of a tie, bits of a head or a table that there is not, others for one than for the
-    other where they are tied, a grid for activations without a ReLU module or for attention without one, and where
-    nothing is left to quantize, or less than half of the model for want of a quantized form (`Share.check`).
+    other where they are tied, a grid for activations without a ReLU module or for attention without one, or one that
+    nothing takes (`check_asked`), and where nothing is left to quantize, or less than half of the model for want of a
+    quantized form (`Share.check`).
     """
     modules = weighted(model) | rectifiers(model, config) | attentions(model, config)
     config.check_rules(list(modules))
@@ -141,6 +145,7 @@ def make_plan(model: nn.Module, config: QuantConfig) -> Plan:
         [name for name, module in modules.items() if isinstance(module, nn.Embedding) and id(module.weight) in words],
     )
     ends.check(modules, config)
+    check_asked(modules, config, ends.heads)
     verdicts = decide(modules, config, heads(model), ends)
     ties = ends.settle(modules, verdicts, config)
     chosen = {name: verdict for name, verdict in verdicts.items() if isinstance(verdict, QuantConfig)}

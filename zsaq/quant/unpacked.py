@@ -41,10 +41,12 @@ class Unpacked(nn.Module):
     def zeros(self) -> Tensor | float:
         return self.grid.zero if self.grid.symmetric else self.zero
 
-    def scales(self, rows: Tensor | None = None) -> Tensor:
-        """The scales [out or 1, ..., 1] float32, of some rows if their indices are given."""
+    def scales(self, rows: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The scales [out or 1, ..., 1] float32, of some rows if their indices are given; float64 for a weight that is,
+        since a student's is the product in float64."""
         stored = self.scale if rows is None else self.scale[rows]
-        return self.grid.scaling.decode(stored, self._buffers.get("unit"))
+        scales = self.grid.scaling.decode(stored, self._buffers.get("unit"))
+        return scales.to(torch.promote_types(scales.dtype, dtype))
 
     def dequantized(self, dtype: torch.dtype) -> Tensor:
         """The weight, rows first and flat [out, in * ...], unpacked once for each device and dtype, then kept."""
@@ -64,7 +66,7 @@ class Unpacked(nn.Module):
         # An inference tensor would be of no use to a later pass with gradients.
         with torch.inference_mode(False), torch.no_grad():
             codes = unpack(self.codes, self.grid.bits, self.shape).short() + self.grid.low
-            return dequantize(codes, self.scales(), self.zeros(), self.grid).to(dtype)
+            return dequantize(codes, self.scales(dtype=dtype), self.zeros(), self.grid).to(dtype)
 
     @property
     def weight(self) -> Tensor:
