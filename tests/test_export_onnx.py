@@ -19,6 +19,7 @@ from transformers import (
     OPTForCausalLM,
 )
 
+from toys import spread
 from zsaq import Grid, QuantConfig, load, quantize_model
 from zsaq.deploy.onnx.write import to_onnx
 from zsaq.quant.codes import groups
@@ -99,6 +100,16 @@ def answer(model: Any, given: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 def slow(*values: Any) -> Any:
     return pytest.param(*values, marks=pytest.mark.slow)
+
+
+def test_a_table_of_a_width_without_blocks_is_refused_with_what_helps(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 96, "hidden_size": 30, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = spread(BertForSequenceClassification(BertConfig(**sizes, intermediate_size=45)))
+    for text in ("w4a8", "w4a8e16"):
+        quantize_model(model, text).save_pretrained(tmp_path / text)
+    with pytest.raises(ValueError, match=r"token table of 30 columns in 1 groups .*leave the table in floats \(e16\)"):
+        to_onnx(tmp_path / "w4a8", tmp_path / "onnx")
+    assert to_onnx(tmp_path / "w4a8e16", tmp_path / "onnx")["layers"]
 
 
 @pytest.mark.parametrize(

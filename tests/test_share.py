@@ -15,7 +15,8 @@ from torch.nn.utils import parametrizations
 import zsaq
 from test_heads import BERT, ENDS, GPT2
 from toys import spread
-from zsaq import QuantConfig, coverage, quantize_model
+from vision_toys import vit
+from zsaq import Grid, QuantConfig, coverage, quantize_model
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.plan import make_plan
 from zsaq.quant.share import Share
@@ -177,3 +178,11 @@ def test_share_counts_every_byte_once() -> None:
     assert share.total == sum(p.numel() * p.itemsize for p in model.parameters())
     assert share.quantized == sum(model.get_submodule(name).weight.numel() * 4 for name in plan.chosen)
     assert str(share).startswith("46% of the bytes of BertForMaskedLM are quantized; in floats stay Embedding")
+
+
+def test_who_asks_for_no_weights_is_not_told_that_few_are_quantized() -> None:
+    only = QuantConfig(weight=None, attention=Grid(8, symmetric=False, per="tensor"))
+    covered = coverage(quantize_model(vit(), only))
+    assert {name for name, how in covered.items() if "left alone" not in how} == {
+        name for name in covered if name.endswith("attention")
+    }

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from zsaq.deploy.integers import Integers
-from zsaq.deploy.onnx.blocks import block_of, fits_kernels
+from zsaq.deploy.onnx.blocks import SIZES, block_of, fits_kernels
 from zsaq.deploy.onnx.rounding import StaticRounding, TokenRounding, check_inputs, emit
 from zsaq.quant.kinds import factor_of
 from zsaq.quant.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear
@@ -154,6 +154,11 @@ def to_operators(layer: PackedLayer, blocks: bool = False) -> None:
     if isinstance(layer, PackedEmbedding):
         if integers.zero is not None:
             raise ValueError("an asymmetric token table has no kernel yet; give QuantConfig.embedding a symmetric Grid")
+        if not fits_kernels(layer.shape[1], integers.groups()):
+            raise ValueError(
+                f"a token table of {layer.shape[1]} columns in {integers.groups()} groups has no kernel, since these "
+                f"divide into no blocks of {', '.join(map(str, sorted(SIZES)))}: leave the table in floats (e16)"
+            )
         (bits, table), layer.factor = integers.repacked(), factor_of(layer)  # type: ignore[assignment]
         become(layer, IntegerTable, integers).operands(table, weight_scale=integers.scale)
         layer.bits, layer.block = bits, block_of(layer.shape[1], integers.groups())  # type: ignore[assignment]
