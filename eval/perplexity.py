@@ -29,7 +29,8 @@ from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load_with_tokenizer
 from zsaq.eval.reading import read_text
-from zsaq.eval.suiting import context_of, logits_of, writes
+from zsaq.eval.suiting import logits_of, writes
+from zsaq.quant.positions import longest
 from zsaq.script import positive, told
 from zsaq.train.loop import processes
 
@@ -72,7 +73,7 @@ def perplexity(
     models = [model] if teacher is None else [model, teacher]
     for each in models:
         writes(each)
-    context = min(context_of(each) or sys.maxsize for each in models)
+    context = min(longest(each) or sys.maxsize for each in models)
     if not 2 <= window <= context:
         raise ValueError(f"window is {window}: the model allows 2 to {context} tokens")
     if max_windows is not None and max_windows < 1:
@@ -153,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     model, tokenizer = load_with_tokenizer(args.model, AutoModelForCausalLM)
     teacher = load_with_tokenizer(args.teacher, AutoModelForCausalLM)[0] if args.teacher else None
     ids = tokenize(tokenizer, text, args.separator)
-    window = args.window or min(2048, context_of(model) or 2048)
+    window = args.window or min(2048, longest(model) or 2048)
     models = [each if each is None else each.to(accelerator.device) for each in (model, teacher)]
     values = perplexity(
         models[0],  # pyright: ignore[reportArgumentType]

@@ -10,8 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zsaq.eval.chance import below_chance, below_zero
 from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import METRICS, accuracy, kl, pearson
-from zsaq.eval.suiting import context_of, logits_of, reads
+from zsaq.eval.suiting import logits_of, reads
 from zsaq.eval.tasks import Example, Task, find_task, label_order, targets
+from zsaq.quant.positions import longest
 
 
 @torch.no_grad()
@@ -45,10 +46,10 @@ def predict(
     pair = sentences[1] if len(sentences) == 2 else None
     encoded = tokenizer(sentences[0], pair, truncation=True, max_length=max_length)
     by_length = sorted(range(len(rows)), key=lambda i: len(encoded["input_ids"][i]), reverse=True)
-    longest = len(encoded["input_ids"][by_length[0]])
-    limit = min(tokenizer.model_max_length, context_of(model) or longest)
-    if longest > limit:
-        raise ValueError(f"{task.name}: an input has {longest} tokens, the model takes {limit}: lower max_length")
+    tokens = len(encoded["input_ids"][by_length[0]])
+    limit = min(tokenizer.model_max_length, longest(model) or tokens)
+    if tokens > limit:
+        raise ValueError(f"{task.name}: an input has {tokens} tokens, the model takes {limit}: lower max_length")
     batches = share([by_length[i : i + batch_size] for i in range(0, len(rows), batch_size)], accelerator)
 
     training = model.training

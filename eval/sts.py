@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import pearson, spearmanr
 from zsaq.eval.reading import SHARD, read_table, read_text, shards
-from zsaq.eval.suiting import context_of, reads
+from zsaq.eval.suiting import reads
+from zsaq.quant.positions import longest
 from zsaq.sentence import Sentence
 from zsaq.train.pair import run_model
 
@@ -134,13 +135,13 @@ def embed(
     """
     reads(model, "input_ids", "pairs of texts")
     sentence = Sentence.of(model.name_or_path) or Sentence()
-    limits = [max_length or sentence.length, tokenizer.model_max_length, context_of(model)]
-    longest = min(limit for limit in limits if limit is not None)
+    limits = [max_length or sentence.length, tokenizer.model_max_length, longest(model)]
+    most = min(limit for limit in limits if limit is not None)
     unique = list(dict.fromkeys(text.lower() if sentence.lower else text for text in texts))
     place = {text: number for number, text in enumerate(unique)}
     whole = tokenizer(unique, truncation=False, verbose=False)["input_ids"]
-    cut = {text for text, ids in zip(unique, whole, strict=True) if len(ids) > longest}
-    encoded = tokenizer(unique, truncation=True, max_length=longest)
+    cut = {text for text, ids in zip(unique, whole, strict=True) if len(ids) > most}
+    encoded = tokenizer(unique, truncation=True, max_length=most)
     by_length = sorted(range(len(unique)), key=lambda i: len(encoded["input_ids"][i]), reverse=True)
     batches = share([by_length[i : i + batch_size] for i in range(0, len(unique), batch_size)], accelerator)
     training = model.training

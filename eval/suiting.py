@@ -28,10 +28,3 @@ def logits_of(output: Any, shape: tuple[int, ...], who: str) -> Tensor:
         found = list(logits.shape) if isinstance(logits, Tensor) else "none"
         raise ValueError(f"{who} answers logits of the shape {found}, not {[*shape, 'classes']}: it has another head")
     return logits
-
-
-def context_of(model: PreTrainedModel) -> int | None:
-    """How many tokens the model's config lets it read; None where it sets no end."""
-    config = model.config.get_text_config()
-    positions = getattr(config, "max_position_embeddings", None)
-    return positions if isinstance(positions, int) and positions > 0 else None

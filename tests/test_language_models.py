@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,18 +12,22 @@ from transformers import (
     LlamaForCausalLM,
     RobertaConfig,
     RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from language_toys import bert, bpe, opt, wordpiece
 from zsaq.language.models import (
     Vocabulary,
     block_list,
-    longest,
     printable,
     task_kind,
     token_table,
     token_texts,
 )
+from zsaq.quant.positions import longest
+
+T5: dict[str, Any] = {"vocab_size": 40, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
 
 
 def gpt2() -> GPT2LMHeadModel:
@@ -73,6 +79,16 @@ def test_longest_counts_from_behind_robertas_padding() -> None:
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=torch.full((1, limit + 1), 5))
     assert longest(gpt2()) == 16
+    assert longest(T5ForConditionalGeneration(T5Config(**T5))) is None
+
+
+def test_a_token_table_as_long_as_the_positions_takes_none_of_them_away() -> None:
+    for pad in (0, 19):
+        config = LlamaConfig(
+            vocab_size=20, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=20, pad_token_id=pad,
+        )  # fmt: skip
+        assert longest(LlamaForCausalLM(config)) == 20
 
 
 def test_printable_tokens_show_and_specials_do_not() -> None:

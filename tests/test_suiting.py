@@ -5,15 +5,23 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, BertForTokenClassification, T5Config, T5ForConditionalGeneration
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForTokenClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from glue_toys import rows, teacher, tokenizer
 from language_toys import bert, bpe, opt, wordpiece
 from vision_toys import images, resnet
-from zsaq.eval import imagenet, scorers, scoring
+from zsaq.eval import imagenet, scorers, scoring, sts
 from zsaq.eval.images import ImageSource
 from zsaq.eval.perplexity import perplexity
-from zsaq.eval.suiting import context_of
 
 SMALL: dict[str, Any] = {"vocab_size": 40, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
 
@@ -60,8 +68,18 @@ def test_images_are_for_classifiers_of_images(name: str) -> None:
         imagenet.grade(torch.zeros(2, 3, 4), torch.zeros(2))
 
 
-def test_the_context_of_a_model() -> None:
-    assert context_of(MODELS["encoder-decoder"]) is None and context_of(MODELS["classifier"]) == 32
+def test_robertas_positions_begin_behind_that_of_padding() -> None:
+    words: Any = wordpiece(types=False)
+    words.model_max_length = 10**30
+    sizes = {**SMALL, "vocab_size": len(words)}
+    config = RobertaConfig(num_hidden_layers=1, max_position_embeddings=34, pad_token_id=1, type_vocab_size=1, **sizes)
+    long = "the film " * 40
+    _, cut = sts.embed(RobertaModel(config), words, [long, "bad"])
+    assert cut == 1
+    model, given = RobertaForSequenceClassification(config), [{"sentence": long, "label": 1}]
+    assert scoring.predict(model, words, "sst2", given, max_length=32).shape == (1, 2)
+    with pytest.raises(ValueError, match="has 33 tokens, the model takes 32: lower max_length"):
+        scoring.predict(model, words, "sst2", given, max_length=33)
 
 
 def test_a_source_that_is_nothing(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def scorer(
     from zsaq.eval.images import ImageSource
     from zsaq.eval.pretrained import tokenizer_for
     from zsaq.eval.tasks import HUB, find_task, read_rows
-    from zsaq.language.models import longest
+    from zsaq.quant.positions import longest
 
     if [task, text, images, sts].count(None) != 3:
         raise ValueError("give one of --task, --text, --images and --sts: a score is of one kind of data")

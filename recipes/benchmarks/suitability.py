@@ -27,10 +27,11 @@ from zsaq.io.readers import tokenizer_of
 from zsaq.io.teacher import load_teacher
 from zsaq.language.fingerprint import Fingerprint
 from zsaq.language.layout import Layout
-from zsaq.language.models import longest, printable
+from zsaq.language.models import printable
 from zsaq.language.sources import random_tokens, texts
 from zsaq.language.suitability import Suitability
 from zsaq.language.text import Text
+from zsaq.quant.positions import longest
 from zsaq.report.table import Table
 from zsaq.script import positive, told
 

@@ -10,22 +10,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from zsaq.quant.heads import token_table
+from zsaq.quant.positions import configs_of, longest
 
 PROCESSORS: Final = ("preprocessor_config.json", "processor_config.json")
 READABLE: Final = 2**20  # bytes of a processor's file
 LARGEST: Final = 4096  # pixels of a side
 SIDE: Final = 224  # of images of which nothing is known
-LIMITS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "context_length")
 LENGTH: Final = 2048  # tokens of a model that tells no limit
 ASIDE: Final = ("loss", "hidden_states", "attentions", "past_key_values")  # no answers
-
-
-def configs_of(model: PreTrainedModel) -> list[dict[str, Any]]:
-    """The model's config, then those nested in it, the outer ones first."""
-    found: list[dict[str, Any]] = [model.config.to_dict()]
-    for config in found:
-        found += [value for value in config.values() if isinstance(value, dict)]
-    return found
 
 
 def processors_of(model: PreTrainedModel) -> Iterator[dict[str, Any]]:
@@ -86,18 +78,8 @@ def image_shape(model: PreTrainedModel, size: tuple[int, int] | None = None) -> 
 
 
 def text_limit(model: PreTrainedModel) -> int:
-    """The most tokens that the model takes, by its config or one nested in it, and by its table of positions.
-
-    `LENGTH` if neither tells.
-    """
-    told = [n for config in configs_of(model) for name in LIMITS if type(n := config.get(name)) is int and n > 0]
-    mapped = model.config.attribute_map.get("max_position_embeddings", "")
-    told = [n for n in [model.config.to_dict().get(mapped)] if type(n) is int and n > 0] + told
-    for name, table in model.named_modules():  # positions of RoBERTa and its like begin behind that of padding
-        rows, padding = getattr(table, "num_embeddings", None), getattr(table, "padding_idx", None)
-        if "position" in name.rpartition(".")[2] and type(rows) is int and type(padding) is int:
-            told = [min([*told[:1], rows - padding - 1])]
-    return told[0] if told else LENGTH
+    """The most tokens that the model takes; `LENGTH` where neither its config nor its table of positions tells."""
+    return longest(model) or LENGTH
 
 
 def random_inputs(

@@ -15,13 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.language.fingerprint import Fingerprint, split
 from zsaq.language.layout import Layout
-from zsaq.language.models import known_task_kind, longest, printable, token_table
+from zsaq.language.models import known_task_kind, printable, token_table
 from zsaq.language.rows import Rows
 from zsaq.language.text import Text
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.grid import Grid
 from zsaq.quant.layers import swap
 from zsaq.quant.model import is_quantized
+from zsaq.quant.positions import longest
 from zsaq.train.pair import Batch
 from zsaq.train.widening import widened
 

@@ -16,7 +16,7 @@ from zsaq.language.asking import Asking, has_template
 from zsaq.language.bridge import BridgeKind
 from zsaq.language.chunks import Chunks, ChunkStream
 from zsaq.language.layout import Layout
-from zsaq.language.models import TaskKind, known_task_kind, longest, pretrained
+from zsaq.language.models import TaskKind, known_task_kind, pretrained
 from zsaq.language.prompted import PromptedWriter
 from zsaq.language.prompts import Prompts
 from zsaq.language.size import Size
@@ -26,6 +26,7 @@ from zsaq.language.text_generator import TextGenerator
 from zsaq.language.turns import Turns
 from zsaq.language.writing import fast_dtype, load_generator, with_adapters
 from zsaq.quant.config import QuantConfig
+from zsaq.quant.positions import longest
 from zsaq.quant.tokens import check_tokens
 from zsaq.train.pair import Batch
 from zsaq.train.widening import is_narrow, keep_narrow, widened

@@ -93,18 +93,6 @@ def known_task_kind(model: nn.Module) -> TaskKind | None:
         return None
 
 
-def longest(model: PreTrainedModel) -> int | None:
-    """The most positions that the model can read, special tokens included; None where its configuration sets no end."""
-    config = model.config.to_dict()
-    names = ("max_position_embeddings", "n_positions", "seq_length")
-    positions = next((config[name] for name in names if name in config), None)
-    if positions is None:
-        return None
-    # RoBERTa counts positions from behind the padding row of their table.
-    tables = [m for m in model.base_model.modules() if isinstance(m, nn.Embedding) and m.num_embeddings == positions]
-    return positions - next((t.padding_idx + 1 for t in tables if t.padding_idx is not None), 0)
-
-
 def anchor(tokenizer: PreTrainedTokenizerBase) -> int:
     """The first token that is a plain word. Raises ValueError if there is none."""
     ids = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))

@@ -8,8 +8,9 @@ from typing import Any, Final, final
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from zsaq.language.models import Vocabulary, longest, token_texts
+from zsaq.language.models import Vocabulary, token_texts
 from zsaq.language.sampling import continued
+from zsaq.quant.positions import longest
 from zsaq.train.widening import widened
 
 MARKS: Final = '"\u201c\u201d\u00ab\u00bb\u201e\n'  # a text ends where its quotation or its line does

@@ -16,9 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.language.fingerprint import Fingerprint
 from zsaq.language.layout import Layout
-from zsaq.language.models import longest, printable, task_kind
+from zsaq.language.models import printable, task_kind
 from zsaq.language.sources import columns
 from zsaq.language.text import Text, encode
+from zsaq.quant.positions import longest
 from zsaq.train.widening import widened
 
 TEXTS: Final = 512  # of which answers are read, drawn at random

@@ -7,10 +7,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.foreign import UNMADE
-from zsaq.language.models import Vocabulary, longest
+from zsaq.language.models import Vocabulary
 from zsaq.language.sampling import Memory, draw
 from zsaq.language.telling import Tell, nobody, part_of
 from zsaq.language.text import Text
+from zsaq.quant.positions import longest
 from zsaq.train.optim import NotFinite
 from zsaq.train.widening import widened
 
