@@ -30,6 +30,7 @@ from zsaq.eval.pretrained import load_model
 from zsaq.eval.remarks import Remarks
 from zsaq.eval.suiting import reads
 from zsaq.foreign import UNMADE
+from zsaq.quant.modes import evaluating
 from zsaq.script import given, positive, told
 from zsaq.train.loop import processes
 from zsaq.train.pair import run_model
@@ -77,24 +78,22 @@ def score(
 
     `batches` are of {"pixel_values": [B, ...], "labels": [B] int64}; with an accelerator each process gives its own,
     with the samples' numbers as "index" [B], where some may be left out, and all get the means of all. Models are used
-    where they are, in eval mode, and put back into their own. Raises ValueError like `grade`, and if there is no
-    sample.
+    where they are, in eval mode, and the modes of their modules are put back. Raises ValueError like `grade`, and if
+    there is no sample.
     """
     models = [m for m in (model, teacher) if m is not None]
-    modes, index, tables, names = [m.training for m in models], [], [], []
+    index, tables, names = [], [], []
     for each in models:
         reads(each, "pixel_values", "images")
-        each.eval()
-    for batch in batches:
-        size = len(batch["labels"])
-        device = next(model.parameters()).device
-        answers = [run_model(m, {"pixel_values": batch["pixel_values"].to(device)}).logits for m in models]
-        rows = grade(answers[0], batch["labels"].to(device), *answers[1:])
-        names = list(rows)
-        tables.append(torch.stack(list(rows.values()), 1))
-        index += batch["index"].tolist() if "index" in batch else range(len(index), len(index) + size)
-    for each, mode in zip(models, modes, strict=True):
-        each.train(mode)
+    with evaluating(*models):
+        for batch in batches:
+            size = len(batch["labels"])
+            device = next(model.parameters()).device
+            answers = [run_model(m, {"pixel_values": batch["pixel_values"].to(device)}).logits for m in models]
+            rows = grade(answers[0], batch["labels"].to(device), *answers[1:])
+            names = list(rows)
+            tables.append(torch.stack(list(rows.values()), 1))
+            index += batch["index"].tolist() if "index" in batch else range(len(index), len(index) + size)
     counts = torch.tensor([len(index)], device=accelerator.device if accelerator else None)
     counts = cast(Tensor, accelerator.gather(counts)) if accelerator else counts
     if not counts.min():

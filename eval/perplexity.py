@@ -30,6 +30,7 @@ from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load_with_tokenizer
 from zsaq.eval.reading import read_text
 from zsaq.eval.suiting import logits_of, writes
+from zsaq.quant.modes import evaluating
 from zsaq.quant.positions import longest
 from zsaq.script import positive, told
 from zsaq.train.loop import processes
@@ -87,15 +88,11 @@ def perplexity(
     windows = ids[: count * window].view(count, window)
     mine = share(range(count), accelerator)
 
-    training = [each.training for each in models]
-    for each in models:
-        each.eval()
     sums = [torch.empty(0, 1 if teacher is None else 4, device=model.device)]
-    for start in range(0, len(mine), batch_size):
-        batch = windows[list(mine[start : start + batch_size])].to(model.device)
-        sums.append(torch.stack(_measure([_answer(each, batch) for each in models], batch), 1))
-    for each, mode in zip(models, training, strict=True):
-        each.train(mode)
+    with evaluating(*models):
+        for start in range(0, len(mine), batch_size):
+            batch = windows[list(mine[start : start + batch_size])].to(model.device)
+            sums.append(torch.stack(_measure([_answer(each, batch) for each in models], batch), 1))
 
     means = gather_rows(list(mine), torch.cat(sums), count, accelerator).double()
     if means.isnan().any():

@@ -12,6 +12,7 @@ from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import METRICS, accuracy, kl, pearson
 from zsaq.eval.suiting import logits_of, reads
 from zsaq.eval.tasks import Example, Task, find_task, label_order, targets
+from zsaq.quant.modes import evaluating
 from zsaq.quant.positions import longest
 
 
@@ -30,8 +31,8 @@ def predict(
     """Logits of all rows in one pass: float32 (n, labels) on the CPU, rows in order, columns in GLUE's label order.
 
     Batches hold sentences of like length and are padded no further than their longest. The model is used where it is,
-    in evaluation mode, and put back into its own; no random state is touched. With an `accelerator` of several
-    processes all of them must call this; each runs its share and all return the whole.
+    in evaluation mode, and the modes of its modules are put back; no random state is touched. With an `accelerator` of
+    several processes all of them must call this; each runs its share and all return the whole.
 
     `order` overrides the label order read from the model's config. Raises `ValueError` for rows or a config that do
     not fit the task, and for logits that are nan.
@@ -52,21 +53,19 @@ def predict(
         raise ValueError(f"{task.name}: an input has {tokens} tokens, the model takes {limit}: lower max_length")
     batches = share([by_length[i : i + batch_size] for i in range(0, len(rows), batch_size)], accelerator)
 
-    training = model.training
-    model.eval()
     logits = [torch.empty(0, task.outputs, device=model.device)]
-    for batch in batches:
-        inputs = {name: [column[i] for i in batch] for name, column in encoded.items()}
-        # Padding a tokenized batch is meant: tokenizing anew for every batch would not allow the sort by length.
-        tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
-        output = model(**tokenizer.pad(inputs, return_tensors="pt").to(model.device))
-        answer = logits_of(output, (len(batch),), type(model).__name__).float()
-        if answer.shape[1] != task.outputs:
-            raise ValueError(
-                f"{type(model).__name__} answers {answer.shape[1]} numbers, {task.name} has {task.outputs}"
-            )
-        logits.append(answer)
-    model.train(training)
+    with evaluating(model):
+        for batch in batches:
+            inputs = {name: [column[i] for i in batch] for name, column in encoded.items()}
+            # Padding a tokenized batch is meant: tokenizing anew for every batch would not allow the sort by length.
+            tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+            output = model(**tokenizer.pad(inputs, return_tensors="pt").to(model.device))
+            answer = logits_of(output, (len(batch),), type(model).__name__).float()
+            if answer.shape[1] != task.outputs:
+                raise ValueError(
+                    f"{type(model).__name__} answers {answer.shape[1]} numbers, {task.name} has {task.outputs}"
+                )
+            logits.append(answer)
 
     result = gather_rows([i for batch in batches for i in batch], torch.cat(logits), len(rows), accelerator)
     if result.isnan().any():

@@ -21,6 +21,7 @@ from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import pearson, spearmanr
 from zsaq.eval.reading import SHARD, read_table, read_text, shards
 from zsaq.eval.suiting import reads
+from zsaq.quant.modes import evaluating
 from zsaq.quant.positions import longest
 from zsaq.sentence import Sentence
 from zsaq.train.pair import run_model
@@ -144,21 +145,19 @@ def embed(
     encoded = tokenizer(unique, truncation=True, max_length=most)
     by_length = sorted(range(len(unique)), key=lambda i: len(encoded["input_ids"][i]), reverse=True)
     batches = share([by_length[i : i + batch_size] for i in range(0, len(unique), batch_size)], accelerator)
-    training = model.training
-    model.eval()
     vectors = []
-    for batch in batches:
-        inputs = {name: [column[i] for i in batch] for name, column in encoded.items()}
-        tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True  # padding them sorted is meant
-        shown = dict(tokenizer.pad(inputs, return_tensors="pt").to(model.device))
-        out = run_model(model, shown)
-        if out.headless is None:
-            raise ValueError(
-                f"{type(model).__name__} answers logits, and similarities are of embeddings: give a bare encoder, or "
-                "score a model of pairs with --task stsb"
-            )
-        vectors.append(sentence.pooling(out.answer, shown["attention_mask"]))
-    model.train(training)
+    with evaluating(model):
+        for batch in batches:
+            inputs = {name: [column[i] for i in batch] for name, column in encoded.items()}
+            tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True  # padding them sorted is meant
+            shown = dict(tokenizer.pad(inputs, return_tensors="pt").to(model.device))
+            out = run_model(model, shown)
+            if out.headless is None:
+                raise ValueError(
+                    f"{type(model).__name__} answers logits, and similarities are of embeddings: give a bare encoder, "
+                    "or score a model of pairs with --task stsb"
+                )
+            vectors.append(sentence.pooling(out.answer, shown["attention_mask"]))
     rows = [i for batch in batches for i in batch]
     width = vectors[0].shape[1] if vectors else model.config.hidden_size * len(sentence.pooling.modes)
     own = torch.cat(vectors) if vectors else torch.empty(0, width, device=model.device)

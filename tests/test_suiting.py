@@ -1,5 +1,6 @@
 """A model is scored on what it is for, and refused by name on anything else."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +87,27 @@ def test_a_source_that_is_nothing(tmp_path: Path) -> None:
     for source in ("", str(tmp_path / "none"), "~nobody/x"):
         with pytest.raises(ValueError, match="does not exist"):
             scorers.pictures(ImageSource(source), MODELS["images"].config, None)
+
+
+def test_modes_are_left_as_they_were_where_scoring_fails_too() -> None:
+    words, ids = wordpiece(), torch.arange(2, 40)
+    good = {"pixel_values": images(2), "labels": torch.tensor([0, 1])}
+    foreign = good | {"labels": torch.tensor([0, 9])}
+    whole, fail = nullcontext, lambda: pytest.raises(ValueError)
+    calls: list[tuple[Any, Any, Any]] = [
+        (resnet(), whole, lambda m: imagenet.score(m, [good], m)),
+        (resnet(), fail, lambda m: imagenet.score(m, [good, foreign], m)),
+        (opt(bpe()), whole, lambda m: perplexity(m, ids, 8, teacher=m)),
+        (opt(bpe()), fail, lambda m: perplexity(m, ids, 8, teacher=opt(words))),
+        (bert(words, labels=2), whole, lambda m: scoring.predict(m, words, "sst2", rows("sst2"))),
+        (bert(words, labels=2), fail, lambda m: scoring.predict(m, words, "mnli", rows("mnli"), order=[0, 1, 2])),
+        (bert(words).bert, whole, lambda m: sts.embed(m, words, ["the film", "bad"])),
+        (bert(words), fail, lambda m: sts.embed(m, words, ["the film", "bad"])),
+    ]
+    for model, outcome, call in calls:
+        for module in list(model.train().modules())[1::2]:  # frozen in part
+            module.training = False
+        before = [module.training for module in model.modules()]
+        with outcome():
+            call(model)
+        assert len(set(before)) == 2 and [module.training for module in model.modules()] == before
