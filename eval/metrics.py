@@ -2,7 +2,7 @@
 
 All values are fractions (an accuracy of 88.2 % is 0.882), divergences are in nats. Whatever is undefined for constant
 predictions (correlations, F1 without positives) is 0 and not nan: that is the value of a collapsed model. Each raises
-ValueError for no samples, columns of different shapes, and values that are not finite.
+ValueError for no samples, columns of different shapes or of another form than it tells, and values that are not finite.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,32 +17,35 @@ from torch.nn import functional as F
 Metric = Callable[..., float]
 
 
-def checked(metric: Callable[..., float]) -> Metric:
-    """The metric, of columns that were found to be whole."""
+def checked(form: str) -> Callable[[Callable[..., float]], Metric]:
+    """Makes a metric one of columns that were found to be whole, and of that form: "(n,)" or "(n, classes)"."""
 
-    @wraps(metric)
-    def measure(*columns: Any) -> float:
-        arrays = [np.asarray(column, dtype=np.float64) for column in columns]
-        if len({array.shape for array in arrays}) != 1:
+    def whole(metric: Callable[..., float]) -> Metric:
+        @wraps(metric)
+        def measure(*columns: Any) -> float:
+            arrays = [np.asarray(column, dtype=np.float64) for column in columns]
             shapes = [array.shape for array in arrays]
-            raise ValueError(f"{metric.__name__} was given columns of the shapes {shapes}: give one for each sample")
-        for array in arrays:
-            if not len(array):
-                raise ValueError(f"{metric.__name__} was given no samples: give at least one")
-            if not np.isfinite(array).all():
-                raise ValueError(f"{metric.__name__} was given nan or infinite values: the model is broken")
-        return metric(*arrays)
+            if len(set(shapes)) != 1 or len(shapes[0]) != len(form.split()):
+                raise ValueError(f"{metric.__name__} was given columns of the shapes {shapes}: give {form}, alike")
+            for array in arrays:
+                if not array.size:
+                    raise ValueError(f"{metric.__name__} was given no samples: give at least one")
+                if not np.isfinite(array).all():
+                    raise ValueError(f"{metric.__name__} was given nan or infinite values: the model is broken")
+            return metric(*arrays)
 
-    return measure
+        return measure
+
+    return whole
 
 
-@checked
+@checked("(n,)")
 def accuracy(predictions: np.ndarray, references: np.ndarray) -> float:
     """Share of equal class indices, shape (n,). Of the teacher's as references, it is the agreement."""
     return float((predictions == references).mean())
 
 
-@checked
+@checked("(n,)")
 def f1(predictions: np.ndarray, references: np.ndarray) -> float:
     """F1 of class 1 against the rest, 2 TP / (2 TP + FP + FN), shape (n,); 0 where there is no class 1 at all."""
     hits = int(((predictions == 1) & (references == 1)).sum())
@@ -50,7 +53,7 @@ def f1(predictions: np.ndarray, references: np.ndarray) -> float:
     return 2 * hits / marked if marked else 0.0
 
 
-@checked
+@checked("(n,)")
 def matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> float:
     """For any number of classes (R_K of Gorodkin 2004), indices of shape (n,); 0 for constant predictions."""
     _, joint = np.unique(np.concatenate([predictions, references]), return_inverse=True)
@@ -61,25 +64,25 @@ def matthews_correlation(predictions: np.ndarray, references: np.ndarray) -> flo
     return float(covariance / spread) if spread > 0 else 0.0
 
 
-@checked
+@checked("(n,)")
 def pearson(predictions: np.ndarray, references: np.ndarray) -> float:
     """Pearson correlation of two series of scalars, shape (n,); 0 where one of them is constant."""
     return correlation(predictions, references)
 
 
-@checked
+@checked("(n,)")
 def spearmanr(predictions: np.ndarray, references: np.ndarray) -> float:
     """Spearman correlation: Pearson of the ranks, ties share their mean rank; 0 where one series is constant."""
     return correlation(ranks(predictions), ranks(references))
 
 
-@checked
+@checked("(n, classes)")
 def kl(student: np.ndarray, teacher: np.ndarray) -> float:
     """Mean KL(teacher || student) in nats of logits (n, classes)."""
     return float(kl_divergence(torch.from_numpy(student), torch.from_numpy(teacher)).mean())
 
 
-@checked
+@checked("(n,)")
 def perplexity(losses: np.ndarray) -> float:
     """exp of the mean of negative log-likelihoods in nats, one a token (or one mean a window, where all windows count
     equally many tokens), shape (n,). Overflow is inf."""

@@ -29,7 +29,7 @@ from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load_with_tokenizer
 from zsaq.eval.reading import read_text
-from zsaq.eval.suiting import logits_of, writes
+from zsaq.eval.suiting import counts, covers, logits_of, writes
 from zsaq.quant.modes import evaluating
 from zsaq.quant.positions import longest
 from zsaq.script import positive, told
@@ -69,18 +69,18 @@ def perplexity(
     `batch_size` windows are run at once, by default as many as make 2,048 tokens: peak memory is a few times
     batch x window x vocabulary x 4 bytes. With an `accelerator` of several processes all of them must call this.
 
-    Raises `ValueError` for windows that fit neither the model nor the text, another vocabulary, or losses that are nan.
+    Raises `ValueError` for windows that fit neither the model nor the text, counts that are no integers, tokens that a
+    model does not know, another vocabulary, or losses that are nan.
     """
     models = [model] if teacher is None else [model, teacher]
     for each in models:
         writes(each)
     context = min(longest(each) or sys.maxsize for each in models)
-    if not 2 <= window <= context:
+    if type(window) is not int or not 2 <= window <= context:
         raise ValueError(f"window is {window}: the model allows 2 to {context} tokens")
-    if max_windows is not None and max_windows < 1:
-        raise ValueError(f"max_windows is {max_windows}: give at least 1, or none for all")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give at least 1, or none for 2,048 tokens' worth")
+    counts(optional=True, max_windows=max_windows, batch_size=batch_size)
+    for each in models:
+        covers(each, ids)
     count = min(len(ids) // window, max_windows or len(ids))
     if not count:
         raise ValueError(f"{len(ids)} tokens do not fill a window of {window}: give a longer text or a smaller window")

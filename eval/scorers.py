@@ -24,6 +24,7 @@ from zsaq.eval.metrics import pearson
 from zsaq.eval.reading import read_text
 from zsaq.eval.remarks import Remarks
 from zsaq.eval.sts import Pairs, correlations, cut_note, read_pairs, similarities
+from zsaq.eval.suiting import counts
 from zsaq.eval.tasks import Example, Task, find_task, label_order, read_rows
 from zsaq.train.logging import say
 
@@ -61,6 +62,7 @@ def glue(
     `rows`, or those of `split` (or several: "validation+test") in `data_dir`, by default the Hub's. Raises ValueError
     as `zsaq.eval.scoring` does.
     """
+    counts(max_length=max_length)
     task = find_task(task)
     rows = read_rows(task, split, data_dir) if rows is None else rows
     options: dict[str, Any] = {"max_length": min(max_length, tokenizer.model_max_length), "accelerator": accelerator}
@@ -156,8 +158,11 @@ def pictures(
     """`images` of a folder, parquet files or the Hub, streamed anew for each student; each process takes its share.
 
     `config`: the model's, whose label names give the order of classes; `processor`: of its images; `limit`: the first
-    so many. Pictures that cannot be read are left out and told. Raises ValueError for labels that do not fit.
+    so many. Pictures that cannot be read are left out and told. Raises ValueError for labels that do not fit, and for
+    sizes that are no counts.
     """
+    counts(batch_size=batch_size, threads=threads)
+    counts(optional=True, limit=limit)
     mode = "L" if config.to_dict().get("num_channels", 3) == 1 else "RGB"
     share = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
 

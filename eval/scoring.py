@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zsaq.eval.chance import below_chance, below_zero
 from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import METRICS, accuracy, kl, pearson
-from zsaq.eval.suiting import logits_of, reads
+from zsaq.eval.suiting import counts, covers, logits_of, reads
 from zsaq.eval.tasks import Example, Task, find_task, label_order, targets
 from zsaq.quant.modes import evaluating
 from zsaq.quant.positions import longest
@@ -35,14 +35,13 @@ def predict(
     several processes all of them must call this; each runs its share and all return the whole.
 
     `order` overrides the label order read from the model's config. Raises `ValueError` for rows or a config that do
-    not fit the task, and for logits that are nan.
+    not fit the task, for sizes that are no counts, tokens that the model does not know, and logits that are nan.
     """
     task = find_task(task)
     targets(task, rows)
     reads(model, "input_ids", "a task of texts")
     order = label_order(task, model.config)[0] if order is None else order
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}: give at least 1")
+    counts(batch_size=batch_size, max_length=max_length)
     sentences = [[row[column] for row in rows] for column in task.columns]
     pair = sentences[1] if len(sentences) == 2 else None
     encoded = tokenizer(sentences[0], pair, truncation=True, max_length=max_length)
@@ -51,6 +50,7 @@ def predict(
     limit = min(tokenizer.model_max_length, longest(model) or tokens)
     if tokens > limit:
         raise ValueError(f"{task.name}: an input has {tokens} tokens, the model takes {limit}: lower max_length")
+    covers(model, [token for ids in encoded["input_ids"] for token in ids])
     batches = share([by_length[i : i + batch_size] for i in range(0, len(rows), batch_size)], accelerator)
 
     logits = [torch.empty(0, task.outputs, device=model.device)]

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from zsaq.eval.gathering import gather_rows, share
 from zsaq.eval.metrics import pearson, spearmanr
 from zsaq.eval.reading import SHARD, read_table, read_text, shards
-from zsaq.eval.suiting import reads
+from zsaq.eval.suiting import counts, covers, reads
 from zsaq.quant.modes import evaluating
 from zsaq.quant.positions import longest
 from zsaq.sentence import Sentence
@@ -49,9 +49,10 @@ def read_pairs(path: str | Path, split: str | None = None, limit: int | None = N
 
     The columns are those of STS-B (sentence1, sentence2, score or label) or others of these names, else the only two of
     text and the only one of numbers. Raises ValueError for no file, columns that cannot be told, texts that are none,
-    scores that are no finite numbers or all the same, and fewer than two rows.
+    scores that are no finite numbers or all the same, a limit that is no count, and fewer than two rows.
     """
     file, rows = Path(path), []
+    counts(optional=True, limit=limit)
     for each in files_of(file, split) if file.is_dir() else [file]:
         rows += read_rows(each)
     rows = rows[:limit]
@@ -132,9 +133,12 @@ def embed(
     tokens; and how many texts were cut.
 
     A text is cut at `max_length` tokens, by default where the files, the tokenizer and the model end. Batches hold
-    texts of like length. Raises ValueError for a model that answers no states, and for embeddings that are not finite.
+    texts of like length. Raises ValueError for sizes that are no counts, tokens that the model does not know, a model
+    that answers no states, and embeddings that are not finite.
     """
     reads(model, "input_ids", "pairs of texts")
+    counts(batch_size=batch_size)
+    counts(optional=True, max_length=max_length)
     sentence = Sentence.of(model.name_or_path) or Sentence()
     limits = [max_length or sentence.length, tokenizer.model_max_length, longest(model)]
     most = min(limit for limit in limits if limit is not None)
@@ -143,6 +147,7 @@ def embed(
     whole = tokenizer(unique, truncation=False, verbose=False)["input_ids"]
     cut = {text for text, ids in zip(unique, whole, strict=True) if len(ids) > most}
     encoded = tokenizer(unique, truncation=True, max_length=most)
+    covers(model, [token for ids in encoded["input_ids"] for token in ids])
     by_length = sorted(range(len(unique)), key=lambda i: len(encoded["input_ids"][i]), reverse=True)
     batches = share([by_length[i : i + batch_size] for i in range(0, len(unique), batch_size)], accelerator)
     vectors = []

@@ -2,8 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from zsaq.quant.heads import token_table
 
 
 def reads(model: nn.Module, name: str, data: str) -> None:
@@ -18,6 +21,24 @@ def writes(model: PreTrainedModel) -> None:
     reads(model, "input_ids", "a text")
     if model.config.is_encoder_decoder or not model.can_generate():
         raise ValueError(f"{type(model).__name__} is no causal language model: perplexity is of those alone")
+
+
+def counts(optional: bool = False, **given: Any) -> None:
+    """Raises ValueError, by name, for what is no integer of at least 1, nor None where that is `optional`."""
+    for name, value in given.items():
+        if not (optional and value is None) and (type(value) is not int or not 1 <= value < 2**31):
+            raise ValueError(f"{name} is {value!r:.50}: give an integer of at least 1{', or none' if optional else ''}")
+
+
+def covers(model: nn.Module, ids: Tensor | list[int]) -> None:
+    """Raises ValueError for token `ids`, shape (n,), that the model's table has no row for."""
+    rows, ids = getattr(token_table(model), "num_embeddings", None), torch.as_tensor(ids)
+    beyond = ids[(ids < 0) | (ids >= rows)] if isinstance(rows, int) else ids[:0]
+    if len(beyond):
+        raise ValueError(
+            f"the text holds token {int(beyond[0])}, and {type(model).__name__} knows {rows} tokens, from 0 on: give "
+            "the tokenizer that the model was trained with"
+        )
 
 
 def logits_of(output: Any, shape: tuple[int, ...], who: str) -> Tensor:

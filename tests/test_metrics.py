@@ -87,3 +87,14 @@ def test_columns_have_one_value_for_each_sample() -> None:
         accuracy([], [])
     with pytest.raises(ValueError, match=r"accuracy was given columns of the shapes \[\(2,\), \(1,\)\]"):
         accuracy([1, 2], [1])
+
+
+def test_columns_have_the_form_that_the_metric_reads() -> None:
+    for metric in (accuracy, f1, matthews_correlation, pearson, spearmanr):
+        for column in (1, [[1, 2], [3, 4]]):
+            with pytest.raises(ValueError, match=rf"{metric.__name__} was given columns of the shapes .*: give \(n,\)"):
+                metric(column, column)
+    with pytest.raises(ValueError, match=r"kl was given columns of the shapes .*: give \(n, classes\)"):
+        kl([1.0, 2.0], [2.0, 1.0])
+    with pytest.raises(ValueError, match="perplexity was given columns"):
+        perplexity(1.0)

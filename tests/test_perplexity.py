@@ -103,9 +103,25 @@ def test_what_does_not_fit_is_refused() -> None:
         perplexity(model, ids, 8, batch_size=0)
     with pytest.raises(ValueError, match="29 and 40 tokens"):
         perplexity(model, ids, 8, teacher=llama(words=40))
+    given: list[tuple[str, Any]] = [("window", 8.0), ("window", True), ("max_windows", 2.5), ("batch_size", True)]
+    for name, wrong in given:
+        options: dict[str, Any] = {"window": 8, name: wrong}
+        with pytest.raises(ValueError, match=f"{name} is {wrong}"):
+            perplexity(model, ids, **options)
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
     with pytest.raises(ValueError, match="12 of 12 windows have nan losses"):
         perplexity(model, ids, 8)
+
+
+@pytest.mark.parametrize("beyond", [len(WORDS), -1])
+def test_tokens_that_a_model_does_not_know_are_refused(beyond: int) -> None:
+    ids = tokenize(tokenizer(), TEXT)
+    ids[50] = beyond
+    with pytest.raises(ValueError, match=f"token {beyond}, and LlamaForCausalLM knows 29 tokens"):
+        perplexity(llama(), ids, 8)
+    ids[50] = 28
+    with pytest.raises(ValueError, match="token 28, and LlamaForCausalLM knows 28 tokens"):
+        perplexity(llama(), ids, 8, teacher=llama(words=28))
 
 
 def test_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

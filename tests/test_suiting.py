@@ -69,6 +69,31 @@ def test_images_are_for_classifiers_of_images(name: str) -> None:
         imagenet.grade(torch.zeros(2, 3, 4), torch.zeros(2))
 
 
+def test_tokens_that_a_model_does_not_know_are_refused() -> None:
+    model = bert(wordpiece(), labels=2)
+    with pytest.raises(ValueError, match=r"token \d+, and BertForSequenceClassification knows \d+ tokens"):
+        scoring.predict(model, bpe(), "sst2", [{"sentence": "the film is very good", "label": 1}])
+    with pytest.raises(ValueError, match=r"token \d+, and BertModel knows \d+ tokens"):
+        sts.embed(model.bert, bpe(), ["the film is very good"])
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2.5, True, "8"])
+def test_sizes_are_counts(wrong: Any, tmp_path: Path) -> None:
+    model, words = MODELS["classifier"], wordpiece()
+    calls: dict[str, Any] = {
+        "batch_size": lambda: scoring.predict(model, words, "sst2", rows("sst2"), batch_size=wrong),
+        "max_length": lambda: scorers.glue("sst2", None, words, rows=rows("sst2"), max_length=wrong),
+        "limit": lambda: sts.read_pairs(tmp_path / "none.csv", limit=wrong),
+        "threads": lambda: scorers.pictures(ImageSource("none"), MODELS["images"].config, None, threads=wrong),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} is {wrong!r}: give an integer of at least 1"):
+            call()
+    for name in ("batch_size", "max_length"):
+        with pytest.raises(ValueError, match=f"{name} is {wrong!r}: give an integer of at least 1"):
+            sts.embed(model.bert, words, ["bad"], **{name: wrong})
+
+
 def test_robertas_positions_begin_behind_that_of_padding() -> None:
     words: Any = wordpiece(types=False)
     words.model_max_length = 10**30
