@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 from zsaq.atomic import check_file, write_text
 from zsaq.eval.metrics import METRICS
 from zsaq.eval.pretrained import load_with_tokenizer
-from zsaq.eval.scoring import below, compare_to_teacher, grade, predict
+from zsaq.eval.scoring import below, compare_to_teacher, cut_note, grade, predict
 from zsaq.eval.tasks import TASKS, Task, find_task, label_order, read_rows
 from zsaq.script import positive, told
 from zsaq.train.loop import processes
@@ -54,7 +54,8 @@ def evaluate_task(task: Task, args: argparse.Namespace, accelerator: Accelerator
     logits, notes = [], []
     for (model, tokenizer), known, who in zip(pairs, (configs, configs[::-1]), ("model", "teacher"), strict=False):
         order, note = label_order(task, *known)
-        notes += [f"{who}: {note}"] if note else []
+        cut = cut_note(tokenizer, task, rows, args.max_length)
+        notes += [f"{who}: {each}" for each in (note, cut) if each]
         logits.append(
             predict(
                 model.to(accelerator.device),  # pyright: ignore[reportArgumentType]

@@ -25,7 +25,7 @@ from zsaq.eval.reading import read_text
 from zsaq.eval.remarks import Remarks
 from zsaq.eval.sts import Pairs, correlations, cut_note, read_pairs, similarities
 from zsaq.eval.suiting import counts
-from zsaq.eval.tasks import Example, Task, find_task, label_order, read_rows
+from zsaq.eval.tasks import Example, Task, find_task, label_order, read_rows, targets
 from zsaq.train.logging import say
 
 Score = Callable[[Any], dict[str, float]]
@@ -67,6 +67,8 @@ def glue(
     rows = read_rows(task, split, data_dir) if rows is None else rows
     options: dict[str, Any] = {"max_length": min(max_length, tokenizer.model_max_length), "accelerator": accelerator}
     answers, once = None, teller(tell, accelerator)
+    targets(task, rows)
+    once(scoring.cut_note(tokenizer, task, rows, options["max_length"]))
     if teacher is not None:
         order, note = label_order(task, teacher.config)
         once(f"teacher: {note}" if note else None)

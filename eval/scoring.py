@@ -42,9 +42,7 @@ def predict(
     reads(model, "input_ids", "a task of texts")
     order = label_order(task, model.config)[0] if order is None else order
     counts(batch_size=batch_size, max_length=max_length)
-    sentences = [[row[column] for row in rows] for column in task.columns]
-    pair = sentences[1] if len(sentences) == 2 else None
-    encoded = tokenizer(sentences[0], pair, truncation=True, max_length=max_length)
+    encoded = tokenizer(*texts_of(task, rows), truncation=True, max_length=max_length)
     by_length = sorted(range(len(rows)), key=lambda i: len(encoded["input_ids"][i]), reverse=True)
     tokens = len(encoded["input_ids"][by_length[0]])
     limit = min(tokenizer.model_max_length, longest(model) or tokens)
@@ -71,6 +69,21 @@ def predict(
     if result.isnan().any():
         raise ValueError(f"{task.name}: {int(result.isnan().any(1).sum())} of {len(rows)} rows have nan logits")
     return result[:, list(order)]
+
+
+def texts_of(task: Task, rows: Sequence[Example]) -> tuple[list[str], list[str] | None]:
+    """The rows' sentences and, in a task of pairs, the second ones."""
+    first, *second = [[row[column] for row in rows] for column in task.columns]
+    return first, second[0] if second else None
+
+
+def cut_note(
+    tokenizer: PreTrainedTokenizerBase, task: Task, rows: Sequence[Example], max_length: int = 128
+) -> str | None:
+    """A note on the rows that `predict` cuts at `max_length` tokens, if there are any."""
+    whole = tokenizer(*texts_of(task, rows), truncation=False, verbose=False)["input_ids"]
+    cut = sum(len(ids) > max_length for ids in whole)
+    return f"{cut} of {len(rows)} rows are longer than {max_length} tokens, and were cut" if cut else None
 
 
 def score(

@@ -164,6 +164,22 @@ def test_tasks_tell_the_order_that_they_assume(tmp_path: Path) -> None:
     assert any(assumed in note for note in compared["notes"])
 
 
+def test_rows_that_are_cut_are_told(tmp_path: Path) -> None:
+    for part in (teacher(), tokenizer()):
+        part.save_pretrained(tmp_path / "m")
+    long = [row | {"sentence": f"a very {'very ' * 40}dull film"} for row in rows("sst2", 3)]
+    write(tmp_path / "validation.jsonl", rows("sst2", 20) + long)
+    given = ["--task", "sst2", "--data_dir", str(tmp_path)]
+    assert "3 of 23 rows are longer than 32 tokens, and were cut" in told("evaluate", tmp_path / "m", *given)["notes"]
+    for length, cut in ((32, 3), (2, 23)):
+        arguments = ["--model", str(tmp_path / "m"), "--teacher", str(tmp_path / "m"), "--max_length", str(length)]
+        notes = glue.main([*arguments, *given])["tasks"]["sst2"]["notes"]
+        for who in ("model", "teacher"):
+            assert f"{who}: {cut} of 23 rows are longer than {length} tokens, and were cut" in notes
+    write(tmp_path / "validation.jsonl", rows("sst2", 20))
+    assert not any("were cut" in note for note in told("evaluate", tmp_path / "m", *given)["notes"])
+
+
 def test_tasks_and_texts_below_chance(tmp_path: Path) -> None:
     model = teacher()
     torch.nn.init.zeros_(model.classifier.weight)
