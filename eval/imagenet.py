@@ -149,15 +149,16 @@ def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> dict[str, An
     stream = batches(pictures, transform, order, args.batch_size, share, args.threads, remarks)
     result = score(models[0], stream, *models[1:], accelerator=accelerator)
     notes = [*pictures.notes, *remarks.notes(pictures.name, accelerator), *([note] if note else [])]
+    outputs = models[0].config.num_labels or 0
     for who in ("", "teacher_")[: len(models)]:
-        if low := below_chance(result[f"{who}top1"], int(result["samples"]), len(order)):
+        if low := below_chance(result[f"{who}top1"], int(result["samples"]), outputs):
             notes.append(f"{'teacher' if who else 'model'}: {low}")
     settings = {
         "class": type(processor).__name__,
         "backend": processor.backend,
         **json.loads(processor.to_json_string()),
     }
-    return {**result, "classes": len(order), "processor": settings, "notes": notes}
+    return {**result, "classes": outputs, "processor": settings, "notes": notes}
 
 
 def table(report: Mapping[str, Any]) -> Table:

@@ -73,6 +73,20 @@ def test_a_score_below_chance_is_told_of_model_and_teacher(model: Path, pictures
     assert not any("below chance" in note for note in low), "five pictures tell nothing"
 
 
+def test_chance_is_that_of_the_models_outputs(model: Path, pictures: Path, tmp_path: Path) -> None:
+    """Two of ten classes, 30 of 100 right: few for a guess between two, many for one among the outputs."""
+    right = next(pictures.rglob("*.png"))
+    output = int(right.parent.name) - 1
+    for number in range(100):
+        folder = tmp_path / "two" / str(output if number < 30 else (output + 1) % CLASSES)
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(right, folder / f"{number}.png")
+    report = imagenet.main(["--model", str(model), "--data_dir", str(tmp_path / "two")])
+    assert report["top1"] == pytest.approx(0.3) and report["classes"] == CLASSES
+    facts = told("evaluate", model, "--images", tmp_path / "two")
+    assert not any("below chance" in note for note in [*report["notes"], *facts["notes"]])
+
+
 def test_what_is_no_class_and_no_picture_is_told(
     model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
