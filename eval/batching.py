@@ -46,7 +46,7 @@ def batches(
             if not read:
                 continue
             any_read = True
-            # A label outside of the names goes on as it is: `grade` tells what is wrong with it.
+            # Of data without names, a label outside of the outputs goes on: `grade` tells what is wrong with it.
             labels = [order[p.label] if 0 <= p.label < len(order) else p.label for _, p, _ in read]
             yield {
                 "index": torch.tensor([n for n, _, _ in read]),

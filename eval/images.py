@@ -101,11 +101,18 @@ class Pictures:
         content, path = (image["bytes"], image["path"]) if image is not None else (None, None)
         if content is None:
             content = b"" if path is None else inside(self.folder, path)
-        return Picture(content, class_number(label, number), f"row {number}")
+        place = class_number(label, number)
+        if self.names is not None and place >= len(self.names):
+            raise ValueError(
+                f"row {number} has label {place}, and the data names {len(self.names)} classes, from 0 on: correct the "
+                "label, or the names in the table"
+            )
+        return Picture(content, place, f"row {number}")
 
 
 def open_pictures(source: ImageSource) -> Pictures:
-    """Open a source; nothing is decoded. Raises ValueError if it holds no images or lacks a column."""
+    """Open a source; nothing is decoded. Raises ValueError if it holds no images or lacks a column; its rows raise it
+    as they are read, for a label that is none of the names."""
     path = Path(os.path.expanduser(source.data))
     files = source.parquet() if source.data and path.exists() else []
     if not files and path.is_dir() and source.data:

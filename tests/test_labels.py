@@ -1,12 +1,17 @@
 """Which output each class of the data is: names, numbers, and what has to be assumed and is told."""
 
 import math
+from pathlib import Path
 from typing import Any
 
+import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 from transformers import PretrainedConfig
 
 from zsaq.eval.chance import below_chance, below_zero, worse_than_uniform
+from zsaq.eval.images import ImageSource, open_pictures
 from zsaq.eval.labels import class_order, names_of, natural
 
 
@@ -113,3 +118,18 @@ def test_correlations_and_perplexities_below_chance() -> None:
         worse_than_uniform(300, 100)
     )
     assert "below chance" in str(worse_than_uniform(math.inf, 100))
+
+
+def test_a_label_outside_of_the_datas_names_is_refused(tmp_path: Path) -> None:
+    names = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog", "bird"])})
+    for label in (2, 3):
+        rows = {"image": [{"bytes": b"", "path": "a.png"}] * 2, "label": [0, label]}
+        table = pyarrow.table(rows, schema=names.arrow_schema)
+        pyarrow.parquet.write_table(table, tmp_path / "test.parquet")
+        pictures = open_pictures(ImageSource(str(tmp_path / "test.parquet")))
+        assert pictures.names == ("cat", "dog", "bird")
+        if label < 3:
+            assert [picture.label for picture in pictures] == [0, 2]
+        else:
+            with pytest.raises(ValueError, match="row 1 has label 3, and the data names 3 classes"):
+                list(pictures)
