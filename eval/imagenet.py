@@ -16,8 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification, BitImageProcessorPil
-from transformers.image_processing_backends import PilBackend
+from transformers import AutoModelForImageClassification
 
 from zsaq.atomic import check_file, write_text
 from zsaq.eval.batching import Batch, batches
@@ -27,15 +26,13 @@ from zsaq.eval.images import ImageSource, open_pictures
 from zsaq.eval.labels import class_order
 from zsaq.eval.metrics import kl_divergence
 from zsaq.eval.pretrained import load_model
+from zsaq.eval.processing import DEVIATION, MEAN, check_sized, processor_of
 from zsaq.eval.remarks import Remarks
 from zsaq.eval.suiting import reads
-from zsaq.foreign import UNMADE
 from zsaq.quant.modes import evaluating
-from zsaq.script import given, positive, told
+from zsaq.script import positive, told
 from zsaq.train.loop import processes
 from zsaq.train.pair import run_model
-
-MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def grade(logits: Tensor, labels: Tensor, teacher: Tensor | None = None) -> dict[str, Tensor]:
@@ -104,34 +101,6 @@ def score(
     return {**dict(zip(names, means.tolist(), strict=True)), "samples": total}
 
 
-def check_sized(flags: argparse.ArgumentParser, argv: Sequence[str] | None, size: int | None) -> None:
-    """Leave with an error for flags of a processor of our own making, where the model's own is taken."""
-    if size is None and (lone := given(flags, argv, ("resize", "mean", "std"))):
-        flags.error(f"{', '.join(lone)} without --size: the model's own image processor is taken; give both, or none")
-
-
-def processor_of(names: Sequence[str], size: int | None, resize: int | None, mean: Any, deviation: Any) -> PilBackend:
-    """The PIL image processor of the first folder or id that has one; with `size`, one of our own making.
-
-    Raises ValueError if none has one, or none that works with PIL.
-    """
-    if size is not None:
-        sides = {"height": size, "width": size}
-        return BitImageProcessorPil(  # shorter side to `resize`, bilinear, then the middle
-            size={"shortest_edge": resize or size}, crop_size=sides, resample=Image.Resampling.BILINEAR,
-            image_mean=list(mean), image_std=list(deviation),
-        )  # fmt: skip
-    for name in names:
-        try:
-            processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
-        except (OSError, ValueError, *UNMADE):
-            continue
-        if isinstance(processor, PilBackend):
-            return processor
-        raise ValueError(f"{name} has a {type(processor).__name__}, which does not work with PIL: give --size")
-    raise ValueError(f"{' and '.join(names)} have no image processor: give --size, and --mean and --std if need be")
-
-
 def evaluate(args: argparse.Namespace, accelerator: Accelerator) -> dict[str, Any]:
     """What is reported of a model, and of its teacher beside it, but for the arguments."""
     names = [name for name in (args.model, args.teacher) if name]
@@ -194,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--threads", type=positive, default=4, help="that decode images, on each process")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
     args = parser.parse_args(argv)
-    check_sized(parser, argv, args.size)
+    check_sized(parser, argv, args)
     if args.output:
         check_file(args.output)
 

@@ -19,8 +19,8 @@ from zsaq.script import check_taken, positive, told
 with told():
     from examples import imagenet, subjects
 
-    from zsaq.eval.imagenet import DEVIATION, MEAN, check_sized, processor_of
     from zsaq.eval.images import ImageSource
+    from zsaq.eval.processing import DEVIATION, MEAN, check_sized, processor_of
 
 DIGITS, OTHER = ("digits-resnet", "digits-vit"), "a folder or Hub id"
 TAKEN = {
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     if kind in imagenet.NETS and not args.weights:
         parser.error(f"{kind} needs --weights")
     if kind == OTHER:
-        check_sized(parser, argv, args.size)
+        check_sized(parser, argv, args)
     if args.split and not args.data_dir:
         parser.error("--split without --data_dir, which it is a part of: give both")
     with launch.session(args) as loop:

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, ViTImageProcessorPil
 import vision_toys as toys
 from zsaq import QuantConfig, quantize_model
 from zsaq.eval import imagenet
-from zsaq.eval.imagenet import batches, grade, processor_of, score
+from zsaq.eval.imagenet import batches, grade, score
 from zsaq.eval.images import ImageSource, Picture, class_order, open_pictures
 
 ROOT = Path(__file__).parent.parent
@@ -172,22 +172,6 @@ def test_shares_hold_every_picture_once_in_order(tmp_path: Path, of: int, thread
             assert torch.equal(batch["pixel_values"], whole[batch["index"]]) and len(batch["labels"]) <= 2
             rows += zip(batch["index"].tolist(), batch["labels"].tolist(), strict=True)
     assert sorted(rows) == [(i, 3 - label) for i, label in enumerate(LABELS)]
-
-
-def test_flags_make_a_processor_that_resizes_and_cuts_the_middle() -> None:
-    processor = processor_of([], 16, 20, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    pixels = processor(images=[picture(0, size=(40, 60))], return_tensors="pt")["pixel_values"][0]
-    middle = picture(0, size=(40, 60)).resize((20, 30), Image.Resampling.BILINEAR).crop((2, 7, 18, 23))
-    values = torch.frombuffer(bytearray(middle.tobytes()), dtype=torch.uint8).view(16, 16, 3).permute(2, 0, 1)
-    assert torch.allclose(pixels, (values / 255 - 0.5) / 0.25, atol=1e-5)
-    with pytest.raises(ValueError, match="no image processor: give --size"):
-        processor_of([str(ROOT / "tests")], None, None, (), ())
-
-
-def test_flags_of_a_processor_that_is_not_made_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        imagenet.main(["--model", "m", "--data_dir", "d", "--resize", "20", "--std", "1"])
-    assert "--resize, --std without --size: the model's own image processor is taken" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """EfficientNet-Lite0 of the recipes: against a plain forward pass, and quantized, saved, loaded, exported."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -190,8 +191,13 @@ def test_normalisation_is_the_nets_own_unless_told() -> None:
     net = imagenet.NETS["lite0"]
     assert list(net.processor(128).image_mean) == [127 / 255] * 3
     assert list(net.with_([0.4, 0.5, 0.6], None).processor(128).image_mean) == [0.4, 0.5, 0.6]
-    for mean, deviation in (([0.5], None), (None, [0.2, 0.0, 0.2])):
-        with pytest.raises(ValueError, match="three numbers each"):
+    for mean, deviation in (
+        ([0.5], None),
+        (None, [0.2, 0.0, 0.2]),
+        (None, [math.nan, 1.0, 1.0]),
+        ([1.0, math.nan, 0.0], None),
+    ):
+        with pytest.raises(ValueError, match="three finite numbers each"):
             net.with_(mean, deviation)
 
 

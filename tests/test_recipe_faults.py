@@ -172,6 +172,18 @@ def test_a_flag_that_nobody_would_read_is_refused(line: str, said: str, last_lin
     assert said in last_line(f"{line} --output_dir {{out}}")
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--size 16 --std 0 0 0", "--std 0.0 0.0 0.0: give finite numbers"),
+        ("--size 16 --mean nan 0 0", "--mean nan 0.0 0.0 and --std"),
+        ("--size 32 --resize 16", "--resize 16 is below --size 32"),
+    ],
+)
+def test_flags_that_make_no_processor_are_refused(flags: str, said: str, last_line: Callable[[str], str]) -> None:
+    assert said in last_line(f"{VISION} {flags}")
+
+
 ABSENT = """
 import contextlib, io, runpy, sys
 for name in ("datasets", "pyarrow", "PIL", "sklearn", "matplotlib"):

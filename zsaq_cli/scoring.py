@@ -126,9 +126,9 @@ def scorer(
     the data is called. `model`: a folder or id with the tokenizer or the image processor; `tell` takes notes, by
     default to stderr. Raises ValueError."""
     from zsaq.eval import scorers
-    from zsaq.eval.imagenet import DEVIATION, MEAN, processor_of
     from zsaq.eval.images import ImageSource
     from zsaq.eval.pretrained import tokenizer_for
+    from zsaq.eval.processing import DEVIATION, MEAN, processor_of
     from zsaq.eval.tasks import HUB, find_task, read_rows
     from zsaq.quant.positions import longest
 

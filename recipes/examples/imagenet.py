@@ -28,8 +28,9 @@ with told():
     from PIL import Image
 
     from examples.efficientnet import fill, load_efficientnet
-    from zsaq.eval.imagenet import DEVIATION, MEAN, score
+    from zsaq.eval.imagenet import score
     from zsaq.eval.images import ImageSource, open_pictures
+    from zsaq.eval.processing import DEVIATION, MEAN, normalises
 
 
 def spec_of(size: int = 224) -> ImageSpec:
@@ -87,11 +88,13 @@ class Net:
     resample: Image.Resampling = Image.Resampling.BILINEAR
 
     def with_(self, mean: Sequence[float] | None, deviation: Sequence[float] | None) -> "Net":
-        """The net under another normalisation; None: its own. Raises ValueError for not three numbers, or a deviation
-        that is not positive."""
+        """The net under another normalisation; None: its own. Raises ValueError for not three finite numbers, or a
+        deviation that is not positive."""
         mean, deviation = tuple(mean or self.mean), tuple(deviation or self.deviation)
-        if {len(mean), len(deviation)} != {3} or min(deviation) <= 0:
-            raise ValueError(f"mean {mean} and deviation {deviation}: give three numbers each, deviations above 0")
+        if {len(mean), len(deviation)} != {3} or not normalises(mean, deviation):
+            raise ValueError(
+                f"mean {mean} and deviation {deviation}: give three finite numbers each, deviations above 0"
+            )
         return replace(self, mean=mean, deviation=deviation)
 
     def processor(self, size: int = 224) -> BitImageProcessorPil:
