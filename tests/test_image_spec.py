@@ -71,8 +71,15 @@ def white() -> Any:
 
 
 def test_what_nobody_tells_of_a_fourth_channel_is_asked_for() -> None:
-    with pytest.raises(ValueError, match="each of 4 channels, or the teacher's image processor"):
+    with pytest.raises(ValueError, match="each of 4 channels, deviations above 0, or the teacher's image processor"):
         valid(ImageSpec(4, 16, 4), *normalisation(None, 4))
+
+
+@pytest.mark.parametrize("deviation", [0.0, -1.0, float("nan"), float("inf")])
+def test_what_no_pixel_can_be_normalised_by_is_refused(deviation: float) -> None:
+    for given in (((0.5,) * 3, (0.5, deviation, 0.5)), ((0.5, float("nan"), 0.5), (0.5,) * 3)):
+        with pytest.raises(ValueError, match="deviations above 0"):
+            valid(ImageSpec(4, 16), *given)
 
 
 def test_the_size_is_that_of_a_square_picture() -> None:

@@ -82,11 +82,13 @@ def prior(teacher: nn.Module, images: int, spec: ImageSpec, seed: int = 0) -> Su
 
 
 def valid(spec: ImageSpec, mean: tuple[float, ...], deviation: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """The normalised values of black and white, each [channels, 1, 1]. Raises ValueError if the lengths do not fit."""
-    if not len(mean) == len(deviation) == spec.channels:
+    """The normalised values of black and white, each [channels, 1, 1]. Raises ValueError for other lengths and for
+    what no pixel can be normalised by."""
+    fits = len(mean) == len(deviation) == spec.channels
+    if not fits or not all(map(math.isfinite, mean)) or not all(0 < each < math.inf for each in deviation):
         raise ValueError(
-            f"mean is {mean}, deviation {deviation}; give one number for each of {spec.channels} channels, or the "
-            "teacher's image processor, which tells them"
+            f"mean is {mean}, deviation {deviation}; give one number for each of {spec.channels} channels, deviations "
+            "above 0, or the teacher's image processor, which tells them"
         )
     shift, scale = (torch.tensor(v)[:, None, None] for v in (mean, deviation))
     return -shift / scale, (1 - shift) / scale
