@@ -35,10 +35,10 @@ Tell = Callable[[str], object]
 @final
 @dataclass(frozen=True)
 class Once:
-    """Notes, each told the first time."""
+    """Notes, each told the first time: no part of what a score is known by."""
 
-    tell: Tell
-    said: set[str] = field(default_factory=set)
+    tell: Tell = field(compare=False)
+    said: set[str] = field(default_factory=set, compare=False)
 
     def __call__(self, *notes: str | None) -> None:
         for note in notes:

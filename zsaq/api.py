@@ -20,7 +20,7 @@ from torch import nn
 from zsaq.closing import closing
 from zsaq.io.record import Record
 from zsaq.io.teacher import unchanged
-from zsaq.keys import config_name, key_of
+from zsaq.keys import config_name, key_of, own_key
 from zsaq.language import methods as language
 from zsaq.language.costs import Cost
 from zsaq.language.defaults import usual_options
@@ -240,7 +240,7 @@ def kept(name: str, make: Callable[[], Row]) -> Row:
 
 def circumstances(row: Method, budget: Budget, seed: int, loop: Loop) -> dict[str, Any]:
     """What else the numbers of a run depend on, to the last bit."""
-    return {
+    return own_key(row) | {
         "method": row.name, "seed": seed, "budget": str(budget), "accumulate": loop.accumulate,
         "schedule": f"{loop.schedule}, warmup {loop.warmup}", "mixed_precision": loop.accelerator.mixed_precision,
         **{name: "True" for name in ("eight_bit", "shared") if getattr(loop, name)},

@@ -11,7 +11,7 @@ from torch import nn
 from zsaq.api import budget_of, circumstances, run
 from zsaq.io.target import ready_comparison
 from zsaq.io.teacher import unchanged
-from zsaq.keys import config_name, key_of
+from zsaq.keys import config_name, key_of, own_key
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.comparison import KEYS, Comparison
@@ -42,8 +42,9 @@ def compare(
     methods or seeds; the numbers of each run's steps lie in its `steps`. Raises ValueError as `zsaq.quantize` does,
     before anything is spent, for an option that none of the methods has, for a callable that is called like another
     method, for a folder that cannot be written to or holds anything else than a comparison, and for one that holds runs
-    of other weights, inputs, effort, options or another score (functions are known by module and name, iterators by
-    class, all else by content); and for a score that answers no numbers.
+    of other weights, inputs, effort, options, another score or callable (functions are known by module and name, one
+    without a name of its own by code and what it holds, iterators by class, loaders by data set and length, all else
+    by content, a tokenizer's rules and an object's attributes too); and for a score that answers no numbers.
     """
     for name, several in {"configs": configs, "methods": methods}.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
@@ -82,7 +83,7 @@ def compare(
         main, done = loop.accelerator.is_main_process, Comparison(())
         of = {} if folder is None else key_of(subject, given, score, effort, options, preset)
         if folder is not None:
-            dropped = mend(folder, of, main)
+            dropped = mend(folder, of, {row.name: own_key(row) for _, row in rows}, main)
             if dropped and main:
                 say(dropped)
             loop.accelerator.wait_for_everyone()  # before others read what was mended
@@ -113,7 +114,7 @@ def compare(
                 except Taken:
                     say(f"{cell} is being made by another process, to which it is left")
                     continue
-                done = done.add(facts | {"seconds": seconds} | scored(score, student), of, kept)
+                done = done.add(facts | {"seconds": seconds} | scored(score, student), of | own_key(row), kept)
                 keeper.remove()
         if folder is not None and main:
             with suppress(OSError):  # another process is at work

@@ -5,10 +5,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zsaq.method import Effort
+from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.runs import told, told_model
-from zsaq.subject import SUBJECT, Subject
+from zsaq.subject import OWN, SUBJECT, Subject
 
 
 def key_of(
@@ -26,6 +26,11 @@ def key_of(
         "score": told(score), "effort": effort, "preset": preset,
         "options": {name: told(value) for name, value in sorted(options.items())},
     }  # fmt: skip
+
+
+def own_key(row: Method) -> dict[str, str]:
+    """What runs of a callable belong to beside."""
+    return {"callable": told(row.fit)} if row.inputs == OWN else {}
 
 
 def config_name(config: str | QuantConfig) -> str:

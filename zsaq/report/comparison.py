@@ -43,7 +43,7 @@ class Comparison:
         for run in runs:
             if not is_run(run):
                 raise ValueError(f"{path} holds {run!r:.200}, which is no run of zsaq.compare: give a new folder")
-            if run["of"] != of:
+            if any(run["of"].get(key) != of[key] for key in of):
                 raise ValueError(
                     f"{path} holds runs of {run['of']!r:.300}, not of {dict(of)!r:.300}: give a new folder"
                 )
