@@ -46,6 +46,8 @@ def image(**options: Any) -> Any:
         ({"method": "llm-qat", "teacher_bits": 8}, "this one has no path: give a path or id"),
         ({"baselines": ("magic",)}, "method is 'magic'"),
         ({"baselines": "rtn"}, "baselines is 'rtn'; give a list of names"),
+        ({"method": lambda *_: 1, "baselines": [lambda *_: 2]}, "is called 'own' in the table, and so is another"),
+        ({"method": "rtn", "baselines": [lambda *_: 1, lambda *_: 2]}, "is called 'own' in the table"),
         ({"method": "rtn", "batches": [{}]}, "batches are read by method='distill' alone, not by rtn"),
         ({"method": "gptq", "batches": [{}]}, "batches are read by method='distill' alone, not by gptq"),
         ({"method": "gptq-real", "real": ["a"]}, "real is a list; give a function"),

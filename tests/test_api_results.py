@@ -14,6 +14,7 @@ from language_toys import bert, bpe, wordpiece
 from teachers import folder_of, llama
 from vision_toys import cnn, images, resnet
 from zsaq import ImageSpec, QuantConfig
+from zsaq.report.card import Card
 from zsaq.run import Data
 
 
@@ -57,6 +58,17 @@ def test_scores_are_named_numbers_or_one(answer: Any) -> None:
     assert results.student.scores == (answer if isinstance(answer, dict) else {"score": 0.25})
     assert results.data == Data("toy") and [row.name for row in results.rows] == ["teacher", "rtn"]
     assert results.teacher.bytes > 0 and results.student.bytes is None
+
+
+def test_each_baseline_is_made_once(tmp_path: Path) -> None:
+    def mine(job: Any, config: QuantConfig, *_: Any) -> nn.Module:
+        return zsaq.quantize_model(job.teacher, config)
+
+    given: dict[str, Any] = {"baselines": ["rtn", "rtn-minmax", "auto", "rtn", mine], "method": mine, "license": "mit"}
+    student = zsaq.quantize(bert(wordpiece()), "w8a8", score=lambda _: 0.5, data=Data("toy"), **given)
+    assert [row.name for row in student.zsaq.results.rows] == ["teacher", "rtn", "rtn-minmax", "mine"]
+    student.save_pretrained(tmp_path)
+    assert len(Card.of(tmp_path).scores) == 4
 
 
 def test_a_score_that_is_not_finite_does_not_cost_the_student(capsys: pytest.CaptureFixture[str]) -> None:

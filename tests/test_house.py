@@ -43,7 +43,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.vision": ["zsaq.atomic", "zsaq.train", "zsaq.method", "zsaq.quant"],
     "zsaq.eval": [*rooms("atomic foreign script io train pooling sentence quant")],
     "zsaq.knowledge": [*rooms("language report io train")],
-    "zsaq.keys": [*rooms("subject report method quant")],
+    "zsaq.keys": [*rooms("subject report train method quant")],
     "zsaq.student": ["zsaq.atomic", "zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
     # The two files that see language and vision.
     "zsaq.subject": [*rooms("knowledge language vision report io train run method sentence quant")],

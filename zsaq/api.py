@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
@@ -20,7 +20,7 @@ from torch import nn
 from zsaq.closing import closing
 from zsaq.io.record import Record
 from zsaq.io.teacher import unchanged
-from zsaq.keys import config_name, key_of, own_key
+from zsaq.keys import PACKAGES, check_names, circumstances, config_name, key_of
 from zsaq.language import methods as language
 from zsaq.language.costs import Cost
 from zsaq.language.defaults import usual_options
@@ -43,8 +43,6 @@ from zsaq.train.widening import released, widened
 from zsaq.vision import methods as vision
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.job import ImageJob
-
-PACKAGES: Final = ("zsaq", "torch", "transformers", "accelerate")
 
 
 def methods() -> dict[str, dict[str, Method]]:
@@ -94,8 +92,8 @@ def quantize(
 
     The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and has `zsaq.results`. Raises
     ValueError for a name, an option or a preset that does not exist and for a method that does not suit this model,
-    with what there is, and for a checkpoint of another run; NotFinite, which holds the last good student,
-    where training diverges.
+    with what there is, for two methods of one name and for a checkpoint of another run; NotFinite, which holds the
+    last good student, where training diverges.
     """
     began, loop = time.perf_counter(), loop or Loop()
     if checkpoint is None and (resume or checkpoint_every is not None):
@@ -123,7 +121,9 @@ def quantize(
     known = subject.zero_shot(row) == row.zero_shot
     if zero_shot is not None and row.inputs != OWN and row.name != GIVEN and known:
         raise ValueError(f"zero_shot is for {GIVEN} and one's own methods; {row.name} says itself what it reads")
-    others = [other for other in (subject.choose(name, config, effort) for name in baselines) if other.name != row.name]
+    chosen = [subject.choose(name, config, effort) for name in baselines]
+    check_names([*baselines, method], [*chosen, row])
+    others = list({other.name: other for other in chosen if other.name != row.name}.values())
     subject.check_reads((*others, row), [config])
     if method == "auto":
         options = usual_options(row, getattr(subject.job, "kind", None), effort) | options
@@ -236,13 +236,3 @@ def kept(name: str, make: Callable[[], Row]) -> Row:
         if at.todo:
             held.value = dataclasses.asdict(make())
     return Row(**held.value)
-
-
-def circumstances(row: Method, budget: Budget, seed: int, loop: Loop) -> dict[str, Any]:
-    """What else the numbers of a run depend on, to the last bit."""
-    return own_key(row) | {
-        "method": row.name, "seed": seed, "budget": str(budget), "accumulate": loop.accumulate,
-        "schedule": f"{loop.schedule}, warmup {loop.warmup}", "mixed_precision": loop.accelerator.mixed_precision,
-        **{name: "True" for name in ("eight_bit", "shared") if getattr(loop, name)},
-        "processes": loop.accelerator.num_processes, "versions": {name: version(name) for name in PACKAGES},
-    }  # fmt: skip

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 from torch import nn
 
-from zsaq.api import budget_of, circumstances, run
+from zsaq.api import budget_of, run
 from zsaq.io.target import ready_comparison
 from zsaq.io.teacher import unchanged
-from zsaq.keys import config_name, key_of, own_key
+from zsaq.keys import check_names, circumstances, config_name, key_of, own_key
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.comparison import KEYS, Comparison
@@ -120,18 +120,6 @@ def compare(
             with suppress(OSError):  # another process is at work
                 (Path(folder) / "checkpoints").rmdir()
     return done
-
-
-def check_names(methods: Sequence[str | Callable[..., nn.Module]], rows: Sequence[Method]) -> None:
-    """Raises ValueError for a callable whose runs could not be told from another method's: `rows` are the methods', for
-    each configuration."""
-    seen: dict[str, Any] = {}
-    for method, row in zip(methods, rows, strict=False):
-        if callable(method) and seen.setdefault(row.name, method) is not method:
-            raise ValueError(
-                f"the callable {method!r:.120} is called {row.name!r} in the table, and so is another of the methods: "
-                "rename it (a def with a name of its own, or set its __name__)"
-            )
 
 
 def scored(score: Score | None, model: nn.Module) -> dict[str, float]:

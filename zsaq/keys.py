@@ -1,14 +1,20 @@
-"""What kept runs belong to: a teacher, what was given with it, and configurations by name."""
+"""What kept runs belong to: a teacher, what was given with it, and methods and configurations by name."""
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from typing import Any, Final
 
-from zsaq.method import Effort, Method
+from torch import nn
+
+from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.runs import told, told_model
 from zsaq.subject import OWN, SUBJECT, Subject
+from zsaq.train.loop import Loop
+
+PACKAGES: Final = ("zsaq", "torch", "transformers", "accelerate")
 
 
 def key_of(
@@ -31,6 +37,28 @@ def key_of(
 def own_key(row: Method) -> dict[str, str]:
     """What runs of a callable belong to beside."""
     return {"callable": told(row.fit)} if row.inputs == OWN else {}
+
+
+def circumstances(row: Method, budget: Budget, seed: int, loop: Loop) -> dict[str, Any]:
+    """What else the numbers of a run depend on, to the last bit."""
+    return own_key(row) | {
+        "method": row.name, "seed": seed, "budget": str(budget), "accumulate": loop.accumulate,
+        "schedule": f"{loop.schedule}, warmup {loop.warmup}", "mixed_precision": loop.accelerator.mixed_precision,
+        **{name: "True" for name in ("eight_bit", "shared") if getattr(loop, name)},
+        "processes": loop.accelerator.num_processes, "versions": {name: version(name) for name in PACKAGES},
+    }  # fmt: skip
+
+
+def check_names(methods: Sequence[str | Callable[..., nn.Module]], rows: Sequence[Method]) -> None:
+    """Raises ValueError for a callable whose runs could not be told from another method's: `rows` are the methods', for
+    each configuration."""
+    seen: dict[str, Any] = {}
+    for method, row in zip(methods, rows, strict=False):
+        if callable(method) and seen.setdefault(row.name, method) is not method:
+            raise ValueError(
+                f"the callable {method!r:.120} is called {row.name!r} in the table, and so is another of the methods: "
+                "rename it (a def with a name of its own, or set its __name__)"
+            )
 
 
 def config_name(config: str | QuantConfig) -> str:
