@@ -1,17 +1,21 @@
 """What recipes and the command line share: options as words, sessions, and what is refused before the first step."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import zsaq
 from language_toys import bert, bpe, opt, wordpiece
+from vision_toys import resnet
 from zsaq import Loop, launch, script
 from zsaq.train.logging import StepLog
 from zsaq.train.optim import NotFinite
 
+BATCHES = [{"input_ids": torch.tensor([[6, 7, 8]])}] * 2
 LEAST = ["--methods", "rtn", "--output_dir", "x"]
 
 
@@ -86,6 +90,16 @@ def test_a_folder_of_something_else_is_refused_before_the_first_step(tmp_path: P
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
+def stepped(job: Any, config: Any, budget: Any, seed: int, loop: Loop) -> Any:
+    student = zsaq.quantize_model(job.teacher, config)
+    return zsaq.distill(student, job.teacher, BATCHES, zsaq.KL(), torch.optim.SGD(student.parameters(), 1e-3), 2, loop)
+
+
+def undrawn(job: Any, *_: Any) -> Any:
+    assert job.folder("genie", 0) is None
+    return zsaq.quantize_model(job.teacher, "w4a16")
+
+
 def test_a_training_that_diverges_leaves_the_last_good_student(tmp_path: Path) -> None:
     def diverges(job: Any, config: Any, *_: Any) -> Any:
         error = NotFinite("the loss is not finite")
@@ -95,6 +109,25 @@ def test_a_training_that_diverges_leaves_the_last_good_student(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"after its last good step is in .*out-last-good"):
         launch.run(bert(wordpiece()), "w4a8", tmp_path / "out", method=diverges)
     assert zsaq.load(tmp_path / "out-last-good") and not (tmp_path / "out").exists()
+
+
+def test_a_baseline_that_diverges_is_not_saved_as_the_student(tmp_path: Path) -> None:
+    def sinks(job: Any, config: Any, budget: Any, seed: int, loop: Loop) -> Any:
+        student = stepped(job, config, budget, seed, loop)
+        learning = torch.optim.SGD(student.parameters(), 1e-3)
+        return zsaq.distill(student, job.teacher, BATCHES, zsaq.KL(math.inf), learning, 2, loop, stage="ends")
+
+    with pytest.raises(NotFinite, match="the baseline sinks diverges, so leave it off: ") as caught:
+        launch.run(bert(wordpiece()), "w4a8", tmp_path / "out", method="rtn", baselines=[sinks])
+    assert caught.value.student is None
+    assert [path.name for path in tmp_path.iterdir()] == ["out-checkpoint"], "kept as with any other error"
+
+
+def test_what_a_baseline_logs_and_draws_is_not_the_students(tmp_path: Path) -> None:
+    launch.run(bert(wordpiece()), "w4a8", tmp_path / "out", method="rtn", baselines=[stepped])
+    assert not [path.name for path in (tmp_path / "out").iterdir() if path.suffix in (".jsonl", ".png")]
+    given: dict[str, Any] = {"spec": 16, "preset": "brecq", "method": "rtn-noise", "images": 4}
+    launch.run(resnet(), "w4a8", tmp_path / "drawn", baselines=[undrawn], **given)
 
 
 def test_a_recipe_from_flags_to_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

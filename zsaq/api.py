@@ -37,6 +37,7 @@ from zsaq.subject import GIVEN, OWN, Subject, TeacherBits
 from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.logging import SynthesisLog, say
 from zsaq.train.loop import Loop
+from zsaq.train.optim import NotFinite
 from zsaq.train.stages import part, stage
 from zsaq.train.state import Held
 from zsaq.train.widening import released, widened
@@ -84,7 +85,7 @@ def quantize(
 
     `score(student)` answers numbers by name (or one), reported and used for nothing; of the teacher and `baselines`,
     other methods by name, too. `data`: what was scored on. `license`: of the model, if its card names none. `loop`:
-    how the trainer runs, and where curves and pictures go.
+    how the trainer runs, and where the student's curves and pictures go (of images that a baseline made, none).
 
     `checkpoint`: a folder where the run's state is kept, every `checkpoint_every` steps, by default about every five
     minutes; a run that was stopped goes on from it with `resume=True`, bit for bit, given the same arguments. SIGTERM
@@ -93,7 +94,7 @@ def quantize(
     The student saves itself whole (`save_pretrained`), publishes itself (`push_to_hub`) and has `zsaq.results`. Raises
     ValueError for a name, an option or a preset that does not exist and for a method that does not suit this model,
     with what there is, for two methods of one name and for a checkpoint of another run; NotFinite, which holds the
-    last good student, where training diverges.
+    last good student, where training diverges (none where a baseline's does).
     """
     began, loop = time.perf_counter(), loop or Loop()
     if checkpoint is None and (resume or checkpoint_every is not None):
@@ -211,8 +212,9 @@ def run(
             say(f"{row.name}: {cost}")
         if isinstance(subject.job, TextJob) and config.static:
             say(f"{row.name}: static ranges of inputs from {CALIBRATION} batches of {row.inputs}")
-    if isinstance(subject.job, ImageJob) and loop.folder is not None and find_spec("matplotlib"):
-        subject.job.pictures = loop.folder / "pictures"
+    if isinstance(subject.job, ImageJob):
+        folder = loop.folder if find_spec("matplotlib") else None
+        subject.job.pictures = folder and folder / "pictures"
     set_seed(seed)
     with unchanged(subject.model), SynthesisLog(loop.accelerator, loop.every), part(row.name) as at:
         student = row.fit(subject.job, config, budget, seed, loop)
@@ -224,8 +226,12 @@ def run(
 def measured(
     subject: Subject, row: Method, config: QuantConfig, budget: Budget, seed: int, loop: Loop, score: Score | None
 ) -> Row:
-    """A baseline: its student goes, its numbers stay."""
-    student, seconds = run(subject, row, config, budget, seed, loop)
+    """A baseline: its student goes, with what it would log and draw, its numbers stay. NotFinite names it and holds no
+    student."""
+    try:
+        student, seconds = run(subject, row, config, budget, seed, dataclasses.replace(loop, folder=None))
+    except NotFinite as error:
+        raise NotFinite(f"the baseline {row.name} diverges, so leave it off: {error}") from error
     return Row(row.name, saved_bytes(student), seconds, numbers(score, student))
 
 

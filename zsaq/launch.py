@@ -156,8 +156,8 @@ def run(
     `push_to_hub`: also published there; `recipe`: the script, whose name and hash the results tell. Raises ValueError
     before anything is spent for a folder that holds something else than a student of zsaq, for one where not as many
     bytes can be written as the float model has, and for a repository that cannot be written to; and when training
-    diverges, naming the folder where the last good student is. Where the student cannot be saved in `output_dir` all
-    the same, the error names the folder where it is.
+    diverges, naming the folder where the last good student is (a baseline's is not kept). Where the student cannot be
+    saved in `output_dir` all the same, the error names the folder where it is.
     """
     target, loop = ready_target(output_dir, float_bytes(model)), loop or Loop()
     kept = target.with_name(f"{target.name}-checkpoint")
