@@ -14,6 +14,7 @@ from language_toys import bert, bpe, wordpiece
 from teachers import folder_of, llama
 from vision_toys import cnn, images, resnet
 from zsaq import ImageSpec, QuantConfig
+from zsaq.quant.model import is_quantized
 from zsaq.report.card import Card
 from zsaq.run import Data
 
@@ -74,6 +75,20 @@ def test_each_baseline_is_made_once(tmp_path: Path) -> None:
 def test_a_score_that_is_not_finite_does_not_cost_the_student(capsys: pytest.CaptureFixture[str]) -> None:
     student = zsaq.quantize(bert(wordpiece()), "w4a8", method="rtn", score=lambda _: {"kl": float("nan"), "f1": 1.0})
     assert student.zsaq.results.student.scores == {"f1": 1.0} and "kl is nan" in capsys.readouterr().err
+
+
+def test_a_score_that_fails_does_not_cost_the_student(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(model: Any) -> float:
+        if is_quantized(model):
+            raise RuntimeError("out of memory")
+        return 0.5
+
+    given: dict[str, Any] = {"method": "rtn", "score": fails, "tokenizer": wordpiece()}
+    student = zsaq.quantize(bert(wordpiece()), "w4a8", **given)
+    assert "could not be scored (RuntimeError: out of memory)" in capsys.readouterr().err
+    assert [row.scores for row in student.zsaq.results.rows] == [{"score": 0.5}, {}]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        zsaq.quantize(bert(wordpiece()), "w4a8", checkpoint=tmp_path, **given)
 
 
 def test_the_budget_is_told_before_it_is_spent(capsys: pytest.CaptureFixture[str]) -> None:

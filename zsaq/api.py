@@ -32,7 +32,7 @@ from zsaq.quant.model import coverage
 from zsaq.quant.plan import make_plan, plan_of
 from zsaq.quant.share import Share
 from zsaq.run import Data, Results, Row
-from zsaq.student import Score, finish, numbers, saved_bytes
+from zsaq.student import Score, finish, last_numbers, numbers, saved_bytes
 from zsaq.subject import GIVEN, OWN, Subject, TeacherBits
 from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.logging import SynthesisLog, say
@@ -83,7 +83,8 @@ def quantize(
     to save memory. `batches`: one's own inputs, for method "distill"; whether they are real is not known here, so the
     student is called zero-shot only if `zero_shot=True` says so. `real`: real data, for rows that end in "-real".
 
-    `score(student)` answers numbers by name (or one), reported and used for nothing; of the teacher and `baselines`,
+    `score(student)` answers numbers by name (or one), reported and used for nothing (without a checkpoint, what it
+    raises on the student is told, and the student has no numbers); of the teacher and `baselines`,
     other methods by name, too. `data`: what was scored on. `license`: of the model, if its card names none. `loop`:
     how the trainer runs, and where the student's curves and pictures go (of images that a baseline made, none).
 
@@ -151,7 +152,8 @@ def quantize(
                 rows.append(kept(other.name, lambda: measured(subject, other, plan, counts, seed, loop, score)))
             student, seconds = run(subject, row, work[-1][1], budget, seed, loop)
             own_text = closing(subject, student, work[-1][1], seed, loop)
-            rows.append(kept(row.name, lambda: Row(row.name, None, seconds, numbers(score, student))))
+            count = last_numbers if keeper is None else numbers  # what is kept goes on from there
+            rows.append(kept(row.name, lambda: Row(row.name, None, seconds, count(score, student))))
     results = Results(
         subject.name, row.name, plan_of(student).config, seed,
         subject.zero_shot(row) if zero_shot is None else zero_shot, row.inputs, tuple(rows),

@@ -124,25 +124,14 @@ def compare(
 
 def scored(score: Score | None, model: nn.Module) -> dict[str, float]:
     """The numbers of a score. Raises ValueError for what is none, and for a name that the table has for itself."""
-    if score is None:
-        return {}
-    answer: Any = score(model)
-    for name, value in (answer if isinstance(answer, Mapping) else {"score": answer}).items():
-        if not isinstance(name, str) or name in TAKEN or name.endswith(" sd"):
+    found = numbers(score, model)
+    for name in found:
+        if name in TAKEN or name.endswith(" sd"):
             raise ValueError(
-                f"the score calls a number {name!r:.80}; rename it: a text, not ending in ' sd' and none of "
+                f"the score calls a number {name!r:.80}; rename it: not ending in ' sd' and none of "
                 f"{', '.join(TAKEN)}, which the table has for itself"
             )
-        try:
-            if isinstance(value, str | bytes):
-                raise TypeError("it is text")
-            float(value)
-        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-            raise ValueError(
-                f"the score answers {value!r:.80} as {name!r}, which is no number ({error}): answer a number, or "
-                "several by name"
-            ) from error
-    return numbers(lambda _: answer, model)
+    return found
 
 
 def owned(row: Method, options: Mapping[str, Any]) -> dict[str, Any]:

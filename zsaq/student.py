@@ -1,7 +1,6 @@
 """A student that knows where it comes from: it saves itself whole, publishes itself, and holds its results."""
 
 import dataclasses
-import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from zsaq.io.record import Record
 from zsaq.io.saving import alone, is_main, save, weight_bytes, write
 from zsaq.quant.adapter import save_pretrained
 from zsaq.report.card import Card
+from zsaq.report.comparison import HUGE
 from zsaq.report.hub import push_to_hub
 from zsaq.train.logging import quiet, say
 
@@ -107,11 +107,31 @@ def saved_bytes(model: nn.Module) -> int:
 
 
 def numbers(score: Score | None, model: nn.Module) -> dict[str, float]:
-    """What a score answers, by name; a bare number is called "score". One that is not finite is told and left out:
-    a student shall not be lost for it."""
-    answer = {} if score is None else score(model)
-    answer = answer if isinstance(answer, Mapping) else {"score": answer}
-    for name, value in answer.items():
-        if not math.isfinite(value):
-            say(f"{name} is {float(value)}, which no table can hold: it is left out")
-    return {name: float(value) for name, value in answer.items() if math.isfinite(value)}
+    """What a score answers, by name; a bare number is called "score". One that is not finite, or as good as that, is
+    told and left out: a student shall not be lost for it. Raises ValueError for what is no number by a name."""
+    answer: Any = {} if score is None else score(model)
+    found: dict[str, float] = {}
+    for name, value in (answer if isinstance(answer, Mapping) else {"score": answer}).items():
+        try:
+            if not isinstance(name, str) or isinstance(value, str | bytes):
+                raise TypeError("it is text" if isinstance(name, str) else "its name is no text")
+            number = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise ValueError(
+                f"the score answers {value!r:.80} as {name!r:.80}, which is no number ({error}): answer a number, or "
+                "several by name"
+            ) from error
+        if abs(number) < HUGE:
+            found[name] = number
+        else:
+            say(f"{name} is {number}, which no table can hold: it is left out")
+    return found
+
+
+def last_numbers(score: Score | None, student: nn.Module) -> dict[str, float]:
+    """The same of a student that nothing is kept of: what its score raises is told."""
+    try:
+        return numbers(score, student)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the student would be lost for it)
+        say(f"The student could not be scored ({type(error).__name__}: {error!s:.200}): it has no numbers")
+        return {}
