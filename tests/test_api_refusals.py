@@ -48,6 +48,10 @@ def image(**options: Any) -> Any:
         ({"baselines": "rtn"}, "baselines is 'rtn'; give a list of names"),
         ({"method": lambda *_: 1, "baselines": [lambda *_: 2]}, "is called 'own' in the table, and so is another"),
         ({"method": "rtn", "baselines": [lambda *_: 1, lambda *_: 2]}, "is called 'own' in the table"),
+        (
+            {"method": "distill", "baselines": [lambda *_: 1], "batches": iter([{}])},
+            "in which each of 2 runs would go on",
+        ),
         ({"method": "rtn", "batches": [{}]}, "batches are read by method='distill' alone, not by rtn"),
         ({"method": "gptq", "batches": [{}]}, "batches are read by method='distill' alone, not by gptq"),
         ({"method": "gptq-real", "real": ["a"]}, "real is a list; give a function"),

@@ -7,6 +7,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 import zsaq
@@ -39,6 +40,10 @@ def test_a_grid_of_runs_and_rows_without_options_run_once() -> None:
     ]  # fmt: skip
 
 
+def mine(job: Any, config: Any, *_: Any) -> nn.Module:
+    return zsaq.quantize_model(job.teacher, config)
+
+
 ANSWERS: list[float] = []
 
 
@@ -61,6 +66,16 @@ def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
     again = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=failing)
     assert again.runs == table.runs and (tmp_path / RUNS).read_text() == kept
     assert (tmp_path / "steps" / "w4a8-gptq-0" / "gptq.jsonl").is_file()
+
+
+@pytest.mark.parametrize("many", [{"seeds": [0, 1]}, {"configs": ["w4a8", "w2a8"]}, {"methods": ["distill", mine]}])
+def test_an_iterator_of_batches_is_for_one_run(many: dict[str, Any]) -> None:
+    batches = [{"input_ids": torch.full((1, 3), value)} for value in range(6, 10)]
+    given: dict[str, Any] = {"configs": ["w4a8"], "methods": ["distill"], "steps": 2}
+    assert len(compare(**given, batches=iter(batches)).runs) == 2
+    with pytest.raises(ValueError, match="batches is a list_iterator, in which each of 2 runs would go on"):
+        compare(**(given | many), batches=iter(batches))
+    assert len(compare(**(given | many), batches=batches).runs) == 3
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from torch import nn
 from zsaq.closing import closing
 from zsaq.io.record import Record
 from zsaq.io.teacher import unchanged
-from zsaq.keys import PACKAGES, check_names, circumstances, config_name, key_of
+from zsaq.keys import PACKAGES, check_batches, check_names, circumstances, config_name, key_of
 from zsaq.language import methods as language
 from zsaq.language.costs import Cost
 from zsaq.language.defaults import usual_options
@@ -127,6 +127,7 @@ def quantize(
     check_names([*baselines, method], [*chosen, row])
     others = list({other.name: other for other in chosen if other.name != row.name}.values())
     subject.check_reads((*others, row), [config])
+    check_batches(batches, (*others, row))
     if method == "auto":
         options = usual_options(row, getattr(subject.job, "kind", None), effort) | options
     with unchanged(*subject.untouched()), released(subject.model):

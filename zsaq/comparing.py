@@ -11,7 +11,7 @@ from torch import nn
 from zsaq.api import budget_of, run
 from zsaq.io.target import ready_comparison
 from zsaq.io.teacher import unchanged
-from zsaq.keys import check_names, circumstances, config_name, key_of, own_key
+from zsaq.keys import check_batches, check_names, circumstances, config_name, key_of, own_key
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.comparison import KEYS, Comparison
@@ -39,12 +39,14 @@ def compare(
     once for all methods and configurations that share them. In `folder` finished runs are kept (runs.jsonl) and not
     repeated, nor are the steps of one that was stopped (`checkpoint_every`, as in `zsaq.quantize`): a comparison may be
     stopped and goes on, and several processes may share the work by configurations,
-    methods or seeds; the numbers of each run's steps lie in its `steps`. Raises ValueError as `zsaq.quantize` does,
-    before anything is spent, for an option that none of the methods has, for a callable that is called like another
-    method, for a folder that cannot be written to or holds anything else than a comparison, and for one that holds runs
-    of other weights, inputs, effort, options, another score or callable (functions are known by module and name, one
-    without a name of its own by code and what it holds, iterators by class, loaders by data set and length, all else
-    by content, a tokenizer's rules and an object's attributes too); and for a score that answers no numbers.
+    methods or seeds; the numbers of each run's steps lie in its `steps`.
+
+    Raises ValueError as `zsaq.quantize` does, before anything is spent, for an option that none of the methods has, for
+    a callable that is called like another method, for an iterator of batches that several runs would read, for a folder
+    that cannot be written to or holds anything else than a comparison, and for one that holds runs of other weights,
+    inputs, effort, options, another score or callable (functions are known by module and name, one without a name of
+    its own by code and what it holds, iterators by class, loaders by data set and length, all else by content, a
+    tokenizer's rules and an object's attributes too); and for a score that answers no numbers.
     """
     for name, several in {"configs": configs, "methods": methods}.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
@@ -65,6 +67,7 @@ def compare(
     rows = [(config, subject.choose(method, config, effort)) for config in configs for method in methods]
     check_names(methods, [row for _, row in rows])
     subject.check_reads((row for _, row in rows), configs)
+    check_batches(given.get("batches"), [row for _, row in rows] * len(seeds))
     known = sorted({name for _, row in rows for name in row.options()})
     unknown = [name for name in sorted(options) if name not in known]
     if unknown and not any(row.inputs == OWN for _, row in rows):

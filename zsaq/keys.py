@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from torch import nn
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.report.runs import told, told_model
-from zsaq.subject import OWN, SUBJECT, Subject
+from zsaq.subject import GIVEN, OWN, SUBJECT, Subject
 from zsaq.train.loop import Loop
 
 PACKAGES: Final = ("zsaq", "torch", "transformers", "accelerate")
@@ -59,6 +59,17 @@ def check_names(methods: Sequence[str | Callable[..., nn.Module]], rows: Sequenc
                 f"the callable {method!r:.120} is called {row.name!r} in the table, and so is another of the methods: "
                 "rename it (a def with a name of its own, or set its __name__)"
             )
+
+
+def check_batches(batches: Any, rows: Sequence[Method]) -> None:
+    """Raises ValueError for an iterator of batches where several runs read them, a row each: none would have the
+    same."""
+    runs = sum(row.name == GIVEN or row.inputs == OWN for row in rows)
+    if isinstance(batches, Iterator) and runs > 1:
+        raise ValueError(
+            f"batches is a {type(batches).__name__}, in which each of {runs} runs would go on where the one before "
+            "stopped: give a list or a DataLoader, which all read from its beginning"
+        )
 
 
 def config_name(config: str | QuantConfig) -> str:
