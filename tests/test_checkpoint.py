@@ -138,12 +138,15 @@ def test_folders_that_cannot_be_kept_in_are_refused_before_the_first_step(tmp_pa
         ({"checkpoint_every": 3}, "give its folder as checkpoint"),
         ({"checkpoint_every": 0, "checkpoint": "x"}, "checkpoint_every is 0"),
         ({"checkpoint_every": True, "checkpoint": "x"}, "checkpoint_every is True"),
+        ({"checkpoint": ""}, "checkpoint is ''; give a folder"),
+        ({"checkpoint": 5}, "checkpoint is 5; give a folder"),
     ],
 )
 def test_options_that_cannot_be(given: dict[str, Any], words: str, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=words):
         zsaq.quantize(**text_run(), **given)
+    assert not any(tmp_path.iterdir())
 
 
 def damage(path: Path) -> list[bytes]:
@@ -162,6 +165,15 @@ def test_a_damaged_checkpoint_is_refused(stopped: Path) -> None:
             with pytest.raises(ValueError, match=r"cannot be read|another run"):
                 zsaq.quantize(**text_run(), checkpoint=stopped, resume=True)
             path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "numbers", ['"count": Infinity, "seconds": {}', f'"count": 0, "seconds": {{"": 1{"0" * 400}}}']
+)
+def test_numbers_that_no_float_holds_are_refused(numbers: str, tmp_path: Path) -> None:
+    (tmp_path / MANIFEST).write_text(f'{{"format_version": 1, "key": {{}}, "records": {{}}, {numbers}}}')
+    with pytest.raises(ValueError, match="cannot be read"), Checkpoint(tmp_path, KEY, resume=True):
+        pass
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "x.txt"])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -26,6 +27,16 @@ def test_a_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a set is in the state"):
         write_state(tmp_path / "x.safetensors", {"a": {1}})
     assert [path.name for path in tmp_path.iterdir()] == ["state.safetensors"]
+
+
+def test_numbers_of_numpy_come_back_as_they_were(tmp_path: Path) -> None:
+    numbers = [np.float64(1e-3), np.float32(0.1), np.float16(0.1), np.int64(-(2**62)), np.uint8(255), np.bool_(True)]
+    write_state(tmp_path / "state.safetensors", numbers)
+    again = read_state(tmp_path / "state.safetensors")
+    assert again == numbers and [type(each) for each in again] == [type(each) for each in numbers]
+    for wrong in (np.complex64(1), np.ones(2), np.longdouble(1)):
+        with pytest.raises(ValueError, match="is in the state of a run; give numbers"):
+            write_state(tmp_path / "x.safetensors", [wrong])
 
 
 def test_tensors_of_a_module_go_back_in_place() -> None:

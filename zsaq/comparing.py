@@ -1,6 +1,7 @@
 """Several methods on one model, side by side: configurations x methods x seeds, resumable."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -51,8 +52,8 @@ def compare(
     for name, several in {"configs": configs, "methods": methods}.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
             raise ValueError(f"{name} is {several!r:.200}; give a list of at least one")
-    if folder is not None and not str(folder):
-        raise ValueError("folder is empty text; give one for the runs, or None to keep none")
+    if folder is not None and not (isinstance(folder, str | os.PathLike) and str(folder)):
+        raise ValueError(f"folder is {folder!r:.80}; give one for the runs, or None to keep none")
     if not isinstance(seeds, Iterable) or not (seeds := list(seeds)):
         raise ValueError(f"seeds is {seeds!r:.80}; give a list of at least one integer")
     if wrong := [seed for seed in seeds if type(seed) is not int or not 0 <= seed < 2**32]:

@@ -56,6 +56,8 @@ class Checkpoint:
     def __init__(
         self, folder: str | Path, key: Mapping[str, Any], *, every: int | None = None, resume: bool = False
     ) -> None:
+        if not isinstance(folder, str | os.PathLike) or not str(folder):
+            raise ValueError(f"checkpoint is {folder!r:.80}; give a folder, or leave it off to keep nothing")
         if every is not None and (type(every) is not int or every < 1):
             raise ValueError(f"checkpoint_every is {every!r}; give a number of steps, at least 1")
         self.folder, self.every, self.resume = Path(os.path.expanduser(folder)).absolute(), every, resume

@@ -74,7 +74,7 @@ class Records:
             for files in records.files.values():
                 for file in files:
                     check(folder, **file)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"the checkpoint {path} cannot be read ({error}): {ANEW}") from error
         return records
 

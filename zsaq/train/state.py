@@ -112,7 +112,8 @@ def stateful(part: Any) -> Stateful:
 
 
 def write_state(path: Path, state: Any) -> None:
-    """`state`, of `PLAIN` values, tensors, lists, tuples and mappings, as the file `path`, whole or not at all.
+    """`state`, of `PLAIN` values, numbers of numpy, tensors, lists, tuples and mappings, as the file `path`, whole or
+    not at all.
 
     Raises OSError if it cannot be written and ValueError for anything else in it.
     """
@@ -138,7 +139,7 @@ def read_state(path: Path) -> Any:
         with safe_open(path, "pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # it is no mapping
         return _decoded(json.loads(tensors[TREE].numpy().tobytes()), tensors)
-    except (SafetensorError, OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
@@ -157,6 +158,8 @@ def _encoded(value: Any, tensors: dict[str, Tensor], names: dict[Any, str]) -> A
         return [_encoded(each, tensors, names) for each in value]
     if type(value) in PLAIN:
         return value
+    if isinstance(value, np.generic) and value.dtype.kind in "biuf" and value.itemsize <= 8:
+        return {"numpy": [value.dtype.str, value.item()]}  # its type too: float32 goes on as float32
     raise ValueError(f"a {type(value).__name__} is in the state of a run; give numbers, texts and tensors")
 
 
@@ -173,6 +176,8 @@ def _decoded(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
             return {_decoded(key, tensors): _decoded(each, tensors) for key, each in value}
         case "tuple":
             return tuple(_decoded(each, tensors) for each in value)
+        case "numpy":
+            return np.dtype(value[0]).type(value[1])
     raise ValueError(f"{kind!r:.40} is no kind of value")
 
 
