@@ -14,6 +14,7 @@ import zsaq
 from language_toys import bert, bpe, opt, wordpiece
 from vision_toys import resnet
 from zsaq import QuantConfig
+from zsaq.report.card import MetricScore
 from zsaq.report.comparison import RUNS, Comparison
 from zsaq.train.watching import watched
 
@@ -172,6 +173,16 @@ def test_mean_and_deviation_are_those_by_hand(tmp_path: Path) -> None:
     TABLE.write(tmp_path)
     assert all((tmp_path / name).stat().st_size for name in ("table.md", "table.csv", "table.png"))
     assert TABLE.plot(tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_small_and_large_numbers_are_told_apart() -> None:
+    base = {"config": "w8a8", "zero_shot": True, "seconds": 0.1}
+    runs = [base | {"method": "rtn", "seed": seed, "kl": kl} for seed, kl in enumerate((2.3e-5, 2.5e-5))]
+    runs += [base | {"method": "gptq", "seed": 0, "kl": 0.0}, base | {"method": "zsaq", "seed": 0, "kl": 123456.0}]
+    cells = [row.split(" | ")[4] for row in Comparison(tuple(runs)).to_markdown().splitlines()[2:]]
+    assert cells == ["2.4e-05 ± 1.414e-06", "0.0000", "1.235e+05"]
+    scores = [MetricScore("rtn", "kl", values) for values in ((9e-6,), (9e-6, 11e-6), (0.25,))]
+    assert list(map(str, scores)) == ["9e-06", "1e-05 ± 1.414e-06", "0.2500"]
 
 
 def test_nothing_scored_is_nothing_drawn(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from zsaq import KL, SAM, Clip, HiddenStates, LayerWise, Objective, QuantConfig,
 from zsaq.language.job import TextJob
 from zsaq.language.sam_sga import sam_sga, student_of, student_optimizer
 from zsaq.train import positions
+from zsaq.train.recomputing import recomputing
 from zsaq.train.widening import keep_narrow, released, widened
 
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
@@ -81,6 +82,16 @@ def test_blocks_that_are_computed_again_learn_the_same(family: str, objective: s
         students.append(student)
         calls.append(len(seen))
     assert equal(*students) and calls[0] == calls[1] == (6 if sam else 3)
+
+
+def test_a_forward_of_a_blocks_own_stays_its_own() -> None:
+    model, calls = toys.llama(), []
+    first, *others = [module for module in model.modules() if isinstance(module, blocks(model))]
+    plain_forward = first.forward
+    hooked = first.forward = lambda *args, **kwargs: calls.append(1) or plain_forward(*args, **kwargs)
+    with recomputing(model):
+        model(**ids()[0])
+    assert first.forward is hooked and calls and not any("forward" in vars(block) for block in others)
 
 
 def test_a_model_without_blocks_cannot_recompute() -> None:

@@ -232,6 +232,15 @@ def test_a_foreign_quantization_is_told(folder: Path) -> None:
     assert "no quantization_config of zsaq" in read.text
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "results.json", "page", "onnx/../page.htm"])
+def test_a_part_of_the_student_is_no_place_for_the_page(folder: Path, name: str) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"may be a part of the student: end its name in \.html"):
+        report(folder, folder / name)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert report(folder, folder.parent / "page")[0].is_file() and report(folder, folder / "page.html")[0].is_file()
+
+
 @pytest.mark.parametrize("content", [None, "[]", "{"])
 def test_a_folder_of_nothing_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:

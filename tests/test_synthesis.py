@@ -107,6 +107,25 @@ def test_a_loss_that_is_not_finite_leaves_the_source_alone() -> None:
     assert float(source.x[0, 0].detach()) == pytest.approx(1e30)
 
 
+class Normed(Point):
+    def __init__(self, value: float) -> None:
+        super().__init__(value)
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self) -> Batch:
+        self.norm(self.x.expand(2, 3))
+        return super().forward()
+
+
+def test_a_loss_that_is_not_finite_leaves_the_sources_buffers_alone() -> None:
+    source = Normed(1e30)
+    before = {name: value.clone() for name, value in source.state_dict().items()}
+    stream = Synthesizer(source, Length(), torch.optim.SGD([source.x], 0.1), linear(2.0))
+    with pytest.raises(ValueError, match="The source is as it was before"):
+        next(stream)
+    assert all(torch.equal(value, before[name]) for name, value in source.state_dict().items())
+
+
 def test_parts_of_a_run_share_no_seed_with_those_of_another() -> None:
     seeds = {synthesis.seed_of(seed, index) for seed in range(-2, 20) for index in range(20)}
     assert len(seeds) == 22 * 20 and all(0 <= seed < 2**48 for seed in seeds)

@@ -20,6 +20,7 @@ from yaml import YAMLError
 
 from zsaq.io.record import read_results
 from zsaq.quant.config import QuantConfig
+from zsaq.report.table import digits
 from zsaq.run import Base, Data
 
 OF_A_RUN: Final = ("config", "method", "zero_shot", "budget", "data", "base", "recipe", "metrics")  # not of its seed
@@ -98,7 +99,7 @@ class MetricScore:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
-        return f"{self.mean:.4f}" if self.spread is None else f"{self.mean:.4f} ± {self.spread:.4f}"
+        return digits(self.mean) + ("" if self.spread is None else f" ± {digits(self.spread)}")
 
 
 @final

@@ -10,7 +10,7 @@ from typing import Any, final
 
 from zsaq.atomic import write_text
 from zsaq.form import parsed
-from zsaq.report.table import Table
+from zsaq.report.table import Table, digits
 
 RUNS = "runs.jsonl"
 KINDS = {"config": str, "method": str, "zero_shot": bool, "of": dict}
@@ -166,5 +166,5 @@ def is_run(run: Any) -> bool:
 def cell(row: Mapping[str, Any], name: str) -> str:
     """A cell: mean ± deviation."""
     value = row[name]
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
-    return text + (f" ± {row[f'{name} sd']:.4f}" if f"{name} sd" in row else "")
+    text = digits(value) if isinstance(value, float) else str(value)
+    return text + (f" ± {digits(row[f'{name} sd'])}" if f"{name} sd" in row else "")

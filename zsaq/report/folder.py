@@ -16,7 +16,7 @@ from zsaq.io.record import read_results
 from zsaq.io.saving import weight_bytes
 from zsaq.report import sections
 from zsaq.report.html import render
-from zsaq.report.table import Table
+from zsaq.report.table import Table, digits
 from zsaq.run import RESULTS, Results
 
 MISSING: Final = {  # what may lie in the folder -> what makes it
@@ -80,9 +80,9 @@ class Contents:
             if size and teacher is not None and teacher.bytes:
                 facts.append(("smaller than the teacher", f"{teacher.bytes / size:.1f} times"))
             for metric, score in student.scores.items():
-                facts.append((metric, f"{score:.4f}"))
+                facts.append((metric, digits(score)))
                 if teacher is not None and metric in teacher.scores and metric != "agreement":
-                    facts.append((f"{metric} of the teacher", f"{teacher.scores[metric]:.4f}"))
+                    facts.append((f"{metric} of the teacher", digits(teacher.scores[metric])))
             facts.append(("data seen", "none" if self.results.zero_shot else "real data"))
         if isinstance(self.parity, dict) and isinstance(agrees := self.parity.get("agrees"), bool):
             facts.append(("runtimes", "agree" if agrees else "DISAGREE"))
@@ -100,10 +100,13 @@ def attempt(read: Any, *arguments: Any) -> Any:
 def report(folder: str | Path, target: Path | None = None) -> tuple[Path, dict[str, str]]:
     """Write the page (default: report.html in `folder`); its path, and what is missing with the command for it.
 
-    Raises ValueError for a folder without the config.json of a saved student, and where the page cannot be written.
+    Raises ValueError for a folder without the config.json of a saved student, where the page cannot be written, and
+    where it would lie in the folder without a page's ending, which may be a part of the student.
     """
     root = Path(folder)
     page_file = check_file(target or root / "report.html")
+    if page_file.suffix != ".html" and page_file.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{page_file} may be a part of the student: end its name in .html, or write it elsewhere")
     contents = Contents.of(root)
     missing = contents.missing()
     table = Table([{"what": name, "what makes it": command} for name, command in missing.items()])

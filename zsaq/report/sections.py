@@ -12,7 +12,7 @@ from zsaq.quant.grid import describe
 from zsaq.quant.plan import Plan
 from zsaq.report.curves import Curve, number, read_curves
 from zsaq.report.speed import generations, timings
-from zsaq.report.table import DEEP, Table, one_line
+from zsaq.report.table import DEEP, Table, digits, one_line
 from zsaq.run import Results
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -44,7 +44,7 @@ class Bars:
     def lines(self) -> list[tuple[str, str, str]]:
         """Names, percents of the largest, values."""
         most = max(map(abs, self.values.values())) or 1.0
-        return [(name, f"{100 * max(value, 0.0) / most:.1f}", f"{value:.4f}") for name, value in self.values.items()]
+        return [(name, f"{100 * max(value, 0.0) / most:.1f}", digits(value)) for name, value in self.values.items()]
 
 
 @final

@@ -118,6 +118,11 @@ def cell_of(value: Any) -> Any:
     return f"'{value}" if formula else value
 
 
+def digits(value: float) -> str:
+    """Four decimals, or as many digits where these would not tell small numbers apart, or large ones be long."""
+    return f"{value:.4g}" if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.4f}"
+
+
 def one_line(value: Any, depth: int = 0) -> str:
     """Any JSON in one line."""
     if value is None:
@@ -125,7 +130,7 @@ def one_line(value: Any, depth: int = 0) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}" if value and not 1e-3 <= abs(value) < 1e5 else f"{value:.4f}"
+        return digits(value)
     if isinstance(value, int):
         return f"{value:,}" if abs(value) < 10**300 else "a number of more than 300 digits"
     if not isinstance(value, Mapping | list | tuple):

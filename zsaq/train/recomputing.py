@@ -11,6 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from zsaq.train.chain import instead
+
 
 @contextmanager
 def recomputing(model: nn.Module, wanted: bool = True) -> Iterator[None]:
@@ -22,13 +24,8 @@ def recomputing(model: nn.Module, wanted: bool = True) -> Iterator[None]:
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
     if wanted and not blocks:
         raise ValueError(f"{type(model).__name__} has no blocks that can be computed again: leave recompute off")
-    for block in blocks:
-        block.forward = partial(twice, block.forward)
-    try:
+    with instead(blocks, [partial(twice, block.forward) for block in blocks]):
         yield
-    finally:
-        for block in blocks:
-            del block.forward
 
 
 def twice(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -73,6 +73,7 @@ class Synthesizer(Iterator[Batch]):
     def __next__(self) -> Batch:
         device = next(self.teacher.parameters()).device
         self.source.to(device)  # the teacher may have moved, and parts of a source may come from it
+        before = [buffer.clone() for buffer in self.source.buffers()]  # a BatchNorm of it moves as it runs
         with torch.enable_grad():
             batch = self.source()
             loss = self.objective(Pair(self.teacher, self.student, channels_last(batch), self.objective.captures))
@@ -87,6 +88,8 @@ class Synthesizer(Iterator[Batch]):
             dist.all_reduce(numbers.div_(dist.get_world_size()))
         value, norm = numbers.tolist()
         if not (math.isfinite(value) and math.isfinite(norm)):
+            for buffer, kept in zip(self.source.buffers(), before, strict=True):
+                buffer.copy_(kept)
             raise NotFinite(
                 f"{self.stage}, step {len(self.losses) + 1}: the loss is {value} and its gradient's norm {norm}. "
                 "The source is as it was before; lower its learning rate or look at its last batch"
