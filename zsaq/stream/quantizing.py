@@ -102,8 +102,8 @@ def quantize_files(
                 layers = swapped(block, name, plan, searched=not batches)
                 errors: list[float] = []
                 if batches:
-                    masks = [batch.get("attention_mask") for batch in batches]
-                    errors = round_block(block, name, layers, chains[0].calls(number), masks, DAMPING, loop)
+                    calls = chains[0].calls(number)
+                    errors = round_block(block, name, layers, calls, chains[0].masks, DAMPING, loop)
                 if recipe is not None and twin is not None and draw is not None:
                     calls = beside(chains[0], twin, number, BUDGET, device)
                     with stage_of(name) as at:

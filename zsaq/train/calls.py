@@ -30,7 +30,8 @@ class Calls:
     """A block's calls over N samples: `x`, `y` [N, ...] of the teacher, `seen` [N, ...] of the student.
 
     x and seen are the first tensor of the call; `args`, `kwargs` its other values as the student's block gets them.
-    `counts` [N, L] bool: the positions that do, where not all of them do. `channels`: the axis of y that they are on.
+    `counts` [N, L] or [N] bool: the positions that do, where not all of them do. `channels`: the axis of y that they
+    are on.
     """
 
     x: Tensor
@@ -83,13 +84,37 @@ def collected(
     ]
     if sum(t.nbytes for t in tensors) <= budget:
         tensors = [t.to(device) for t in tensors]
+    counted = [positions(mask, x) for mask, x in zip(masks, seen, strict=True)]
+    known = [counts.cpu() for counts in counted if counts is not None]
     # What else a call holds; where the first tensor stood is left empty.
     others = [replaced(call, None) for call in own]
     places, named = zip(*others, strict=True)
     x, y, here = tensors
-    known = [mask.bool().cpu() for mask in masks if mask is not None and mask.ndim == 2]
-    counts = torch.cat(known) if len(known) == len(sizes) and known[0].shape[1:] == x.shape[1:-1] else None
+    counts = torch.cat(known) if len(known) == len(sizes) else None
     return Calls(x, y, here, _stack(places, sizes), _stack(named, sizes), counts, channels)
+
+
+def masks_of(model: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Batch]) -> list[Tensor | None]:
+    """Which positions of each batch count, [B, L], None for all. Raises ValueError for padding before blocks of a
+    decoder that has an encoder: their layers read states of both, and where these are as long, nothing tells whose."""
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        encoder: Any = model.get_encoder()  # type: ignore[operator]
+        sides = [
+            batch[side] for batch in batches for side in ("attention_mask", "decoder_attention_mask") if side in batch
+        ]
+        if not set(blocks) <= set(encoder.modules()) and not all(mask.all() for mask in sides):
+            raise ValueError(
+                f"the batches of {type(model).__name__} hold padding, and blocks of its decoder read two texts, of "
+                "which one mask does not tell: give batches without padding, of rows that are equally long"
+            )
+    return [batch.get("attention_mask") for batch in batches]
+
+
+def positions(mask: Tensor | None, states: Tensor) -> Tensor | None:
+    """Which positions of `states` [B, L, d] count, bool; of [B * L, d] too, since a block may put its rows behind each
+    other. None where there is no mask, or one of something else."""
+    shape = states.shape[:-1]
+    return mask.bool().reshape(shape) if mask is not None and shape in (mask.shape, (mask.numel(),)) else None
 
 
 def channels_of(block: nn.Module, answer: Tensor) -> int:

@@ -22,6 +22,7 @@ from zsaq.train.calls import (
     collected,
     duplicate,
     first_of,
+    masks_of,
     replaced,
     with_tensors,
     without_cache,
@@ -34,10 +35,10 @@ class Chain:
     """The calls of `blocks` [name], in the order in which `model` calls them, over all `batches`.
 
     `calls(number)` are those of that block, (args, kwargs) for each batch; `answered(number)` has to be told when it is
-    done with. `forms`: how the blocks answer, see `answer_forms`; None where they are no chain. `like`: a chain of
-    blocks that are alike, as of a student's teacher, which has tried that. `device`: where calls are moved to, from
-    where the states are kept. With `last`, what the last block answers is kept too, as `answers`. Memory: the states of
-    all batches before one block.
+    done with. `forms`: how the blocks answer, see `answer_forms`; None where they are no chain. `masks`: which
+    positions count (`masks_of`, which raises ValueError). `like`: a chain of blocks that are alike, as of a student's
+    teacher, which has tried that. `device`: where calls are moved to, from where the states are kept. With `last`, what
+    the last block answers is kept too, as `answers`. Memory: the states of all batches before one block.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class Chain:
             forms = like.forms
         else:
             forms = answer_forms(model, self.blocks, {key: value[:1] for key, value in batches[0].items()})
-        self.forms = forms
+        self.forms, self.masks = forms, masks_of(model, self.blocks, batches)
         self.held = [handed_over(model, self.blocks, batch, forms) for batch in batches] if forms is not None else []
 
     def calls(self, number: int) -> Sequence[Args]:
@@ -100,9 +101,8 @@ def twin_of(teacher: Chain, number: int) -> Twin:
 
 def beside(student: Chain, twin: Twin, number: int, budget: int, device: torch.device) -> Calls:
     """What the block `number` of a student and its twin of the teacher are called with, and what the twin answers."""
-    masks = [batch.get("attention_mask") for batch in student.batches]
     channels = channels_of(student.blocks[number], twin[1][0])
-    return collected(*twin, student.calls(number), budget, device, masks, channels)
+    return collected(*twin, student.calls(number), budget, device, student.masks, channels)
 
 
 @final

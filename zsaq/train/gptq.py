@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
-from zsaq.train.calls import Reached, duplicate
+from zsaq.train.calls import Reached, duplicate, positions
 from zsaq.train.chain import Args, Chain, as_called
 from zsaq.train.compensation import check_damping, moment, round_layers
 from zsaq.train.logging import StepLog, say
@@ -31,28 +31,28 @@ def compensate(
 ) -> Model:  # fmt: skip
     """Round the weights in `blocks` of `student` anew, in place, so that each layer's answers change least; returns it.
 
-    `blocks`, (name, module) in any order: their Linear, Conv1D and Conv2d layers are rounded in the order in which
-    they are called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused
-    experts, each of which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when
-    its column's turn came, so that training goes on from there, but no further than NEAR steps from the level that it
-    is rounded to.
+    `blocks`, (name, module) in any order: their Linear, Conv1D and Conv2d layers are rounded in the order in which they
+    are called, each on the inputs that the layers rounded before leave it, quantized as its own are; fused experts,
+    each of which sees few of the inputs, stay rounded to nearest. A latent weight becomes what it was when its column's
+    turn came, so that training goes on from there, but no further than NEAR steps from the level that it is rounded to.
     Ranges that were searched are searched anew, for what an error of each column costs (`Factor.cost`). Biases and all
     else stay. A layer whose inputs are all zero is rounded to nearest, which is told. `damping` is the share of the
-    inputs' mean square that is added to each of theirs. Positions that "attention_mask" leaves out do not count. `loop`
-    gives device, folder and trackers, which hear each block's "error", the mean over its layers of ||(w - q) x||^2 /
-    ||w x||^2; several processes each bring batches of their own, and all end with the same weights. Cost: about four
-    passes of the student over the batches (`Chain`; where its blocks are no chain, half a pass more for each), and d^3
-    for inputs of d features; memory: the states before one block, and d^2.
+    inputs' mean square that is added to each of theirs. Positions that "attention_mask" leaves out do not count; inputs
+    that it does not fit count whole, which is told. `loop` gives device, folder and trackers, which hear each block's
+    "error", the mean over its layers of ||(w - q) x||^2 / ||w x||^2; several processes each bring batches of their own,
+    and all end with the same weights. Cost: about four passes of the student over the batches (`Chain`; where its
+    blocks are no chain, half a pass more for each), and d^3 for inputs of d features; memory: the states before one
+    block, and d^2.
 
     Raises ValueError, with no weight changed, if there are no batches, if a block is unknown, holds no quantized layer
-    or is not reached, for layers that share a weight, and for ranges that are not kept (min-max weights would take
-    another scale afterwards); and, with the layers before rounded, if a layer is not reached and if its static input
-    range was not calibrated; NotFinite, which holds the student likewise, if its inputs are not finite.
+    or is not reached, for layers that share a weight, for padding before a decoder's blocks that read an encoder's
+    states too, and for ranges that are not kept (min-max weights would take another scale afterwards); and, with the
+    layers before rounded, if a layer is not reached and if its static input range was not calibrated; NotFinite, which
+    holds the student likewise, if its inputs are not finite.
     """
     loop = loop or Loop()
     check_damping(damping)
     chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in listed(batches)]
-    masks = [batch.get("attention_mask") for batch in chunks]
     student.to(loop.accelerator.device).eval()
     layers = {name: layers_of(student, name) for name, _ in blocks}
     check_apart({f"{name}.{each}".rstrip("."): layer for name, some in layers.items() for each, layer in some.items()})
@@ -66,7 +66,7 @@ def compensate(
         for number in at.steps(len(layers)):
             name = names[number - 1]
             calls = chain.calls(number - 1)
-            errors = round_block(student.get_submodule(name), name, layers[name], calls, masks, damping, loop)
+            errors = round_block(student.get_submodule(name), name, layers[name], calls, chain.masks, damping, loop)
             log.write(number, {"error": sum(errors) / len(errors)})
             chain.answered(number - 1)
     return student
@@ -80,7 +80,7 @@ def round_block(
     `masks`: which positions count, for each of the calls."""
     errors, left = [], dict(left)
     while left:
-        first, total = _inputs(block, left, calls, masks)
+        first, total, unfit = _inputs(block, left, calls, masks)
         if loop.accelerator.num_processes > 1:
             total = cast(Tensor, loop.accelerator.reduce(total, "sum"))
         if not first:
@@ -92,6 +92,8 @@ def round_block(
         if not total.isfinite().all():
             at = f"{name}.{first[0]}".rstrip(".")  # a block may be a layer
             raise NotFinite(f"the inputs of {at} are not finite on these batches; look at them")
+        if loop.accelerator.is_main_process and unfit:
+            say(f"{name}: {unfit}, which attention_mask fits in no way: all that is there counts, padding too")
         if loop.accelerator.is_main_process and not total.any():
             say(f"{name}: the inputs of {', '.join(first) or name} are all zero on these batches: rounded to nearest")
         layers = [left.pop(each) for each in first]
@@ -102,10 +104,10 @@ def round_block(
 
 def _inputs(
     block: nn.Module, left: dict[str, QuantLayer], calls: Sequence[Args], masks: Sequence[Tensor | None]
-) -> tuple[list[str], Tensor]:
-    """Which of the layers `left` are called first and with the same tensor, and its
-    `moment`, [groups, d, d] float64; each convolution unfolds it in its own way."""
-    first: list[tuple[str, Tensor]] = []
+) -> tuple[list[str], Tensor, str]:
+    """Which of the layers `left` are called first and with the same tensor, its `moment`, [groups, d, d] float64 (each
+    convolution unfolds it in its own way), and, where a mask leaves out positions that it has not, what it is."""
+    first, unfit = list[tuple[str, Tensor]](), ""
     hessian = torch.zeros(0)
 
     def reached(name: str):
@@ -125,15 +127,18 @@ def _inputs(
             with suppress(Reached):
                 block(*args, **kwargs)
             if not first:
-                return [], hessian
+                return [], hessian, unfit
             x = left[first[0][0]].inputs(first[0][1]).float()
-            x = x[mask.bool().to(x.device)] if mask is not None and mask.shape == x.shape[:-1] else x
+            if (counts := positions(mask, x)) is not None:
+                x = x[counts.to(x.device)]
+            elif mask is not None and not mask.all():
+                unfit = f"{first[0][0]} reads {list(x.shape)}"
             total = moment(left[first[0][0]], x)
             hessian = hessian.add_(total) if number else total.double()
     finally:
         for handle in handles:
             handle.remove()
-    return [name for name, _ in first], hessian
+    return [name for name, _ in first], hessian, unfit
 
 
 def layers_of(student: nn.Module, name: str) -> dict[str, QuantLayer]:

@@ -60,7 +60,7 @@ def learn_blocks(
     student.to(device).eval()
     teacher.to(device).eval().requires_grad_(False)
     chunks = [{key: value.to(device) for key, value in batch.items()} for batch in batches]
-    masks, names = [batch.get("attention_mask") for batch in chunks], [name for name, _ in blocks]
+    names = [name for name, _ in blocks]
     total = recipe.steps * len(blocks)
     with keeping(student), StepLog(loop.accelerator, stage, total, loop.folder, loop.every) as log:
         whole = Chain(teacher, names, chunks, device=device, last=True)
@@ -71,7 +71,7 @@ def learn_blocks(
                 if not at.todo:
                     continue
                 with torch.no_grad():
-                    first(block, name, own.calls(number), masks)
+                    first(block, name, own.calls(number), own.masks)
                 calls = beside(own, twin_of(whole, number), number, BUDGET, device)
                 for step, error in learned(block, name, calls, recipe, draw, at):
                     tell(log, loop.every, number * recipe.steps, step, error, number + 1)
