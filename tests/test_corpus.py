@@ -102,9 +102,13 @@ def test_rows_that_cannot_be(rows: Any) -> None:
 
 
 def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("x")
-    with pytest.raises(ValueError, match="something else than a corpus"):
-        Corpus(TEXTS).save(tmp_path)
+    for name in ("thesis.txt", "README.md", "train.parquet", "corpus.json"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text("[]")
+        for place in (tmp_path / name, tmp_path):
+            with pytest.raises(ValueError, match="something else than a corpus"):
+                Corpus(TEXTS).save(place)
+        assert (tmp_path / name / name).read_text() == "[]"
 
 
 def chunks(seed: int = 0, second: tuple[str, ...] = ()) -> Chunks:

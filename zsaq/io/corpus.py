@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
@@ -132,7 +133,7 @@ class Corpus:
         ValueError for anything else, and where nothing can be written."""
         target = placed(folder)
         there = {each.name for each in target.iterdir()} if target.is_dir() else set()
-        if target.is_file() or not there <= {FILE, FACTS, "README.md"}:
+        if target.is_file() or not there <= {FILE, FACTS, "README.md"} or (there and not has_facts(target)):
             raise ValueError(f"{target} holds something else than a corpus; give a new folder")
         check_room(target)
         return target
@@ -151,6 +152,13 @@ class Corpus:
             url = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
             api.upload_folder(repo_id=repo_id, repo_type="dataset", folder_path=folder, commit_message="Synthetic text")
         return str(url)
+
+
+def has_facts(folder: Path) -> bool:
+    """Whether `save` has written the folder: anybody calls files README.md and train.parquet."""
+    with suppress(ValueError):
+        return "sha256" in read_json(folder / FACTS)
+    return False
 
 
 def fetched(repo_id: str) -> Path:
