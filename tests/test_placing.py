@@ -22,11 +22,18 @@ from zsaq.student import finish
 __all__ = ["folder", "saved"]
 W2, W8 = CONFIGS["w2a8"], CONFIGS["w8a8"]
 MADE = {  # of an earlier student
-    *("README.md", "report.html", "curves.png", "results.json", "parity.json", "bench.json", "onnx/model.onnx"),
-    *("elsewhere/export.json", "compressed-tensors/config.json", "pictures/images.png", "chat_template.jinja"),
+    *("README.md", "report.html", "curves.png", "results.json", "parity.json", "bench.json", "onnx/export.json"),
+    *("elsewhere/export.json", "onnx/model.onnx", "pictures/images.png", "chat_template.jinja"),
     *("model-00001-of-00002.safetensors", "model.safetensors.index.json", "adapter_config.json", "spiece.model"),
 }
-OTHERS = ("thesis.txt", "notes/a.md", "checkpoint-2/model.safetensors", "trainer_state.json", "private.jsonl")
+OTHERS = (
+    "gguf/mine.gguf",
+    "thesis.txt",
+    "notes/a.md",
+    "checkpoint-2/model.safetensors",
+    "trainer_state.json",
+    "private.jsonl",
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

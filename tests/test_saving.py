@@ -26,7 +26,7 @@ __all__ = ["folder", "saved"]
 def test_save_replaces_its_own_folder_whole(tmp_path: Path) -> None:
     first, second = student_of("bert", CONFIGS["w2a8"]), student_of("gpt2", CONFIGS["w8a8"])
     target = save(first, tmp_path / "deep" / "model", Vocabulary())
-    for name in ("README.md", "results.json", "bench.json", "onnx/model.onnx"):
+    for name in ("README.md", "results.json", "bench.json", "onnx/export.json"):
         (target / name).parent.mkdir(exist_ok=True)
         (target / name).write_text("of the first")
     save(second, str(target))

@@ -38,15 +38,25 @@ def quantize(place: Path, **options: Any) -> Any:
     return launch.run(bert(wordpiece()), "w4a8", place, tokenizer=wordpiece(), **{"method": never, **options})
 
 
-@pytest.mark.parametrize("foreign", ["thesis.txt", "notes/a.md", "training_args.bin", ".git/config", "private.jsonl"])
+NAMESAKES = (  # of what a student holds, and of what is made of one
+    *("mine.safetensors", "my.model", "pytorch_model.bin", "vocab.csv", "pictures/holiday.jpg", "gguf/my.gguf"),
+    *("adapter_config.json", "openvino/notes.md"),
+)
+
+
+@pytest.mark.parametrize(
+    "foreign", ["thesis.txt", "notes/a.md", "training_args.bin", ".git/config", "private.jsonl", *NAMESAKES]
+)
 def test_a_student_beside_something_else_is_not_replaced(folder: Path, foreign: str) -> None:
-    for name in (foreign, "onnx/model.onnx", "README.md", "pictures/images.png", ".results.json.0123abcd.partial.json"):
-        (folder / name).parent.mkdir(exist_ok=True)
+    ours = ("onnx/export.json", "onnx/model.onnx", "mine/export.json", "README.md", "curves.png")
+    drawn = ("pictures/images.png", "pictures/spectrum.png", "pictures/second/losses.png")
+    for name in (foreign, *ours, *drawn, ".results.json.0123abcd.partial.json"):
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text("{}")
     with pytest.raises(ValueError, match=rf"holds a student of zsaq and {foreign.split('/')[0]}, which would be lost"):
         quantize(folder)
     (folder / foreign).unlink()
-    if "/" in foreign:
+    if "/" in foreign and not any((folder / foreign).parent.iterdir()):
         (folder / foreign).parent.rmdir()
     assert check_target(folder) == folder
 

@@ -23,11 +23,11 @@ from zsaq.quant.adapter import packed_state
 from zsaq.quant.kept import check_kept
 from zsaq.quant.layers import quant_layers
 from zsaq.quant.modes import evaluating
-from zsaq.quant.placing import is_log
+from zsaq.quant.placing import PAINTED, PICTURES, is_log
 from zsaq.quant.sharded import is_sharded
 from zsaq.run import Results
 
-DRAWN: Final = ("curves.png", *(f"pictures/**/{name}.png" for name in ("images", "spectrum", "losses")))  # by zsaq
+DRAWN: Final = ("curves.png", *(f"{PICTURES}/**/{name}" for name in PAINTED))  # by zsaq
 TOKENS: Final = 8
 ROUNDING_NOISE: Final = 0.05  # of the largest answer: what roundings in another order may do, and no damaged layer does
 

@@ -34,10 +34,10 @@ def check_target(folder: str | Path) -> Path:
     held = sorted(target.iterdir())
     if held and (not (target / MANIFEST).is_file() or method_in(target) not in (METHOD, None)):
         raise ValueError(foreign)
-    listed: set[str] = set()
-    with suppress(ValueError):  # a damaged manifest, which goes, too
-        listed = {name.split("/")[0] for name in read_manifest(target / MANIFEST)["files"]} if held else listed
-    if others := [path.name for path in held if path.name not in listed and not is_own(path)]:
+    listed: set[str] | None = None
+    with suppress(ValueError):  # no manifest yet, or a damaged one, which goes, too
+        listed = {name.split("/")[0] for name in read_manifest(target / MANIFEST)["files"]}
+    if others := [path.name for path in held if not is_own(path, listed)]:
         raise ValueError(
             f"{target} holds a student of zsaq and {others[0]}, which would be lost: take that away, or give a new "
             "folder"

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final
@@ -30,7 +30,10 @@ READERS: Final = (  # tokenizers and processors
     *("vocab.*", "merges.txt", "*.model"),
     *("*preprocessor_config.json", "processor_config.json", "chat_template*", "additional_chat_templates"),
 )
-DRAWN: Final = ("README.md", "report.html", "curves.png", "pictures", ".eval_results")
+DRAWN: Final = ("README.md", "report.html", "curves.png", ".eval_results")
+PICTURES: Final = "pictures"
+PAINTED: Final = ("images.png", "spectrum.png", "losses.png")  # in that folder, and in folders there
+FILTERED: Final = ("filter.png", "filter-spectrum.png")  # there too, where a run is at work
 HUB: Final = (".gitattributes", ".cache")
 OWN: Final = (*MODEL, "generation_config.json", *MADE, *READERS, *DRAWN, *HUB)
 EXPORTS: Final = ("onnx", "openvino", "compressed-tensors", "gguf", "gptq")
@@ -38,13 +41,23 @@ UNFINISHED: Final = re.compile(r"\..*\.[0-9a-f]{8}\.(partial.*|lock)")  # `zsaq.
 
 
 def is_export(path: Path) -> bool:
-    return path.is_dir() and (path.name in EXPORTS or (path / "export.json").is_file())
+    return (path / "export.json").is_file()
 
 
-def is_own(path: Path) -> bool:
-    """Whether a file or folder beside a student is a part of it, or was made of it, or describes it."""
-    named = matches(path, OWN) or UNFINISHED.fullmatch(path.name) is not None
-    return named or is_export(path) or (path.suffix == ".jsonl" and is_log(path))
+def is_drawn(path: Path) -> bool:
+    """Whether it is the folder of a student's pictures, and holds nothing else."""
+    return path.name == PICTURES and all(
+        each.name in (*PAINTED, *FILTERED) or each.is_dir() for each in path.rglob("*")
+    )
+
+
+def is_own(path: Path, listed: Collection[str] | None = None) -> bool:
+    """Whether a file or folder beside a student is a part of it, or was made of it, or describes it. `listed`: what its
+    manifest has; without one the names of models and tokenizers tell, which others have too."""
+    if listed is not None and path.name not in listed and matches(path, (*MODEL, *READERS)):
+        return False
+    named = path.name in (listed or ()) or matches(path, OWN) or UNFINISHED.fullmatch(path.name) is not None
+    return named or is_export(path) or is_drawn(path) or (path.suffix == ".jsonl" and is_log(path))
 
 
 def matches(path: Path, patterns: Sequence[str]) -> bool:
@@ -118,7 +131,7 @@ def replaced(target: Path) -> list[Path]:
     if method_in(target) == METHOD:
         return [path for path in target.iterdir() if is_own(path)]
     for path in sorted(target.iterdir()):
-        if is_export(path) or matches(path, (*MODEL, *MADE)):
+        if is_export(path) or path.name in EXPORTS or matches(path, (*MODEL, *MADE)):
             raise ValueError(
                 f"{target} holds {path.name}, which is no student of zsaq and would be mixed with this one or lost: "
                 "give a new folder, or empty this one"
