@@ -1,5 +1,6 @@
 """What a checkpoint that is quantized block by block must not do in silence."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from zsaq.stream.quantizing import quantize_files
 from zsaq.stream.skeleton import Skeleton
 from zsaq.stream.weights import listed
 from zsaq.streaming import unread
+from zsaq.train.pair import Batch
 
 
-def refused(folder: Path, **options: Any) -> str:
+def refused(folder: Path, config: str = "w4a16g8", **options: Any) -> str:
     with pytest.raises(ValueError) as told:
-        zsaq.quantize_files(folder, folder.with_name("out"), "w4a16g8", **options)
+        zsaq.quantize_files(folder, folder.with_name("out"), config, **options)
     assert not folder.with_name("out").exists()
     return str(told.value)
 
@@ -31,9 +33,25 @@ def test_a_layer_outside_of_the_blocks_is_told_before_anything_is_spent(tmp_path
         word_embed_proj_dim=16, max_position_embeddings=64,
     )  # fmt: skip
     OPTForCausalLM(config).save_pretrained(tmp_path / "opt")
-    assert "project_" in refused(tmp_path / "opt", method="rtn") and "stands in no block" in refused(
-        tmp_path / "opt", method="rtn"
-    )
+    for method in ("rtn", "gptq"):
+        told = refused(tmp_path / "opt", method=method, batches=unread_text() if method == "gptq" else None)
+        assert "project_" in told and "stands in no block" in told
+
+
+def unread_text() -> Iterator[Batch]:
+    """Text that takes long to make."""
+    yield batches(1)[0]
+    raise AssertionError("text was made")
+
+
+@pytest.mark.parametrize(
+    ("config", "license", "told"), [("w4a16g8", "a/b", "license"), ("w4a16g7", None, "group size 7")]
+)
+def test_a_licence_and_a_group_size_are_refused_before_text_is_made(
+    config: str, license: str | None, told: str, tmp_path: Path
+) -> None:
+    llama().save_pretrained(tmp_path / "llama")
+    assert told in refused(tmp_path / "llama", config, method="gptq", batches=unread_text(), license=license)
 
 
 def test_a_tie_of_two_matrices_is_told(tmp_path: Path) -> None:

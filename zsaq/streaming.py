@@ -33,12 +33,11 @@ from zsaq.language.job import TextJob
 from zsaq.language.methods import METHODS, OWN, TEXT, auto
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
-from zsaq.quant.plan import make_plan
 from zsaq.quant.share import Share
 from zsaq.report.card import base_of
 from zsaq.run import Results, Row
 from zsaq.stream.finishing import finish
-from zsaq.stream.quantizing import ROUNDINGS, Rounding, check_ranges
+from zsaq.stream.quantizing import ROUNDINGS, Rounding, check_ranges, planned
 from zsaq.stream.quantizing import quantize_files as from_files
 from zsaq.stream.skeleton import Skeleton
 from zsaq.subject import Subject
@@ -90,7 +89,7 @@ def quantize_files(
         options = usual_options(METHODS[method], "causal", effort) | options
     rounding = rounding_of(method)
     row = METHODS[method]
-    budget = budget_of(row, effort, options)
+    budget, origin, plan = budget_of(row, effort, options), base_of(str(model), license), planned(skeleton, config)
     set_seed(seed)
     chosen: list[Batch] = []
     held, knowledge, zero_shot = None, (), True
@@ -105,7 +104,6 @@ def quantize_files(
     elif corpus is not None or batches is not None:
         raise ValueError(f"{method} reads no text: leave corpus and batches off, or take gptq")
     say(f"{method} on {name_of(str(model))}, block by block: {str(budget) or 'nothing to spend'}")
-    plan = make_plan(skeleton.model, config)
     say(str(Share.of(skeleton.model, plan.chosen, plan.left)))
     with atomic_folder(target) as partial:
         partial.mkdir()
@@ -125,7 +123,7 @@ def quantize_files(
         inputs, numbers = row.inputs if batches is None else OWN, {"effort": effort, **budget.numbers} | read
         results = Results(
             str(model), method, plan.config, seed, zero_shot, inputs, rows, numbers,
-            None, covered, knowledge=knowledge, base=base_of(str(model), license), seconds=seconds,
+            None, covered, knowledge=knowledge, base=origin, seconds=seconds,
             machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(), "processes": 1},
             versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
             own_text=known if own else {}, fingerprint=fingerprint(partial),

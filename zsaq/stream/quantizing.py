@@ -47,6 +47,15 @@ def check_ranges(config: QuantConfig) -> None:
         )
 
 
+def planned(skeleton: Skeleton, config: QuantConfig) -> Plan:
+    """What is decided about each module. Raises ValueError as `make_plan` does, and for one that stands in no block."""
+    plan, inside = make_plan(skeleton.model, config), tuple(f"{name}." for name in skeleton.blocks)
+    for name in plan.chosen:
+        if name not in (skeleton.table, skeleton.head) and not name.startswith(inside):
+            raise ValueError(f"{name} stands in no block: leave it in floats by a rule, or {IN_MEMORY}")
+    return plan
+
+
 @torch.no_grad()
 def quantize_files(
     source: Path, target: Path, config: QuantConfig, *, rounding: Rounding = "gptq", batches: Sequence[Batch] = (),
@@ -69,11 +78,7 @@ def quantize_files(
     batches = even(batches) if recipe is not None else batches
     skeleton = Skeleton.of(source)
     model = skeleton.model
-    plan = make_plan(model, with_learned_ranges(config) if batches else config)
-    inside = tuple(f"{name}." for name in skeleton.blocks)
-    for name in plan.chosen:
-        if name not in (skeleton.table, skeleton.head) and not name.startswith(inside):
-            raise ValueError(f"{name} stands in no block: leave it in floats by a rule, or {IN_MEMORY}")
+    plan = planned(skeleton, with_learned_ranges(config) if batches else config)
     dtype = torch.float32 if batches else None  # what is not quantized, as it is saved
     shards = Shards(target)
     shards.add(outside(skeleton, plan, dtype))
