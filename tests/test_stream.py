@@ -82,6 +82,7 @@ def test_a_folder_is_quantized_saved_and_loaded(tmp_path: Path) -> None:
     bpe().save_pretrained(tmp_path / "teacher")
     given = batches(6)
     results = zsaq.quantize_files(tmp_path / "teacher", tmp_path / "out", "w4a16g8", batches=given, calibration=4)
+    assert results.model == "teacher" and str(tmp_path) not in (tmp_path / "out" / "results.json").read_text()
     again: Any = zsaq.load(tmp_path / "out")
     assert again.zsaq.results == results and again.zsaq.problem is None
     assert not results.zero_shot and "left alone" in results.coverage["lm_head"]

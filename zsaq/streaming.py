@@ -103,7 +103,8 @@ def quantize_files(
         del stream
     elif corpus is not None or batches is not None:
         raise ValueError(f"{method} reads no text: leave corpus and batches off, or take gptq")
-    say(f"{method} on {name_of(str(model))}, block by block: {str(budget) or 'nothing to spend'}")
+    name = name_of(str(model))
+    say(f"{method} on {name}, block by block: {str(budget) or 'nothing to spend'}")
     say(str(Share.of(skeleton.model, plan.chosen, plan.left)))
     with atomic_folder(target) as partial:
         partial.mkdir()
@@ -122,10 +123,10 @@ def quantize_files(
         rows = (Row("teacher", weight_bytes(source)), Row(method, weight_bytes(partial), seconds, {} if own else known))
         inputs, numbers = row.inputs if batches is None else OWN, {"effort": effort, **budget.numbers} | read
         results = Results(
-            str(model), method, plan.config, seed, zero_shot, inputs, rows, numbers,
+            name, method, plan.config, seed, zero_shot, inputs, rows, numbers,
             None, covered, knowledge=knowledge, base=origin, seconds=seconds,
             machine={"device": str(loop.accelerator.device), "threads": torch.get_num_threads(), "processes": 1},
-            versions={name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            versions={each: version(each) for each in PACKAGES} | {"python": platform.python_version()},
             own_text=known if own else {}, fingerprint=fingerprint(partial),
         )  # fmt: skip
         results.write(partial)
