@@ -78,6 +78,9 @@ def test_rows_that_were_rounded_on_are_not_compared() -> None:
     found = unread(mixed, [first])
     assert found is not None and set(found) == {"input_ids", "attention_mask"}
     assert torch.equal(found["input_ids"], second["input_ids"][:2, :64])
+    wider = {name: torch.nn.functional.pad(value, (3, 2)) for name, value in first.items()}
+    wider["input_ids"][wider["attention_mask"] == 0] = 7
+    assert unread(wider, [first]) is None and unread(first, [wider]) is None, "other padding"
 
 
 def test_a_head_of_one_scale_is_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

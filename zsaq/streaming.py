@@ -139,10 +139,16 @@ def unread(more: Batch | None, chosen: list[Batch]) -> Batch | None:
     """Some rows of the batch `more` of which none is among the `chosen` ones; None where there are none."""
     if more is None or "input_ids" not in more:
         return None
-    known = {tuple(row.tolist()) for batch in chosen if "input_ids" in batch for row in batch["input_ids"]}
-    new = [number for number, row in enumerate(more["input_ids"]) if tuple(row.tolist()) not in known][: HELD[0]]
+    known = {row for batch in chosen if "input_ids" in batch for row in texts_of(batch)}
+    new = [number for number, row in enumerate(texts_of(more)) if row not in known][: HELD[0]]
     named = ("input_ids", "attention_mask")
     return {name: more[name][new, : HELD[1]] for name in named if name in more} if new else None
+
+
+def texts_of(batch: Batch) -> list[tuple[int, ...]]:
+    """The tokens of each row without its padding, which is another beside other rows."""
+    counts = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+    return [tuple(row[count].tolist()) for row, count in zip(batch["input_ids"], counts, strict=True)]
 
 
 def rounding_of(method: str) -> Rounding:
