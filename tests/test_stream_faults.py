@@ -1,5 +1,6 @@
 """What a checkpoint that is quantized block by block must not do in silence."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from toys import VOCABULARY, batches, llama
 from zsaq import Grid, QuantConfig
 from zsaq.stream.quantizing import quantize_files
 from zsaq.stream.skeleton import Skeleton
-from zsaq.stream.weights import listed
+from zsaq.stream.weights import Weights, bytes_of, listed
 from zsaq.streaming import unread
 from zsaq.train.pair import Batch
 
@@ -105,5 +106,33 @@ def test_what_no_file_holds_is_as_from_pretrained_has_it(tmp_path: Path) -> None
 
 def test_files_beside_the_model_are_not_read(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path)
-    save_file({"x": torch.zeros(1)}, tmp_path / "model.fp16.safetensors")
+    for name in ("model.fp16.safetensors", "consolidated.safetensors"):
+        save_file({"x": torch.zeros(1)}, tmp_path / name)
     assert [path.name for path in listed(tmp_path)] == ["model.safetensors"]
+    assert bytes_of(tmp_path) == (tmp_path / "model.safetensors").stat().st_size
+
+
+def test_of_an_index_and_one_file_the_file_is_read_as_from_pretrained_does(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path, max_shard_size="20KB")
+    other = llama()
+    save_file(other.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded = type(other).from_pretrained(tmp_path).state_dict()
+    weights = Weights(tmp_path)
+    assert all(torch.equal(weights.tensor(name), value) for name, value in loaded.items())
+    (tmp_path / "model.safetensors").unlink()
+    next(tmp_path.glob("model-*")).unlink()
+    with pytest.raises(ValueError, match="which is not in the folder"):
+        listed(tmp_path)
+
+
+def test_tensors_without_a_place_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kept, told in ((2, False), (1, True)):
+        llama().save_pretrained(tmp_path / "llama")
+        path = tmp_path / "llama" / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"num_hidden_layers": kept}))
+        state = load_file(tmp_path / "llama" / "model.safetensors") | {
+            "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)  # known to be left over
+        }
+        save_file(state, tmp_path / "llama" / "model.safetensors", metadata={"format": "pt"})
+        zsaq.quantize_files(tmp_path / "llama", tmp_path / str(kept), "w4a16g8", method="rtn")
+        assert ("no place for 9 tensors in the files: ['model.layers.1." in capsys.readouterr().err) == told

@@ -40,6 +40,7 @@ from zsaq.stream.finishing import finish
 from zsaq.stream.quantizing import ROUNDINGS, Rounding, check_ranges, planned
 from zsaq.stream.quantizing import quantize_files as from_files
 from zsaq.stream.skeleton import Skeleton
+from zsaq.stream.weights import bytes_of
 from zsaq.subject import Subject
 from zsaq.train.logging import say
 from zsaq.train.loop import Loop
@@ -66,8 +67,9 @@ def quantize_files(
 
     Answers the results, which lie beside the student; with text also how near it is to its teacher, on rows that it was
     not rounded on: "kl" in nats a token, and "agreement". Without a `config`, or with method "auto", both are those of
-    `zsaq.quantize`. Raises ValueError for another kind of model or method, for
-    files that call weights otherwise than the model does, and as `zsaq.quantize` does.
+    `zsaq.quantize`. Raises ValueError for another kind of model or method, where that choice trains the whole student
+    too, for files that call weights otherwise than the model does, and as `zsaq.quantize` does. Tensors that the model
+    has no place for are told.
     """
     began, loop = time.perf_counter(), loop or Loop()
     if loop.accelerator.num_processes > 1:
@@ -77,8 +79,10 @@ def quantize_files(
     if method not in ("auto", *ROUNDINGS):
         raise ValueError(f"method is {method!r}; block by block there are {', '.join(ROUNDINGS)}")
     source = located(model)
-    target = ready_target(folder, sum(path.stat().st_size for path in source.glob("*.safetensors")))
+    target = ready_target(folder, size := bytes_of(source))
     skeleton, reader = Skeleton.of(source), tokenizer_of(source)
+    if left := skeleton.unplaced:
+        say(f"{type(skeleton.model).__name__} has no place for {len(left)} tensors in the files: {left[:4]}")
     if config is None:
         config, meaning = usual_bits(skeleton.model, "causal")
         say(f"no bits were given: {config}, {meaning}")
@@ -120,7 +124,7 @@ def quantize_files(
         seconds = round(time.perf_counter() - began, 2)
         known = {} if near is None else dataclasses.asdict(near)
         own, read = corpus is None and batches is None, {"calibration": len(chosen)} if chosen else {}
-        rows = (Row("teacher", weight_bytes(source)), Row(method, weight_bytes(partial), seconds, {} if own else known))
+        rows = (Row("teacher", size), Row(method, weight_bytes(partial), seconds, {} if own else known))
         inputs, numbers = row.inputs if batches is None else OWN, {"effort": effort, **budget.numbers} | read
         results = Results(
             name, method, plan.config, seed, zero_shot, inputs, rows, numbers,

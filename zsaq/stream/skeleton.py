@@ -1,5 +1,6 @@
 """A model without its weights: its modules on the meta device, and the files where the weights lie."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from zsaq.language.models import blocks, output_layer, task_kind, token_table
 from zsaq.quant.experts import fused_weights
 from zsaq.stream.weights import Weights
 
+OLD = (r"rotary_emb\.inv_freq", r"(^|\.)position_ids$")  # which older versions of transformers have saved
 ROWS = 4096  # that are compared at once
 IN_MEMORY = "quantize it in memory, by zsaq.quantize(model); method='rtn' asks nothing of its blocks"
 
@@ -69,6 +71,14 @@ class Skeleton:
     def tied(self) -> bool:
         """Whether the head has the table's weight."""
         return self.model.get_submodule(self.head).weight is self.model.get_submodule(self.table).weight
+
+    @property
+    def unplaced(self) -> list[str]:
+        """Tensors in the files that the model has no place for, and does not know to be left over."""
+        model: Any = self.model
+        usual = "|".join([*(model._keys_to_ignore_on_load_unexpected or ()), *OLD])
+        placed = {f"{self.head}.weight", *map(self.source, model.state_dict())}
+        return [name for name in self.weights.header if name not in placed and not re.search(usual, name)]
 
     def source(self, name: str) -> str:
         """What the files call a tensor of the model: the head's is the table's where they are tied."""

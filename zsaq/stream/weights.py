@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zsaq.io.folder import INDEX, WEIGHTS, shards_of
+from zsaq.io.folder import INDEX, WEIGHTS, weight_files
 from zsaq.quant.guard import Header, read_header
 
 
@@ -58,7 +58,12 @@ class Weights:
 
 
 def listed(folder: Path) -> list[Path]:
-    """The files that hold a model in `folder`: of its index, or the one file, or all that lie there."""
-    if (folder / INDEX).is_file():
-        return [folder / name for name in sorted(set(shards_of(folder / INDEX).values()))]
-    return [folder / WEIGHTS] if (folder / WEIGHTS).is_file() else sorted(folder.glob("*.safetensors"))
+    """The files that hold a model in `folder`: those that `from_pretrained` reads, or all that lie there. Raises
+    ValueError as `weight_files` does."""
+    named = any((folder / name).is_file() for name in (WEIGHTS, INDEX))
+    return weight_files(folder, None) if named else sorted(folder.glob("*.safetensors"))
+
+
+def bytes_of(folder: Path) -> int:
+    """Of these files."""
+    return sum(path.stat().st_size for path in listed(folder))
