@@ -43,7 +43,7 @@ def image(**options: Any) -> Any:
         ({"method": "gptq", "tokenizer": None}, "needs its tokenizer, and none was given"),
         ({"method": "gptq", "generator": 3}, "generator is a int; give a path, an id or"),
         ({"teacher_bits": 5}, "teacher_bits is 5; give 8 or 4"),
-        ({"method": "llm-qat", "teacher_bits": 8}, "this one has no path: give a path or id"),
+        ({"method": "llm-qat", "teacher_bits": 8}, "give its path or id, saved as it is now"),
         ({"baselines": ("magic",)}, "method is 'magic'"),
         ({"baselines": "rtn"}, "baselines is 'rtn'; give a list of names"),
         ({"method": lambda *_: 1, "baselines": [lambda *_: 2]}, "is called 'own' in the table, and so is another"),
@@ -112,6 +112,9 @@ def test_a_teacher_in_few_bits_says_what_it_needs(tmp_path: Path) -> None:
         part.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="needs bitsandbytes"):
         zsaq.quantize(tmp_path, "w4a8", method="llm-qat", teacher_bits=8)
+    loaded = type(opt(bpe())).from_pretrained(tmp_path)  # whose weights may be others by now
+    with pytest.raises(ValueError, match="give its path or id, saved as it is now"):
+        zsaq.quantize(loaded, "w4a8", method="llm-qat", tokenizer=bpe(), teacher_bits=8)
     assert zsaq.quantize(tmp_path, "w8a8", teacher_bits=4).zsaq.results.method == "rtn", "nobody asks its teacher"
 
 

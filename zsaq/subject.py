@@ -222,8 +222,8 @@ class Subject:
                 generator = (wide, job.generator[1]) if job.generator[0] is job.start else job.generator
                 job.teacher, job.start, job.generator = wide, wide, generator  # type: ignore[assignment]
             if self.teacher_bits is not None:
-                if self.source.startswith("a "):
-                    raise ValueError("teacher_bits loads the teacher anew, and this one has no path: give a path or id")
+                if not self.named:  # from its files the weights may have moved on
+                    raise ValueError("teacher_bits loads the teacher anew: give its path or id, saved as it is now")
                 job.start.to(loop.accelerator.device)  # type: ignore[arg-type]
                 job.answer_in(self.teacher_bits, self.source)
         self.model.to(loop.accelerator.device)
