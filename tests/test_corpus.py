@@ -75,6 +75,15 @@ def test_files_of_texts(tmp_path: Path, name: str, text: str) -> None:
     assert list(Corpus.of(str(tmp_path / "p.txt")).rows) == PAIRS
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("write", [str, lambda text: json.dumps(text, ensure_ascii=False)])
+def test_a_text_may_hold_what_unicode_ends_lines_with(tmp_path: Path, write: Any, end: str) -> None:
+    texts = ["one\u2028still one", "two\x85still two", "three\x1cstill\u2029three"]
+    path = tmp_path / ("t.txt" if write is str else "t.jsonl")
+    path.write_bytes(end.join(map(write, texts)).encode())
+    assert Corpus.load(path).rows == texts
+
+
 @pytest.mark.parametrize(
     ("name", "content", "why"),
     [
@@ -82,7 +91,15 @@ def test_files_of_texts(tmp_path: Path, name: str, text: str) -> None:
         ("t.jsonl", b'{"label": 3}', "no column text"),
         ("t.jsonl", b"{", "cannot be read"),
         ("t.txt", b"\xff\xfe\xff", "cannot be read"),
-        ("t.txt", b"a\tb\nc\n", "cannot be read"),
+        ("t.txt", b"a\tb\n\nc\n", "line 3 of .* has text, the first text and text_pair: give each line a text"),
+        ("t.txt", b"c\na\tb\n", "line 2 of .* has text and text_pair, the first text: give"),
+        ("t.txt", b"a\tb\tc\n", "line 1 of .* has text and text_pair and more"),
+        (
+            "t.jsonl",
+            b'{"text": "a"}\n{"text": "b", "text_pair": "c"}',
+            "line 2 of .* has text and text_pair, the first",
+        ),
+        ("t.jsonl", b'{"text": "a", "fluency": 1}\n"b"', "line 2 of .* has text, the first text and fluency"),
         ("t.txt", b"", "cannot be read"),
         ("t.jsonl", b'{"text": 3}', "a row of the corpus is 3"),
     ],

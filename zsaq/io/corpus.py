@@ -19,6 +19,7 @@ from zsaq.io.target import placed
 FILE: Final = "train.parquet"
 FACTS: Final = "corpus.json"
 COLUMNS: Final = ("text", "text_pair")
+READ: Final = (*COLUMNS, "fluency")
 Rows = Sequence[str] | Sequence[tuple[str, ...]] | Sequence[str | tuple[str, ...]]
 
 
@@ -177,23 +178,38 @@ def fetched(repo_id: str) -> Path:
 
 
 def read_rows(path: Path) -> tuple[Rows, tuple[float, ...]]:
-    """Texts or pairs, and their fluency where it is told. Raises ValueError for a file of another form."""
+    """Texts or pairs, and their fluency where it is told. Raises ValueError for a file of another form, and for one
+    whose lines are of several, with the first that is of another."""
+    lines, found = list[tuple[int, dict[str, Any]]](), dict[str, list[Any]]()
     try:
         if path.suffix == ".parquet":
             import pyarrow.parquet as pq
 
-            found: dict[str, list[Any]] = pq.read_table(path).to_pydict()
-        elif path.suffix in (".jsonl", ".json"):
-            lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            lines = [{"text": line} if isinstance(line, str) else line for line in lines]
-            found = {name: [line[name] for line in lines] for name in (*COLUMNS, "fluency") if name in lines[0]}
-        else:
-            lines = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            found = {name: [line[i] for line in lines] for i, name in enumerate(COLUMNS) if i < len(lines[0])}
+            found = pq.read_table(path).to_pydict()
+        else:  # a text may hold whatever else than "\n" Unicode counts as the end of a line
+            texts = enumerate(path.read_text(encoding="utf-8").split("\n"), 1)
+            lines = [(number, line_of(text, path.suffix)) for number, text in texts if text.strip()]
+            found = {name: [] for name in lines[0][1]}
     except (OSError, ValueError, *UNMADE) as error:
         raise ValueError(f"{path} cannot be read as texts ({type(error).__name__}: {error}): fetch it again") from error
+    for number, line in lines:
+        if line.keys() != found.keys() or "more" in line:
+            raise ValueError(
+                f"line {number} of {path} has {' and '.join(line)}, the first {' and '.join(found)}: give each line a "
+                "text, or each a pair with one tab between"
+            )
+        for name, value in line.items():
+            found[name].append(value)
     if "text" not in found:
         raise ValueError(f"{path} has no column text, only {list(found)}: rename the one that holds the texts")
     pairs = "text_pair" in found
     rows = list(zip(found["text"], found["text_pair"], strict=True)) if pairs else found["text"]
     return rows, tuple(found.get("fluency", ()))
+
+
+def line_of(text: str, suffix: str) -> dict[str, Any]:
+    """A row by its columns: of JSON those that are read, of plain text a third for what no row has."""
+    if suffix not in (".jsonl", ".json"):
+        return dict(zip((*COLUMNS, "more"), text.split("\t"), strict=False))
+    row = json.loads(text)
+    return {"text": row} if isinstance(row, str) else {name: row[name] for name in READ if name in row}
