@@ -118,6 +118,12 @@ def test_rows_that_cannot_be(rows: Any) -> None:
         Corpus(rows)
 
 
+@pytest.mark.parametrize("source", [5, {"text": TEXTS}, [5], b"text"])
+def test_what_is_no_corpus_at_all(source: Any) -> None:
+    with pytest.raises(ValueError, match=r"give a path, an id on the Hub, or a list|give texts that are not empty"):
+        Corpus.of(source)
+
+
 def test_a_folder_of_something_else_is_not_written_over(tmp_path: Path) -> None:
     for name in ("thesis.txt", "README.md", "train.parquet", "corpus.json"):
         (tmp_path / name).mkdir()

@@ -48,9 +48,12 @@ def test_save_refuses_what_it_has_not_written(tmp_path: Path) -> None:
             save(student, tmp_path / name)
     with pytest.raises(ValueError, match=r"not a quantized model: give it to zsaq\.quantize_model first"):
         save(TEACHERS["bert"](), tmp_path / "float")
+    for part in ("vocab.txt", {}):
+        with pytest.raises(ValueError, match="goes along with no model: give its tokenizer or processor"):
+            save(student, tmp_path / "part", part)
     assert names(tmp_path) == ["file", "home"] and names(tmp_path / "home") == ["thesis.txt"]
     (tmp_path / "empty").mkdir()
-    assert names(save(student, tmp_path / "empty")) == ["config.json", "model.safetensors", MANIFEST]
+    assert names(save(student, tmp_path / "empty", None)) == ["config.json", "model.safetensors", MANIFEST]
 
 
 class Broken:

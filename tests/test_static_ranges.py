@@ -50,7 +50,7 @@ def test_a_calibration_that_stops_halfway_leaves_nothing_to_the_next() -> None:
     for each in (model, other):
         calibrate(each, [good])
     before = held(ranges)
-    with pytest.raises(AttributeError):
+    with pytest.raises(ValueError, match="no dict of tensors"):
         calibrate(model, [wild, {"input": None}])  # type: ignore[dict-item]
     assert float(ranges.scale) == before[0]
     calibrate(model, [])  # SynQ's way to keep the ranges that are there

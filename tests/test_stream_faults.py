@@ -11,6 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GPTJConfig, GPTJForCausalLM, OPTConfig, OPTForCausalLM
 
 import zsaq
+from language_toys import bpe
+from language_toys import opt as writer
 from test_chain import gemma
 from toys import VOCABULARY, batches, llama
 from zsaq import Grid, QuantConfig
@@ -74,7 +76,7 @@ def test_text_that_nobody_would_read_is_told(tmp_path: Path) -> None:
 
 def test_rows_that_were_rounded_on_are_not_compared() -> None:
     first, second = batches(2, pad=True)
-    assert unread(first, [first]) is None and unread(None, []) is None
+    assert unread(first, [first]) is None
     mixed = {name: torch.cat([first[name][:1], second[name][:2]]) for name in first}
     found = unread(mixed, [first])
     assert found is not None and set(found) == {"input_ids", "attention_mask"}
@@ -136,3 +138,35 @@ def test_tensors_without_a_place_are_told(tmp_path: Path, capsys: pytest.Capture
         save_file(state, tmp_path / "llama" / "model.safetensors", metadata={"format": "pt"})
         zsaq.quantize_files(tmp_path / "llama", tmp_path / str(kept), "w4a16g8", method="rtn")
         assert ("no place for 9 tensors in the files: ['model.layers.1." in capsys.readouterr().err) == told
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"batches": 5}, "batches is 5; give an iterable"),
+        ({"batches": [torch.ones(2, 4).long()]}, "hold a Tensor that is no dict"),
+        ({"batches": [{"input_ids": torch.ones(0, 4).long()}]}, "no sample in them"),
+        ({"batches": []}, "0 batches"),
+        ({"seed": "a"}, "seed is 'a'; give an integer"),
+        ({"seed": -1}, "seed is -1; give an integer"),
+        ({"corpus": 5}, "corpus is 5; give a path"),
+    ],
+)
+def test_what_quantize_refuses_is_refused_here(more: dict[str, Any], told: str, tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "llama")
+    assert told in refused(tmp_path / "llama", method="gptq", **more)
+
+
+def test_a_corpus_of_pairs_is_read_as_in_memory(tmp_path: Path) -> None:
+    for part in (writer(bpe()), bpe()):
+        part.save_pretrained(tmp_path / "opt")
+    given: dict[str, Any] = {
+        "method": "gptq",
+        "calibration": 1,
+        "corpus": [("the film", "is good"), ("it was", "bad")] * 4,
+    }
+    zsaq.quantize_files(tmp_path / "opt", tmp_path / "files", "w4a16g16", **given)
+    zsaq.quantize(tmp_path / "opt", "w4a16g16", **given).save_pretrained(tmp_path / "memory")
+    here, there = Weights(tmp_path / "files"), Weights(tmp_path / "memory")
+    assert here.header == there.header
+    assert all(torch.equal(here.tensor(name), there.tensor(name)) for name in here.header)

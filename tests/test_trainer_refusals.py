@@ -1,11 +1,14 @@
 """What the trainer refuses, and what it keeps when it stops."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
 
+from test_synthesis import Point
 from toys import mlp
 from toys_training import CONFIG, constant, plain, weights
 from zsaq import (
@@ -14,9 +17,14 @@ from zsaq import (
     Loop,
     Objective,
     Pair,
+    QuantConfig,
+    calibrate,
+    compensate,
     distill,
     quantize_model,
+    reconstruct,
     repeat,
+    synthesize,
 )
 from zsaq.train.loop import processes
 from zsaq.train.optim import NotFinite
@@ -56,6 +64,35 @@ def test_what_cannot_train_is_named_before_a_step() -> None:
         distill(student, teacher, given, KL(), plain(mlp()), 1)
     with pytest.raises(ValueError, match="ratio is"):
         distill(student, teacher, given, KL(), plain(student), 1, ratio=(0, 1))
+
+
+@pytest.mark.parametrize("batches", [5, [[torch.ones(2, 16)]], [torch.ones(2, 16)], {"input": torch.ones(2, 16)}])
+def test_what_is_no_batch_is_told(batches: Any) -> None:
+    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
+    static = quantize_model(mlp(), QuantConfig.parse("w4a8s"))
+    works: list[Callable[[], Any]] = [
+        lambda: distill(student, teacher, batches, KL(), plain(student), 1),
+        lambda: reconstruct(student, teacher, batches, [("0", teacher)], steps=1),
+        lambda: compensate(student, batches, [("0", teacher)]),
+        lambda: calibrate(static, batches),
+    ]
+    for work in works:
+        with pytest.raises(ValueError, match=r"dicts? of tensors"):
+            work()
+
+
+@pytest.mark.parametrize("steps", [1.5, "2", None, 0])
+def test_steps_that_are_no_number_of_them_are_told(steps: Any) -> None:
+    teacher, student, given = mlp(), quantize_model(mlp(), CONFIG), [{"input": torch.randn(2, 16)}]
+    source = Point()
+    works: list[Callable[[], Any]] = [
+        lambda: distill(student, teacher, given, KL(), plain(student), steps),
+        lambda: reconstruct(student, teacher, given, [("0", teacher)], steps=steps),
+        lambda: synthesize(source, KL(), torch.optim.Adam(source.parameters()), steps, teacher),
+    ]
+    for work in works:
+        with pytest.raises(ValueError, match=r"give at least 1.* whole number"):
+            work()
 
 
 def test_a_tracker_that_is_not_installed_is_named() -> None:

@@ -38,6 +38,7 @@ from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.logging import SynthesisLog, say
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite
+from zsaq.train.randomness import check_seed
 from zsaq.train.stages import part, stage
 from zsaq.train.state import Held
 from zsaq.train.widening import released, widened
@@ -100,8 +101,7 @@ def quantize(
     began, loop = time.perf_counter(), loop or Loop()
     if checkpoint is None and (resume or checkpoint_every is not None):
         raise ValueError("resume and checkpoint_every are for a run that is kept: give its folder as checkpoint")
-    if type(seed) is not int or not 0 <= seed < 2**32:  # numpy's bounds
-        raise ValueError(f"seed is {seed!r}; give an integer of at least 0 and below 2**32")
+    check_seed(seed)
     if not isinstance(method, str | Callable):
         raise ValueError(f"method is {method!r:.80}; give a name, or a function that answers the student")
     listed = isinstance(baselines, Sequence) and not isinstance(baselines, str)

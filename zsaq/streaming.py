@@ -44,7 +44,8 @@ from zsaq.stream.weights import bytes_of
 from zsaq.subject import Subject
 from zsaq.train.logging import say
 from zsaq.train.loop import Loop
-from zsaq.train.pair import Batch
+from zsaq.train.pair import Batch, check_batch, listed
+from zsaq.train.randomness import check_seed
 from zsaq.train.streams import stream_of
 
 FILES: Final = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "README.md")
@@ -76,6 +77,7 @@ def quantize_files(
         raise ValueError("quantize_files runs in one process: start it without accelerate launch or torchrun")
     if corpus is not None and batches is not None:
         raise ValueError("corpus and batches are both text to round on: give one of them")
+    check_seed(seed)
     if method not in ("auto", *ROUNDINGS):
         raise ValueError(f"method is {method!r}; block by block there are {', '.join(ROUNDINGS)}")
     source = located(model)
@@ -102,9 +104,9 @@ def quantize_files(
             stream, zero_shot = stream_of(batches), False
         else:
             stream, knowledge, zero_shot = text_of(model, skeleton, reader, corpus, seed, row, loop)
-        chosen = list(islice(stream, budget["calibration"]))
-        held = unread(next(stream, None), chosen)
-        del stream
+        chosen, more = listed(islice(stream, budget["calibration"])), next(stream, None)
+        held = None if more is None else unread(check_batch(more), chosen)
+        del stream, more
     elif corpus is not None or batches is not None:
         raise ValueError(f"{method} reads no text: leave corpus and batches off, or take gptq")
     name = name_of(str(model))
@@ -139,9 +141,9 @@ def quantize_files(
     return results
 
 
-def unread(more: Batch | None, chosen: list[Batch]) -> Batch | None:
+def unread(more: Batch, chosen: list[Batch]) -> Batch | None:
     """Some rows of the batch `more` of which none is among the `chosen` ones; None where there are none."""
-    if more is None or "input_ids" not in more:
+    if "input_ids" not in more:
         return None
     known = {row for batch in chosen if "input_ids" in batch for row in texts_of(batch)}
     new = [number for number, row in enumerate(texts_of(more)) if row not in known][: HELD[0]]
@@ -183,7 +185,7 @@ def text_of(
     real data is known to be in it. Raises ValueError for a model that is too large to write by itself here."""
     if corpus is not None:
         text = Corpus.of(corpus)
-        job = TextJob.of(skeleton.model, reader)
+        job = TextJob.of(skeleton.model, reader, text_pair=text.text_pair)
         job.corpus = text.rows
         return job.text(seed), used(job, text), text.zero_shot
     need = int(SPARE * sum(4 * value.numel() for value in skeleton.model.parameters()))

@@ -30,6 +30,7 @@ from zsaq.run import Base
 from zsaq.sentence import Sentence, told_pooling
 from zsaq.train.logging import say
 from zsaq.train.loop import Loop
+from zsaq.train.pair import check_batches
 from zsaq.train.widening import keep_narrow
 from zsaq.vision import choice, presets
 from zsaq.vision import methods as vision
@@ -109,8 +110,8 @@ class Subject:
             raise ValueError(f"text_pair is {text_pair!r}; give True or False")
         if teacher_bits is not None and (type(teacher_bits) is not int or teacher_bits not in get_args(TeacherBits)):
             raise ValueError(f"teacher_bits is {teacher_bits!r}; give 8 or 4, or leave it off for a teacher in floats")
-        if batches is not None and not isinstance(batches, Iterable):
-            raise ValueError(f"batches is {batches!r}; give an iterable of dicts of tensors")
+        if batches is not None:
+            check_batches(batches)
         if kind == "image":
             reader = processor if processor is not None or not named else processor_of(source)
             spec = reader and shown_size(reader) if spec is None else spec

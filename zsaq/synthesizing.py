@@ -14,6 +14,7 @@ from zsaq.language.chunks import Chunks
 from zsaq.language.job import TextJob
 from zsaq.report.card import base_of
 from zsaq.subject import Subject
+from zsaq.train.randomness import check_seed
 
 MOST: Final = 2**22  # rows of one corpus
 
@@ -37,8 +38,7 @@ def synthesize_text(
     """
     if type(n) is not int or not 1 <= n <= MOST:
         raise ValueError(f"n is {n!r}; give an integer from 1 to {MOST}")
-    if type(seed) is not int or not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed!r}; give an integer of at least 0 and below 2**32")
+    check_seed(seed)
     options = {"temperature": temperature, "max_tokens": max_tokens, "chat": chat}
     subject = Subject.of(
         model, tokenizer=tokenizer, generator=generator, text_pair=text_pair, prompts=prompts, base=base

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,12 +73,15 @@ class Corpus:
 
     @classmethod
     def of(cls, source: "Corpus | str | Path | Rows") -> "Corpus":
-        """A corpus as it is, a list of texts, or what a path or id holds. Raises ValueError as `load` does."""
+        """A corpus as it is, a list of texts, or what a path or id holds. Raises ValueError as `load` does, and for
+        anything else."""
         if isinstance(source, Corpus):
             return source
         if isinstance(source, str | Path):
             return cls.load(source)
-        return cls([row if isinstance(row, str) else tuple(row) for row in source])
+        if not isinstance(source, Iterable) or isinstance(source, Mapping):
+            raise ValueError(f"corpus is {source!r:.80}; give a path, an id on the Hub, or a list of texts or of pairs")
+        return cls([tuple(row) if isinstance(row, list) else row for row in source])
 
     @classmethod
     def load(cls, source: str | Path) -> "Corpus":

@@ -75,6 +75,9 @@ def write(
     target, record = check_target(folder), vars(student).get("zsaq", Record())
     sharded = is_sharded(student)
     state = packed_state(student) if sharded else None
+    parts = tuple(part for part in parts if part is not None)
+    if foreign := [part for part in parts if not callable(getattr(part, "save_pretrained", None))]:
+        raise ValueError(f"a {type(foreign[0]).__name__} goes along with no model: give its tokenizer or processor")
     if not is_main():
         return target, None
     parts, results, files = parts or record.parts, results or record.results, files or record.files

@@ -19,15 +19,26 @@ WRITTEN = WeakSet[nn.Module]()  # modules whose answers were seen to be written 
 Batch = dict[str, Tensor]  # keyword arguments of forward, and "labels", which no model of ours is shown
 
 
+def check_batch(batch: Any) -> Batch:
+    """It as it is. Raises ValueError for what is no dict of tensors."""
+    if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
+        raise ValueError(
+            f"the batches hold a {type(batch).__name__} that is no dict of tensors; give an iterable of them, such "
+            'as [{"pixel_values": images}]'
+        )
+    return batch  # type: ignore[return-value]
+
+
+def check_batches(batches: Any) -> None:
+    """Raises ValueError for what holds no batches."""
+    if not isinstance(batches, Iterable):
+        raise ValueError(f"batches is {batches!r:.80}; give an iterable of dicts of tensors")
+
+
 def listed(batches: Iterable[Batch]) -> list[Batch]:
     """All of the batches. Raises ValueError for none, for what is no batch and for batches without a sample."""
-    every: list[Any] = list(batches)
-    for batch in every:
-        if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
-            raise ValueError(
-                f"the batches hold a {type(batch).__name__} that is no dict of tensors; give an iterable of them, such "
-                'as [{"pixel_values": images}]'
-            )
+    check_batches(batches)
+    every = [check_batch(batch) for batch in batches]
     if not any(value.numel() for batch in every for value in batch.values()):
         raise ValueError(f"there are {len(every)} batches with no sample in them; give at least one sample")
     return every

@@ -9,6 +9,12 @@ import torch
 from torch import Tensor
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError for what numpy takes for no seed."""
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed!r}; give an integer of at least 0 and below 2**32")
+
+
 def generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
     """A stream of random numbers of its own, from `seed`."""
     rng = torch.Generator(device).manual_seed(seed)

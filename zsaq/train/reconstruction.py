@@ -23,7 +23,7 @@ from zsaq.train.gptq import check_apart, check_float32
 from zsaq.train.logging import StepLog
 from zsaq.train.loop import Loop
 from zsaq.train.optim import NotFinite, keeping
-from zsaq.train.pair import Batch
+from zsaq.train.pair import Batch, check_batch, check_batches
 from zsaq.train.randomness import generator
 from zsaq.train.rounding import Softened, qdrop
 from zsaq.train.stages import Stage
@@ -109,9 +109,13 @@ def reconstruct(
     device = loop.accelerator.device
     student.to(device).eval()
     teacher.to(device).eval().requires_grad_(False)
-    chunks = [part for batch in batches for part in _chunks(batch, device)]
-    if not chunks or steps < 1 or batch_size < 1:
-        raise ValueError(f"steps is {steps}, batch_size {batch_size}, with {len(chunks)} batches; give at least 1 each")
+    check_batches(batches)
+    chunks = [part for batch in batches for part in _chunks(check_batch(batch), device)]
+    if not chunks or not all(isinstance(count, int) and count >= 1 for count in (steps, batch_size)):
+        raise ValueError(
+            f"steps is {steps!r}, batch_size {batch_size!r}, with {len(chunks)} batches; give at least 1 each, as "
+            "whole numbers"
+        )
     check_float32(dict(quant_layers(student)))
     check_apart({name: layer for name, layer in quant_layers(student) if not isinstance(layer, QuantEmbedding)})
     recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step, lr_norm))

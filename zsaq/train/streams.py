@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, Self, final
 
-from zsaq.train.pair import Batch
+from zsaq.train.pair import Batch, check_batches
 from zsaq.train.stages import stage
 from zsaq.train.state import Held
 
@@ -56,13 +56,16 @@ class Mapped(Iterator[Batch]):
 
 
 def stream_of(batches: Iterable[Batch]) -> Any:
-    """An iterator that can say its state: one that does already as it is, any other `Counted`."""
+    """An iterator that can say its state: one that does already as it is, any other `Counted`. Raises ValueError for
+    what holds no batches."""
+    check_batches(batches)
     known = isinstance(batches, Iterator) and hasattr(batches, "state_dict") and hasattr(batches, "load_state_dict")
     return batches if known else Counted(batches)
 
 
 def repeat(batches: Iterable[Batch]) -> Iterator[Batch]:
     """A finite collection of batches, over and over. Raises ValueError if it is empty."""
+    check_batches(batches)
     kept = list(batches)
     if not kept:
         raise ValueError("there is no batch to repeat")

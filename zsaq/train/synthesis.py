@@ -157,10 +157,10 @@ def synthesize(
     """Minimise `objective(Pair(teacher, student or teacher, source()))` for `steps` steps; see `Synthesizer`.
 
     Returns the batch of the last step, detached; adds the loss of every step to `losses`.
-    Raises ValueError if steps is below 1 or a loss is not finite.
+    Raises ValueError for steps that are no number of at least 1, or if a loss is not finite.
     """
-    if steps < 1:
-        raise ValueError(f"{stage}: steps is {steps}; give at least 1")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"{stage}: steps is {steps!r}; give at least 1, as a whole number")
     synthesizer = Synthesizer(source, objective, optimizer, teacher, student, scheduler=scheduler, stage=stage)
     batch = synthesizer.finish(steps)
     if losses is not None:

@@ -21,7 +21,7 @@ from zsaq.train.logging import StepLog
 from zsaq.train.loop import Loop, prepared, processes
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.optim import NotFinite, Wrapper, keeping
-from zsaq.train.pair import Batch, Pair, run_model
+from zsaq.train.pair import Batch, Pair, check_batch, check_batches, run_model
 from zsaq.train.recomputing import recomputing
 from zsaq.train.stages import stage as stage_of
 from zsaq.train.streams import stream_of
@@ -57,9 +57,10 @@ def calibrate(student: Model, batches: Iterable[Batch], accelerator: Accelerator
     for each in ranges:
         each.observing = each.observer
     several = set[nn.Module]()
+    check_batches(batches)
     try:
         with torch.no_grad():
-            for batch in batches:
+            for batch in map(check_batch, batches):
                 before = [each.observer.updates for each in ranges]  # a source may have shown it more
                 run_model(student, {k: v.to(device) for k, v in batch.items()})
                 several |= {r for r, seen in zip(ranges, before, strict=True) if r.observer.updates > seen + 1}
@@ -115,8 +116,8 @@ def distill(
     device = accelerator.device
     student.to(device).eval()
     teacher.to(device).eval().requires_grad_(False)
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; give at least 1")
+    if not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps is {steps!r}; give at least 1, as a whole number")
     wanted = [p for p in student.parameters() if p.requires_grad]
     if not wanted:
         raise ValueError("no parameter of the student wants a gradient; nothing can be distilled")
@@ -195,7 +196,7 @@ def _window(stream: Iterator[Batch], loop: Loop, step: int, steps: int) -> list[
         batch = next(stream, None)
         if batch is None:
             raise ValueError(f"the batches ran out at step {step} of {steps}; give more, or zsaq.repeat(batches)")
-        window.append({k: v.to(loop.accelerator.device) for k, v in loop.part(batch).items()})
+        window.append({k: v.to(loop.accelerator.device) for k, v in loop.part(check_batch(batch)).items()})
     return window
 
 
