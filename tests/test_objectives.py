@@ -86,6 +86,9 @@ def test_objectives_add_and_scale() -> None:
     assert value.item() == pytest.approx(
         2 * parts["KL"].item() + 0.5 * (parts["HiddenStates"] + parts["LogitMSE"]).item(), rel=1e-5
     )
+    value, parts = (KL() + 0.5 * KL(temperature=4.0) + KL()).weighted(pair)
+    assert list(parts) == ["KL", "KL 2", "KL 3"] and parts["KL"] == parts["KL 3"] != parts["KL 2"]
+    assert value.item() == pytest.approx((2 * parts["KL"] + 0.5 * parts["KL 2"]).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("options", "named"), [({"temperature": 0}, "0"), ({"direction": "up"}, "up")])

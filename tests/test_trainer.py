@@ -150,8 +150,16 @@ def test_the_scheduler_reaches_the_innermost_optimizer(tmp_path) -> None:
     loop = Loop(schedule="linear", warmup=0.5, folder=tmp_path)
     distill(student, teacher, [{"input": torch.randn(4, 16)}] * 4, KL(), optimizer, 4, loop)
     rates = [line["lr"] for line in logged(tmp_path)]
-    assert rates == pytest.approx([5e-4, 1e-3, 5e-4, 0.0])
+    assert rates == pytest.approx([0.0, 5e-4, 1e-3, 5e-4]), "of the step itself"
     assert "gap" in (tmp_path / "distill.jsonl").read_text()
+
+
+@pytest.mark.parametrize(("warmup", "rises"), [(0.0, [1.0, 1.0, 1.0, 1.0]), (0.5, [0.0, 0.5, 1.0, 1.0])])
+def test_a_constant_rate_rises_over_its_warmup_too(warmup: float, rises: list[float], tmp_path) -> None:
+    teacher, student = mlp(), quantize_model(mlp(), CONFIG)
+    loop, seen = Loop(schedule="constant", warmup=warmup, folder=tmp_path), [{"input": torch.randn(4, 16)}] * 4
+    distill(student, teacher, seen, KL(), plain(student, 1.0), 4, loop)
+    assert [line["lr"] for line in logged(tmp_path)] == rises
 
 
 def running(student: nn.Module) -> dict[str, torch.Tensor]:

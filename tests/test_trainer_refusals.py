@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,23 @@ def test_batches_that_run_out_are_named() -> None:
         distill(student, teacher, [{"input": torch.randn(2, 16)}], KL(), plain(student), 3)
     with pytest.raises(ValueError, match="no batch"):
         next(repeat([]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"schedule": "bogus"}, {"schedule": None}, {"every": 0}, {"every": 1.5}, {"accumulate": 1.5}),
+        *({"accumulate": "2"}, {"accumulate": 0}, {"warmup": "a"}, {"warmup": 1.0}, {"folder": 5}),
+    ],
+)
+def test_a_loop_that_cannot_be_is_told_when_it_is_made(wrong: dict[str, Any]) -> None:
+    name, value = next(iter(wrong.items()))
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; give"):
+        Loop(**wrong)
+
+
+def test_a_folder_may_be_text(tmp_path: Path) -> None:
+    assert Loop(folder=str(tmp_path)).folder == tmp_path  # type: ignore[arg-type]
 
 
 def test_fp16_is_refused() -> None:

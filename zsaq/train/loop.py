@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +15,8 @@ from torch import nn
 from zsaq.quant.sharded import is_sharded
 from zsaq.train.logging import say
 from zsaq.train.pair import Batch
+
+Schedule = Literal["constant", "linear", "cosine"]
 
 
 def processes(trackers: Sequence[str] = (), **options: Any) -> Accelerator:
@@ -43,19 +45,19 @@ class Loop:
     """How a loop runs, whatever it trains.
 
     `accumulate`: micro-batches a step; `schedule` of the learning rate, after a linear rise over `warmup`, a share of
-    the steps; `folder`: where JSON lines go; `every`: steps between two lines of progress. With N processes each reads
-    its own batches and gradients are averaged. Mixed precision is the accelerator's "no" or "bf16"; "fp16" is refused,
-    its scaler cannot look twice. For memory (docs/memory.md): `recompute` computes the student's blocks again in the
-    backward pass (gradient checkpointing), `eight_bit` keeps AdamW's states in 8 bits, by bitsandbytes. `shared`: all
-    processes read the same batches, and each takes its rows of them, so that the student is the one of a single
-    process, but for the order of sums.
+    the steps, from 0 at the first of them; `folder`: where JSON lines go; `every`: steps between two lines of progress.
+    With N processes each reads its own batches and gradients are averaged. Mixed precision is the accelerator's "no" or
+    "bf16"; "fp16" is refused, its scaler cannot look twice. For memory (docs/memory.md): `recompute` computes the
+    student's blocks again in the backward pass (gradient checkpointing), `eight_bit` keeps AdamW's states in 8 bits, by
+    bitsandbytes. `shared`: all processes read the same batches, and each takes its rows of them, so that the student is
+    the one of a single process, but for the order of sums.
 
     Raises ValueError for what cannot be, and where Accelerate does not do what it was launched for.
     """
 
     accelerator: Accelerator = field(default_factory=lambda: processes())
     accumulate: int = 1
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: Schedule = "linear"
     warmup: float = 0.1
     folder: Path | None = None
     every: int = 20
@@ -68,10 +70,16 @@ class Loop:
             raise ValueError(
                 "mixed precision is 'fp16', whose loss scaler SAM's two passes would break; use 'bf16' or 'no'"
             )
-        if self.accumulate < 1 or not 0 <= self.warmup < 1:
-            raise ValueError(
-                f"accumulate is {self.accumulate}, warmup {self.warmup}; give at least 1, and a share below 1"
-            )
+        for name in ("accumulate", "every"):
+            if type(count := getattr(self, name)) is not int or count < 1:
+                raise ValueError(f"{name} is {count!r}; give a whole number of at least 1")
+        if not isinstance(self.warmup, int | float) or not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup!r}; give a share of the steps, below 1")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"schedule is {self.schedule!r}; give one of {', '.join(get_args(Schedule))}")
+        if self.folder is not None and not isinstance(self.folder, str | Path):
+            raise ValueError(f"folder is {self.folder!r}; give a path")
+        self.folder = None if self.folder is None else Path(self.folder)
         check_launched(self.accelerator)
 
     def part(self, batch: Batch) -> Batch:

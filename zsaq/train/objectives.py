@@ -44,11 +44,15 @@ class Sum(Objective):
             flat += [(weight * w, p) for w, p in part.parts] if isinstance(part, Sum) else [(weight, part)]
         self.parts = tuple((w, p) for w, p in flat if w != 0)
         self.captures = tuple(dict.fromkeys(capture for _, part in self.parts for capture in part.captures))
+        kinds = [type(part).__name__ for _, part in self.parts]
+        before = [kinds[:place].count(kind) for place, kind in enumerate(kinds)]
+        self.names = [f"{kind} {count + 1}" if count else kind for kind, count in zip(kinds, before, strict=True)]
 
     def weighted(self, pair: Pair) -> tuple[Tensor, dict[str, Tensor]]:
-        """The sum, and its parts without their weights by class name, for the log."""
-        values = [(w, type(p).__name__, p(pair)) for w, p in self.parts]
-        return torch.stack([w * v for w, _, v in values]).sum(), {n: v.detach() for _, n, v in values}
+        """The sum, and its parts without their weights for the log, by class name, a second of a class as "KL 2"."""
+        values = [part(pair) for _, part in self.parts]
+        total = torch.stack([weight * value for (weight, _), value in zip(self.parts, values, strict=True)]).sum()
+        return total, {name: value.detach() for name, value in zip(self.names, values, strict=True)}
 
     def __call__(self, pair: Pair) -> Tensor:
         return self.weighted(pair)[0]

@@ -132,7 +132,8 @@ def distill(
         optimizer.no_sync = model.no_sync
     for each in optimizer.nested() if isinstance(optimizer, Wrapper) else ():
         each.together = loop.shared
-    schedule = get_scheduler(loop.schedule, innermost, int(steps * loop.warmup), steps)
+    shape = "constant_with_warmup" if loop.schedule == "constant" else loop.schedule
+    schedule = get_scheduler(shape, innermost, int(steps * loop.warmup), steps)
     total = objective if isinstance(objective, Sum) else 1.0 * objective
     stream = stream_of(batches)
     lasting = {"student": student, "stream": stream} | ({} if adversary is None else {"adversary": adversary})
@@ -174,10 +175,11 @@ def distill(
                     metrics.update(list(named.items())[:-1])
                 return mean[0]
 
+            rate = innermost.param_groups[0]["lr"]
             with accelerator.autocast():
                 optimizer.step(closure)  # type: ignore[arg-type]  # torch says float, and takes tensors
             schedule.step()
-            metrics["lr"] = innermost.param_groups[0]["lr"]
+            metrics["lr"] = rate
             others: dict[str, float] = {}
             if isinstance(optimizer, Wrapper):
                 others |= optimizer.diagnostics()
