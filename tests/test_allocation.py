@@ -46,6 +46,14 @@ def size_at(made: TextJob, share: float) -> Size:
     return Size(least + share * (most - least))
 
 
+def test_layers_of_one_weight_have_no_bits_by_size() -> None:
+    teacher, tokenizer = teachers.objects("llama")
+    first, second = (block.mlp.up_proj for block in teacher.model.layers[:2])
+    second.weight = first.weight
+    with pytest.raises(ValueError, match=r"layers\.0\.mlp\.up_proj and .*layers\.1\.mlp\.up_proj share a weight"):
+        zsaq.quantize(teacher, bits=4.5, method="rtn", tokenizer=tokenizer)
+
+
 @pytest.mark.parametrize("odd", [False, True])
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
 def test_no_other_choice_within_the_budget_costs_less(share: float, odd: bool) -> None:

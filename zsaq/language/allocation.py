@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -108,8 +108,8 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
     """The configuration that costs least within `size`: a rule with the bits of each layer, tables and the head of
     tokens among them, by its name. What was chosen is told.
 
-    Raises ValueError for a model whose answers are no distribution, or not finite, a group that does not fit it, and a
-    size that no bits reach.
+    Raises ValueError for a model whose answers are no distribution, or not finite, or of which layers share a weight, a
+    group that does not fit it, and a size that no bits reach.
     """
     if job.kind not in ("causal", "classification"):
         raise ValueError(
@@ -120,6 +120,7 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
     model = copied(job.start).float().eval().to(state.device)  # pyright: ignore[reportArgumentType]
     plan, modules = make_plan(model, base_of(model, size)), weighted(model)
     layers = {name: modules[name] for name in plan.chosen if name not in plan.tied}
+    check_one_each(layers)
     grids = {name: own_grid(layer, plan.chosen[name]) for name, layer in layers.items()}
     floats = rest(model, layers)
     if size.static:
@@ -151,6 +152,16 @@ def mixed(job: TextJob, size: Size) -> QuantConfig:
         own_config = dataclasses.replace(plan.chosen[name], rules=(), **{part: grid_of(grids[name], choice.bits)})
         rules.append((name, own_config))
     return dataclasses.replace(plan.config, rules=tuple(rules))
+
+
+def check_one_each(layers: Mapping[str, nn.Module]) -> None:
+    """Raises ValueError for different layers of one weight, of which each would be given bits of its own."""
+    owners: dict[int, str] = {}
+    for name, layer in layers.items():
+        if (owner := owners.setdefault(id(layer.weight), name)) != name:
+            raise ValueError(
+                f"{owner} and {name} share a weight, which cannot have bits of its own for each: give each a copy of it"
+            )
 
 
 def own_job(job: TextJob, model: PreTrainedModel) -> TextJob:
