@@ -49,7 +49,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.subject": [*rooms("knowledge language vision report io train run method sentence quant")],
     "zsaq.closing": [*rooms("subject language train quant")],
     "zsaq.api": [*rooms("closing keys subject student language vision report io train run method quant")],
-    "zsaq.synthesizing": [*rooms("subject language report io train")],
+    "zsaq.synthesizing": [*rooms("subject language report io train run")],
     "zsaq.streaming": [
         *rooms("api subject knowledge stream language report io train run method quant"),
         "zsaq.atomic",

@@ -1,5 +1,6 @@
 from collections import Counter
 from itertools import islice, pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,8 @@ def test_gradients_stop_at_the_length_and_flow_before_it() -> None:
 
 def test_layouts_that_cannot_be() -> None:
     tokenizer = wordpiece()
-    for length in (2, 33):
+    lengths: list[Any] = [2, 33, 8.5, True]
+    for length in lengths:
         with pytest.raises(ValueError, match="max_length"):
             Layout.of(tokenizer, length)
     with pytest.raises(ValueError, match=r"2 content\(s\), 1 given"):

@@ -1,5 +1,6 @@
 """Texts after prompts: as a plain loop without cache or padding writes them, cut where they end."""
 
+import math
 from typing import Any
 
 import pytest
@@ -112,7 +113,15 @@ def test_where_a_text_is_cut(text: str, cut: bool, kept: str) -> None:
     assert trimmed(text, cut) == kept
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0}, {"max_tokens": 0}, {"batch_size": 0}, {"temperature": 1e999}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0}, {"temperature": 1e999}, {"temperature": math.nan}, {"temperature": "1"},
+        {"temperature": True}, {"max_tokens": 0}, {"max_tokens": 2.5}, {"max_tokens": math.nan}, {"max_tokens": True},
+        {"batch_size": 0}, {"batch_size": "8"}, {"chat": "no"}, {"chat": 1},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_numbers_that_cannot_be(options: dict[str, Any]) -> None:
     tokenizer = bpe()
     with pytest.raises(ValueError, match="temperature"):

@@ -11,6 +11,7 @@ from commands import run, told
 from fine_tuned import fine_tuned, words
 from language_toys import bert, bpe, opt
 from zsaq import Corpus
+from zsaq.run import Base
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,19 @@ def test_automatic_prompts_of_a_name_and_of_the_weights(folder: Path) -> None:
     assert not named.text_pair and named.facts["license"] == "mit"
 
 
+def test_a_generator_without_a_name_is_looked_up_nowhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("zsaq.synthesizing.base_of", lambda path: asked.append(path) or Base("x", {"license": "mit"}))
+    tokenizer = bpe()
+    given: dict = {"generator": (opt(tokenizer), tokenizer), "prompts": ["it"], "max_tokens": 4}
+    facts = zsaq.synthesize_text(folder / "base", 2, **given).facts
+    assert facts["generator"] == "OPTForCausalLM" and "license" not in facts and not asked
+    assert zsaq.synthesize_text(folder / "base", 2, license="mit", **given).facts["license"] == "mit"
+    given["generator"][0].name_or_path = "me/opt"
+    facts = zsaq.synthesize_text(folder / "base", 2, **given).facts
+    assert (facts["generator"], facts["license"], asked) == ("me/opt", "mit", ["me/opt"])
+
+
 def test_pairs(folder: Path) -> None:
     pairs = zsaq.synthesize_text(
         folder / "base", 6, prompts=["it", "{first} so"], text_pair=True, generator=str(folder / "opt"), max_tokens=5
@@ -67,7 +81,8 @@ def test_pairs(folder: Path) -> None:
     [
         ({"n": 0}, "n is 0"), ({"n": 2.0}, "n is 2.0"), ({"seed": -1}, "seed is -1"), ({"prompts": []}, "no prompt"),
         ({"prompts": ["{first} so"]}, "text_pair"), ({"temperature": -1}, "temperature"),
-        ({"max_tokens": 0}, "max_tokens 0"),
+        ({"max_tokens": 0}, "max_tokens 0"), ({"max_tokens": 2.5}, "max_tokens 2.5"), ({"temperature": "1"}, "'1'"),
+        ({"chat": "no"}, "chat 'no'"), ({"license": 5}, "give a line of text"), ({"license": "a/b"}, "not a place"),
         ({"generator": "/nowhere/at/all"}, "generator"), ({"base": "/nowhere"}, "base"),
     ],
 )  # fmt: skip

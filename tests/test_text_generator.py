@@ -1,3 +1,5 @@
+import math
+import re
 from itertools import islice
 
 import pytest
@@ -44,7 +46,29 @@ def test_every_text_is_used_once_until_the_generator_has_climbed() -> None:
     assert len(batches) == 12 and set(batches) <= set(before)
 
 
-@pytest.mark.parametrize("options", [{"fresh": 1.5}, {"fresh": 0.0}, {"refresh": 0}, {"capacity": 23}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fresh": 1.5}, {"fresh": 0.0}, {"fresh": math.nan}, {"fresh": "all"}, {"refresh": 0}, {"refresh": 1.5},
+        {"batch_size": 2.5}, {"batch_size": True}, {"capacity": 23}, {"capacity": math.nan}, {"capacity": 1e9},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_a_share_or_a_buffer_that_cannot_be(options) -> None:
     with pytest.raises(ValueError, match=r"fresh is .* capacity"):
+        text_generator(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": math.nan}, {"temperature": math.inf}, {"temperature": "1"}, {"length": (4, 4.5)},
+        {"length": True}, {"length": (4,)}, {"length": "4"}, {"greedy": (0, 1.5)}, {"greedy": 0},
+        {"uniform_start": 1}, {"chat": math.nan}, {"chat": "yes"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_style_that_cannot_be(options) -> None:
+    name, value = next(iter(options.items()))
+    with pytest.raises(ValueError, match=re.escape(f"{name} {value!r}" if name == "uniform_start" else f"{name} is")):
         text_generator(**options)

@@ -13,6 +13,7 @@ from zsaq.io.teacher import name_of
 from zsaq.language.chunks import Chunks
 from zsaq.language.job import TextJob
 from zsaq.report.card import base_of
+from zsaq.run import Base
 from zsaq.subject import Subject
 from zsaq.train.randomness import check_seed
 
@@ -46,6 +47,7 @@ def synthesize_text(
     job = subject.job
     if not isinstance(job, TextJob):
         raise ValueError(f"{subject.name} reads images: give a model that reads text")
+    Base(subject.name, {} if license is None else {"license": license})  # refused before anything is written
     chunks = job.written(seed=seed, goal=n, **options)
     rows: list[Any] = []
     fluency: list[float] = []
@@ -59,10 +61,11 @@ def synthesize_text(
 def facts(teacher: str, generator: Any, chunks: Chunks, license: str | None) -> dict[str, Any]:
     """How a corpus was written."""
     writer, prompts = chunks.writer, chunks.prompts
-    source = generator if isinstance(generator, str) else str(generator[0].name_or_path or type(generator[0]).__name__)
-    terms = {"license": license} if license else dict(base_of(source).license)
+    path = generator if isinstance(generator, str) else str(generator[0].name_or_path)
+    name = name_of(path) if path else type(generator[0]).__name__  # which is nothing that the Hub knows
+    terms = {"license": license} if license else dict(base_of(path).license) if path else {}
     return {
-        "teacher": teacher, "generator": name_of(source), **terms, "prompts": [*prompts.first, *prompts.second],
+        "teacher": teacher, "generator": name, **terms, "prompts": [*prompts.first, *prompts.second],
         "origin": prompts.origin, "pairs": bool(prompts.second), "temperature": writer.temperature,
         "max_tokens": writer.max_tokens, "chat": writer.chat, "seed": chunks.seed, "zsaq": version("zsaq"),
         "dtype": str(writer.model.dtype).removeprefix("torch."), "texts_per_second": round(rate(chunks), 2),

@@ -55,7 +55,7 @@ class Layout:
                 gap_types.append([])
                 before = part
         taken = sum(map(len, gaps))
-        if not taken + len(types) <= max_length <= tokenizer.model_max_length:
+        if type(max_length) is not int or not taken + len(types) <= max_length <= tokenizer.model_max_length:
             raise ValueError(
                 f"max_length is {max_length}; with {taken} special tokens it must be at least {taken + len(types)} and "
                 f"at most the tokenizer's {tokenizer.model_max_length}"

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from zsaq.language.models import Vocabulary, token_texts
 from zsaq.language.sampling import continued
+from zsaq.method import alike
 from zsaq.quant.positions import longest
 from zsaq.train.widening import widened
 
@@ -47,9 +48,11 @@ class PromptedWriter:
         batch_size: int = 128,
         chat: bool = True,
     ) -> None:
-        if not 0 < temperature < float("inf") or max_tokens < 1 or batch_size < 1:
+        numbers = alike((temperature, max_tokens, batch_size), (1.0, 1, 1))
+        if not numbers or min(temperature, max_tokens, batch_size) <= 0 or not isinstance(chat, bool):
             raise ValueError(
-                f"temperature {temperature}, max_tokens {max_tokens}, batch_size {batch_size}: give numbers above 0"
+                f"temperature {temperature!r}, max_tokens {max_tokens!r}, batch_size {batch_size!r}, chat {chat!r}: "
+                "give numbers above 0, whole ones of tokens and texts, and True or False"
             )
         self.model, self.tokenizer = model.eval(), tokenizer
         self.vocabulary = Vocabulary.of(model, tokenizer)

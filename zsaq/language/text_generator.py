@@ -13,7 +13,8 @@ from zsaq.language.models import Vocabulary
 from zsaq.language.telling import Tell, Telling, part_of
 from zsaq.language.text import Text, similar, text_pairs
 from zsaq.language.turns import Turns
-from zsaq.language.writing import check_generator, write
+from zsaq.language.writing import check_generator, check_style, write
+from zsaq.method import alike
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator as generator_of
 
@@ -57,13 +58,16 @@ class TextGenerator:
         capacity: int = 20_000,
         seed: int = 0,
     ) -> None:
-        if not 0 <= chat <= 1:
-            raise ValueError(f"chat is {chat}; give the share of conversations, from 0 to 1")
-        if not 0 < fresh <= 1 or min(batch_size, refresh) < 1 or capacity < refresh * batch_size:
+        if not alike(chat, 0.0) or chat > 1:
+            raise ValueError(f"chat is {chat!r}; give the share of conversations, from 0 to 1")
+        counts = (batch_size, refresh, capacity)
+        fits = alike(counts, (1, 1, 1)) and min(counts) >= 1 and capacity >= refresh * batch_size
+        if not fits or not alike(fresh, 1.0) or not 0 < fresh <= 1:
             raise ValueError(
-                f"fresh is {fresh}; it must lie above 0 and at most at 1, batch_size {batch_size} and refresh "
-                f"{refresh} must be at least 1, and capacity {capacity} at least their product"
+                f"fresh is {fresh!r}; it must lie above 0 and at most at 1, batch_size {batch_size!r} and refresh "
+                f"{refresh!r} must be integers of at least 1, and capacity {capacity!r} at least their product"
             )
+        check_style(length, greedy, temperature, uniform_start)
         check_generator(generator)
         self.generator, self.bridge, self.layout = generator.eval(), bridge, layout
         self.vocabulary = Vocabulary.of(generator, tokenizer)

@@ -11,6 +11,7 @@ from zsaq.language.models import Vocabulary
 from zsaq.language.sampling import Memory, draw
 from zsaq.language.telling import Tell, nobody, part_of
 from zsaq.language.text import Text
+from zsaq.method import alike
 from zsaq.quant.positions import longest
 from zsaq.train.optim import NotFinite
 from zsaq.train.widening import widened
@@ -69,6 +70,22 @@ def with_adapters(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
+def check_style(length: Any, greedy: Any, temperature: Any, uniform_start: Any) -> None:
+    """Raises ValueError for what `write` cannot write by, whatever the model."""
+    ends = (length, length) if isinstance(length, int) else length
+    if not alike(ends, (1, 1)) or not 1 <= ends[0] <= ends[1]:
+        raise ValueError(f"length is {length!r}; give an integer of at least 1, or two, lower end first")
+    if not alike(greedy, (0, 0)) or greedy[0] > greedy[1]:
+        raise ValueError(f"greedy is {greedy!r}; give two integers of at least 0, lower end first")
+    if not alike(temperature, 1.0) or temperature <= 0 or not isinstance(uniform_start, bool):
+        raise ValueError(
+            f"temperature is {temperature!r}, uniform_start {uniform_start!r}; give a finite number above 0, and True "
+            "or False"
+        )
+    if greedy[1] and not uniform_start:
+        raise ValueError(f"greedy {greedy} without uniform_start would begin all texts alike; give greedy=(0, 0)")
+
+
 @torch.no_grad()
 def write(
     model: PreTrainedModel,
@@ -92,14 +109,13 @@ def write(
     cannot be, and for greedy words after nothing but the begin token, which would make all texts alike; NotFinite for a
     generator whose answers are not finite.
     """
+    check_style(length, greedy, temperature, uniform_start)
     low, high = (length, length) if isinstance(length, int) else length
     limit = longest(model)
-    if not 1 <= low <= high or (limit is not None and high >= limit):
-        raise ValueError(f"length is {length}; it must lie in 1..{'' if limit is None else limit - 1}, lower end first")
-    if not 0 <= greedy[0] <= greedy[1] or temperature <= 0 or n < 1:
-        raise ValueError(f"n {n}, greedy {greedy}, temperature {temperature}: give n >= 1, 0 <= first <= last, and > 0")
-    if greedy[1] and not uniform_start:
-        raise ValueError(f"greedy {greedy} without uniform_start would begin all texts alike; give greedy=(0, 0)")
+    if limit is not None and high >= limit:
+        raise ValueError(f"length is {length}; it must lie in 1..{limit - 1}, as {type(model).__name__} reads {limit}")
+    if not alike((n, batch_size), (1, 1)) or min(n, batch_size) < 1:
+        raise ValueError(f"n is {n!r}, batch_size {batch_size!r}; give integers of at least 1")
     parts = []
     with widened(model):
         for size in [batch_size] * (n // batch_size) + [n % batch_size] * (n % batch_size > 0):
