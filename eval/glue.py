@@ -83,7 +83,7 @@ def table(report: Mapping[str, Any]) -> Table:
         metrics = ", ".join(f"{metric} {100 * row[metric]:.2f}" for metric in METRICS if metric in row)
         cells = [name, str(row["samples"]), metrics, f"{100 * row['score']:.2f}"]
         if report["teacher"]:
-            kl = f"{row['kl']:.4f}" if "kl" in row else "-"
+            kl = f"{row['kl']:.4g}" if "kl" in row else "-"
             cells += [f"{100 * row['agreement']:.2f}", kl, f"{100 * row['teacher_score']:.2f}"]
         view.add_row(*cells)
     for name in ("average_8", "average_9"):

@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     if accelerator.is_main_process:
         view = Table("quantity", "value")
         for name, value in values.items():
-            view.add_row(name, f"{value:.4f}" if isinstance(value, float) else f"{value:,}")
+            view.add_row(name, f"{value:.6g}" if isinstance(value, float) else f"{value:,}")
         print(
             f"{args.model}: perplexity per token, convention {CONVENTION}, non-overlapping windows of {window} tokens"
         )

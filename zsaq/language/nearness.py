@@ -49,7 +49,7 @@ class Nearness:
 
     def on(self, what: str) -> str:
         """In words; `what`: of which text the tokens are."""
-        near = f"agreement with the teacher {self.agreement:.1%}, KL {self.kl:.4f} nats a token"
+        near = f"agreement with the teacher {self.agreement:.1%}, KL {self.kl:.4g} nats a token"
         return f"{near}, on {self.tokens} tokens {what}"
 
     def __str__(self) -> str:
