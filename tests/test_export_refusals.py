@@ -121,7 +121,14 @@ def test_a_graph_is_of_the_size_that_the_processor_makes_or_the_flag_says(tmp_pa
         ):
             model(pixel_values=torch.zeros(shape))
     with pytest.raises(ValueError, match="reads pixel_values; pixel_values is missing"):
+        model()
+    with pytest.raises(ValueError, match="reads pixel_values; pixels is none of them"):
         model(pixels=torch.zeros(1))
+    image = torch.ones(1, 1, 24, 40, requires_grad=True)
+    for alike in (image, image.double(), image.bfloat16(), image.detach().numpy().astype("float16")):
+        assert torch.equal(model(pixel_values=alike), model(pixel_values=image.detach()))
+    with pytest.raises(ValueError, match="takes pixel_values of float32; these are uint8"):
+        model(pixel_values=image.byte())
     with pytest.raises(ValueError, match="only an ONNX graph is of one size"):
         export(folder, "compressed-tensors", size=(32, 32))
 

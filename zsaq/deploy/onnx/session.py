@@ -9,6 +9,7 @@ from typing import Any, Final, final
 import numpy as np
 import torch
 
+from zsaq.deploy.onnx.given import Given
 from zsaq.deploy.onnx.weights import BLOCKS, MODEL
 from zsaq.io.added import sealed_export
 
@@ -49,13 +50,16 @@ class Session:
             model = str(file) if proto is None else proto.SerializeToString()
             self.session: Final = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self.shapes: Final[dict[str, list[Any]]] = {value.name: value.shape for value in self.session.get_inputs()}
+        self.types: Final[dict[str, str]] = {value.name: value.type for value in self.session.get_inputs()}
         self.answers: Final = [value.name for value in self.session.get_outputs()]
 
     def run(self, inputs: dict[str, np.ndarray]) -> list[Any]:
         """Outputs, in the graph's order; inputs that it does not have are left out.
 
-        Raises ValueError for one that is missing, and for another shape than the graph was made for.
+        Raises ValueError for one that is missing, for another shape than the graph was made for, and for one batch or
+        length beside another.
         """
+        sized: dict[str, int] = {}  # what varies, as it is here
         for name, shape in self.shapes.items():
             if name not in inputs:
                 raise ValueError(f"{self.file} reads {', '.join(self.shapes)}; {name} is missing")
@@ -63,6 +67,10 @@ class Session:
             if len(sizes) != len(shape) or any(type(n) is int and n != m for n, m in zip(shape, sizes, strict=True)):
                 remedy = "; zsaq export DIR --to onnx --size HEIGHTxWIDTH makes one of another size" * (len(shape) == 4)
                 raise ValueError(f"{self.file} takes {name} of {shaped(shape)}; these have {shaped(sizes)}{remedy}")
+            for varying, n in zip(shape, sizes, strict=True):
+                if type(varying) is str and sized.setdefault(varying, n) != n:
+                    had = f"{varying} {n} where the inputs before it have {sized[varying]}"
+                    raise ValueError(f"{self.file} takes inputs of one {varying}; {name} has {had}")
         with spoken(self.file):
             return list(self.session.run(None, {name: inputs[name] for name in self.shapes}))
 
@@ -99,6 +107,7 @@ class OnnxModel:
             raise ValueError(f"{folder} holds no {MODEL}: run zsaq export {folder} --to onnx")
         facts = sealed_export(place)
         self.exact = Session(place / MODEL, threads=threads)
+        self.given = Given(self.exact.file, self.exact.types, facts)
         self.blocks: Session | None = None
         self.short = 0
         if not same_rule:
@@ -107,22 +116,18 @@ class OnnxModel:
                     f"{place} holds no {BLOCKS}: only inputs of 8 bits a token have a second rule; leave same_rule on"
                 )
             self.blocks = Session(place / BLOCKS, threads=threads)
-            most = facts.get("tokens")
-            if type(most) is not int:
-                raise ValueError(f"{place} does not tell how many tokens the model takes: export it again")
-            self.short = self._crossing([length for length in LENGTHS if length <= most])
+            self.short = self._crossing([length for length in LENGTHS if length <= self.given.tokens])
 
     def __call__(self, **inputs: Any) -> Any:
         """Logits, Tensor; of a model with several answers (start and end of a span), each by its name.
 
-        Text without `attention_mask` or `token_type_ids` gets ones and zeros.
+        Text without `attention_mask` or `token_type_ids` gets ones and zeros. Raises ValueError as `Given` does, and
+        `Session.run`.
         """
-        arrays = {name: np.asarray(value) for name, value in inputs.items()}
-        session = self.exact
-        if (ids := arrays.get("input_ids")) is not None:
-            arrays = {"attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)} | arrays
-            if self.blocks is not None and ids.size <= self.short:
-                session = self.blocks
+        arrays = self.given(inputs)
+        session, ids = self.exact, arrays.get("input_ids")
+        if self.blocks is not None and ids is not None and ids.size <= self.short:
+            session = self.blocks
         answers = [torch.from_numpy(array) for array in session.run(arrays)]
         return answers[0] if len(answers) == 1 else dict(zip(session.answers, answers, strict=True))
 
@@ -140,9 +145,9 @@ class OnnxModel:
         return longest
 
     def _best(self, ids: np.ndarray) -> float:
-        times = []
+        times, inputs = [], {name: ids for name in self.exact.shapes if name.endswith("input_ids")}
         for _ in range(4):
             begin = time.perf_counter()
-            self(input_ids=ids)
+            self(**inputs)
             times.append(time.perf_counter() - begin)
         return min(times)

@@ -24,6 +24,7 @@ from zsaq.deploy.onnx.weights import BLOCKS, MODEL, WEIGHTS, Weights
 from zsaq.io.inputs import text_limit
 from zsaq.io.loading import load
 from zsaq.quant.attention import QuantAttention, Rounded
+from zsaq.quant.heads import token_table
 from zsaq.quant.packed import PackedConv2d, PackedLayer, quantized
 
 
@@ -105,6 +106,14 @@ def to_operator_model(source: str | Path, blocks: bool = False) -> tuple[PreTrai
     return model, operators
 
 
+def counts_of(model: PreTrainedModel, inputs: dict[str, Tensor]) -> dict[str, int]:
+    """How many tokens and token types there are, by the inputs that hold them: ONNX Runtime reads a table of codes
+    beyond its ends."""
+    table: Any = token_table(model)
+    counts = {name: table.num_embeddings for name in inputs if name.endswith("input_ids")}
+    return counts | ({"token_type_ids": model.config.type_vocab_size} if "token_type_ids" in inputs else {})
+
+
 def to_onnx(source: str | Path, target: Path, size: tuple[int, int] | None = None) -> dict[str, Any]:
     """Write model.onnx and model.onnx.data into the new folder `target`; returns facts about them.
 
@@ -124,11 +133,12 @@ def to_onnx(source: str | Path, target: Path, size: tuple[int, int] | None = Non
         "layers": operators,
         "convolutions": convolutions,
     }
+    if "input_ids" in inputs:
+        facts |= {"tokens": text_limit(model), "below": counts_of(model, inputs)}
     if "input_ids" in inputs and "Int8Linear" in operators.values():
         model, others = to_operator_model(source, blocks=True)
         if others != operators:
             write_graph(model, target, weights, BLOCKS)
-            facts["tokens"] = text_limit(model)
             facts["blocks"] = {name: kind for name, kind in others.items() if kind != operators[name]}
     facts["bytes"] = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
     facts["versions"] = {"torch": torch.__version__, "transformers": transformers.__version__, "onnx": onnx.__version__}
