@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -26,6 +27,7 @@ from zsaq.io.saving import save
 from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.quant.packed import packed_layers
+from zsaq.train.trainer import calibrate
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128
@@ -79,3 +81,36 @@ def test_a_student_without_exports_agrees_with_its_rule(name: str, tmp_path: Pat
     report, loaded = verify(tmp_path), load(tmp_path)
     assert report["agrees"] and set(report[LOADED]["layers"]) == {name for name, _ in packed_layers(loaded)}
     assert loaded.dtype == torch.bfloat16 and not (tmp_path / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", ["w8a8s", "w2a8s", "asymmetric"])
+def test_static_scales_of_half_precision_are_rounded_in_compressed_tensors_told_and_verified(
+    name: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    config = QuantConfig(Grid(4), Grid(8, False, "tensor")) if name == "asymmetric" else QuantConfig.parse(name)
+    student = quantize_model(OTHERS["llama"]().eval().to(dtype), config)
+    assert isinstance(student, PreTrainedModel)
+    save(calibrate(student, [{"input_ids": torch.arange(36).view(2, 18)}]), tmp_path)
+    facts = export(tmp_path, "compressed-tensors")
+    assert sum("scales are rounded to" in change for change in facts["changed"]) == 1
+    tensors = load_file(tmp_path / "compressed-tensors" / "model.safetensors")
+    for key, scale in [
+        (key, layer.input_quantizer.ranges.scale)
+        for key, layer in packed_layers(load(tmp_path))
+        if layer.input_quantizer
+    ]:
+        assert torch.equal(tensors[f"{key}.input_scale"], scale.view(1).to(dtype))
+    report = verify(tmp_path, write=False)
+    assert report["agrees"], report["compressed-tensors"]
+
+
+def test_a_static_scale_that_the_dtype_does_not_hold_is_refused_by_name(tmp_path: Path) -> None:
+    student = quantize_model(OTHERS["llama"]().eval().half(), QuantConfig.parse("w8a8s"))
+    calibrate(student, [{"input_ids": torch.arange(36).view(2, 18)}])
+    ranges: Any = student.get_submodule("model.layers.1.mlp.down_proj").input_quantizer.ranges
+    ranges.scale.fill_(2e-8)
+    save(student, tmp_path)
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.down_proj: its inputs have the scale 2e-08.*float16.*onnx"):
+        export(tmp_path, "compressed-tensors")
+    assert not (tmp_path / "compressed-tensors").exists()

@@ -25,7 +25,7 @@ from zsaq.quant.config import Grid
 from zsaq.quant.packed import PackedConv2d, PackedEmbedding, PackedLayer, packed_layers
 from zsaq.quant.plan import plan_of
 from zsaq.quant.quantizer import Quantizer
-from zsaq.quant.ranges import MinMax
+from zsaq.quant.ranges import MinMax, static_ranges
 
 
 def verify_loaded(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:
@@ -164,6 +164,8 @@ def verify_compressed(model: PreTrainedModel, folder: Path, batches: list[dict[s
     ends = plan_of(model).tied  # whose codes are their tables'
     held = {n: dtype for n in layers if n in ends.values() or (n not in tables and n not in ends)}
     as_held, far = as_stored(model, other, {} if dtype == torch.float32 else held, tables)
+    for static in static_ranges(as_held):
+        static.scale.copy_(static.scale.to(dtype))
     differences = Differences(as_held, stretched)
     for inputs in batches:
         differences.add(inputs, *see(other, differences.packed, inputs))

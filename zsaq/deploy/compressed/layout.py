@@ -63,21 +63,25 @@ def store_codes(layer: PackedLayer) -> tuple[Tensor, Tensor, int, list[str]]:
     return codes - zero, scale, grid.bits + 1, ["asymmetric weights are stored as code - zero, with one bit more"]
 
 
-def store_input(quantizer: Quantizer, columns: int, sequence: bool) -> Stored:
+def store_input(layer: PackedLayer, quantizer: Quantizer, sequence: bool) -> Stored:
     """The scheme of a layer's inputs [..., columns]; `sequence`: they always are [batch, tokens, columns].
 
-    Raises ValueError for levels that the format does not have.
+    Raises ValueError for levels that the format does not have, and for a scale that the model's dtype does not hold.
     """
+    columns = layer.shape[1]
     grid, ranges = quantizer.grid, quantizer.ranges
     if grid.levels != "integer":
         raise ValueError(f"its inputs have {grid.levels} levels, and the format has integer ones only")
     scheme: dict[str, Any] = {"num_bits": grid.bits, "type": "int", "symmetric": grid.symmetric}
     if ranges.static:
         scale, zero = ranges(torch.empty(0), grid)
-        tensors = {"input_scale": scale.reshape(1).clone()}
+        held, rounded = store_scales(layer, scale.reshape(1).clone())
+        if not 0 < float(held) < torch.inf:
+            raise ValueError(f"its inputs have the scale {float(scale):.3g}, which {layer.dtype} does not hold")
+        tensors = {"input_scale": held}
         if isinstance(zero, Tensor):
             tensors["input_zero_point"] = (zero.reshape(1) - 2 ** (grid.bits - 1)).to(torch.int8)
-        return Stored(scheme | {"strategy": "tensor", "dynamic": False}, tensors)
+        return Stored(scheme | {"strategy": "tensor", "dynamic": False}, tensors, rounded)
     theirs = (2**grid.bits - 1) / 2
     rule = (
         f"dynamic symmetric {grid.bits}-bit inputs: stock transformers scales by absmax / {theirs:g} and saturates the "
@@ -122,7 +126,7 @@ def store(layer: PackedLayer, sequence: bool) -> Stored:
     weights, grouped = weights_scheme(owner.grid, bits), isinstance(owner.grid.per, int)
     tensors, scheme, changed = {"weight_scale": held}, None, changed + rounded
     if layer.input_quantizer is not None:
-        inputs = store_input(layer.input_quantizer, layer.shape[1], sequence)
+        inputs = store_input(layer, layer.input_quantizer, sequence)
         tensors, scheme, changed = tensors | inputs.tensors, inputs.scheme, changed + inputs.changed
     # At 8 bits both take a byte; vLLM's own int8 kernels read this one.
     whole = bits == 8 and not grouped and scheme is not None and scheme["num_bits"] == 8

@@ -20,7 +20,8 @@ Inputs, by the arithmetic of compressed-tensors in stock transformers:
 - dynamic symmetric: its scale is absmax / ((2^bits - 1) / 2), for 8 bits absmax / 127.5, and it clamps to codes up to
   127 before it rounds; ours is absmax / 127. No argument of the format changes that. The scales differ by 0.4 percent
   at 8 bits, by 7 percent at 4. vLLM's int8 kernels scale by absmax / 127, as we do.
-- dynamic asymmetric, and all static ranges: our rule, up to the order of two float operations.
+- dynamic asymmetric, and all static ranges: our rule, up to the order of two float operations; the loader holds static
+  scales in the model's dtype, as it does those of weights, so that they are rounded to it.
 - its strategy "token" means one scale for each index of the first two dimensions. Inputs [rows, d] (OPT's fc1 and fc2,
   BERT's pooler) would get one scale for the whole batch, so that answers depend on their neighbours. Layers that do not
   always get [batch, tokens, d] have the strategy "group" with one group of the whole width: one scale a token again.
