@@ -1,5 +1,7 @@
 """What has no form in GPTQ's layout is refused by name, and what was changed in a file is found."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,68 @@ def test_a_wrong_code_is_found_and_named(tmp_path: Path) -> None:
     del tensors[f"{name}.qzeros"]
     save_file(tensors, file)
     assert "no checkpoint in GPTQ's layout" in verify(folder, write=False)["gptq"]["error"]
+
+
+CHANGES: dict[str, Any] = {
+    "activation": {"hidden_act": "gelu"},
+    "heads": {"num_attention_heads": 1},
+    "groups": {"quantization_config": {"group_size": 64}},
+    "signs": {"quantization_config": {"sym": False}},
+    "method": {"quantization_config": {"quant_method": "awq"}},
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = student(llama, PARSE("w4a16g32"), tmp_path_factory.mktemp("written") / "student")
+    export(folder, "gptq")
+    return folder
+
+
+@pytest.fixture
+def config(written: Path) -> Iterator[Path]:
+    """Of the export, which is as it was when the test has changed it."""
+    file = written / "gptq" / "config.json"
+    text = file.read_text()
+    yield file
+    file.write_text(text)
+
+
+def change(config: Path, by: dict[str, Any]) -> None:
+    said = json.loads(config.read_text())
+    nested = said["quantization_config"] | by.get("quantization_config", {})
+    config.write_text(json.dumps(said | by | {"quantization_config": nested}))
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_config_that_says_otherwise_disagrees(case: str, written: Path, config: Path) -> None:
+    change(config, CHANGES[case])
+    report = verify(written, write=False)
+    assert not report["agrees"] and "config.json" in report["gptq"]["error"] and report["zsaq torch"]["agrees"]
+
+
+def test_a_second_config_that_says_nothing_disagrees(tmp_path: Path) -> None:
+    folder = student(llama, PARSE("w4a16g32"), tmp_path / "student")
+    export(folder, "gptq")
+    assert verify(folder, write=False)["agrees"]
+    (folder / "gptq" / "quantize_config.json").write_text("{}")
+    assert "quantize_config.json" in verify(folder, write=False)["gptq"]["error"]
+
+
+@pytest.mark.parametrize(
+    "by", [*({"bits": n} for n in (10**12, 0, -4, "4", True, 3.5, 5)), {"checkpoint_format": "marlin"}], ids=str
+)
+def test_a_width_or_format_that_the_layout_does_not_have_is_told(by: Any, written: Path, config: Path) -> None:
+    change(config, {"quantization_config": by})
+    assert "no checkpoint in GPTQ's layout" in verify(written, write=False)["gptq"]["error"]
+
+
+def test_groups_that_are_not_there_are_told(tmp_path: Path) -> None:
+    folder = student(llama, PARSE("w4a16g32"), tmp_path / "student")
+    export(folder, "gptq")
+    file, key = folder / "gptq" / "model.safetensors", "model.layers.1.mlp.down_proj.g_idx"
+    tensors = load_file(file)
+    for groups in (tensors[key] - 1, tensors[key] + 1, tensors[key][1:]):
+        save_file(tensors | {key: groups}, file)
+        report = verify(folder, write=False)
+        assert "no checkpoint in GPTQ's layout" in report["gptq"]["error"]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,21 @@ def test_facts_that_tell_nothing_disagree(copied: Path, facts: str) -> None:
     (copied / "onnx" / EXPORT).write_text(known + facts.removeprefix("{") if known else facts)
     report = verify(copied, write=False)
     assert not report["agrees"] and "error" in report[IN_BLOCKS]
+
+
+def test_an_export_where_no_runtime_looks_is_told_and_does_not_agree(copied: Path) -> None:
+    assert verify(copied, write=False)["not_checked"] == []
+    shutil.copytree(copied, copied / "other")  # a student in its own right
+    for place in ("mine", "further/off"):
+        shutil.copytree(copied / "onnx", copied / place)
+    report = verify(copied, write=False)
+    assert not report["agrees"] and report["not_checked"] == ["further/off", "mine"] and report[OURS]["agrees"]
+
+
+def test_a_file_beside_the_graph_that_was_not_written_disagrees(copied: Path) -> None:
+    (copied / "onnx" / "other.onnx").write_bytes(b"")
+    report = verify(copied, write=False)
+    assert not report["agrees"] and "other.onnx is foreign" in report[OURS]["error"] and report[LOADED]["agrees"]
 
 
 def test_an_export_of_another_student_disagrees_and_says_so(copied: Path) -> None:

@@ -78,6 +78,8 @@ def verify(folder: Folder, size: Size = None, as_json: Json = False) -> None:
         verdict = f"{escape(folder)}: {'all agree' if facts['agrees'] else '[bold red]they do not agree[/]'}"
         if far := facts.get("not_reached"):
             verdict += f"; attention reaches back {far} tokens, and no input was longer"
+        if other := facts.get("not_checked"):
+            verdict += f"; not checked, as not called like its format: {escape(', '.join(other))}"
         return Outcome(facts, (*tables, verdict), FINE if facts["agrees"] else FAILED)
 
     answer(as_json, hushed(work))
@@ -234,13 +236,11 @@ def sized(size: str | None) -> dict[str, Any]:
         return {}
     if not re.fullmatch(r"[1-9]\d{0,4}(x[1-9]\d{0,4})?", size):
         raise ValueError(f"--size is {size!r}; give pixels, as 32, or height x width, as 48x64")
-    sides = [int(side) for side in size.split("x")]
-    return {"size": (sides[0], sides[-1])}
+    return {"size": tuple(map(int, (size.split("x") * 2)[:2]))}
 
 
 def flat(facts: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Numbers and texts at any depth by their path; what has many entries, such as a number for each layer, is left
-    to --json and the report."""
+    """Numbers and texts at any depth by their path; what has an entry a layer is left to --json and the report."""
     found: dict[str, Any] = {}
     for name, value in facts.items():
         if isinstance(value, dict):

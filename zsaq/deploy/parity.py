@@ -24,7 +24,7 @@ from zsaq.atomic import check_file
 from zsaq.deploy.comparison import TOLERANCE
 from zsaq.deploy.foreign import in_one_line
 from zsaq.deploy.runtimes import RUNTIMES, formats
-from zsaq.io.added import PARITY, export_digest, read_export, write_added
+from zsaq.io.added import EXPORT, PARITY, export_digest, read_export, sealed_export, write_added
 from zsaq.io.checksums import fingerprint
 from zsaq.io.inputs import configs_of, random_inputs, sides_of, text_limit
 from zsaq.io.loading import load
@@ -82,17 +82,25 @@ def machine() -> dict[str, Any]:
     return {"platform": platform.platform(), "processor": torch.backends.cpu.get_cpu_capability(), "versions": versions}
 
 
+def elsewhere(folder: Path) -> list[str]:
+    """Exports within `folder` that no runtime looks for where they lie, by their paths there."""
+    places = {path.parent for path in folder.rglob(EXPORT)} - {folder, *(folder / name for name in formats())}
+    ours = [place for place in places if place.parent == folder or not (place.parent / "config.json").is_file()]
+    return sorted(place.relative_to(folder).as_posix() for place in ours)
+
+
 def verify(
     folder: str | Path, seed: int = 0, write: bool = True, size: tuple[int, int] | None = None
 ) -> dict[str, Any]:
     """Check the saved student in `folder` and every export within it, in float32; returns the parity report.
 
     `agrees` is true if in every runtime each layer is within `tolerance` (relative to its largest output) of its rule,
-    and so is what passes between layers; an export of another student disagrees, and says so. `not_reached` are windows
-    of attention longer than what is checked. `size`: height and width of images, by default those of the ONNX export,
-    else as `zsaq.io.inputs.image_shape` tells. With `write` the report goes into the folder, as parity.json. Raises
-    ValueError as `zsaq.load` does, for a model that reads neither text nor images, and before anything is computed for
-    a folder that cannot be written to.
+    and so is what passes between layers, if the files of every export are those that were written, and if none is
+    `not_checked`, as those in folders of other names than their formats'. An export of another student disagrees, and
+    says so. `not_reached` are windows of attention longer than what is checked. `size`: height and width of images, by
+    default those of the ONNX export, else as `zsaq.io.inputs.image_shape` tells. With `write` the report goes into the
+    folder, as parity.json. Raises ValueError as `zsaq.load` does, for a model that reads neither text nor images, and
+    before anything is computed for a folder that cannot be written to.
     """
     folder = Path(folder)
     if write:
@@ -106,15 +114,19 @@ def verify(
             try:
                 with in_one_line(model, f"does not run in {runtime.name}", "export it again"):
                     parts[runtime.name] = runtime.check(model, folder, batches)
+                if runtime.write is not None and parts[runtime.name]["agrees"]:
+                    sealed_export(folder / runtime.place)  # what it holds beside what was computed with, too
             except ValueError as error:
                 parts[runtime.name] = {"agrees": False, "error": str(error)}
+    unchecked = elsewhere(folder)
     report = {
-        "agrees": all(part["agrees"] for part in parts.values()),
+        "agrees": not unchecked and all(part["agrees"] for part in parts.values()),
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "tolerance": TOLERANCE,
         "seed": seed,
         "inputs": [{name: list(value.shape) for name, value in batch.items()} for batch in batches],
         "not_reached": [] if "pixel_values" in batches[0] else [n for n in windows_of(model) if n >= longest],
+        "not_checked": unchecked,
         "machine": machine(),
         "exports": {name: export_digest(folder / name) for name in formats() if (folder / name).is_dir()},
         **parts,

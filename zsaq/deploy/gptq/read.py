@@ -9,6 +9,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from zsaq.deploy.gptq.layout import WIDTHS
+
+FORMATS: Final = ("gptq", "gptq_v2")
 KEYS: Final = ("qweight", "qzeros", "scales", "g_idx")
 
 
@@ -42,9 +45,22 @@ class Checkpoint:
                 tensors |= load_file(file)
             names = sorted(key.removesuffix(".qweight") for key in tensors if key.endswith(".qweight"))
             packed = {name: {key: tensors.pop(f"{name}.{key}") for key in KEYS} for name in names}
-            return cls(packed, tensors, config["bits"], config["checkpoint_format"])
-        except (KeyError, TypeError, OSError) as error:
+            found = cls(packed, tensors, config["bits"], config["checkpoint_format"])
+            found.check()
+            return found
+        except (KeyError, TypeError, ValueError, OSError) as error:
             raise ValueError(f"{folder.name} is no checkpoint in GPTQ's layout ({error}): export it again") from None
+
+    def check(self) -> None:
+        """Raises ValueError for what the formula does not read: it counts to `bits`, and looks groups up."""
+        if type(self.bits) is not int or self.bits not in WIDTHS:
+            raise ValueError(f"its bits are {self.bits!r}, and the layout has {', '.join(map(str, WIDTHS))}")
+        if self.format not in FORMATS:
+            raise ValueError(f"its format is {self.format!r}, and {' and '.join(FORMATS)} are known")
+        for name, tensors in self.packed.items():
+            group, inputs = tensors["g_idx"], len(tensors["qweight"]) * 32 // self.bits
+            if group.shape != (inputs,) or not bool(((group >= 0) & (group < len(tensors["scales"]))).all()):
+                raise ValueError(f"{name} has {inputs} inputs, and its g_idx does not name a group for each")
 
     def weight(self, name: str) -> Tensor:
         """float32 [out, in]: (u - zero) * scale."""
