@@ -21,7 +21,8 @@ from transformers import (
 )
 
 from students import one_thread
-from test_export_gptq import PARSE, SIZES, llama, student
+from test_export_gptq import ASYMMETRIC, PARSE, SIZES, llama, student
+from zsaq.deploy.gptq.read import Checkpoint
 from zsaq.deploy.parity import verify
 from zsaq.deploy.runtimes import export
 
@@ -75,6 +76,37 @@ def test_scales_beyond_float16_are_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj: a scale is beyond float16"):
         export(student(large, PARSE("w4a16"), tmp_path / "student"), "gptq")
+
+
+@pytest.mark.parametrize("name", ["w4a16g32", "w4a16", "w2a16-ternary", "asymmetric"])
+def test_rows_of_zeros_are_stored_with_a_scale_that_float16_holds(name: str, tmp_path: Path) -> None:
+    def pruned() -> PreTrainedModel:
+        model = llama()
+        with torch.no_grad():
+            model.get_parameter("model.layers.1.mlp.down_proj.weight")[3] = 0
+            model.get_parameter("model.layers.0.self_attn.q_proj.weight").zero_()
+        return model
+
+    folder = student(pruned, ASYMMETRIC if name == "asymmetric" else PARSE(name), tmp_path / "student")
+    told = export(folder, "gptq")["changed"]
+    assert not [change for change in told if "rounded" in change and "by at most 1" in change]  # of what is not zero
+    found = Checkpoint.read(folder / "gptq")
+    assert not found.weight("model.layers.1.mlp.down_proj")[3].any()
+    assert not found.weight("model.layers.0.self_attn.q_proj").any()
+    assert all(bool((tensors["scales"] != 0).all()) for tensors in found.packed.values())
+    assert verify(folder, write=False)["agrees"]
+
+
+def test_small_scales_of_weights_that_are_not_zero_are_refused(tmp_path: Path) -> None:
+    def small() -> PreTrainedModel:
+        model = llama()
+        with torch.no_grad():
+            model.get_parameter("model.layers.1.mlp.up_proj.weight")[3] = 0
+            model.get_parameter("model.layers.1.mlp.up_proj.weight")[4].mul_(1e-6)
+        return model
+
+    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj: a scale is beyond float16"):
+        export(student(small, PARSE("w4a16"), tmp_path / "student"), "gptq")
 
 
 def test_a_wrong_code_is_found_and_named(tmp_path: Path) -> None:

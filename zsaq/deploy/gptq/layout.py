@@ -59,7 +59,8 @@ class Layout:
 @dataclass(frozen=True)
 class Scaling:
     """What weights (value - zero) * scale have beside their integers: `scale` float32 and `zero` uint8 [out, groups],
-    values then counted from 0, or None, values then around 0; `bits`: a width that holds the values."""
+    values then counted from 0, or None, values then around 0; `bits`: a width that holds the values. A group whose
+    weights are all zero has a scale that float16 holds, since any serves."""
 
     scale: Tensor
     zero: Tensor | None
@@ -79,7 +80,12 @@ class Scaling:
         if not grid.zero.is_integer():  # half-integer levels; readers know 3 bits less well than 4
             return cls(scale / 2, None, 4)
         bits = next(width for width in WIDTHS if width >= grid.bits)
-        return cls(scale, None if grid.symmetric else layer.zero.flatten(1).expand(rows, -1), bits)
+        zero = None if grid.symmetric else layer.zero.flatten(1).expand(rows, -1)
+        if bool((scale.half() == 0).any()):
+            values = integers(layer).unflatten(1, (scale.shape[1], -1))
+            idle = (values == (0 if zero is None else zero[..., None])).all(-1)
+            scale = scale.masked_fill(idle, torch.finfo(torch.float16).tiny)
+        return cls(scale, zero, bits)
 
 
 def integers(layer: PackedLayer) -> Tensor:
