@@ -1,6 +1,7 @@
 """What torch, onnx or ONNX Runtime raise when a model is exported is one line that names the model and what to do."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.onnx.errors import OnnxExporterError, UnsupportedOperatorError
 from transformers import ResNetConfig, ResNetForImageClassification, XLNetConfig, XLNetForSequenceClassification
 
 from exported import tiny_bert
+from zsaq.deploy.bench import bench
 from zsaq.deploy.foreign import cause_of, in_one_line
 from zsaq.deploy.onnx import write
 from zsaq.deploy.onnx.session import OnnxModel
@@ -113,6 +115,10 @@ def test_a_graph_is_of_the_size_that_the_processor_makes_or_the_flag_says(tmp_pa
     report = verify(folder, write=False)  # at the size of the export
     assert report["agrees"] and report["inputs"] == [{"pixel_values": [2, 1, 24, 40]}]
     assert not verify(folder, write=False, size=(32, 32))["agrees"]
+    for none in ("32", ()):
+        for use in (partial(verify, write=False), partial(bench, write=False)):
+            with pytest.raises(ValueError, match="which is no size of images"):
+                use(folder, size=none)
     model = OnnxModel(folder)
     assert model(pixel_values=torch.zeros(3, 1, 24, 40)).shape == (3, 2)
     for shape in ((1, 1, 224, 224), (1, 3, 24, 40), (24, 40)):

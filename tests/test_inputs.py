@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers as of
@@ -124,6 +125,10 @@ def test_a_size_that_is_given_comes_first() -> None:
     assert random_inputs(model, (1,), size=(16, 8))["pixel_values"].shape == (1, 3, 16, 8)
     for size in ((0, 8), (8, 5000), (-1, -1)):
         with pytest.raises(ValueError, match="a side has 1 to 4096"):
+            image_shape(model, size)
+    none: list[Any] = [(48.0, 48.0), "48", (3, 48, 48), (48,), (), True, {"edge": 48}, (np.int64(48), np.int64(48))]
+    for size in none:
+        with pytest.raises(ValueError, match=r"size is .*, which is no size of images: give \(height, width\)"):
             image_shape(model, size)
     with pytest.raises(ValueError, match="reads text; a size is one of images"):
         random_inputs(of.BertModel(of.BertConfig(**TEXT)), (1, 2), size=(8, 8))

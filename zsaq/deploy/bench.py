@@ -53,7 +53,7 @@ def bench(
         check_file(folder / BENCH)
     model = load(folder, dtype=torch.float32)
     image = model.main_input_name == "pixel_values"
-    size = size or exported_size(folder)
+    size = exported_size(folder) if size is None else size
     if shapes is None:
         shapes = IMAGE_SHAPES if image else tuple(s for s in TEXT_SHAPES if s[1] <= text_limit(model))
     batches = {"x".join(map(str, shape)): random_inputs(model, shape, size=size) for shape in shapes}

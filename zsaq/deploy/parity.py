@@ -106,7 +106,7 @@ def verify(
     if write:
         check_file(folder / PARITY)
     model = load(folder, dtype=torch.float32)
-    batches = batches_of(model, seed, size or exported_size(folder))
+    batches = batches_of(model, seed, exported_size(folder) if size is None else size)
     longest = max(value.shape[1] for batch in batches for value in batch.values())
     parts: dict[str, dict[str, Any]] = {}
     for runtime in RUNTIMES:

@@ -65,8 +65,10 @@ def image_shape(model: PreTrainedModel, size: tuple[int, int] | None = None) -> 
     """Channels, height and width: `size` where it is given, else what the saved processor makes, else as the config or
     one nested in it tells, else `SIDE`. Channels are those that the first convolution reads.
 
-    Raises ValueError as `sides_of` does.
+    Raises ValueError as `sides_of` does, and for a given size that is none.
     """
+    if size is not None and sides_of(size) is None:
+        raise ValueError(f"size is {size!r}, which is no size of images: give (height, width), two ints of pixels")
     configs = configs_of(model)
     sides = [] if size is None else [sides_of(size)]
     sides += [shown(processor) for processor in processors_of(model)]
