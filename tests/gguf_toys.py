@@ -34,8 +34,13 @@ def byte_level(split: str = "gpt-2") -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps) if len(steps) > 1 else plain
     tokenizer.decoder = decoders.ByteLevel()
     letters = pre_tokenizers.ByteLevel.alphabet()
+    special = [
+        "<|end|>",
+        "<|im|>",
+        *(["<|endoftext|>"] if split == "qwen2" else []),
+    ]  # which Qwen 2's class adds itself
     tokenizer.train_from_iterator(
-        WORDS, trainers.BpeTrainer(vocab_size=330, special_tokens=["<|end|>", "<|im|>"], initial_alphabet=letters)
+        WORDS, trainers.BpeTrainer(vocab_size=330, special_tokens=special, initial_alphabet=letters)
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<|im|>", eos_token="<|end|>")
 

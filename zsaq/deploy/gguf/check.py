@@ -37,6 +37,7 @@ TEXTS: Final = (
     "naïve café, Ünïcödé, 你好世界, こんにちは, Привет, مرحبا", "def f(x):\n    return x ** 2  # code",
     "🙂 emoji 👩‍👩‍👧", "a", " ",
 )  # fmt: skip
+ADDED: Final = 256  # tokens of the tokenizer's own that are tried between words and spaces, the first
 
 
 def rounded(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -155,10 +156,13 @@ def apart(got: Tensor, want: Tensor) -> float:
 
 
 def words(folder: Path, server: LlamaServer) -> dict[str, Any]:
-    """Which of a few texts llama.cpp takes for other tokens than the student's own tokenizer."""
+    """Which of a few texts, and of added tokens within words, llama.cpp takes for other tokens than the student's own
+    tokenizer."""
     reader = tokenizer_of(folder)
     if reader is None:
         return {"texts": 0}
-    pairs = {text: {"llama.cpp": server.tokens(text), "student": list(reader(text)["input_ids"])} for text in TEXTS}
+    added = [token.content for _, token in sorted(reader.added_tokens_decoder.items())][:ADDED]
+    tried = (*TEXTS, *(f"the {token} fox{token}s" for token in added))
+    pairs = {text: {"llama.cpp": server.tokens(text), "student": list(reader(text)["input_ids"])} for text in tried}
     differ = {text: ids for text, ids in pairs.items() if ids["llama.cpp"] != ids["student"]}
-    return {"texts": len(TEXTS), "differ": differ}
+    return {"texts": len(tried), "differ": differ}

@@ -16,7 +16,8 @@ OURS: Final = (  # told of the student, or of the file
     *("general.architecture", "general.file_type", "general.quantization_version", "general.alignment"),
 )
 SPACES: Final = ("Replace", "Prepend", "Split", "Metaspace")  # what a normalizer and a splitter do to letters
-BYTES: Final = ("NFC", "Split", "Digits", "ByteLevel")  # and to bytes; of NFC llama.cpp does nothing, most texts are
+BYTES: Final = ("NFC", "Split", "Digits", "ByteLevel")  # and to bytes
+FLAGS: Final = ("lstrip", "rstrip", "single_word")  # of added tokens: they take spaces along, or are whole words alone
 SPLITS: Final = {CONTRACTED + "{1,3}" + TAIL: "llama-bpe", CONTRACTED + TAIL: "qwen2"}
 """How text is split before bytes are merged, by its regular expression, as llama.cpp names it."""
 
@@ -63,8 +64,9 @@ def pieces(told: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
     return tokens, kinds
 
 
-def check_known(told: dict[str, Any], fallback: bool, split: str) -> None:
-    """Raises ValueError for what llama.cpp does not do to a text, or does without being told."""
+def check_known(told: dict[str, Any], fallback: bool, split: str) -> list[str]:
+    """What llama.cpp does not do to a text, and few texts need, in words. Raises ValueError for what else it does not
+    do, or does without being told."""
     model, found = told["model"], list[Any]()
     for name, inside in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         step = told.get(name) or {"type": "Sequence", inside: []}
@@ -72,8 +74,14 @@ def check_known(told: dict[str, Any], fallback: bool, split: str) -> None:
     odd = [step["type"] for step in found if step["type"] not in (SPACES if fallback else BYTES)]
     odd += [key for key in ("continuing_subword_prefix", "end_of_word_suffix", "dropout") if model.get(key)]
     odd += ["ignore_merges"] * (bool(model.get("ignore_merges")) != (split == "llama-bpe"))
+    odd += [
+        f"{flag} of {each['content']!r}" for each in told.get("added_tokens", []) for flag in FLAGS if each.get(flag)
+    ]
     if odd:
-        raise ValueError(f"its tokenizer has {', '.join(odd)}, which llama.cpp has in another way; {LIKE}")
+        more = f" and {len(odd) - 4} more" if len(odd) > 4 else ""
+        raise ValueError(f"its tokenizer has {', '.join(odd[:4])}{more}, which llama.cpp has in another way; {LIKE}")
+    composed = any(step["type"] == "NFC" for step in found)
+    return ["texts are taken as they are, and the student's tokenizer composes their accents (NFC)"] * composed
 
 
 def scores(told: dict[str, Any], tokens: list[str]) -> list[float]:
@@ -85,8 +93,9 @@ def scores(told: dict[str, Any], tokens: list[str]) -> list[float]:
     return [-float(ranks.get(token, len(ranks))) for token in tokens]
 
 
-def add_vocabulary(folder: Path, size: int, writer: gguf.GGUFWriter) -> str:
-    """Tell `writer` of the tokenizer in `folder`, for a table of `size` rows; answers what llama.cpp calls it.
+def add_vocabulary(folder: Path, size: int, writer: gguf.GGUFWriter) -> tuple[str, list[str]]:
+    """Tell `writer` of the tokenizer in `folder`, for a table of `size` rows; answers what llama.cpp calls it, and in
+    what it differs.
 
     Raises ValueError for one that it cannot be told of from these files.
     """
@@ -109,13 +118,13 @@ def add_vocabulary(folder: Path, size: int, writer: gguf.GGUFWriter) -> str:
         writer.add_add_space_prefix(reader.tokenize("a")[0] != "a")
     else:
         name, split = "gpt2", splitting(told.get("pre_tokenizer"))
-    check_known(told, fallback, split)
+    undone = check_known(told, fallback, split)
     writer.add_tokenizer_model(name)
     writer.add_tokenizer_pre(split)
     writer.add_token_list(tokens)
     writer.add_token_types(kinds)
     special.add_to_gguf(writer, quiet=True)
-    return f"{name}, {split}"
+    return f"{name}, {split}", undone
 
 
 def ends(reader: PreTrainedTokenizerBase) -> dict[str, bool]:

@@ -54,7 +54,8 @@ def to_gguf(source: str | Path, target: Path, like: str | Path | None = None) ->
     with in_one_line(model, "has a tokenizer that is not written to GGUF", LIKE):
         if like is None:
             writer.add_name(source.name)
-            tokenizer = add_vocabulary(source, size, writer)
+            tokenizer, undone = add_vocabulary(source, size, writer)
+            changed += undone
         else:
             tokenizer = taken_from(Path(like), writer, family.arch, size)
     wrote = list[Part]()
