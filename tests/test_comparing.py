@@ -194,6 +194,19 @@ def test_nothing_scored_is_nothing_drawn(tmp_path: Path) -> None:
         table.plot(tmp_path / "t.png")
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("gptq-real", {}), ("distill", {}), ("gptq", {"tokenizer": None}), ("llm-qat", {"tokenizer": None})],
+)
+def test_what_a_row_reads_and_nobody_gave_is_told_before_the_first_run(
+    method: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    for methods in (["rtn", method], ["rtn", mine, method]):
+        with pytest.raises(ValueError, match=r"and none (was|were) given"):
+            compare(["w4a8"], methods, folder=tmp_path, **options)
+    assert not any(tmp_path.iterdir())
+
+
 def test_images_are_made_once() -> None:
     seen: list[str] = []
     with watched(lambda stage, *_: seen.append(stage)):

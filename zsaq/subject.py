@@ -13,7 +13,7 @@ from torch import nn
 from zsaq.io.corpus import Corpus
 from zsaq.io.folder import place_of
 from zsaq.io.readers import processor_of, tokenizer_of
-from zsaq.io.teacher import Kind, kind_of, load_teacher, name_of, unchanged
+from zsaq.io.teacher import Kind, check_float, kind_of, load_teacher, name_of, unchanged
 from zsaq.knowledge import asking_of, used
 from zsaq.language import methods as language
 from zsaq.language.allocation import configured
@@ -22,9 +22,7 @@ from zsaq.language.job import TextJob
 from zsaq.language.size import Size
 from zsaq.method import Effort, Method
 from zsaq.quant.config import QuantConfig
-from zsaq.quant.finite import unfinite
-from zsaq.quant.model import is_quantized
-from zsaq.quant.reach import check_own, copied
+from zsaq.quant.reach import copied
 from zsaq.report.card import base_of
 from zsaq.run import Base
 from zsaq.sentence import Sentence, told_pooling
@@ -156,9 +154,7 @@ class Subject:
         if callable(method):
             name = str(getattr(method, "__name__", "own"))
             if name == "teacher" or name in {**language.METHODS, **vision.METHODS}:
-                raise ValueError(
-                    f"your method is called {name}, which is another's name in tables: rename the function"
-                )
+                raise ValueError(f"your method is called {name}, which is another's name in tables: rename it")
             return Method(name if name.isidentifier() else "own", "", method, OWN, zero_shot=False)
         if isinstance(self.job, TextJob):
             with unchanged(*self.untouched()):
@@ -169,9 +165,11 @@ class Subject:
         return choice.find(chosen, self.job.teacher)
 
     def check_reads(self, rows: Iterable[Method], configs: Iterable[Any]) -> None:
-        """Raises ValueError for batches that none of the methods reads: nobody shall believe that a student has learned
-        from them. What else is not read by these methods is told. `configs`: sizes among them read text."""
-        rows = list(rows)
+        """Raises ValueError for what one of the methods reads and nobody gave (batches, real data, a tokenizer), and
+        for batches that none reads: nobody shall believe that a student has learned from them. What else is not read by
+        these methods is told. `configs`: sizes among them read text."""
+        of_all = list(rows)
+        rows = [row for row in of_all if row.inputs != OWN]
         readers_of_text = [row for row in rows if row.inputs == language.TEXT]
         readers = {
             "batches": [row for row in rows if row.name == GIVEN],
@@ -180,7 +178,12 @@ class Subject:
             "text_pair": [row for row in rows if row.inputs not in (language.NOTHING, language.OWN)],
             "teacher_bits": [row for row in rows if row.budgets],
         }
-        if any(row.inputs == OWN for row in rows):
+        for name, meaning in (("batches", "batches of your own"), ("real", "real data")):
+            if readers[name] and name not in self.given:
+                raise ValueError(f"{readers[name][0].name} reads {meaning}, and none were given: give {name}=...")
+        if isinstance(self.job, TextJob) and readers["text_pair"]:
+            _ = self.job.words
+        if len(rows) < len(of_all):
             return
         text = ("generator", "prompts", "base", "text_pair") if any(map(Size.of, configs)) else ()
         unread = {name for name in self.given if not readers[name]}.difference(text)
@@ -238,13 +241,3 @@ class Subject:
         """Raises ValueError for a license that is no line of text."""
         terms = {} if license is None else {"license": license}
         return base_of(self.source, license) if self.named else Base(self.name, terms)
-
-
-def check_float(teacher: nn.Module, source: str) -> None:
-    """Raises ValueError for a model that is quantized already, for one that no student can be a copy of and for weights
-    that are not finite, before anything is spent."""
-    if is_quantized(teacher):
-        raise ValueError(f"{source} is quantized already; give the float model")
-    check_own(teacher)
-    if broken := list(unfinite(teacher)):
-        raise ValueError(f"{source} has weights that are not finite ({', '.join(broken[:4])}): give a model that works")

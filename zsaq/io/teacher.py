@@ -19,7 +19,10 @@ from zsaq.foreign import UNMADE
 from zsaq.io.folder import CONFIG, place_of, read_config
 from zsaq.io.loading import class_of, made_of
 from zsaq.io.verifying import bounded_by
+from zsaq.quant.finite import unfinite
+from zsaq.quant.model import is_quantized
 from zsaq.quant.modes import evaluating
+from zsaq.quant.reach import check_own
 from zsaq.sentence_files import fetch
 
 Kind = Literal["text", "causal", "image", "other"]
@@ -58,6 +61,16 @@ def load_teacher(source: str | Path) -> PreTrainedModel:
     if info["missing_keys"]:
         raise ValueError(f"{source} has no weights for {sorted(info['missing_keys'])[:8]}: give one with this head")
     return model.eval()
+
+
+def check_float(teacher: nn.Module, source: str) -> None:
+    """Raises ValueError for a model that is quantized already, for one that no student can be a copy of and for weights
+    that are not finite, before anything is spent."""
+    if is_quantized(teacher):
+        raise ValueError(f"{source} is quantized already; give the float model")
+    check_own(teacher)
+    if broken := list(unfinite(teacher)):
+        raise ValueError(f"{source} has weights that are not finite ({', '.join(broken[:4])}): give a model that works")
 
 
 def name_of(source: str) -> str:
