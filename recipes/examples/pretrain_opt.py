@@ -32,7 +32,7 @@ from transformers import (
 
 from zsaq.atomic import atomic_folder
 from zsaq.io.target import ready_new
-from zsaq.script import natural, positive, told
+from zsaq.script import given, natural, positive, told
 from zsaq.train.loop import processes
 
 with told():
@@ -121,7 +121,7 @@ class NextToken(torch.nn.Module):
 
 def vocabulary(name: str) -> int:
     """The number of tokens in "bpe:8192". Raises ValueError for anything else."""
-    if not re.fullmatch(r"bpe:\d{3,6}", name):
+    if not re.fullmatch(r"bpe:\d{3,6}", name) or int(name.removeprefix("bpe:")) < 258:
         raise ValueError(f"--tokenizer is {name!r}; give bpe: and a number of tokens from 258, such as bpe:8192")
     return int(name.removeprefix("bpe:"))
 
@@ -161,13 +161,16 @@ def main() -> None:
     args = parser.parse_args()
     if args.hidden % 64 or args.length < 3:
         raise ValueError(f"--hidden {args.hidden} must be a multiple of 64, --length {args.length} at least 3")
+    if args.arch == "gpt2" and given(parser, None, ("embed",)):
+        parser.error("--embed is OPT's: leave it off for gpt2")
+    tokens = vocabulary(args.tokenizer) if args.tokenizer.startswith("bpe:") else None
     target = ready_new(args.output_dir)
 
     set_seed(args.seed)
     accelerator = processes()
     documents = read_documents(args.text)
-    if args.tokenizer.startswith("bpe:"):
-        tokenizer = train_bpe(documents, vocabulary(args.tokenizer))
+    if tokens is not None:
+        tokenizer = train_bpe(documents, tokens)
     else:
         tokenizer: Any = tokenizer_of(args.tokenizer)
         if tokenizer is None:

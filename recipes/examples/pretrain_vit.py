@@ -119,6 +119,9 @@ def main() -> None:
     if len(images) < args.batch:
         raise ValueError(f"{args.train} holds {len(images)} images, fewer than --batch {args.batch}")
     classes = int(labels.max()) + 1
+    test = read_images(args.test, args.size) if args.test else None
+    if test and int(test[1].max()) >= classes:
+        raise ValueError(f"{args.test} has the label {int(test[1].max())}, and {args.train} none beyond {classes - 1}")
     names = {i: str(i) for i in range(classes)}
     config = ViTConfig(
         image_size=args.size, patch_size=args.patch, hidden_size=args.hidden, num_hidden_layers=args.layers,
@@ -156,8 +159,8 @@ def main() -> None:
         record: dict[str, Any] = {**vars(args), "loss": mean, "seconds": time.time() - begin}
         record["processes"] = accelerator.num_processes
         bare = accelerator.unwrap_model(wrapped).float()
-        if args.test:
-            record["top1"] = accuracy(bare, *read_images(args.test, args.size), accelerator.device)
+        if test:
+            record["top1"] = accuracy(bare, *test, accelerator.device)
             accelerator.print(f"top-1 on {args.test}: {record['top1']:.2f} %", flush=True)
         with atomic_folder(target, ready_new) as folder:
             bare.save_pretrained(folder)
