@@ -8,8 +8,8 @@ Every finished run is a line of `runs.jsonl`, and a run that stands there is not
 be given, such as --steps 120 (`zsaq methods NAME` lists them); --effort (default here: light) scales the rest.
 """
 
-import zsaq
 from zsaq import launch
+from zsaq.beforehand import check_real
 from zsaq.script import check_taken, positive, told
 
 with told():
@@ -23,7 +23,7 @@ TAKEN = {
 
 
 def main() -> None:
-    parser = launch.table_parser(__doc__, "w2a8", list(zsaq.methods()["language"]))
+    parser = launch.table_parser(__doc__, "w2a8", "language")
     parser.add_argument("kind", choices=TAKEN)
     parser.add_argument("--teacher")
     parser.add_argument("--task")
@@ -41,6 +41,10 @@ def main() -> None:
     needed = {"embedded": (), "classifier": ("teacher", "task"), "causal": ("teacher", "text")}[args.kind]
     if missing := [f"--{name}" for name in needed if vars(args)[name] is None]:
         parser.error(f"{args.kind} needs {' and '.join(missing)}")
+    if args.kind == "causal":
+        check_real(parser, args, "real_text")
+        if args.real_text and args.window < 4:
+            parser.error(f"--window {args.window} leaves no tokens for rows of --real_text: give 4 or more")
     with launch.session(args) as loop:
         accelerator = loop.accelerator
         if args.kind == "embedded":

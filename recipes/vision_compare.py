@@ -10,8 +10,8 @@ Every finished run is a line of `runs.jsonl`, and a run that stands there is not
 be given, such as --images 64 (`zsaq methods NAME` lists them); --effort (default here: light) scales the rest.
 """
 
-import zsaq
 from zsaq import launch
+from zsaq.beforehand import check_real
 from zsaq.script import check_taken, told
 
 with told():
@@ -27,7 +27,7 @@ TAKEN = {
 
 
 def main() -> None:
-    parser = launch.table_parser(__doc__, "w4a4", list(zsaq.methods()["vision"]))
+    parser = launch.table_parser(__doc__, "w4a4", "vision")
     parser.add_argument("job", choices=TAKEN)
     parser.add_argument("--weights", help="all but digits: a state dict in safetensors, see examples/")
     parser.add_argument("--test", nargs="+", default=[], help="all but digits: parquet files with test images")
@@ -37,6 +37,8 @@ def main() -> None:
     check_taken(parser, None, args.job, TAKEN)
     if TAKEN[args.job] and not (args.weights and args.test):
         parser.error(f"{args.job} needs --weights and --test")
+    if TAKEN[args.job]:
+        check_real(parser, args, "real")
     with launch.session(args) as loop:
         if args.job == "cifar":
             subject = subjects.cifar10(args.weights, args.test, args.real)

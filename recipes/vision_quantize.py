@@ -14,7 +14,8 @@ and a JSON line for every step.
 
 import zsaq
 from zsaq import launch
-from zsaq.script import check_taken, positive, told
+from zsaq.beforehand import check_real
+from zsaq.script import check_taken, given, positive, told
 
 with told():
     from examples import imagenet, subjects
@@ -53,9 +54,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.error(f"{kind} needs --weights")
     if kind == OTHER:
         check_sized(parser, argv, args)
-    if args.split and not args.data_dir:
-        parser.error("--split without --data_dir, which it is a part of: give both")
-    with launch.session(args) as loop:
+    for part in given(parser, argv, ("split", "limit")):
+        if not args.data_dir:
+            parser.error(f"{part} without --data_dir, which it is a part of: give both")
+    if not (args.data_dir or args.real) and (columns := given(parser, argv, ("image_column", "label_column"))):
+        parser.error(f"{', '.join(columns)} without --data_dir and --real, which have them: give one, or none")
+    if TAKEN[kind]:
+        check_real(parser, args, "real")
+    with launch.session(args, args.teacher if kind == OTHER else None) as loop:
         if args.teacher in DIGITS:
             subject = subjects.scans(loop.accelerator, args.teacher.removeprefix("digits-"))
         elif args.teacher in imagenet.NETS:

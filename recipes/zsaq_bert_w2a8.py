@@ -22,12 +22,13 @@ def main(bits: str = "w2a8", name: str = "zsaq_bert_w2a8", text: str | None = __
     parser.add_argument("--data_dir", help="folder with the task's validation split; default: the Hub's nyu-mll/glue")
     parser.add_argument("--split", default="validation", help="split to score, or several: validation+test")
     args = launch.parse(parser)
-    of_task = given(parser, None, ("data_dir", "split"))
-    if (args.teacher is None) != (args.task is None) or (of_task and not args.teacher):
+    of_teacher = given(parser, None, ("data_dir", "split", "teacher_bits"))
+    if (args.teacher is None) != (args.task is None) or (of_teacher and not args.teacher):
         parser.error(
-            "--teacher and --task go together, --data_dir and --split with them; give none for the embedded default"
+            "--teacher and --task go together, --data_dir, --split and --teacher_bits with them; give none for the "
+            "embedded default"
         )
-    with launch.session(args) as loop:
+    with launch.session(args, args.teacher) as loop:
         if args.teacher is None:
             subject = subjects.python_docs(loop.accelerator, args.generator)
         else:

@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--max_windows", type=positive, help="measure on the first of them only")
     parser.add_argument("--separator", help="what stands between the documents of --text, such as '<|endoftext|>'")
     args = launch.parse(parser)
-    with launch.session(args) as loop:
+    with launch.session(args, args.teacher) as loop:
         limits = args.window, args.max_windows, args.separator
         subject = subjects.causal(loop.accelerator, args.teacher, args.text, *limits, args.generator)
         launch.main(

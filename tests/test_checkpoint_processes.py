@@ -25,7 +25,7 @@ def counted(self, *rest):
     after(self, *rest)
 
 Checkpoint.after = counted
-args = launch.parser("two processes", "w2a8", "two", method="zsaq-paper").parse_args(["--output_dir", out])
+args = launch.parse(launch.parser("two processes", "w2a8", "two", method="zsaq-paper"), ["--output_dir", out])
 with launch.session(args) as loop:
     launch.run(bert(wordpiece()), "w2a8", out, loop=loop, method="zsaq-paper", tokenizer=wordpiece(), resume=resume,
                generator=(opt(bpe()), bpe()), steps=8, warm=2, ratio=(2, 1), license="mit", checkpoint_every=3)

@@ -55,7 +55,8 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
         "zsaq.atomic",
     ],
     "zsaq.comparing": [*rooms("keys subject api student report io train method quant")],
-    "zsaq.launch": [*rooms("script comparing api student report io train method")],
+    "zsaq.beforehand": [*rooms("comparing api subject report io train method")],
+    "zsaq.launch": [*rooms("beforehand script comparing api student report io train method")],
     # The public page.
     "zsaq": [
         *rooms("synthesizing streaming comparing api student vision deploy report io train"),

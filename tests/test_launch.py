@@ -11,7 +11,7 @@ import torch
 import zsaq
 from language_toys import bert, bpe, opt, wordpiece
 from vision_toys import resnet
-from zsaq import Loop, launch, script
+from zsaq import Loop, beforehand, launch, script
 from zsaq.train.logging import StepLog
 from zsaq.train.optim import NotFinite
 
@@ -58,11 +58,8 @@ def test_other_methods_options_pass_and_no_flag_may_be_shortened(capsys: pytest.
     assert left.value.code == 2 and "give pairs" in capsys.readouterr().err
 
 
-def arguments(**change: Any) -> argparse.Namespace:
-    given = {"mixed_precision": None, "output_dir": "x", "trackers": [], "name": "toy"} | dict.fromkeys(
-        launch.MEMORY, False
-    )
-    return argparse.Namespace(**(given | change))
+def arguments(*words: str, method: str | None = None) -> argparse.Namespace:
+    return launch.parse(launch.parser("text", "w4a8", "toy", method=method), ["--output_dir", "x", *words])
 
 
 @pytest.mark.parametrize("error", [ValueError("too few bits"), OSError("disk is full"), ConnectionError("no Hub")])
@@ -73,8 +70,67 @@ def test_a_session_tells_an_error_in_one_line(error: Exception, capsys: pytest.C
     assert left.value.code == 2 and output.err == f"error: {error}\n" and output.out == ""
 
 
+@pytest.mark.parametrize(
+    ("method", "words", "message"),
+    [
+        ("zsaq", "--bits banana", "'banana' is no quantization"),
+        ("zsaq", "--foo 3", "none of these methods has the option foo"),
+        ("zsaq", "--steps 0", "steps is 0; give an integer of at least 1"),
+        ("zsaq", "--seed -1", "seed is -1"),
+        (None, "--bits banana", "'banana' is no text of a preset"),
+        (None, "--preset magic", "preset is 'magic'; give brecq, psaq or uniform"),
+        (None, "--foo 3", "none of these methods has the option foo"),
+        (None, "--push_to_hub x", "'x' names no namespace"),
+    ],
+)
+def test_words_that_are_wrong_are_told_before_a_teacher_is_there(
+    method: str | None, words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left, launch.session(arguments(*words.split(), method=method)):
+        never()
+    assert left.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--preset uniform", "presets are for images"),
+        ("--bits w4a8 w99", "'w99' is no quantization"),
+        ("--calibration 2 --stesp 1", "none of these methods has the option stesp; their options are calibration"),
+        ("--calibration 0", "calibration is 0"),
+        ("--seeds 0 -1", "seed is -1"),
+    ],
+)
+def test_so_are_those_of_a_table(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = launch.table_parser("text", "w4a8", "language")
+    args = launch.parse(flags, ["--methods", "rtn", "gptq", "--output_dir", "x", *words.split()])
+    with pytest.raises(SystemExit) as left, launch.session(args):
+        never()
+    assert left.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_options_that_python_has_pass() -> None:
+    args = arguments("--zero_shot", "true", "--image_steps", "3")
+    with launch.session(args):
+        assert args.options == {"zero_shot": True, "image_steps": 3}
+
+
+def test_a_licence_is_asked_for_before_a_teacher_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(beforehand, "ready", lambda *_: None)
+    for teacher in (None, str(tmp_path)):
+        with pytest.raises(SystemExit), launch.session(arguments("--push_to_hub", "me/x"), teacher):
+            never()
+        assert "--push_to_hub needs --license" in capsys.readouterr().err
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    for words, teacher in ((["--license", "mit"], None), ([], str(tmp_path))):
+        with launch.session(arguments("--push_to_hub", "me/x", *words), teacher):
+            pass
+
+
 def test_a_tracker_that_is_missing_is_an_error_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit), launch.session(arguments(trackers=["magic"])):
+    with pytest.raises(SystemExit), launch.session(arguments("--trackers", "magic")):
         raise AssertionError("the session began")
     assert "cannot be imported" in capsys.readouterr().err
 
@@ -149,7 +205,7 @@ def test_a_recipe_from_flags_to_the_folder(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_a_table_from_flags_to_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = launch.table_parser("text", "w4a8", ["rtn", "gptq"])
+    flags = launch.table_parser("text", "w4a8", "language")
     args = launch.parse(flags, ["--methods", "rtn", "--output_dir", str(tmp_path / "x"), "--bits", "w4a8", "w2a8"])
     subject = {"model": bert(wordpiece()), "tokenizer": wordpiece(), "score": lambda _: 0.123456, "data": None}
     with launch.session(args) as loop:
@@ -173,12 +229,12 @@ def test_a_fit_that_logs_no_step_draws_nothing_and_says_nothing(
 @pytest.mark.parametrize("word", ["loop", "configs", "tokenizer", "model", "checkpoint"])
 def test_arguments_of_python_are_no_options(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        launch.parse(launch.table_parser("text", "w4a8", ["rtn"]), [*LEAST, f"--{word}", "3"])
+        launch.parse(launch.table_parser("text", "w4a8", "language"), [*LEAST, f"--{word}", "3"])
     assert f"--{word} is no option here" in capsys.readouterr().err
 
 
 def test_a_table_has_a_preset_and_no_option_twice() -> None:
-    args = launch.parse(launch.table_parser("text", "w4a8", ["rtn"]), [*LEAST, "--preset", "uniform"])
+    args = launch.parse(launch.table_parser("text", "w4a8", "language"), [*LEAST, "--preset", "uniform"])
     assert args.preset == "uniform" and args.options == {}
     with pytest.raises(ValueError, match="--generator 3 is no option here: this script gives it"):
         script.beside({"generator": 3, "steps": 2}, {"generator": opt(bpe())})

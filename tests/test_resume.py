@@ -74,7 +74,7 @@ def test_a_comparison_goes_on_in_the_run_that_was_stopped(tmp_path: Path) -> Non
 
 def test_flags_of_recipes_and_commands(tmp_path: Path) -> None:
     one = launch.parser("", "w2a8", "x", method="zsaq").parse_args(["--checkpoint_every", "5", "--resume"])
-    many = launch.table_parser("", "w2a8", ["rtn"]).parse_args(
+    many = launch.table_parser("", "w2a8", "language").parse_args(
         ["--methods", "rtn", "--output_dir", "x", "--resume", "--checkpoint_every", "5"]
     )
     assert (one.checkpoint_every, one.resume) == (many.checkpoint_every, many.resume) == (5, True)

@@ -217,7 +217,7 @@ def test_a_session_refuses_its_folder_before_anything_is_made(
 ) -> None:
     TEACHERS["bert"]().save_pretrained(tmp_path)
     capsys.readouterr()
-    flags = launch.parser("text", "w4a8", "toy"), launch.table_parser("text", "w4a8", ["rtn"])
+    flags = launch.parser("text", "w4a8", "toy"), launch.table_parser("text", "w4a8", "language")
     for parser, words in zip(flags, ([], ["--methods", "rtn"]), strict=True):
         args = launch.parse(parser, [*words, "--output_dir", str(tmp_path)])
         with pytest.raises(SystemExit) as left, launch.session(args):

@@ -98,14 +98,16 @@ def psaq(text: str, model: nn.Module) -> QuantConfig:
 def preset_config(text: str, preset: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfig:
     """The configuration that a preset gives for a text as "w4a4". Raises ValueError for a preset that does not exist,
     and as the presets do."""
-    match preset:
-        case "uniform":
-            return uniform(text, model)
-        case "brecq":
-            return brecq(text, model, spec)
-        case "psaq":
-            return psaq(text, model)
-    raise ValueError(f"preset is {preset!r}; give brecq, psaq or uniform")
+    check_preset(preset)
+    if preset == "brecq":
+        return brecq(text, model, spec)
+    return psaq(text, model) if preset == "psaq" else uniform(text, model)
+
+
+def check_preset(preset: str) -> None:
+    """Raises ValueError for a preset that does not exist."""
+    if preset not in ("brecq", "psaq", "uniform"):
+        raise ValueError(f"preset is {preset!r}; give brecq, psaq or uniform")
 
 
 def check_layers(model: nn.Module) -> None:

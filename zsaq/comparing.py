@@ -69,11 +69,7 @@ def compare(
     check_names(methods, [row for _, row in rows])
     subject.check_reads((row for _, row in rows), configs)
     check_batches(given.get("batches"), [row for _, row in rows] * len(seeds))
-    known = sorted({name for _, row in rows for name in row.options()})
-    unknown = [name for name in sorted(options) if name not in known]
-    if unknown and not any(row.inputs == OWN for _, row in rows):
-        listed = ", ".join(known) or "none"
-        raise ValueError(f"none of these methods has the option {', '.join(unknown)}; their options are {listed}")
+    check_options([row for _, row in rows], options)
     with unchanged(*subject.untouched()), released(subject.model):
         cells = [
             (
@@ -136,6 +132,15 @@ def scored(score: Score | None, model: nn.Module) -> dict[str, float]:
                 f"{', '.join(TAKEN)}, which the table has for itself"
             )
     return found
+
+
+def check_options(rows: Sequence[Method], options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option that none of the methods has."""
+    known = sorted({name for row in rows for name in row.options()})
+    unknown = [name for name in sorted(options) if name not in known]
+    if unknown and not any(row.inputs == OWN for row in rows):
+        listed = ", ".join(known) or "none"
+        raise ValueError(f"none of these methods has the option {', '.join(unknown)}; their options are {listed}")
 
 
 def owned(row: Method, options: Mapping[str, Any]) -> dict[str, Any]:

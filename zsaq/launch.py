@@ -1,7 +1,8 @@
 """What a script under `accelerate launch`, or the command line, needs around `zsaq.quantize` and `zsaq.compare`.
 
 Flags of a method's own options; a session with our own lines on stderr, errors in one line and the table on stdout; and
-what is checked before anything is spent: options, the output folder, the right to publish.
+what is checked before anything is spent, a teacher made or loaded: the output folder, bits, options, the right to
+publish.
 """
 
 import argparse
@@ -22,16 +23,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from zsaq.api import methods, quantize
+from zsaq.beforehand import check_publishing, check_words
 from zsaq.comparing import compare
 from zsaq.io.rescue import rescued, save_or_rescue
 from zsaq.io.saving import alone, save
 from zsaq.io.target import float_bytes, ready_comparison, ready_target
 from zsaq.method import Effort
-from zsaq.report.card import base_of
 from zsaq.report.curves import draw_curves
-from zsaq.report.hub import ready
 from zsaq.report.table import Table
-from zsaq.script import beside, options_of, told, value_of
+from zsaq.script import beside, options_of, positive, told, value_of
 from zsaq.student import made_whole, noted
 from zsaq.train.logging import quiet, say
 from zsaq.train.loop import Loop, processes
@@ -51,7 +51,7 @@ def blank(text: str | None) -> argparse.ArgumentParser:
     )
     flags.set_defaults(own=[], preset=None, trackers=[], mixed_precision=None)
     flags.add_argument(
-        "--checkpoint_every", type=int, metavar="STEPS", help="keep the run's state so often (default: 5 minutes)"
+        "--checkpoint_every", type=positive, metavar="STEPS", help="keep the run's state so often (default: 5 minutes)"
     )
     for name, words in {"resume": "go on where a run with the same arguments was stopped", **MEMORY}.items():
         flags.add_argument(f"--{name}", action="store_true", help=words)
@@ -63,7 +63,7 @@ def parser(text: str | None, bits: str, name: str, method: str | None = None) ->
     """The flags of a recipe that makes one student; with a `method` also one for each of its options, at effort
     "light"."""
     flags = blank(text)
-    flags.set_defaults(name=name, method=method)
+    flags.set_defaults(name=name, method=method, room="vision" if method is None else "language")
     flags.add_argument("--bits", default=bits, help="see zsaq.QuantConfig.parse (default: %(default)s)")
     flags.add_argument("--seed", type=int, default=0)
     flags.add_argument("--mixed_precision", choices=["no", "bf16"], help="as accelerate's (default: its own)")
@@ -110,9 +110,10 @@ def parse(flags: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> 
     return args
 
 
-def table_parser(text: str | None, bits: str, names: list[str]) -> argparse.ArgumentParser:
-    """The flags of a recipe that compares."""
-    flags = blank(text)
+def table_parser(text: str | None, bits: str, room: str) -> argparse.ArgumentParser:
+    """The flags of a recipe that compares methods of "language" or of "vision"."""
+    flags, names = blank(text), list(methods()[room])
+    flags.set_defaults(room=room)
     flags.add_argument("--bits", nargs="+", default=[bits])
     flags.add_argument("--methods", nargs="+", required=True, choices=names, metavar="METHOD", help=", ".join(names))
     flags.add_argument("--seeds", nargs="+", type=int, default=[0])
@@ -122,11 +123,14 @@ def table_parser(text: str | None, bits: str, names: list[str]) -> argparse.Argu
 
 
 @contextmanager
-def session(args: argparse.Namespace) -> Iterator[Loop]:
+def session(args: argparse.Namespace, teacher: str | None = None) -> Iterator[Loop]:
     """A loop over all processes, on a terminal that shows our own lines alone; an error that a user can mend is told in
-    one line, with exit code 2, an output folder that cannot be first of all. Trackers write beside it."""
+    one line, with exit code 2, an output folder that cannot be first of all, then what `check_words` sees. `teacher`:
+    its path or id, if it has one. Trackers write beside the folder."""
     with told(), quiet():
         (ready_comparison if "methods" in vars(args) else ready_target)(args.output_dir)
+        check_words(args)
+        check_publishing(vars(args).get("push_to_hub"), vars(args).get("license"), teacher)
         options = {"mixed_precision": args.mixed_precision, "project_dir": f"{args.output_dir}-trackers"}  # not in it
         accelerator = processes(args.trackers, **options)
         if args.trackers:
@@ -161,10 +165,7 @@ def run(
     """
     target, loop = ready_target(output_dir, float_bytes(model)), loop or Loop()
     kept = target.with_name(f"{target.name}-checkpoint")
-    if push_to_hub is not None:
-        ready(push_to_hub)
-        if license is None and (isinstance(model, nn.Module) or not base_of(model).license):
-            raise ValueError("--push_to_hub needs --license: nothing tells under what terms the model stands")
+    check_publishing(push_to_hub, license, None if isinstance(model, nn.Module) else model)
     main = loop.accelerator.is_main_process
     with tempfile.TemporaryDirectory(prefix="zsaq-") as temporary:
         steps = Path(temporary)

@@ -1,7 +1,5 @@
-"""What is quantized: a model with what reads its inputs, and the methods and configurations that suit it.
-
-With `zsaq.api` the one place that sees language and vision.
-"""
+"""What is quantized: a model with what reads its inputs, and the methods and configurations that suit it. With
+`zsaq.api` the one place that sees language and vision."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -131,8 +129,7 @@ class Subject:
 
     def knowledge(self, row: Method) -> tuple[str, ...]:
         """Words about the model that a run of it has used."""
-        job = self.job
-        return used(job, self.corpus, row.inputs == language.TEXT) if isinstance(job, TextJob) else ()
+        return used(self.job, self.corpus, row.inputs == language.TEXT) if isinstance(self.job, TextJob) else ()
 
     def zero_shot(self, row: Method) -> bool:
         """Whether a run of it sees no real data, as far as is known: nobody knows where a corpus without facts is
@@ -165,9 +162,8 @@ class Subject:
         return choice.find(chosen, self.job.teacher)
 
     def check_reads(self, rows: Iterable[Method], configs: Iterable[Any]) -> None:
-        """Raises ValueError for what one of the methods reads and nobody gave (batches, real data, a tokenizer), and
-        for batches that none reads: nobody shall believe that a student has learned from them. What else is not read by
-        these methods is told. `configs`: sizes among them read text."""
+        """Raises ValueError for what one of the methods reads and nobody gave, and for batches that none reads: nobody
+        shall believe that a student has learned from them. What else none reads is told. `configs`: sizes read text."""
         of_all = list(rows)
         rows = [row for row in of_all if row.inputs != OWN]
         readers_of_text = [row for row in rows if row.inputs == language.TEXT]
@@ -198,8 +194,7 @@ class Subject:
     ) -> tuple[QuantConfig, str | None]:
         """The configuration, and the name of the preset that it was made by."""
         if isinstance(self.job, TextJob):
-            if preset is not None:
-                raise ValueError(f"preset is {preset!r}: presets are for images; leave it off")
+            check_config(False, config, preset)
             return configured(self.job, config), None
         if isinstance(config, QuantConfig):
             if preset is not None:
@@ -241,3 +236,15 @@ class Subject:
         """Raises ValueError for a license that is no line of text."""
         terms = {} if license is None else {"license": license}
         return base_of(self.source, license) if self.named else Base(self.name, terms)
+
+
+def check_config(images: bool, config: str | QuantConfig, preset: str | None) -> None:
+    """Raises ValueError for no configuration and no preset of such models, as far as these tell by themselves."""
+    if images:
+        presets.bits_of(config)
+        if preset is not None:
+            presets.check_preset(preset)
+    elif preset is not None:
+        raise ValueError(f"preset is {preset!r}: presets are for images; leave it off")
+    else:
+        _ = Size.of(config) or QuantConfig.given(config)

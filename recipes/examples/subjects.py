@@ -6,7 +6,7 @@ Data serves the scores alone; real data serves the rows that end in "-real", whi
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from accelerate import Accelerator
@@ -23,10 +23,12 @@ from zsaq.eval.reading import read_text
 from zsaq.eval.tasks import HUB, Task, find_task, read_rows
 from zsaq.language.text import Text
 from zsaq.run import Data
+from zsaq.train.logging import say
 from zsaq.vision.models import classifier as wrapped
 from zsaq.vision.models import spec_of
 
 Subject = dict[str, Any]
+REAL_TEXT: Final = 4_000_000  # characters of it that are read
 
 
 def python_docs(accelerator: Accelerator, generator: str | None = None) -> Subject:
@@ -67,13 +69,18 @@ def causal(
     generator: str | None, real_text: str | None = None,
 ) -> Subject:  # fmt: skip
     """A causal teacher, measured by perplexity on `text`; its generator is itself unless another is named."""
+    if real_text is not None and not Path(real_text).is_file():
+        raise ValueError(f"--real_text is {real_text!r}, and there is no such file: give a UTF-8 text file")
     model, tokenizer = load_with_tokenizer(teacher, AutoModelForCausalLM)
     model.to(accelerator.device).float()  # pyright: ignore[reportArgumentType]
 
     def real() -> Text:
         """Rows as long as synthetic ones, cut from the running text."""
         assert real_text is not None
-        stream = tokenize(tokenizer, read_text(real_text)[:4_000_000], None)
+        whole = read_text(real_text)
+        if len(whole) > REAL_TEXT:
+            say(f"{real_text}: the first {REAL_TEXT:,} of {len(whole):,} characters are read")
+        stream = tokenize(tokenizer, whole[:REAL_TEXT], None)
         length = min(128, window - 2)
         rows = stream[: len(stream) // length * length].view(-1, length)
         return Text(rows, torch.ones_like(rows, dtype=torch.bool))
@@ -99,6 +106,8 @@ def scans(accelerator: Accelerator, which: str) -> Subject:
 
 def cifar10(weights: str, test: list[str], real: str | None = None) -> Subject:
     """A CIFAR ResNet (examples/cifar.py) on one or several parquet files of test images."""
+    if real:
+        open_pictures(ImageSource(real))  # refused before anything is run; read when a row asks
     parts = [cifar.test_images(path) for path in test]
     teacher = wrapped(cifar.load_resnet(weights))
     images = split(torch.cat([pixels for pixels, _ in parts]), torch.cat([labels for _, labels in parts]))
@@ -114,6 +123,8 @@ def photos(
 ) -> Subject:
     """A net of `imagenet.NETS` on the first `limit` images of each of the parquet files, `size` pixels wide, which are
     read as they are scored."""
+    if real:
+        open_pictures(ImageSource(real))  # refused before anything is run; read when a row asks
     teacher, processor = net.load(weights, size), net.processor(size)
 
     def images() -> Iterator[Mapping[str, Tensor]]:
@@ -140,14 +151,14 @@ def pictures(
     real: ImageSource | None = None,
 ) -> Subject:
     """A transformers classifier, folder or Hub id; `processor` gives size and normalisation of what it is shown."""
+    dataset = open_pictures(real) if real else None
     model = load_model(teacher, AutoModelForImageClassification)
     score = scorers.pictures(test, model.config, processor, model, accelerator=accelerator) if test else None
     name = Path(os.path.expanduser(test.data)) if test else None
     hub = None if name is None or name.exists() else test and test.data
 
     def shown() -> Tensor:
-        assert real is not None
-        dataset = open_pictures(real)
+        assert dataset is not None
         order, _ = class_order(dataset.names, model.config)
         mode = "L" if model.config.to_dict().get("num_channels", 3) == 1 else "RGB"
         transform = lambda image: processor(images=image.convert(mode), return_tensors="pt")["pixel_values"][0]  # noqa: E731
