@@ -95,7 +95,9 @@ def test_what_is_timed_is_given_to_the_decoder_too(exported: Path, monkeypatch: 
     model, seen = OnnxModel(exported, threads=1), []
     model.exact.shapes["decoder_input_ids"], model.exact.types["decoder_input_ids"] = [2, 2], "tensor(int64)"
     monkeypatch.setattr(model.exact, "run", lambda inputs: [*map(seen.append, [inputs]), np.zeros(1)][1:])
+    model.last = 7
     assert model._crossing([1, 4]) in (0, 1, 4)
+    assert all(inputs["input_ids"][0, -1] == 7 for inputs in seen)
     assert all(set(inputs) == {*model.exact.shapes} for inputs in seen)
 
 

@@ -109,13 +109,14 @@ class OnnxModel:
         self.exact = Session(place / MODEL, threads=threads)
         self.given = Given(self.exact.file, self.exact.types, facts)
         self.blocks: Session | None = None
-        self.short = 0
+        self.short, self.last = 0, 1
         if not same_rule:
             if not (place / BLOCKS).is_file():
                 raise ValueError(
                     f"{place} holds no {BLOCKS}: only inputs of 8 bits a token have a second rule; leave same_rule on"
                 )
             self.blocks = Session(place / BLOCKS, threads=threads)
+            self.last = last if type(last := facts.get("last")) is int else 1
             self.short = self._crossing([length for length in LENGTHS if length <= self.given.tokens])
 
     def __call__(self, **inputs: Any) -> Any:
@@ -136,6 +137,7 @@ class OnnxModel:
         longest = 0
         for length in lengths:
             ids = np.ones((1, length), dtype=np.int64)
+            ids[:, -1] = self.last
             self.short = 0
             exact = self._best(ids)
             self.short = length

@@ -135,6 +135,7 @@ def to_onnx(source: str | Path, target: Path, size: tuple[int, int] | None = Non
     }
     if "input_ids" in inputs:
         facts |= {"tokens": text_limit(model), "below": counts_of(model, inputs)}
+        facts["last"] = int(inputs["input_ids"][0, -1])  # by which some models find the end of a text
     if "input_ids" in inputs and "Int8Linear" in operators.values():
         model, others = to_operator_model(source, blocks=True)
         if others != operators:
