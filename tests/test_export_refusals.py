@@ -115,7 +115,8 @@ def test_a_graph_is_of_the_size_that_the_processor_makes_or_the_flag_says(tmp_pa
     report = verify(folder, write=False)  # at the size of the export
     assert report["agrees"] and report["inputs"] == [{"pixel_values": [2, 1, 24, 40]}]
     assert not verify(folder, write=False, size=(32, 32))["agrees"]
-    for none in ("32", ()):
+    nones: list[Any] = ["32", ()]
+    for none in nones:
         for use in (partial(verify, write=False), partial(bench, write=False)):
             with pytest.raises(ValueError, match="which is no size of images"):
                 use(folder, size=none)

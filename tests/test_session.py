@@ -103,7 +103,7 @@ def test_what_is_timed_is_given_to_the_decoder_too(exported: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_the_second_graph_of_an_encoder_decoder_is_timed_too(tmp_path: Path) -> None:
-    config = T5Config(vocab_size=96, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    config = T5Config(vocab_size=96, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2)
     folder = save(quantize_model(T5ForConditionalGeneration(config).eval(), QuantConfig.parse("w4a8")), tmp_path / "t5")
     export(folder, "onnx")
     model = OnnxModel(folder, threads=1, same_rule=False)

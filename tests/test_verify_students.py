@@ -89,24 +89,21 @@ def test_static_scales_of_half_precision_are_rounded_in_compressed_tensors_told_
     name: str, dtype: torch.dtype, tmp_path: Path
 ) -> None:
     config = QuantConfig(Grid(4), Grid(8, False, "tensor")) if name == "asymmetric" else QuantConfig.parse(name)
-    student = quantize_model(OTHERS["llama"]().eval().to(dtype), config)
-    assert isinstance(student, PreTrainedModel)
+    student: Any = quantize_model(OTHERS["llama"]().eval().to(dtype), config)
     save(calibrate(student, [{"input_ids": torch.arange(36).view(2, 18)}]), tmp_path)
     facts = export(tmp_path, "compressed-tensors")
     assert sum("scales are rounded to" in change for change in facts["changed"]) == 1
     tensors = load_file(tmp_path / "compressed-tensors" / "model.safetensors")
-    for key, scale in [
-        (key, layer.input_quantizer.ranges.scale)
-        for key, layer in packed_layers(load(tmp_path))
-        if layer.input_quantizer
-    ]:
+    layers: dict[str, Any] = {key: layer for key, layer in packed_layers(load(tmp_path)) if layer.input_quantizer}
+    for key, layer in layers.items():
+        scale = layer.input_quantizer.ranges.scale
         assert torch.equal(tensors[f"{key}.input_scale"], scale.view(1).to(dtype))
     report = verify(tmp_path, write=False)
     assert report["agrees"], report["compressed-tensors"]
 
 
 def test_a_static_scale_that_the_dtype_does_not_hold_is_refused_by_name(tmp_path: Path) -> None:
-    student = quantize_model(OTHERS["llama"]().eval().half(), QuantConfig.parse("w8a8s"))
+    student: Any = quantize_model(OTHERS["llama"]().eval().half(), QuantConfig.parse("w8a8s"))
     calibrate(student, [{"input_ids": torch.arange(36).view(2, 18)}])
     ranges: Any = student.get_submodule("model.layers.1.mlp.down_proj").input_quantizer.ranges
     ranges.scale.fill_(2e-8)
