@@ -4,6 +4,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,8 @@ def test_rules_reach_activations() -> None:
     ],
 )
 def test_a_grid_of_a_rule_that_nothing_takes_is_refused(field: str, teacher: nn.Module, glob: str, kind: str) -> None:
-    ruled = QuantConfig(Grid(4), rules=((glob, QuantConfig(Grid(8), **{field: OUT})),))
+    one: Any = {field: OUT}
+    ruled = QuantConfig(Grid(4), rules=((glob, QuantConfig(Grid(8), **one)),))
     with pytest.raises(ValueError, match=rf"has a grid for {field} \(.*decides on no {re.escape(kind)}, but on "):
         quantize_model(teacher, ruled)
 
