@@ -147,6 +147,9 @@ def test_padding_before_a_decoder_that_reads_two_texts_is_refused(how: str, side
         rounded({**whole, side: half}, "decoder.block.0")
     rounded(whole, "decoder.block.0")
     rounded({**whole, side: half}, "encoder.block.0")
+    length = full["input_ids"].shape[1]
+    causal = torch.ones(length, length).tril().expand(len(half), 1, -1, -1)
+    rounded({**whole, "decoder_attention_mask": causal}, "decoder.block.0")  # which is no padding
 
 
 def test_a_mask_that_fits_in_no_way_is_told(capsys: pytest.CaptureFixture[str]) -> None:

@@ -169,7 +169,9 @@ def test_a_rule_that_matches_nothing_is_named() -> None:
         config.check_rules(["encoder"])
 
 
-@pytest.mark.parametrize("rules", [None, 5, "all", [("*", None)]])
+@pytest.mark.parametrize("rules", [None, 5, "all", {"*": None}])
 def test_rules_are_a_tuple(rules: Any) -> None:
     with pytest.raises(ValueError, match=r"rules is .*; give a tuple of \(glob on module names, QuantConfig or None\)"):
         QuantConfig(rules=rules)
+    listed: Any = [("*", None)]
+    assert QuantConfig(rules=listed).rules == (("*", None),)

@@ -3,11 +3,14 @@
 from typing import Any
 
 import pytest
+import torch
 from transformers import (
     BitImageProcessorPil,
     CLIPImageProcessorPil,
     EfficientNetImageProcessorPil,
     MobileViTImageProcessorPil,
+    ViTConfig,
+    ViTForImageClassification,
     ViTImageProcessorPil,
 )
 
@@ -50,7 +53,30 @@ def test_pictures_may_have_other_channels(channels: int) -> None:
 def test_a_processor_that_shows_nothing_is_refused_at_once(deviation: float) -> None:
     made = ViTImageProcessorPil(size={"height": 16, "width": 16}, image_std=[deviation] * 3)
     with pytest.raises(ValueError, match=r"of a black picture .* give the processor of the model's images"):
-        zsaq.quantize(vit(), "w8a8", method="rtn-noise", processor=made)
+        zsaq.quantize(vit(), "w8a8", method="psaq", images=2, image_steps=2, processor=made)
+    zsaq.quantize(vit(), "w8a8", method="rtn-noise", preset="psaq", processor=made)  # which no pixels reach
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_size_is_asked_in_the_channels_of_the_net(channels: int) -> None:
+    config = ViTConfig(image_size=16, patch_size=4, num_channels=channels, num_labels=4, hidden_size=32,
+                       num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)  # fmt: skip
+    size = {"height": 16, "width": 16}
+    made = ViTImageProcessorPil(size=size, image_mean=[0.5] * channels, image_std=[0.5] * channels)
+    student = zsaq.quantize(ViTForImageClassification(config).eval(), "w8a8", method="rtn-noise", processor=made)
+    with torch.no_grad():
+        assert student(pixel_values=torch.zeros(1, channels, 16, 16)).logits.shape == (1, 4)
+
+
+def test_pictures_may_have_channels_that_pil_has_no_mode_for() -> None:
+    made = ViTImageProcessorPil(size={"height": 16, "width": 16}, image_mean=[0.5, 0.25], image_std=[0.5, 0.25])
+    assert normalisation(made, 2) == ((0.5, 0.25), (0.5, 0.25))
+
+
+@pytest.mark.parametrize("channels", [1, 5])
+def test_a_processor_of_other_channels_is_refused_in_words(channels: int) -> None:
+    with pytest.raises(ValueError, match=rf"makes no image of a picture of {channels} channels .*give the processor"):
+        normalisation(ViTImageProcessorPil(), channels)
 
 
 def test_a_student_sees_white_however_the_processor_says_it() -> None:

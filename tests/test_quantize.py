@@ -133,7 +133,7 @@ def test_a_model_loaded_in_few_bits_is_refused() -> None:
         ((("*LayerNorm*", QuantConfig(Grid(8))),), "gives bits to LayerNorm"),
         ((("*", None), ("*query*", QuantConfig(Grid(8)))), "decides nothing"),
         (
-            (("*query*", QuantConfig(Grid(8), embedding=Grid(8))),),
+            (("*query*", QuantConfig(None, embedding=Grid(8))),),
             r"grid for embedding .*no token table, but on bert\.",
         ),
         ((("*query*", QuantConfig(None, Grid(8, per="token"))),), r"'\*query\*' has a grid for inputs .*none for weig"),
@@ -142,6 +142,15 @@ def test_a_model_loaded_in_few_bits_is_refused() -> None:
 def test_a_rule_that_does_nothing_is_named(rules, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         quantize_model(bert(), QuantConfig(Grid(4), rules=rules))
+
+
+@pytest.mark.parametrize("own", ["w8a8", "w8a8e16", "w8a8-s16", "w8a8e4"])
+def test_a_rule_may_be_any_text(own: str) -> None:
+    """Each has a grid for tables, or none, whatever layers it is for."""
+    ruled = dataclasses.replace(QuantConfig.parse("w4a8e4"), rules=(("*.q_proj", QuantConfig.parse(own)),))
+    assert coverage(quantize_model(llama(), ruled))["model.layers.0.self_attn.q_proj"].startswith("weights 8-bit")
+    base = dataclasses.replace(QuantConfig.parse("w16a8"), rules=(("*.q_proj", QuantConfig.parse(own)),))
+    assert coverage(quantize_model(llama(), base))["model.layers.1.self_attn.q_proj"].startswith("weights 8-bit")
 
 
 @pytest.mark.parametrize("text", ["w16a8e8", "w16a8e4", "w16a8se8"])

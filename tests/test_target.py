@@ -38,6 +38,17 @@ def quantize(place: Path, **options: Any) -> Any:
     return launch.run(bert(wordpiece()), "w4a8", place, tokenizer=wordpiece(), **{"method": never, **options})
 
 
+def test_a_tokenizer_that_was_saved_beside_a_student_goes_with_it(folder: Path) -> None:
+    student, tokenizer = zsaq.load(folder), wordpiece()
+    for _ in range(2):
+        zsaq.save(student, folder)
+        tokenizer.save_pretrained(folder)
+    tokenizer.chat_template = "{{ messages }}"
+    tokenizer.save_pretrained(folder)
+    zsaq.save(student, folder, tokenizer)
+    assert (folder / "chat_template.jinja").is_file()
+
+
 NAMESAKES = (  # of what a student holds, and of what is made of one
     *("mine.safetensors", "my.model", "pytorch_model.bin", "vocab.csv", "pictures/holiday.jpg", "gguf/my.gguf"),
     *("adapter_config.json", "openvino/notes.md"),
@@ -49,7 +60,7 @@ NAMESAKES = (  # of what a student holds, and of what is made of one
 )
 def test_a_student_beside_something_else_is_not_replaced(folder: Path, foreign: str) -> None:
     ours = ("onnx/export.json", "onnx/model.onnx", "mine/export.json", "README.md", "curves.png")
-    drawn = ("pictures/images.png", "pictures/spectrum.png", "pictures/second/losses.png")
+    drawn = ("pictures/images.png", "pictures/spectrum.png", "pictures/second/losses.png", "pictures/.DS_Store")
     for name in (foreign, *ours, *drawn, ".results.json.0123abcd.partial.json"):
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
         (folder / name).write_text("{}")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -113,7 +114,8 @@ def test_batches_that_run_out_are_named() -> None:
     "wrong",
     [
         *({"schedule": "bogus"}, {"schedule": None}, {"every": 0}, {"every": 1.5}, {"accumulate": 1.5}),
-        *({"accumulate": "2"}, {"accumulate": 0}, {"warmup": "a"}, {"warmup": 1.0}, {"folder": 5}),
+        *({"accumulate": "2"}, {"accumulate": 0}, {"warmup": "a"}, {"warmup": 1.0}, {"folder": 5}, {"folder": ""}),
+        {"every": True},
     ],
 )
 def test_a_loop_that_cannot_be_is_told_when_it_is_made(wrong: dict[str, Any]) -> None:
@@ -123,7 +125,16 @@ def test_a_loop_that_cannot_be_is_told_when_it_is_made(wrong: dict[str, Any]) ->
 
 
 def test_a_folder_may_be_text(tmp_path: Path) -> None:
-    assert Loop(folder=str(tmp_path)).folder == tmp_path  # type: ignore[arg-type]
+    folders: list[Any] = [str(tmp_path), "~/curves"]
+    assert [Loop(folder=each).folder for each in folders] == [tmp_path, Path.home() / "curves"]
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    count: Any = np.int64(2)
+    loop = Loop(every=count, accumulate=np.int64(1), warmup=np.float32(0.5))  # type: ignore[arg-type]
+    teacher = mlp()
+    student = quantize_model(teacher, CONFIG)
+    distill(student, teacher, repeat([{"input": torch.randn(4, 16)}]), KL(), plain(student), count, loop)
 
 
 def test_fp16_is_refused() -> None:

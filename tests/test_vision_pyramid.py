@@ -19,6 +19,7 @@ from zsaq.vision.losses.moments import missed, moments_of
 from zsaq.vision.losses.priors import BatchNormStats, evened
 from zsaq.vision.models import batch_norms, classifier
 from zsaq.vision.papers.genie import prior
+from zsaq.vision.sources import pyramid
 from zsaq.vision.sources.pink import opponents
 from zsaq.vision.sources.pixels import Pixels
 from zsaq.vision.sources.pyramid import (
@@ -182,6 +183,14 @@ def test_the_teacher_chooses_the_prior_that_misses_less(
     assert weights == [evened(teacher) if even else [1.0] * len(batch_norms(teacher))]
     told = capsys.readouterr().err
     assert ("layers count alike" in told) == even and (not even or "8 images miss 0." in told)
+
+
+def test_a_prior_that_is_not_finite_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = float("nan") * even_prior(classifier(cnn()))
+    monkeypatch.setattr(pyramid, "even_prior", lambda teacher: broken)
+    teacher = scaled(0.01)
+    chosen = fitting_prior(teacher, SPEC, 8, 4, 0.1, 0.1)
+    assert [weight for weight, _ in chosen.parts] == [weight for weight, _ in prior(teacher).parts]
 
 
 def test_a_layer_that_answers_nothing_has_a_weight() -> None:

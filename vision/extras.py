@@ -35,7 +35,7 @@ def zeroq_ranges(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
 
 def mean_and_deviation(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
     """What is black and white to the teacher."""
-    return {"mean": job.mean, "deviation": job.deviation}
+    return {**job.normalised}
 
 
 def host(name: str) -> Extra:
@@ -58,4 +58,4 @@ def deep(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
 
 def by_psaq(job: ImageJob, budget: Budget, seed: int) -> dict[str, Any]:
     """The last student by PSAQ-ViT's rounding instead of Genie's."""
-    return {"learn": partial(psaq_learned, mean=job.mean, deviation=job.deviation)}
+    return {"learn": partial(psaq_learned, **job.normalised)}

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Final, final
 
+import torch
+
 # ImageNet's normalisation, of each channel.
 MEAN: Final = (0.485, 0.456, 0.406)
 DEVIATION: Final = (0.229, 0.224, 0.225)
+LAST: Final[dict[str, Any]] = {"input_data_format": "channels_last"}
 
 
 @final
@@ -23,9 +26,10 @@ class ImageSpec:
                 raise ValueError(f"{name} is {value!r}; give an integer of at least 1")
 
 
-def shown_size(processor: Any) -> int:
-    """The side in pixels of what an image processor of transformers makes of a square picture."""
-    return shown(processor, 0, 3).shape[-1]
+def shown_size(processor: Any, channels: int = 3) -> int:
+    """The side in pixels of what an image processor of transformers makes of a square picture. Raises ValueError for
+    one that makes no image of it."""
+    return shown(processor, 0, channels).shape[-1]
 
 
 def normalisation(processor: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -55,9 +59,21 @@ def six_digits(values: list[float]) -> tuple[float, ...]:
 
 
 def shown(processor: Any, light: int, channels: int) -> Any:
-    """What a processor makes of a square picture that is all of one `light`, [channels, height, width]."""
+    """What a processor makes of a square picture that is all of one `light`, [channels, height, width]. Raises
+    ValueError for what it cannot take, and for what is no image."""
     from PIL import Image  # an extra, as image processors are
 
-    mode = {1: "L", 4: "RGBA"}.get(channels, "RGB")
-    picture = Image.new(mode, (256, 256), (light,) * len(mode))
-    return processor(images=picture, return_tensors="pt")["pixel_values"][0]
+    if mode := {1: "L", 3: "RGB", 4: "RGBA"}.get(channels):
+        picture, how = Image.new(mode, (256, 256), (light,) * channels), dict[str, Any]()
+    else:
+        picture, how = torch.full((256, 256, channels), light, dtype=torch.uint8).numpy(), LAST
+    try:
+        images = processor(images=picture, return_tensors="pt", **how)["pixel_values"]
+        if images.ndim != 4:
+            raise ValueError(f"it answers {list(images.shape)}")
+    except Exception as error:  # of whoever wrote it
+        raise ValueError(
+            f"{type(processor).__name__} makes no image of a picture of {channels} channels ({error}): give the "
+            "processor of the model's images, or an ImageSpec"
+        ) from error
+    return images[0]

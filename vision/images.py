@@ -74,7 +74,7 @@ def own_settings(job: ImageJob, name: str, images: int, steps: int) -> dict[str,
     """What a maker needs of the job, and how many of its images it optimises at once."""
     match name:
         case "psaq":
-            return {"mean": job.mean, "deviation": job.deviation}
+            return {**job.normalised}
         case "intraq":  # several batches: it keeps each away from the centres of those before it
             return {"batch_size": min(AT_ONCE, max(1, images // 4))}
         case "synq":

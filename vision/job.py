@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, final
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from zsaq.train.pair import Batch
 from zsaq.train.stages import part
 from zsaq.vision.classifier import answered, class_name, classifier
-from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec
+from zsaq.vision.image_spec import ImageSpec, normalisation
 
 T = TypeVar("T")
 
@@ -21,16 +22,16 @@ T = TypeVar("T")
 class ImageJob:
     """A classifier of images, and what may stand beside it. A plain module is wrapped as `classifier` does.
 
-    `mean`, `deviation`: the teacher's normalisation, a number for each channel. `pictures`: the folder where pictures
-    of what is synthesized go. `real()`: unlabelled real images [N, C, S, S], not read before a row asks that is not
-    zero-shot. `given`: images of one's own, a batch or an iterable of batches. `cache`: synthetic images by what made
-    them, so that methods and bit widths that share them compare on the same. Raises ValueError as `check_spec` does.
+    `processor`: of the images, transformers', by which they are normalised; None for ImageNet's normalisation.
+    `pictures`: the folder where pictures of what is synthesized go. `real()`: unlabelled real images [N, C, S, S], not
+    read before a row asks that is not zero-shot. `given`: images of one's own, a batch or an iterable of batches.
+    `cache`: synthetic images by what made them, so that methods and bit widths that share them compare on the same.
+    Raises ValueError as `check_spec` does.
     """
 
     teacher: nn.Module
     spec: ImageSpec
-    mean: tuple[float, ...] = MEAN
-    deviation: tuple[float, ...] = DEVIATION
+    processor: Any = None
     pictures: Path | None = None
     real: Callable[[], Tensor] | None = None
     given: Batch | Iterable[Batch] | None = None
@@ -39,6 +40,12 @@ class ImageJob:
     def __post_init__(self) -> None:
         self.teacher = classifier(self.teacher)
         check_spec(self.teacher, self.spec)
+
+    @cached_property
+    def normalised(self) -> dict[str, tuple[float, ...]]:
+        """Mean and deviation, a number for each channel, for those who ask. Raises ValueError as `normalisation`."""
+        mean, deviation = normalisation(self.processor, self.spec.channels)
+        return {"mean": mean, "deviation": deviation}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes, the first time; then the same again."""

@@ -55,16 +55,25 @@ def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
     """
     if not isinstance(teacher, PreTrainedModel):
         raise ValueError(f"{class_name(teacher)} has no configuration that tells its images; give ImageSpec(...)")
-    config = teacher.config.to_dict()
-    config = config.get("vision_config") or config  # a classifier of CLIP's or SigLIP's kind
-    named = config.get("image_size") if size is None else size
+    named = vision_config(teacher).get("image_size") if size is None else size
     if named is None:
         raise ValueError(f"the configuration of {class_name(teacher)} names no image size; give size or ImageSpec(...)")
     sides = set(named) if isinstance(named, list | tuple) else {named}
     if len(sides) != 1:
         raise ValueError(f"image_size is {named}; only square images are made, give ImageSpec(...) of one size")
     classes: Any = teacher.config.num_labels
-    return ImageSpec(classes, sides.pop(), config.get("num_channels", 3))
+    return ImageSpec(classes, sides.pop(), channels_of(teacher))
+
+
+def vision_config(teacher: PreTrainedModel) -> dict[str, Any]:
+    """What its configuration says of images, also of a classifier of CLIP's or SigLIP's kind."""
+    config = teacher.config.to_dict()
+    return config.get("vision_config") or config
+
+
+def channels_of(teacher: nn.Module) -> int:
+    """How many channels its images have; 3 where no configuration tells."""
+    return vision_config(teacher).get("num_channels", 3) if isinstance(teacher, PreTrainedModel) else 3
 
 
 def has_batch_norms(model: nn.Module) -> bool:

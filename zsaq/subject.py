@@ -30,9 +30,9 @@ from zsaq.train.pair import check_batches
 from zsaq.train.widening import keep_narrow
 from zsaq.vision import choice, presets
 from zsaq.vision import methods as vision
-from zsaq.vision.image_spec import ImageSpec, normalisation, shown_size
+from zsaq.vision.image_spec import ImageSpec, shown_size
 from zsaq.vision.job import ImageJob
-from zsaq.vision.models import spec_of
+from zsaq.vision.models import channels_of, spec_of
 
 OWN: Final = "the callable's own"  # inputs of a method that no table has
 GIVEN: Final = "distill"  # the method that learns from batches of the user's
@@ -110,10 +110,9 @@ class Subject:
             check_batches(batches)
         if kind == "image":
             reader = processor if processor is not None or not named else processor_of(source)
-            spec = reader and shown_size(reader) if spec is None else spec
+            spec = reader and shown_size(reader, channels_of(teacher)) if spec is None else spec
             spec = spec if isinstance(spec, ImageSpec) else spec_of(teacher, spec)
-            mean, deviation = normalisation(reader, spec.channels)
-            job: TextJob | ImageJob = ImageJob(teacher, spec, mean, deviation, real=real, given=batches)
+            job: TextJob | ImageJob = ImageJob(teacher, spec, reader, real=real, given=batches)
         else:
             reader = tokenizer if tokenizer is not None or not named else tokenizer_of(source)
             generator = str(generator) if isinstance(generator, Path) else generator

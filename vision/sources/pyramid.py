@@ -9,6 +9,7 @@ with frequency (Field 1987), their colours differ much less than their brightnes
 and colour differences begin smaller and move in smaller steps.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import final
 
@@ -19,6 +20,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from zsaq.train.logging import say
 from zsaq.train.objectives import Sum
+from zsaq.train.optim import NotFinite
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, Synthesizer, numbered, process_index, seed_of
@@ -126,7 +128,9 @@ def fitting_prior(teacher: nn.Module, spec: ImageSpec, images: int, steps: int, 
         return missed(teacher, grown(teacher, spec, tried, objective, steps, lr, 0, stage)[0])
 
     genies, even = prior(teacher), even_prior(teacher)
-    by_genies, by_even = misses(genies, "Genie's"), misses(even, "even")
+    by_genies, by_even = misses(genies, "Genie's"), float("inf")
+    with suppress(NotFinite):  # Genie's may serve where the even one does not
+        by_even = misses(even, "even")
     if not by_even < CLEAR * by_genies:
         return genies
     if process_index() == 0:

@@ -81,7 +81,7 @@ class Corpus:
             return cls.load(source)
         if not isinstance(source, Iterable) or isinstance(source, Mapping):
             raise ValueError(f"corpus is {source!r:.80}; give a path, an id on the Hub, or a list of texts or of pairs")
-        return cls([tuple(row) if isinstance(row, list) else row for row in source])
+        return cls([row if isinstance(row, str | Mapping) else pair_of(row) for row in source])
 
     @classmethod
     def load(cls, source: str | Path) -> "Corpus":
@@ -158,6 +158,11 @@ class Corpus:
         return str(url)
 
 
+def pair_of(row: Any) -> Any:
+    """A row that is a list or an array as the pair that it is."""
+    return tuple(row) if isinstance(row, Iterable) else row
+
+
 def has_facts(folder: Path) -> bool:
     """Whether `save` has written the folder: anybody calls files README.md and train.parquet."""
     with suppress(ValueError):
@@ -199,7 +204,7 @@ def read_rows(path: Path) -> tuple[Rows, tuple[float, ...]]:
         if line.keys() != found.keys() or "more" in line:
             raise ValueError(
                 f"line {number} of {path} has {' and '.join(line)}, the first {' and '.join(found)}: give each line a "
-                "text, or each a pair with one tab between"
+                "text, or each a pair (text_pair in JSON, else one tab between)"
             )
         for name, value in line.items():
             found[name].append(value)

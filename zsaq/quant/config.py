@@ -76,6 +76,8 @@ class QuantConfig:
             )
         if self.ranges not in get_args(Ranges):
             raise ValueError(f"ranges is {self.ranges!r}; give one of {get_args(Ranges)}")
+        if isinstance(self.rules, list):
+            object.__setattr__(self, "rules", tuple(self.rules))
         if not isinstance(self.rules, tuple):
             raise ValueError(
                 f"rules is {self.rules!r:.200}; give a tuple of (glob on module names, QuantConfig or None)"

@@ -27,7 +27,7 @@ MODEL: Final = (CONFIG, "*.safetensors", "*.safetensors.index.json", "pytorch_mo
 MADE: Final = ("zsaq_manifest.json", "results.json", "parity.json", "bench.json")
 READERS: Final = (  # tokenizers and processors
     *("tokenizer.*", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "*.model"),
+    *("vocab.txt", "vocab.json", "merges.txt", "*.model"),
     *("*preprocessor_config.json", "processor_config.json", "chat_template*", "additional_chat_templates"),
 )
 DRAWN: Final = ("README.md", "report.html", "curves.png", ".eval_results")
@@ -36,6 +36,9 @@ PAINTED: Final = ("images.png", "spectrum.png", "losses.png")  # in that folder,
 FILTERED: Final = ("filter.png", "filter-spectrum.png")  # there too, where a run is at work
 HUB: Final = (".gitattributes", ".cache")
 OWN: Final = (*MODEL, "generation_config.json", *MADE, *READERS, *DRAWN, *HUB)
+ANYBODYS: Final = (  # names that others give too
+    *("*.safetensors", "*.safetensors.index.json", "pytorch_model*", "adapter_config.json", "*.model"),
+)
 EXPORTS: Final = ("onnx", "openvino", "compressed-tensors", "gguf", "gptq")
 UNFINISHED: Final = re.compile(r"\..*\.[0-9a-f]{8}\.(partial.*|lock)")  # `zsaq.atomic`, of a writer that was killed
 
@@ -47,14 +50,14 @@ def is_export(path: Path) -> bool:
 def is_drawn(path: Path) -> bool:
     """Whether it is the folder of a student's pictures, and holds nothing else."""
     return path.name == PICTURES and all(
-        each.name in (*PAINTED, *FILTERED) or each.is_dir() for each in path.rglob("*")
+        each.name in (*PAINTED, *FILTERED) or each.name[0] == "." or each.is_dir() for each in path.rglob("*")
     )
 
 
 def is_own(path: Path, listed: Collection[str] | None = None) -> bool:
     """Whether a file or folder beside a student is a part of it, or was made of it, or describes it. `listed`: what its
-    manifest has; without one the names of models and tokenizers tell, which others have too."""
-    if listed is not None and path.name not in listed and matches(path, (*MODEL, *READERS)):
+    manifest has; without one the names that `ANYBODYS` weights and tokenizers have tell too."""
+    if listed is not None and path.name not in listed and matches(path, ANYBODYS):
         return False
     named = path.name in (listed or ()) or matches(path, OWN) or UNFINISHED.fullmatch(path.name) is not None
     return named or is_export(path) or is_drawn(path) or (path.suffix == ".jsonl" and is_log(path))

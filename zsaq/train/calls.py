@@ -102,7 +102,7 @@ def masks_of(model: nn.Module, blocks: Sequence[nn.Module], batches: Sequence[Ba
         sides = [
             batch[side] for batch in batches for side in ("attention_mask", "decoder_attention_mask") if side in batch
         ]
-        if not set(blocks) <= set(encoder.modules()) and not all(mask.all() for mask in sides):
+        if not set(blocks) <= set(encoder.modules()) and not all(mask.all() for mask in sides if mask.ndim == 2):
             raise ValueError(
                 f"the batches of {type(model).__name__} hold padding, and blocks of its decoder read two texts, of "
                 "which one mask does not tell: give batches without padding, of rows that are equally long"

@@ -131,7 +131,7 @@ def _inputs(
             x = left[first[0][0]].inputs(first[0][1]).float()
             if (counts := positions(mask, x)) is not None:
                 x = x[counts.to(x.device)]
-            elif mask is not None and not mask.all():
+            elif mask is not None and mask.ndim == 2 and not mask.all():
                 unfit = f"{first[0][0]} reads {list(x.shape)}"
             total = moment(left[first[0][0]], x)
             hessian = hessian.add_(total) if number else total.double()

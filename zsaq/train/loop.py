@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -71,15 +72,16 @@ class Loop:
                 "mixed precision is 'fp16', whose loss scaler SAM's two passes would break; use 'bf16' or 'no'"
             )
         for name in ("accumulate", "every"):
-            if type(count := getattr(self, name)) is not int or count < 1:
+            count = getattr(self, name)
+            if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
                 raise ValueError(f"{name} is {count!r}; give a whole number of at least 1")
-        if not isinstance(self.warmup, int | float) or not 0 <= self.warmup < 1:
+        if not isinstance(self.warmup, Real) or not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup!r}; give a share of the steps, below 1")
         if self.schedule not in get_args(Schedule):
             raise ValueError(f"schedule is {self.schedule!r}; give one of {', '.join(get_args(Schedule))}")
-        if self.folder is not None and not isinstance(self.folder, str | Path):
-            raise ValueError(f"folder is {self.folder!r}; give a path")
-        self.folder = None if self.folder is None else Path(self.folder)
+        if self.folder is not None and not (isinstance(self.folder, str | os.PathLike) and str(self.folder)):
+            raise ValueError(f"folder is {self.folder!r:.80}; give a path, or None to write nothing")
+        self.folder = None if self.folder is None else Path(os.path.expanduser(self.folder))
         check_launched(self.accelerator)
 
     def part(self, batch: Batch) -> Batch:

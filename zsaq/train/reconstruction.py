@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -111,7 +112,7 @@ def reconstruct(
     teacher.to(device).eval().requires_grad_(False)
     check_batches(batches)
     chunks = [part for batch in batches for part in _chunks(check_batch(batch), device)]
-    if not chunks or not all(isinstance(count, int) and count >= 1 for count in (steps, batch_size)):
+    if not chunks or not all(isinstance(count, Integral) and count >= 1 for count in (steps, batch_size)):
         raise ValueError(
             f"steps is {steps!r}, batch_size {batch_size!r}, with {len(chunks)} batches; give at least 1 each, as "
             "whole numbers"

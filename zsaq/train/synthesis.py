@@ -7,6 +7,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, Self, final
 
 import torch
@@ -159,7 +160,7 @@ def synthesize(
     Returns the batch of the last step, detached; adds the loss of every step to `losses`.
     Raises ValueError for steps that are no number of at least 1, or if a loss is not finite.
     """
-    if not isinstance(steps, int) or steps < 1:
+    if not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"{stage}: steps is {steps!r}; give at least 1, as a whole number")
     synthesizer = Synthesizer(source, objective, optimizer, teacher, student, scheduler=scheduler, stage=stage)
     batch = synthesizer.finish(steps)

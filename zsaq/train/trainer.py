@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
+from numbers import Integral
 from typing import Any, Final, Protocol, TypeVar
 
 import torch
@@ -116,7 +117,7 @@ def distill(
     device = accelerator.device
     student.to(device).eval()
     teacher.to(device).eval().requires_grad_(False)
-    if not isinstance(steps, int) or steps < 1:
+    if not isinstance(steps, Integral) or steps < 1:
         raise ValueError(f"steps is {steps!r}; give at least 1, as a whole number")
     wanted = [p for p in student.parameters() if p.requires_grad]
     if not wanted:
