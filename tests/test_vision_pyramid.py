@@ -186,8 +186,7 @@ def test_the_teacher_chooses_the_prior_that_misses_less(
 
 
 def test_a_prior_that_is_not_finite_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = float("nan") * even_prior(classifier(cnn()))
-    monkeypatch.setattr(pyramid, "even_prior", lambda teacher: broken)
+    monkeypatch.setattr(pyramid, "even_prior", lambda teacher: float("nan") * even_prior(teacher))
     teacher = scaled(0.01)
     chosen = fitting_prior(teacher, SPEC, 8, 4, 0.1, 0.1)
     assert [weight for weight, _ in chosen.parts] == [weight for weight, _ in prior(teacher).parts]
