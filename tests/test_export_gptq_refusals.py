@@ -78,7 +78,10 @@ def test_scales_beyond_float16_are_refused(tmp_path: Path) -> None:
         export(student(large, PARSE("w4a16"), tmp_path / "student"), "gptq")
 
 
-@pytest.mark.parametrize("name", ["w4a16g32", "w4a16", "w2a16-ternary", "asymmetric"])
+HALF = ["w2a16", "w2a16g32", "w2a16-s16"]
+
+
+@pytest.mark.parametrize("name", ["w4a16g32", "w4a16", "w2a16-ternary", "asymmetric", *HALF])
 def test_rows_of_zeros_are_stored_with_a_scale_that_float16_holds(name: str, tmp_path: Path) -> None:
     def pruned() -> PreTrainedModel:
         model = llama()
@@ -90,6 +93,7 @@ def test_rows_of_zeros_are_stored_with_a_scale_that_float16_holds(name: str, tmp
     folder = student(pruned, ASYMMETRIC if name == "asymmetric" else PARSE(name), tmp_path / "student")
     told = export(folder, "gptq")["changed"]
     assert not [change for change in told if "rounded" in change and "by at most 1" in change]  # of what is not zero
+    assert any("rows or groups of zeros" in change for change in told) == (name in HALF)
     found = Checkpoint.read(folder / "gptq")
     assert not found.weight("model.layers.1.mlp.down_proj")[3].any()
     assert not found.weight("model.layers.0.self_attn.q_proj").any()
@@ -97,16 +101,19 @@ def test_rows_of_zeros_are_stored_with_a_scale_that_float16_holds(name: str, tmp
     assert verify(folder, write=False)["agrees"]
 
 
-def test_small_scales_of_weights_that_are_not_zero_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "remedy"), [("w4a16", "-s16; or"), ("w2a16", "-s16 and 3 bits or more")])
+def test_small_scales_of_weights_that_are_not_zero_are_refused(name: str, remedy: str, tmp_path: Path) -> None:
     def small() -> PreTrainedModel:
         model = llama()
         with torch.no_grad():
             model.get_parameter("model.layers.1.mlp.up_proj.weight")[3] = 0
-            model.get_parameter("model.layers.1.mlp.up_proj.weight")[4].mul_(1e-6)
+            model.get_parameter("model.layers.1.mlp.up_proj.weight")[4].mul_(1e-7)
         return model
 
-    with pytest.raises(ValueError, match=r"layers\.1\.mlp\.up_proj: a scale is beyond float16"):
-        export(student(small, PARSE("w4a16"), tmp_path / "student"), "gptq")
+    with pytest.raises(
+        ValueError, match=rf"layers\.1\.mlp\.up_proj: a scale is beyond float16.* quantize with {remedy}"
+    ):
+        export(student(small, PARSE(name), tmp_path / "student"), "gptq")
 
 
 def test_a_wrong_code_is_found_and_named(tmp_path: Path) -> None:

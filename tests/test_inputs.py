@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from zsaq.io.inputs import LENGTH, READABLE, SIDE, image_shape, random_inputs, text_limit
 from zsaq.io.loading import auto_class_of
 from zsaq.io.record import Record
+from zsaq.quant.positions import ends
 
 TOWER: dict[str, Any] = {
     "hidden_size": 16,
@@ -158,6 +159,24 @@ def test_texts_of_the_longest_length_run_and_longer_ones_are_refused(
         model(**random_inputs(model, (2, limit)))
         with pytest.raises(ValueError, match=f"takes {limit} tokens"):
             random_inputs(model, (1, limit + 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "rows"),
+    [
+        ("RobertaModel", TEXT, [10]),
+        ("OPTModel", TEXT | {"ffn_dim": 16, "word_embed_proj_dim": 16}, [12]),
+        ("BartModel", BART, [12, 12]),
+        ("T5Model", {"vocab_size": 50, "d_model": 16, "d_ff": 16, "num_layers": 1, "n_positions": 9}, []),
+        ("LlamaModel", TEXT, []),
+    ],
+)
+def test_tables_of_positions_tell_how_many_tokens_they_have_rows_for(
+    kind: str, options: dict[str, Any], rows: list[int]
+) -> None:
+    make = getattr(of, kind)
+    names = ["input_ids", "decoder_input_ids"]
+    assert ends(make(make.config_class(**options)), names) == dict(zip(names, rows, strict=False))
 
 
 def test_a_decoder_gets_tokens_of_its_own_and_each_text_one_end() -> None:

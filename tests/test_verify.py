@@ -166,6 +166,13 @@ def test_an_export_where_no_runtime_looks_is_told_and_does_not_agree(copied: Pat
     assert not report["agrees"] and report["not_checked"] == ["further/off", "mine"] and report[OURS]["agrees"]
 
 
+def test_exports_that_a_writer_has_not_finished_are_none(copied: Path) -> None:
+    for place in (".gptq.1234abcd.partial", ".onnx.1234abcd.former", "further/.off.1234abcd.partial/onnx"):
+        shutil.copytree(copied / "onnx", copied / place)
+    report = verify(copied, write=False)
+    assert report["agrees"] and report["not_checked"] == []
+
+
 def test_a_file_beside_the_graph_that_was_not_written_disagrees(copied: Path) -> None:
     (copied / "onnx" / "other.onnx").write_bytes(b"")
     report = verify(copied, write=False)

@@ -111,7 +111,9 @@ def as_stored(
         rule.set_submodule(name, twin.get_submodule(name))
     for name, dtype in scales.items():
         layer = layers[name]
-        layer.grid, layer.scale = replace(layer.grid, scales="float32"), layer.scales().to(dtype).float()
+        part = 1 if layer.grid.zero.is_integer() else 2  # half-integer levels are stored with half the scale
+        scale = (layer.scales() / part).to(dtype).float() * part
+        layer.grid, layer.scale = replace(layer.grid, scales="float32"), scale
         layer.release()
     return rule, far
 

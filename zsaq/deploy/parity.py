@@ -10,7 +10,9 @@ Everything that a model computes is one or the other, and both agree to float no
 takes an input across a rounding tie now and then. Such codes are counted; without any, the ends have to agree too.
 """
 
+import os
 import platform
+import re
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,6 +35,7 @@ SHAPES: Final = ((1, 2), (1, 16), (3, 24))  # batch, tokens
 WINDOWS: Final = ("sliding_window", "attention_window", "local_attention", "window_size", "attention_chunk_size")
 BEYOND: Final = 8  # tokens more than a window
 LONGEST: Final = 1024  # tokens that are checked
+HIDDEN: Final = re.compile(r"\..+\.[0-9a-f]{8}\.(partial|former)")  # folders of `zsaq.atomic` beside a place
 
 
 def windows_of(model: PreTrainedModel) -> list[int]:
@@ -84,7 +87,12 @@ def machine() -> dict[str, Any]:
 
 def elsewhere(folder: Path) -> list[str]:
     """Exports within `folder` that no runtime looks for where they lie, by their paths there."""
-    places = {path.parent for path in folder.rglob(EXPORT)} - {folder, *(folder / name for name in formats())}
+    places = set()
+    for place, inner, files in os.walk(folder):
+        inner[:] = [name for name in inner if HIDDEN.fullmatch(name) is None]  # what a writer has not finished
+        if EXPORT in files:
+            places.add(Path(place))
+    places -= {folder, *(folder / name for name in formats())}
     ours = [place for place in places if place.parent == folder or not (place.parent / "config.json").is_file()]
     return sorted(place.relative_to(folder).as_posix() for place in ours)
 

@@ -59,16 +59,20 @@ class Layout:
 @dataclass(frozen=True)
 class Scaling:
     """What weights (value - zero) * scale have beside their integers: `scale` float32 and `zero` uint8 [out, groups],
-    values then counted from 0, or None, values then around 0; `bits`: a width that holds the values. A group whose
-    weights are all zero has a scale that float16 holds, since any serves."""
+    values then counted from 0, or None, values then around 0; `bits`: a width that holds the values; `idle`: bool
+    [out, groups], where all are stored as zeros, None for nowhere. Float16 holds all scales: any serves an idle group.
+    At half-integer levels groups are idle whose smallest values, times a scale that is 0 in float16, are all that they
+    have: they stand for zeros."""
 
     scale: Tensor
     zero: Tensor | None
     bits: int
+    idle: Tensor | None
 
     @classmethod
     def of(cls, name: str, layer: PackedLayer) -> "Scaling":
-        """Raises ValueError for levels and shapes that the layout does not have."""
+        """Raises ValueError for levels and shapes that the layout does not have, and for scales that float16 does not
+        hold, as a number other than 0."""
         grid, (rows, columns) = layer.grid, layer.shape
         if not grid.uniform:
             raise ValueError(f"{name}: its weights have {grid.levels} levels, which GPTQ's layout does not have")
@@ -77,29 +81,36 @@ class Scaling:
                 f"{name}: it has {columns} inputs and {rows} outputs, and GPTQ's layout packs multiples of {ALIGNED}"
             )
         scale = layer.scales().flatten(1).expand(rows, -1)
-        if not grid.zero.is_integer():  # half-integer levels; readers know 3 bits less well than 4
-            return cls(scale / 2, None, 4)
-        bits = next(width for width in WIDTHS if width >= grid.bits)
+        odd = not grid.zero.is_integer()  # half-integer levels; readers know 3 bits less well than 4
+        scale = scale / 2 if odd else scale
+        bits = 4 if odd else next(width for width in WIDTHS if width >= grid.bits)
         zero = None if grid.symmetric else layer.zero.flatten(1).expand(rows, -1)
-        if bool((scale.half() == 0).any()):
-            values = integers(layer).unflatten(1, (scale.shape[1], -1))
-            idle = (values == (0 if zero is None else zero[..., None])).all(-1)
+        idle = None
+        if bool((lost := scale.half() == 0).any()):
+            values = codes(layer).unflatten(1, (scale.shape[1], -1))
+            none = values.abs() == 1 if odd else values == (0 if zero is None else zero[..., None])
+            idle = none.all(-1) & lost
             scale = scale.masked_fill(idle, torch.finfo(torch.float16).tiny)
-        return cls(scale, zero, bits)
+        half = scale.half()
+        if not (half.isfinite() & (half != 0)).all():
+            remedy = "quantize with -s16" + " and 3 bits or more" * odd
+            raise ValueError(f"{name}: a scale is beyond float16, which GPTQ's layout has: {remedy}")
+        return cls(scale, zero, bits, idle)
+
+    def integers(self, layer: PackedLayer) -> Tensor:
+        """The values int16 [out, in]."""
+        values = codes(layer)
+        if self.idle is None:
+            return values
+        zero = torch.zeros_like(self.idle) if self.zero is None else self.zero
+        grouped = values.unflatten(1, (self.idle.shape[1], -1))
+        return torch.where(self.idle[..., None], zero[..., None].short(), grouped).flatten(1)
 
 
-def integers(layer: PackedLayer) -> Tensor:
-    """The values int16 [out, in] that `Scaling` tells of."""
+def codes(layer: PackedLayer) -> Tensor:
+    """The layer's codes int16 [out, in], half-integer ones as 2 * code + 1."""
     values = unpack(layer.codes, layer.grid.bits, layer.shape).short() + layer.grid.low
     return values if layer.grid.zero.is_integer() else 2 * values + 1
-
-
-def halved(name: str, scale: Tensor) -> Tensor:
-    """Scales in float16. Raises ValueError for those that it does not hold, as a number other than 0."""
-    half = scale.half()
-    if not (half.isfinite() & (half != 0)).all():
-        raise ValueError(f"{name}: a scale is beyond float16, which GPTQ's layout has: quantize with -s16")
-    return half
 
 
 def words(values: Tensor, bits: int) -> Tensor:
@@ -109,17 +120,17 @@ def words(values: Tensor, bits: int) -> Tensor:
 
 
 def store(name: str, layer: PackedLayer, layout: Layout) -> dict[str, Tensor]:
-    """The layer's tensors. Raises ValueError as `Scaling.of` and `halved` do."""
+    """The layer's tensors. Raises ValueError as `Scaling.of` does."""
     scaling, columns = Scaling.of(name, layer), layer.shape[1]
     size = columns if layout.group == -1 else layout.group
     repeats = columns // size // scaling.scale.shape[1]
     middle = 2 ** (layout.bits - 1)
-    values = integers(layer) + (middle if scaling.zero is None else 0)
+    values = scaling.integers(layer) + (middle if scaling.zero is None else 0)
     zero = torch.full_like(scaling.scale, middle) if scaling.zero is None else scaling.zero
     stored = zero.short().repeat_interleave(repeats, 1).T - int(layout.format == "gptq")
     return {
         "qweight": words(values, layout.bits).T.contiguous(),
         "qzeros": words(stored.contiguous(), layout.bits),
-        "scales": halved(name, scaling.scale).repeat_interleave(repeats, 1).T.contiguous(),
+        "scales": scaling.scale.half().repeat_interleave(repeats, 1).T.contiguous(),
         "g_idx": (torch.arange(columns) // size).int(),
     }

@@ -5,7 +5,8 @@ and compared bit for bit. The layout holds weights only, of the linear layers in
 - scales are float16 there: exact for students whose scales are (`-s16`), else rounded, by at most 2^-11 of each. They
   may be negative, as GPTQ's own search leaves them: readers multiply with them as they are (read in the sources of
   GPTQModel 7.7 and auto-round 0.16).
-- half-integer 2-bit levels: 2 * code + 1, one of -3, -1, 1, 3, with half the scale, in 4 bits.
+- half-integer 2-bit levels: 2 * code + 1, one of -3, -1, 1, 3, with half the scale, in 4 bits. They have no zero: a row
+  or group of zeros, whose scale is 0 in float16, is stored as zeros.
 - asymmetric grids with their zeros. Format "gptq" holds zero - 1; where a zero is 0, "gptq_v2", which holds zeros.
 - 5 to 7 bits stand in 8, since readers agree on no narrower form of them.
 - quantized inputs: none. The checkpoint computes with the inputs in floats.
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 
 from zsaq.atomic import atomic_folder
 from zsaq.deploy.checkpoint import ONNX_INSTEAD, check_kinds, in_floats, unquantized, write_checkpoint
-from zsaq.deploy.gptq.layout import Layout, Scaling, halved, integers, store
+from zsaq.deploy.gptq.layout import Layout, Scaling, store
 from zsaq.deploy.gptq.read import Checkpoint
 from zsaq.io.loading import load
 from zsaq.io.saving import weight_bytes
@@ -30,6 +31,7 @@ from zsaq.quant.layers import Conv1D
 from zsaq.quant.packed import PackedConv1D, PackedEmbedding, PackedLayer, PackedLinear, packed_layers
 from zsaq.quant.plan import plan_of
 
+SMALLEST: Final = 2.0**-25  # what float16 rounds to 0
 BLOCK: Final = re.compile(r"(.+?)\.(\d+)\.(.+)")  # the list of blocks, the block's number, the layer in it
 
 
@@ -75,17 +77,22 @@ def quantization_config(
 
 def told(layers: dict[str, PackedLayer], layout: Layout) -> list[str]:
     """In what the layers in the file differ from the student's, in words."""
-    changed, worst, turned, grids = [], 0.0, 0, {layer.grid for layer in layers.values()}
+    changed, worst, turned, idle, grids = [], 0.0, 0, 0, {layer.grid for layer in layers.values()}
     for name, layer in layers.items():
-        scale = Scaling.of(name, layer).scale
-        worst = max(worst, float(((halved(name, scale).float() - scale) / scale).abs().max()))
+        scaling = Scaling.of(name, layer)
+        scale = scaling.scale
+        worst = max(worst, float(((scale.half().float() - scale) / scale).abs().max()))
         turned += bool((scale < 0).any())
+        if scaling.idle is not None and not layer.grid.zero.is_integer():
+            idle += int(scaling.idle.sum())
     if worst:
         changed.append(f"scales are rounded to float16, by at most {worst:.1e} of each (quantize with -s16 for none)")
     if turned:
         changed.append(f"{turned} layers have negative scales, as the student has: readers multiply with them")
     if any(not grid.zero.is_integer() for grid in grids):
         changed.append("half-integer 2-bit codes c are stored as 2c + 1 in 4 bits, half the scale")
+    if idle:
+        changed.append(f"{idle} rows or groups of zeros, for which the student has at most {SMALLEST:.0e}, are zeros")
     if narrower := sorted({grid.bits for grid in grids if grid.zero.is_integer() and grid.bits < layout.bits}):
         changed.append(f"codes of {', '.join(map(str, narrower))} bits are stored in {layout.bits}")
     if any(layout.group not in (-1, grid.per) for grid in grids):
@@ -106,8 +113,8 @@ def check_written(folder: Path, layers: dict[str, PackedLayer], state: dict[str,
     for name, layer in layers.items():
         scaling, groups = Scaling.of(name, layer), layer.scales().flatten(1).shape[1]
         zero = 0 if scaling.zero is None else scaling.zero[..., None]
-        values = integers(layer).unflatten(1, (groups, -1)) - zero
-        expected = (values * halved(name, scaling.scale).float()[..., None]).flatten(1)
+        values = scaling.integers(layer).unflatten(1, (groups, -1)) - zero
+        expected = (values * scaling.scale.half().float()[..., None]).flatten(1)
         assert torch.equal(found.weight(name), expected), f"{name} does not come back"
     for key, value in state.items():
         assert torch.equal(found.others[key], value), f"{key} does not come back"
@@ -119,7 +126,7 @@ def to_gptq(source: str | Path, target: str | Path) -> dict[str, Any]:
     Returns facts: `format`, `checkpoint_format`, `bits`, `group_size`, `sym`, `layers` (how many are stored as
     integers), `bytes` of the weight files, `student_bytes` of the student's, and `changed`: in what the export differs
     from the student, in words. The folder appears whole or not at all. Raises ValueError if the target exists, and for
-    a student that has no form in the layout, by what: see `in_blocks`, `Layout.of`, `Scaling.of` and `halved`.
+    a student that has no form in the layout, by what: see `in_blocks`, `Layout.of` and `Scaling.of`.
     """
     source, target = Path(source), Path(target)
     if target.exists():

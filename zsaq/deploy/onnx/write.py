@@ -26,6 +26,7 @@ from zsaq.io.loading import load
 from zsaq.quant.attention import QuantAttention, Rounded
 from zsaq.quant.heads import token_table
 from zsaq.quant.packed import PackedConv2d, PackedLayer, quantized
+from zsaq.quant.positions import ends
 
 
 def slim(proto: Any) -> None:
@@ -134,7 +135,7 @@ def to_onnx(source: str | Path, target: Path, size: tuple[int, int] | None = Non
         "convolutions": convolutions,
     }
     if "input_ids" in inputs:
-        facts |= {"tokens": text_limit(model), "below": counts_of(model, inputs)}
+        facts |= {"tokens": text_limit(model), "positions": ends(model, inputs), "below": counts_of(model, inputs)}
         facts["last"] = int(inputs["input_ids"][0, -1])  # by which some models find the end of a text
     if "input_ids" in inputs and "Int8Linear" in operators.values():
         model, others = to_operator_model(source, blocks=True)
