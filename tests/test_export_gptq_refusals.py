@@ -102,18 +102,18 @@ def test_rows_of_zeros_are_stored_with_a_scale_that_float16_holds(name: str, tmp
 
 
 @pytest.mark.parametrize(("name", "remedy"), [("w4a16", "-s16; or"), ("w2a16", "-s16 and 3 bits or more")])
-def test_small_scales_of_weights_that_are_not_zero_are_refused(name: str, remedy: str, tmp_path: Path) -> None:
-    def small() -> PreTrainedModel:
+def test_scales_beyond_float16_are_refused_with_what_helps(name: str, remedy: str, tmp_path: Path) -> None:
+    def beyond() -> PreTrainedModel:
         model = llama()
         with torch.no_grad():
             model.get_parameter("model.layers.1.mlp.up_proj.weight")[3] = 0
-            model.get_parameter("model.layers.1.mlp.up_proj.weight")[4].mul_(1e-7)
+            model.get_parameter("model.layers.1.mlp.up_proj.weight")[4].mul_(1e-6 if name == "w4a16" else 1e8)
         return model
 
     with pytest.raises(
         ValueError, match=rf"layers\.1\.mlp\.up_proj: a scale is beyond float16.* quantize with {remedy}"
     ):
-        export(student(small, PARSE(name), tmp_path / "student"), "gptq")
+        export(student(beyond, PARSE(name), tmp_path / "student"), "gptq")
 
 
 def test_a_wrong_code_is_found_and_named(tmp_path: Path) -> None:
