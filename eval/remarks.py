@@ -1,6 +1,7 @@
 """What has to be told of single pictures, counted, with the names of the first."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Final, cast, final
 
 import torch
@@ -21,15 +22,19 @@ def told(names: Sequence[str], what: str, count: int | None = None) -> str:
 
 
 @final
+@dataclass(eq=False)
 class Remarks:
-    """Numbers of pictures by what is to be told of them; threads may add, in any order."""
+    """Numbers of pictures by what is to be told of them, no part of what a score is known by; threads may add, in any
+    order."""
 
-    def __init__(self) -> None:
+    numbers: dict[str, list[int]] = field(default_factory=dict, compare=False)
+    reasons: dict[int, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
-        self.numbers: dict[str, list[int]] = {kind: [] for kind in KINDS}
-        self.reasons: dict[int, str] = {}
+        self.numbers, self.reasons = {kind: [] for kind in KINDS}, {}
 
     def add(self, number: int, kinds: Iterable[str]) -> None:
         for kind in kinds:

@@ -166,7 +166,6 @@ def pictures(
     counts(batch_size=batch_size, threads=threads)
     counts(optional=True, limit=limit)
     mode = "L" if config.to_dict().get("num_channels", 3) == 1 else "RGB"
-    share = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
 
     def transform(image: Image.Image) -> Tensor:
         return processor(images=image.convert(mode), return_tensors="pt")["pixel_values"][0]
@@ -177,6 +176,7 @@ def pictures(
 
     def batches() -> Iterable[Mapping[str, Tensor]]:
         remarks.clear()
+        share = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
         return imagenet.batches(islice(found, limit), transform, order, batch_size, share, threads, remarks)
 
     numbers_of = images(batches, teacher, accelerator=accelerator, tell=tell)

@@ -19,7 +19,7 @@ import zsaq
 from language_toys import bert, wordpiece
 from zsaq.eval import scorers
 from zsaq.report.comparison import Comparison
-from zsaq.report.runs import held, told, told_model
+from zsaq.report.content import held, told, told_model
 from zsaq.train.loop import processes
 
 PAIR = TensorDataset(torch.ones(2))

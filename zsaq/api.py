@@ -20,7 +20,7 @@ from torch import nn
 from zsaq.closing import closing
 from zsaq.io.record import Record
 from zsaq.io.teacher import unchanged
-from zsaq.keys import PACKAGES, check_batches, check_names, circumstances, config_name, key_of
+from zsaq.keys import PACKAGES, check_batches, check_names, circumstances, config_name, key_of, own_key
 from zsaq.language import methods as language
 from zsaq.language.costs import Cost
 from zsaq.language.defaults import usual_options
@@ -140,7 +140,7 @@ def quantize(
         _, _, named_preset, budget = work[-1]
         keeper = None
         if checkpoint is not None:
-            key = key_of(subject, given, score, effort, options, preset)
+            key = loop.agreed(key_of(subject, given, score, effort, options, preset) | own_key(row))
             key |= {"config": config_name(config), "baselines": [other.name for other in others]}
             key |= circumstances(row, budget, seed, loop)
             keeper = Checkpoint(checkpoint, key, every=checkpoint_every, resume=resume)

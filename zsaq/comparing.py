@@ -45,9 +45,15 @@ def compare(
     Raises ValueError as `zsaq.quantize` does, before anything is spent, for an option that none of the methods has, for
     a callable that is called like another method, for an iterator of batches that several runs would read, for a folder
     that cannot be written to or holds anything else than a comparison, and for one that holds runs of other weights,
-    inputs, effort, options, another score or callable (functions are known by module and name, one without a name of
-    its own by code and what it holds, iterators by class, loaders by data set and length, all else by content, a
-    tokenizer's rules and an object's attributes too); and for a score that answers no numbers.
+    inputs, effort, options, another score or callable; and for a score that answers no numbers.
+
+    What was given is looked at before the first run, on the main process. Functions are known by module and name, one
+    without a name of its own by code and what it holds, iterators by class, loaders by data set and length, devices,
+    accelerators, progress bars, generators of random numbers and threads by class, all else by content, a tokenizer's
+    rules and an object's attributes too. What an object or a closure notes while it runs (a counter, a list, its last
+    answer) is a part of it: where it is given again in the same process, it is something else. Keep such notes out of
+    it by a `__getstate__` of its class, a `functools.cached_property`, or fields of a dataclass with `compare=False`.
+    Tensors of a module that are neither parameters nor buffers are no part of it.
     """
     for name, several in {"configs": configs, "methods": methods}.items():
         if isinstance(several, str) or not isinstance(several, Sequence) or not several:
@@ -81,9 +87,12 @@ def compare(
             for config, row in rows
         ]
         main, done = loop.accelerator.is_main_process, Comparison(())
-        of = {} if folder is None else key_of(subject, given, score, effort, options, preset)
-        if folder is not None:
-            dropped = mend(folder, of, {row.name: own_key(row) for _, row in rows}, main)
+        of: dict[str, Any] = {}
+        own: dict[str, Any] = {}
+        if folder is not None:  # before anything runs: objects may note what they do
+            of = loop.agreed(key_of(subject, given, score, effort, options, preset))
+            own = loop.agreed({row.name: own_key(row) for _, row in rows})
+            dropped = mend(folder, of, own, main)
             if dropped and main:
                 say(dropped)
             loop.accelerator.wait_for_everyone()  # before others read what was mended
@@ -106,7 +115,7 @@ def compare(
                     continue
                 cell = f"{name}-{row.name}-{seed}"
                 steps = dataclasses.replace(loop, folder=Path(folder) / "steps" / cell)
-                key = of | {"config": name} | circumstances(row, budget, seed, loop)
+                key = of | own[row.name] | {"config": name} | circumstances(row, budget, seed, loop)
                 keeper = Checkpoint(Path(folder) / "checkpoints" / cell, key, every=checkpoint_every, resume=True)
                 try:
                     with keeper:
@@ -114,7 +123,7 @@ def compare(
                 except Taken:
                     say(f"{cell} is being made by another process, to which it is left")
                     continue
-                done = done.add(facts | {"seconds": seconds} | scored(score, student), of | own_key(row), kept)
+                done = done.add(facts | {"seconds": seconds} | scored(score, student), of | own[row.name], kept)
                 keeper.remove()
         if folder is not None and main:
             with suppress(OSError):  # another process is at work

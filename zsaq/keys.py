@@ -10,7 +10,7 @@ from torch import nn
 
 from zsaq.method import Budget, Effort, Method
 from zsaq.quant.config import QuantConfig
-from zsaq.report.runs import told, told_model
+from zsaq.report.content import told, told_model
 from zsaq.subject import GIVEN, OWN, SUBJECT, Subject
 from zsaq.train.loop import Loop
 
@@ -40,8 +40,8 @@ def own_key(row: Method) -> dict[str, str]:
 
 
 def circumstances(row: Method, budget: Budget, seed: int, loop: Loop) -> dict[str, Any]:
-    """What else the numbers of a run depend on, to the last bit."""
-    return own_key(row) | {
+    """What else the numbers of a run depend on, to the last bit, beside its `own_key`."""
+    return {
         "method": row.name, "seed": seed, "budget": str(budget), "accumulate": loop.accumulate,
         "schedule": f"{loop.schedule}, warmup {loop.warmup}", "mixed_precision": loop.accelerator.mixed_precision,
         **{name: "True" for name in ("eight_bit", "shared") if getattr(loop, name)},
@@ -54,7 +54,7 @@ def check_names(methods: Sequence[str | Callable[..., nn.Module]], rows: Sequenc
     each configuration."""
     seen: dict[str, Any] = {}
     for method, row in zip(methods, rows, strict=False):
-        if callable(method) and seen.setdefault(row.name, method) is not method:
+        if callable(method) and seen.setdefault(row.name, method) != method:  # bound methods are made anew
             raise ValueError(
                 f"the callable {method!r:.120} is called {row.name!r} in the table, and so is another of the methods: "
                 "rename it (a def with a name of its own, or set its __name__)"

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, broadcast_object_list
 from torch import nn
 
 from zsaq.quant.sharded import is_sharded
@@ -98,6 +98,13 @@ class Loop:
             )
         size, rank = size // count, self.accelerator.process_index
         return {name: value[rank * size : (rank + 1) * size] for name, value in batch.items()}
+
+    def agreed(self, key: dict[str, Any]) -> dict[str, Any]:
+        """The main process's, on all: what each holds of its own (its rank, say) makes no other runs of theirs."""
+        keys = [key]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(keys)
+        return keys[0]
 
 
 def check_launched(accelerator: Accelerator) -> None:
