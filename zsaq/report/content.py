@@ -56,7 +56,7 @@ def content(value: Any) -> str:
     An object within another is a hash of its own in it, the same wherever it is met; what holds itself is there the
     number of steps back to it. Data that no object holds (batches) is read into the one hash.
     """
-    top, plain = hashlib.sha256(), isinstance(value, DATA)
+    top = hashlib.sha256()
     known: dict[int, tuple[Any, bytes]] = {}  # hashes by id, with the object, so that no other has its id
     depths: dict[int, int] = {}  # of what is being read
     levels: list[tuple[Any, Any, Iterator[Any]]] = [(None, top, iter((value,)))]
@@ -70,8 +70,8 @@ def content(value: Any) -> str:
             elif id(part) in depths:
                 digest.update(f"^{len(levels) - depths[id(part)]}".encode())
             else:
-                bare = plain and (isinstance(part, DATA) or hasattr(part, "tobytes"))
-                own = digest if digest is top and (bare or part is value) else hashlib.sha256()
+                data = isinstance(part, DATA) or hasattr(part, "tobytes")
+                own = digest if digest is top and (data or part is value) else hashlib.sha256()
                 depths[id(part)] = len(levels)
                 levels.append((part, own, iter(opened(own, part))))
                 break
@@ -140,7 +140,7 @@ def parts_of(value: Any) -> str | dict[str, Any] | Sequence[Any] | None:
         return getattr(value, "__name__", None) or value.name
     if any(base.__module__.partition(".")[0] in RUNNING for base in kind.__mro__):
         return None
-    if hasattr(kind, "__dataclass_fields__") and not says_itself(kind):
+    if dataclasses.is_dataclass(kind) and not says_itself(kind):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.compare}
     if hasattr(value, "tobytes"):  # an array, an image
         return [getattr(value, "shape", getattr(value, "size", None)), value.tobytes()]
