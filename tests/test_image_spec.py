@@ -59,8 +59,8 @@ def test_a_processor_that_shows_nothing_is_refused_at_once(deviation: float) -> 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_the_size_is_asked_in_the_channels_of_the_net(channels: int) -> None:
-    config = ViTConfig(image_size=16, patch_size=4, num_channels=channels, num_labels=4, hidden_size=32,
-                       num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)  # fmt: skip
+    sizes: dict[str, Any] = {"image_size": 16, "patch_size": 4, "num_channels": channels, "num_labels": 4}
+    config = ViTConfig(**sizes, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
     size = {"height": 16, "width": 16}
     made = ViTImageProcessorPil(size=size, image_mean=[0.5] * channels, image_std=[0.5] * channels)
     student = zsaq.quantize(ViTForImageClassification(config).eval(), "w8a8", method="rtn-noise", processor=made)

@@ -97,7 +97,8 @@ def test_an_export_that_does_not_tell_its_tokens_is_refused(facts: dict[str, Any
 
 
 def test_texts_are_not_refused_by_a_number_of_pretraining(tmp_path: Path) -> None:
-    config = BloomConfig(vocab_size=96, hidden_size=32, n_layer=1, n_head=2, seq_length=16)
+    pretrained: Any = {"seq_length": 16}
+    config = BloomConfig(vocab_size=96, hidden_size=32, n_layer=1, n_head=2, **pretrained)
     folder = save(quantize_model(BloomForCausalLM(config).eval(), QuantConfig.parse("w8a16")), tmp_path / "bloom")
     export(folder, "onnx")
     ids = torch.arange(24)[None] * 7 % 96
@@ -118,7 +119,8 @@ def test_what_is_timed_is_given_to_the_decoder_too(exported: Path, monkeypatch: 
 
 @pytest.mark.slow
 def test_the_second_graph_of_an_encoder_decoder_is_timed_too(tmp_path: Path) -> None:
-    config = T5Config(vocab_size=96, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2, n_positions=4)
+    pretrained: Any = {"n_positions": 4}
+    config = T5Config(vocab_size=96, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2, **pretrained)
     folder = save(quantize_model(T5ForConditionalGeneration(config).eval(), QuantConfig.parse("w4a8")), tmp_path / "t5")
     export(folder, "onnx")
     model = OnnxModel(folder, threads=1, same_rule=False)

@@ -59,9 +59,10 @@ class Given:
 
 def counted(file: Path, facts: dict[str, Any]) -> tuple[int, dict[str, int], dict[str, int]]:
     """`tokens`, `positions` and `below` of an export of text, as `to_onnx` writes them."""
-    tokens, positions, below = (facts.get(name) for name in ("tokens", "positions", "below"))
-    told = isinstance(positions, dict) and isinstance(below, dict) and "input_ids" in below
-    counts = [tokens, *positions.values(), *below.values()] if told else [None]
+    tokens, positions, below = facts.get("tokens"), facts.get("positions"), facts.get("below")
+    counts: list[Any] = [None]
+    if isinstance(positions, dict) and isinstance(below, dict) and "input_ids" in below:
+        counts = [tokens, *positions.values(), *below.values()]
     if not all(type(count) is int and count > 0 for count in counts):
         raise ValueError(f"{file.parent} does not tell which tokens its graph takes: export the student again")
     return facts["tokens"], facts["positions"], facts["below"]
