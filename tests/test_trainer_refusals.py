@@ -134,7 +134,9 @@ def test_numbers_of_numpy_are_numbers() -> None:
     loop = Loop(every=count, accumulate=np.int64(1), warmup=np.float32(0.5))  # type: ignore[arg-type]
     teacher = mlp()
     student = quantize_model(teacher, CONFIG)
+    before = weights(student)
     distill(student, teacher, repeat([{"input": torch.randn(4, 16)}]), KL(), plain(student), count, loop)
+    assert not all(torch.equal(a, b) for a, b in zip(weights(student), before, strict=True))
 
 
 def test_fp16_is_refused() -> None:
