@@ -47,7 +47,8 @@ def predict(
     tokens = len(encoded["input_ids"][by_length[0]])
     limit = min(tokenizer.model_max_length, longest(model) or tokens)
     if tokens > limit:
-        raise ValueError(f"{task.name}: an input has {tokens} tokens, the model takes {limit}: lower max_length")
+        way = "lower max_length, or set model_max_length in its tokenizer_config.json"
+        raise ValueError(f"{task.name}: an input has {tokens} tokens, the model takes {limit}: {way}")
     covers(model, [token for ids in encoded["input_ids"] for token in ids])
     batches = share([by_length[i : i + batch_size] for i in range(0, len(rows), batch_size)], accelerator)
 

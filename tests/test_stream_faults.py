@@ -68,6 +68,13 @@ def test_a_tie_of_two_matrices_is_told(tmp_path: Path) -> None:
     assert "hold two matrices" in refused(tmp_path / "gemma", method="rtn")
 
 
+def test_a_mask_that_is_not_of_its_tokens_is_told(tmp_path: Path) -> None:
+    llama().save_pretrained(tmp_path / "llama")
+    given = [each | {"attention_mask": torch.ones(8, 10, 10)} for each in batches(3)]
+    told = refused(tmp_path / "llama", method="gptq", batches=given, calibration=2)
+    assert "an attention_mask [8, 10, 10]" in told and "a mask of one number a token" in told
+
+
 def test_text_that_nobody_would_read_is_told(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "llama")
     assert "reads no text" in refused(tmp_path / "llama", method="rtn", batches=batches(1))

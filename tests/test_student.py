@@ -137,3 +137,14 @@ def test_what_would_fail_after_hours_fails_first(hub: Hub, monkeypatch: pytest.M
     with pytest.raises(ValueError, match="does not know this token"):
         run(license="mit")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_that_transformers_does_not_save_is_refused_before_anything_is_spent() -> None:
+    def never(*_: Any) -> Any:
+        raise AssertionError("a step was taken")
+
+    model = bert(wordpiece())
+    first, second = model.bert.encoder.layer
+    second.output.dense.weight = first.output.dense.weight
+    with pytest.raises(ValueError, match=r"does not save this BertFor.*give parameters .* each their own"):
+        zsaq.quantize(model, "w4a8", method=never, tokenizer=wordpiece())

@@ -142,7 +142,15 @@ def quantize_files(
 
 
 def unread(more: Batch, chosen: list[Batch]) -> Batch | None:
-    """Some rows of the batch `more` of which none is among the `chosen` ones; None where there are none."""
+    """Some rows of the batch `more` of which none is among the `chosen` ones; None where there are none. Raises
+    ValueError for a mask that is not of its tokens."""
+    for batch in (more, *chosen):
+        shapes = [tuple(batch[name].shape) for name in ("input_ids", "attention_mask") if name in batch]
+        if len(set(shapes)) > 1:
+            raise ValueError(
+                f"the batches hold input_ids {list(shapes[0])} and an attention_mask {list(shapes[1])}, by which no "
+                "position can be told from another: give a mask of one number a token"
+            )
     if "input_ids" not in more:
         return None
     known = {row for batch in chosen if "input_ids" in batch for row in texts_of(batch)}

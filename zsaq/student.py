@@ -98,11 +98,18 @@ def push(
 
 
 def saved_bytes(model: nn.Module) -> int:
-    """Bytes of the model's weights as saved."""
+    """Bytes of the model's weights as saved. Raises ValueError for one that transformers does not save."""
     if not isinstance(model, PreTrainedModel):
         return sum(tensor.nbytes for tensor in model.state_dict().values())
     with quiet(), tempfile.TemporaryDirectory(prefix="zsaq-") as folder, told(Path(folder)):
-        type(model).save_pretrained(model, folder)
+        try:
+            type(model).save_pretrained(model, folder)
+        except RuntimeError as error:
+            why = str(error).partition("\n")[0]
+            raise ValueError(
+                f"transformers does not save this {type(model).__name__}, so nothing made of it could be saved "
+                f"({why}): give parameters that are shared without being declared (_tied_weights_keys) each their own"
+            ) from error
         return weight_bytes(Path(folder))
 
 
@@ -118,8 +125,8 @@ def numbers(score: Score | None, model: nn.Module) -> dict[str, float]:
             number = float(value)
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise ValueError(
-                f"the score answers {value!r:.80} as {name!r:.80}, which is no number ({error}): answer a number, or "
-                "several by name"
+                f"the score answers {value!r:.80} as {name!r:.80}, not a number by its name ({error}): answer a "
+                "number, or several by name"
             ) from error
         if abs(number) < HUGE:
             found[name] = number
