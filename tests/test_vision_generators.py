@@ -9,7 +9,7 @@ from zsaq.train.synthesis import Source
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.papers.arc import CIFAR10, CIFAR100, MOBILENET_V2, RESNET18, RESNET50, Cells, SearchedGenerator
 from zsaq.vision.papers.qimera import Superposed
-from zsaq.vision.sources.generators import Conditional, ConditionalNorm, Decoder
+from zsaq.vision.sources.generators import Conditional, ConditionalNorm, Decoder, seeded
 from zsaq.vision.sources.swing import Latents, Paddings, swing
 
 SPEC = ImageSpec(5, 16)
@@ -43,6 +43,14 @@ def test_sources_are_seeded_normalised_and_trained_whole(kind: int) -> None:
     assert torch.allclose(fresh, pixels) == isinstance(source, Latents)
     grads = torch.autograd.grad(pixels.pow(3).sum(), list(source.parameters()))
     assert all(g.isfinite().all() for g in grads) and sum(bool(g.abs().sum() > 0) for g in grads) > len(grads) / 2
+
+
+def test_seeds_of_generators_leave_other_devices_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    with seeded(7):
+        drawn = torch.rand(3)
+    assert not seeds and torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(7)))
 
 
 def test_conditional_norms_agree_with_the_reference() -> None:

@@ -14,7 +14,7 @@ from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import MSEOptimal
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import batch_norms, classifier
-from zsaq.vision.papers.genie import genie, genie_images, genie_sources, prior
+from zsaq.vision.papers.genie import genie, genie_images, genie_sources, prior, sizes
 from zsaq.vision.presets import brecq, uniform
 from zsaq.vision.sources.swing import Latents
 
@@ -119,9 +119,14 @@ def test_images_hold_one_decoder_at_a_time_and_sources_all(monkeypatch: pytest.M
     assert len(groups) == 4 and torch.equal(batch["pixel_values"], same["pixel_values"])
 
 
+def test_one_image_that_is_left_over_goes_to_the_last_group() -> None:
+    assert sizes(9, 4) == [4, 5] and sizes(3, 2) == [3] and sizes(8, 4) == [4, 4] and sizes(10, 4) == [4, 4, 2]
+    assert genie_images(cnn(), SPEC, images=5, group=2, steps=1)["pixel_values"].shape[0] == 5
+
+
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no group of a single image"):
-        genie_images(cnn(), SPEC, images=9, group=4)
+    with pytest.raises(ValueError, match="statistics of one image are none: give at least 2 of each"):
+        genie_images(cnn(), SPEC, images=1, group=4)
     with pytest.raises(ValueError, match="steps is 0"):
         genie_images(cnn(), SPEC, images=4, group=4, steps=0)
     with pytest.raises(ValueError, match="BatchNorm"):

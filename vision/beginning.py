@@ -11,5 +11,9 @@ is trained on as it is, what it holds trainable, and the static ranges that it h
 
 
 def begun(teacher: nn.Module, config: Start) -> nn.Module:
-    """The student to train; raises ValueError as `zsaq.quantize_model` does."""
-    return quantize_model(teacher, config) if isinstance(config, QuantConfig) else config
+    """The student to train, in float32 where the teacher has 16 bits, which would round small steps away; raises
+    ValueError as `zsaq.quantize_model` does."""
+    if not isinstance(config, QuantConfig):
+        return config
+    student = quantize_model(teacher, config)
+    return student.float() if any(each.dtype.itemsize < 4 for each in student.parameters()) else student

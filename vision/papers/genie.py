@@ -35,10 +35,14 @@ def prior(teacher: nn.Module) -> Sum:
 
 
 def sizes(images: int, group: int) -> list[int]:
-    """Of the groups that images are made in. Raises ValueError for a group of fewer than 2."""
-    if images < 2 or group < 2 or images % group == 1:
-        raise ValueError(f"images is {images}, group {group}; give numbers that leave no group of a single image")
-    return [min(group, images - start) for start in range(0, images, group)]
+    """Of the groups that images are made in; one image that is left over goes to the last. Raises ValueError for fewer
+    than 2 images or a group of fewer."""
+    if images < 2 or group < 2:
+        raise ValueError(
+            f"images is {images}, group {group}; statistics of one image are none: give at least 2 of each"
+        )
+    counts = [min(group, images - start) for start in range(0, images, group)]
+    return counts if counts[-1] > 1 else [*counts[:-2], group + 1]
 
 
 def synthesizer_of(source: Latents, teacher: nn.Module, stage: str) -> Synthesizer:

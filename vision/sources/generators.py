@@ -18,9 +18,9 @@ EPS = 0.8  # of the generators' norms. GDFQ meant it for the momentum; its resul
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Modules built inside get the weights of `seed`; the global stream is left as it was."""
+    """Modules built inside, on the host, get the weights of `seed`; the global streams are left as they were."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU too
         yield
 
 
