@@ -90,21 +90,21 @@ def test_a_pass_that_rounds_to_nearest_takes_them(method: str, make: Any) -> Non
 
 
 class Bright(Cnn):
-    """A layer that a black image does not reach, and one whose forward is called by name."""
+    """A layer that a black image does not reach, and where asked one whose forward is called by name."""
 
-    def __init__(self) -> None:
+    def __init__(self, by_name: bool = False) -> None:
         super().__init__()
-        self.bright = nn.Linear(3, CLASSES)
+        self.bright, self.by_name = nn.Linear(3, CLASSES), by_name
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.layer2(self.layer1(self.relu(self.bn1(self.conv1(x)))))
-        y = self.linear.forward(self.pool(y).flatten(1))
+        y = (self.linear.forward if self.by_name else self.linear)(self.pool(y).flatten(1))
         return y + self.bright(x.mean((2, 3))) if x.abs().max() > 0 else y
 
 
 @pytest.mark.parametrize("method", ["rtn-noise", "zeroq", *FITTED])
 def test_layers_that_are_reached_in_their_own_way(method: str) -> None:
-    teacher = spread(Bright()).train()
+    teacher = spread(Bright(by_name=method not in FITTED)).train()
     before = copy.deepcopy(teacher.state_dict())
     with pytest.raises(AssertionError, match="images are made"):
         quantize(teacher, method)
@@ -195,6 +195,18 @@ def test_blocks_that_cannot_be_computed_again(method: str) -> None:
 def test_divergence_of_one_class(method: str) -> None:
     with pytest.raises(ValueError, match="Cnn answers one number, of which KL is always 0: take a method that learns"):
         zsaq.quantize(spread(Cnn(1)), "w4a4", method=method, spec=ImageSpec(1, 32), effort="light")
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_a_weight_that_no_image_reaches(method: str) -> None:
+    with pytest.raises(ValueError, match=r"aside: no image reaches them.*rules=\(\(\"module\.aside\", None\),\)"):
+        quantize(spread(Aside()), method, zsaq.QuantConfig(zsaq.Grid(4)))
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_a_layer_whose_forward_is_called(method: str) -> None:
+    with pytest.raises(ValueError, match=r"module.linear: their forward is called, .* call the layer, layer\(x\)"):
+        quantize(spread(Bright(by_name=True)), method)
 
 
 @pytest.mark.parametrize("method", ["genie", "genie-pyramid", "sadag", "genie-synq"])

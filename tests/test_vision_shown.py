@@ -1,6 +1,7 @@
 """What a teacher is shown fits it, what works in place changes nothing, and other kinds of BatchNorm are BatchNorms."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from zsaq.vision.job import ImageJob
 from zsaq.vision.models import batch_norms, blocks, classifier, has_batch_norms
 from zsaq.vision.onepass import SAME, onepass, said
 from zsaq.vision.presets import preset_config, uniform
+from zsaq.vision.sources.crops import crop
 
 IMAGES = {"images": 8, "image_steps": 2, "steps": 2, "batch_size": 4}
 GENERATED = {"steps": 2, "batch_size": 4, "warmup": 1, "calibration": 2}
@@ -118,6 +120,39 @@ def test_one_pass_fits_a_student_of_a_float64_teacher(method: str) -> None:
     few = {"images": 4, "image_steps": 1} | ({"steps": 1, "batch_size": 2} if method != "onepass" else {})
     student = quantize(teacher, "w4a4", method=method, spec=ImageSpec(CLASSES, 16), **few)
     assert {value.dtype for value in student.parameters()} == {torch.float32}
+
+
+class Aside(nn.Module):
+    """A layer that no image reaches, beside a net."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.aside = cnn(), nn.Linear(8, 4)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.net(pixels)
+
+
+@pytest.mark.parametrize("method", ["genie", "onepass-blocks", "onepass-blocks-kl"])
+def test_what_no_image_reaches_stays_in_floats_where_a_rule_says_so(method: str) -> None:
+    teacher, spec = Aside().eval(), ImageSpec(CLASSES, 16)
+    config = preset_config("w4a4", "brecq", classifier(teacher), spec)
+    config = replace(config, rules=(("module.aside", None), *config.rules))
+    few: dict[str, int] = {"images": 4, "image_steps": 1, "steps": 1, "batch_size": 2}
+    student = quantize(teacher, config, method=method, spec=spec, effort="light", **few)
+    assert torch.equal(student.module.aside.weight, teacher.aside.weight)
+    assert type(student.module.aside) is nn.Linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_crops_of_16_bits_are_those_of_32(dtype: torch.dtype) -> None:
+    pixels, boxes = images(4, 16).to(dtype), torch.tensor([[0, 0, 16, 16], [1, 2, 9, 7], [3, 3, 8, 8], [0, 5, 11, 11]])
+    flipped = torch.tensor([False, True, False, True])
+    cut = crop(pixels, boxes, flipped)
+    assert cut.dtype == dtype and torch.equal(cut, crop(pixels.float(), boxes, flipped).to(dtype))
+    few: dict[str, Any] = {"spec": ImageSpec(CLASSES, 16), "effort": "light", "steps": 1, "batch_size": 2}
+    quantize(cnn(), "w4a4", method="synq-real", images=4, real=lambda: pixels, **few)
+    quantize(cnn(), "w4a4", method="distill", batches={"pixel_values": pixels}, calibration=1, **few)
 
 
 def test_synchronized_batch_norms_are_batch_norms() -> None:

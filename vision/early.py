@@ -4,8 +4,8 @@ The budget that checks see has the paper's values where none were given.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import wraps
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -22,12 +22,13 @@ from zsaq.vision.job import ImageJob, check_spec
 from zsaq.vision.losses.disagreement import EntropyMargin
 from zsaq.vision.losses.features import ActivationMap
 from zsaq.vision.losses.smoothness import check_texture
-from zsaq.vision.models import last_feature_map
+from zsaq.vision.models import blocks, last_feature_map
 from zsaq.vision.papers.plf import check_falling
 from zsaq.vision.sources.generators import check_batch, first_side
 from zsaq.vision.sources.pink import pink_images
 
 Check = Callable[[ImageJob, Plan, Budget], None]
+Noted = Callable[[Mapping[str, nn.Module], set[str]], AbstractContextManager[None]]
 
 
 def static_reached(job: ImageJob, plan: Plan, budget: Budget) -> None:
@@ -41,13 +42,17 @@ def passable(job: ImageJob, plan: Plan, budget: Budget) -> None:
     """One pass rounds a layer, but for min-max ranges, by its inputs, and for itself."""
     layers = {name: layer for name, layer in layers_of(job, plan).items() if plan.chosen[name].ranges != "minmax"}
     check_apart(layers)
-    check_reached(job, list(layers))
+    check_called(job, list(layers))
 
 
 def learnable(job: ImageJob, plan: Plan, budget: Budget) -> None:
     """Rounding up or down is learned for each layer by itself, on even levels."""
     layers = layers_of(job, plan)
     check_apart(layers)
+    check_reached(job, list(layers))
+    check_called(
+        job, [name for name, block in blocks(job.teacher) if any(m in layers.values() for m in block.modules())]
+    )
     for name in layers:
         grid = plan.chosen[name].weight
         if grid is not None and not grid.uniform:
@@ -142,20 +147,48 @@ def layers_of(job: ImageJob, plan: Plan) -> dict[str, nn.Module]:
     return layers
 
 
+def check_called(job: ImageJob, names: Sequence[str]) -> None:
+    """Raises ValueError for modules that no image reaches, and for those whose forward is called past their hooks."""
+    check_reached(job, names)
+    if left := missed(job, names, hooks_noted):
+        raise ValueError(
+            f"{', '.join(left[:4])}{' and others' if len(left) > 4 else ''}: their forward is called, and not they "
+            "themselves, so hooks do not see their inputs, by which this method rounds: call the layer, layer(x) for "
+            "layer.forward(x), or take zeroq, which sets ranges alone"
+        )
+
+
 def check_reached(job: ImageJob, names: Sequence[str]) -> None:
     """Raises ValueError for modules that neither an empty image nor noise reaches."""
-    modules, seen = dict(job.teacher.named_modules()), set[str]()
-    with calls_noted({name: modules[name] for name in names}, seen):
-        check_spec(job.teacher, job.spec)
-        if not seen.issuperset(names):
-            answered(job.teacher, pink_images(job.spec, images=8)["pixel_values"])
-    if left := [name for name in names if name not in seen]:
+    if left := missed(job, names, calls_noted):
         globs = ", ".join(f'("{name}", None)' for name in left)
         raise ValueError(
             f"{', '.join(left[:4])}{' and others' if len(left) > 4 else ''}: no image reaches them, to set a range or "
             f"a rounding by; leave them in floats, by rules=({globs},) of the QuantConfig "
             "(zsaq.vision.presets.preset_config makes one of a text)"
         )
+
+
+def missed(job: ImageJob, names: Sequence[str], noted: Noted) -> list[str]:
+    """Those that are not called for an empty image, nor for noise."""
+    modules, seen = dict(job.teacher.named_modules()), set[str]()
+    with noted({name: modules[name] for name in names}, seen):
+        check_spec(job.teacher, job.spec)
+        if not seen.issuperset(names):
+            answered(job.teacher, pink_images(job.spec, images=8)["pixel_values"])
+    return [name for name in names if name not in seen]
+
+
+@contextmanager
+def hooks_noted(modules: Mapping[str, nn.Module], seen: set[str]) -> Iterator[None]:
+    """Inside, names are added whose module is called as hooks see it."""
+    noting = {name: partial(lambda name, *_: seen.add(name), name) for name in modules}
+    handles = [module.register_forward_pre_hook(noting[name]) for name, module in modules.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

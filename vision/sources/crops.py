@@ -38,8 +38,10 @@ def crop(pixels: Tensor, boxes: Tensor, flipped: Tensor) -> Tensor:
     """Each image's box, resized bilinearly to the image's size and mirrored where `flipped` [B] bool: one grid_sample.
 
     `pixels` float [B, C, H, W], `boxes` int64 [B, 4]. Gradients flow to the pixels. Like cutting out first and resizing
-    then: pixels outside a box are never mixed in.
+    then: pixels outside a box are never mixed in. Those of 16 bits are resized in float32, which tells places apart.
     """
+    if pixels.dtype.itemsize < 4:
+        return crop(pixels.float(), boxes, flipped).to(pixels)
     grids = []
     for start, length, size in ((0, 2, pixels.shape[2]), (1, 3, pixels.shape[3])):
         first, extent = boxes[:, start, None].to(pixels), boxes[:, length, None].to(pixels)

@@ -6,7 +6,7 @@ does not depend on them. A chain looks whether it does, on a row of the first ba
 calls come from a pass that starts anew.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, final
 
@@ -125,9 +125,9 @@ def moved(value: Any, device: torch.device | None) -> Any:
 
 
 @torch.no_grad()
-def as_called(model: nn.Module, names: Sequence[str], batch: Batch) -> list[str]:
-    """The names of blocks in the order of their first calls in a pass of a row of the batch. Raises ValueError for
-    those that it does not reach."""
+def as_called(model: nn.Module, names: Sequence[str], batch: Batch, idle: Collection[str] = ()) -> list[str]:
+    """The names of blocks in the order of their first calls in a pass of a row of the batch. Those of the `idle` that
+    it does not reach are left out. Raises ValueError for others."""
     blocks = {name: model.get_submodule(name) for name in names}
     called: dict[nn.Module, int] = {}
 
@@ -140,9 +140,10 @@ def as_called(model: nn.Module, names: Sequence[str], batch: Batch) -> list[str]
     finally:
         for handle in handles:
             handle.remove()
-    if missed := [name for name, block in blocks.items() if block not in called]:
+    if missed := [name for name, block in blocks.items() if block not in called and name not in idle]:
         raise ValueError(f"the blocks {missed[:4]} are not reached by a forward pass; leave them out")
-    return sorted(names, key=lambda name: called[blocks[name]])
+    reached = (name for name in names if blocks[name] in called)
+    return sorted(reached, key=lambda name: called[blocks[name]])
 
 
 @torch.no_grad()

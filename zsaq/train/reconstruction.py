@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from zsaq.quant.layers import QuantEmbedding, quant_layers
+from zsaq.quant.quantizer import Quantizer
 from zsaq.train.calls import Calls
 from zsaq.train.chain import Chain, as_called, beside, twin_of
 from zsaq.train.fallback import Fallback
@@ -127,7 +128,8 @@ def reconstruct(
         for name in names:
             _block(student, name, "student")
             _block(teacher, name, "teacher")
-        names = as_called(teacher, names, chunks[0])
+        idle = [name for name in names if not any(map(is_quantizer, _block(student, name, "student").modules()))]
+        names = as_called(teacher, names, chunks[0], idle)
         # The states wait on the host: what a block learns from is moved to the device with it.
         whole = Chain(teacher, names, chunks, device=device, last=True)
         own = Chain(student, names, chunks, like=whole, device=device)
@@ -156,6 +158,10 @@ def reconstruct(
     if done == set(fixed):
         raise ValueError(f"the blocks {[name for name, _ in blocks]} hold no quantizer; give the blocks of the student")
     return student
+
+
+def is_quantizer(module: nn.Module) -> bool:
+    return isinstance(module, Quantizer)
 
 
 def _learn(
