@@ -125,7 +125,7 @@ def test_one_image_that_is_left_over_goes_to_the_last_group() -> None:
 
 
 def test_what_cannot_be_is_said(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="statistics of one image are none: give at least 2 of each"):
+    with pytest.raises(ValueError, match="images is 1; give at least 2, as a whole number"):
         genie_images(cnn(), SPEC, images=1, group=4)
     with pytest.raises(ValueError, match="steps is 0"):
         genie_images(cnn(), SPEC, images=4, group=4, steps=0)

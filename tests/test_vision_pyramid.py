@@ -235,7 +235,7 @@ def test_a_job_makes_them_by_name() -> None:
 @pytest.mark.parametrize("wrong", [{"images": 0}, {"steps": 0}, {"group": 0}])
 def test_what_cannot_be_is_said(wrong: dict[str, Any]) -> None:
     options: dict[str, Any] = {"images": 4, "steps": 1, **wrong}
-    with pytest.raises(ValueError, match="give at least 1 of each"):
+    with pytest.raises(ValueError, match="is 0; give at least 1, as a whole number"):
         pyramid_images(cnn(), SPEC, **options)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from zsaq.quant.ranges import known
+from zsaq.train.amounts import check_counts
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL, Objective
 from zsaq.train.pair import Batch
@@ -47,9 +48,10 @@ def on_batches(
     """A student fine-tuned on `images` of one's own by T^2 KL, T = 20, with the optimizer of `fine_tune`; no labels.
 
     One batch is cut into crops of `batch_size`, as `fine_tune` does. Batches are taken as they come, over and over,
-    those of an iterator once; the first `calibration` set the static ranges. Raises ValueError for batches without
-    pixel_values [B, C, S, S] of the `spec`, and as `zsaq.calibrate` and `zsaq.distill` do.
+    those of an iterator once; the first `calibration` set the static ranges. `folder` is not used. Raises ValueError
+    for batches without pixel_values [B, C, S, S] of the `spec`, and as `zsaq.calibrate` and `zsaq.distill` do.
     """
+    check_counts(steps=steps, batch_size=batch_size, calibration=calibration)
     teacher, loop = classifier(teacher), loop or Loop()
     student = begun(teacher, config)
     if isinstance(images, Mapping):

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.train.amounts import check_counts
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import Sum
 from zsaq.train.pair import Batch
@@ -37,10 +38,7 @@ def prior(teacher: nn.Module) -> Sum:
 def sizes(images: int, group: int) -> list[int]:
     """Of the groups that images are made in; one image that is left over goes to the last. Raises ValueError for fewer
     than 2 images or a group of fewer."""
-    if images < 2 or group < 2:
-        raise ValueError(
-            f"images is {images}, group {group}; statistics of one image are none: give at least 2 of each"
-        )
+    check_counts(2, images=images, group=group)  # of one image there are no statistics
     counts = [min(group, images - start) for start in range(0, images, group)]
     return counts if counts[-1] > 1 else [*counts[:-2], group + 1]
 
@@ -59,9 +57,8 @@ def made(
 ) -> Batch:  # fmt: skip
     """The images of the last step of each group, on the host; `keep` is told each trained source, whose decoder is
     gone before the next is built, unless it is kept."""
+    check_counts(steps=steps)
     counts, teacher = sizes(images, group), classifier(teacher)
-    if steps < 1:
-        raise ValueError(f"steps is {steps}; give at least 1")
 
     def of_group(turn: int) -> tuple[Tensor, list[float]]:
         source = Latents(counts[turn], spec, seed=seed_of(seed, turn))
@@ -94,8 +91,8 @@ def genie_images(
     """Genie-D: `images` images without labels, pixel_values float [images, C, S, S] on the host, `group` at a time.
 
     Each group has a decoder of its own (103 million numbers at 224 pixels), of which one is held at a time. Works on
-    the teacher's device; `folder` is where pictures go. Raises ValueError for a teacher without BatchNorm2d, a group of
-    one image and a loss that is not finite.
+    the teacher's device, and leaves it in eval mode and without gradients; `folder` is where pictures go. Raises
+    ValueError for a teacher without BatchNorm2d, a group of one image and a loss that is not finite.
     """
     return made(teacher, spec, images, group, steps, seed, folder, lambda source: None)
 
@@ -112,7 +109,7 @@ def genie(
     steps, more in fewer. That rule is ours, and its form was found on the test images of digits and of CIFAR-10. Scales
     and steps keep their published rates: scaled as well, students agreed no better with the teacher on other synthetic
     images.
-    Raises ValueError as `zsaq.reconstruct` does.
+    `folder` is not used. Raises ValueError as `zsaq.reconstruct` does.
     """
     teacher, loop = classifier(teacher), loop or Loop()
     student = calibrate(quantize_model(teacher, config), minibatches(images, 64), loop.accelerator)

@@ -53,7 +53,8 @@ def hast(
 
     Defaults are the paper's for ImageNet; for CIFAR it has batch_size=256, lr=1e-5 and attention=1000 (10 classes), or
     attention=2000, epsilon=0.02 (100 classes). Static ranges are those of `images`, or of the `ranges` given; the paper
-    takes the images of a GDFQ generator for that and throws it away. Raises ValueError as `fine_tune` does.
+    takes the images of a GDFQ generator for that and throws it away. `folder` is not used. Raises ValueError as
+    `fine_tune` does.
     """
     teacher = classifier(teacher)
     return fine_tune(

@@ -53,7 +53,8 @@ def intraq(
     it was tried on, on real images too (the loss goes from 310 to 664 in 5 steps); 1e-5 does not.
 
     Static ranges are those of `images`, or of the `ranges` given; the paper takes the images of a GDFQ generator for
-    that and throws it away. Raises ValueError as `fine_tune` does, and if the images have no labels.
+    that and throws it away. `folder` is not used. Raises ValueError as `fine_tune` does, and if the images have no
+    labels.
     """
     teacher = classifier(teacher)
     return fine_tune(

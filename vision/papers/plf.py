@@ -73,8 +73,8 @@ def plf(
     weigh `unsure`. Defaults are the paper's for ImageNet; for CIFAR it has lr=1e-3, highest=0.5, lowest=0.2,
     unsure=0.3, features=100. It does not state T, the modules compared, batch size and steps: here T = 20,
     `feature_places` and what the methods beside it take. Static ranges are those of `images`, or of the `ranges` given:
-    the methods beside it take the images of a GDFQ generator for that and throw it away. Raises ValueError as
-    `fine_tune` does.
+    the methods beside it take the images of a GDFQ generator for that and throw it away. `folder` is not used.
+    Raises ValueError as `fine_tune` does.
     """
     check_falling(highest, lowest)
     teacher, loop = classifier(teacher), loop or Loop()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zsaq.train.amounts import check_counts
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import process_index, seed_of
@@ -109,6 +110,7 @@ class Views(Iterator[Batch]):
 
 
 def minibatches(images: Batch, batch_size: int) -> Iterator[Batch]:
-    """`images` as they are, once, `batch_size` at a time."""
+    """`images` as they are, once, `batch_size` at a time. Raises ValueError for a `batch_size` that is no count."""
+    check_counts(batch_size=batch_size)
     for start in range(0, len(images["pixel_values"]), batch_size):
         yield {name: value[start : start + batch_size] for name, value in images.items()}

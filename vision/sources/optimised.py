@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from zsaq.train.amounts import check_counts
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Batch
 from zsaq.train.synthesis import Synthesizer, numbered, seed_of
@@ -34,12 +35,10 @@ def optimised_images(
     `folder` is where pictures go. Answers pixel_values float [images, C, S, S] and labels, on the teacher's device.
     Raises ValueError for numbers below 1, labels of another length and losses that are not finite.
     """
+    check_counts(images=images, batch_size=batch_size, steps=steps, patience=patience)
     labels = uniform_labels(images, spec, seed) if labels is None else labels
-    if min(images, batch_size, steps, patience) < 1 or len(labels) != images:
-        raise ValueError(
-            f"images is {images}, batch_size {batch_size}, steps {steps}, patience {patience}, with {len(labels)} "
-            "labels; give at least 1 of each, and a label for each image"
-        )
+    if len(labels) != images:
+        raise ValueError(f"images is {images}, with {len(labels)} labels; give a label for each image")
     batches: list[Batch] = []
     losses: list[float] = []
     parts = labels.split(batch_size)

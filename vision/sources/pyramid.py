@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
+from zsaq.train.amounts import check_amounts, check_counts
 from zsaq.train.logging import say
 from zsaq.train.objectives import Sum
 from zsaq.train.optim import NotFinite
@@ -161,14 +162,14 @@ def pyramid_images(
 ) -> Batch:  # fmt: skip
     """`images` images of balanced classes: pixel_values float [images, C, S, S], labels int64 [images].
 
-    In as few groups of at most `group` as there can be, equal in size, since statistics are those of a group.
-    Minimises the `fitting_prior` plus `labels` times the teacher's cross-entropy, on images that are moved and mirrored
-    and through strides that swing, by Adam whose rate falls from `lr` to a fiftieth along a cosine. On the teacher's
-    device; `folder` is where pictures go. Raises ValueError for counts below 1, a teacher without BatchNorm2d, and a
-    loss that is not finite.
+    In as few groups of at most `group` as there can be, equal in size, since statistics are those of a group. Minimises
+    the `fitting_prior` plus `labels` times the teacher's cross-entropy, on images that are moved and mirrored and
+    through strides that swing, by Adam whose rate falls from `lr` to a fiftieth along a cosine. Works on the
+    device of the teacher, which is left in eval mode and without gradients; `folder` is where pictures go. Raises
+    ValueError for counts below 1, a teacher without BatchNorm2d, and a loss that is not finite.
     """
-    if min(images, group, steps) < 1:
-        raise ValueError(f"images is {images}, group {group}, steps {steps}; give at least 1 of each")
+    check_counts(images=images, group=group, steps=steps)
+    check_amounts(lr=lr, labels=labels)
     teacher = classifier(teacher)
     objective = fitting_prior(teacher, spec, min(images, group), steps, lr, labels) + labels * TeacherCE()
     all_labels = balanced_labels(images, spec, seed)

@@ -7,6 +7,7 @@ A convolution's columns are what its kernel looks at, its input unfolded; each o
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import final
 
 import torch
@@ -68,7 +69,7 @@ def round_layers(layers: Sequence[QuantLayer], total: Tensor, damping: float) ->
 
 def check_damping(damping: float) -> None:
     """Raises ValueError for what is no positive number."""
-    if not isinstance(damping, int | float) or not 0 < damping < torch.inf:
+    if not isinstance(damping, Real) or isinstance(damping, bool) or not 0 < damping < torch.inf:
         raise ValueError(f"damping is {damping!r}; give a positive number")
 
 

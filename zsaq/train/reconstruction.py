@@ -9,7 +9,6 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -18,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from zsaq.quant.layers import QuantEmbedding, quant_layers
 from zsaq.quant.quantizer import Quantizer
+from zsaq.train.amounts import check_amounts, check_counts
 from zsaq.train.calls import Calls
 from zsaq.train.chain import Chain, as_called, beside, twin_of
 from zsaq.train.fallback import Fallback
@@ -101,23 +101,23 @@ def reconstruct(
     rounded as it began, and it is said. In few steps at the rates these need, that is most blocks at 8 bits
     (recipes/LOG.md). `loop` gives device, folder and trackers; with several processes all do the same. Biases,
     other norms, the quantizers in `fixed` (of ranges that are known) and whatever no block holds stay as they are;
-    static ranges there must have been calibrated.
+    static ranges there must have been calibrated. The teacher is left in eval mode and without gradients.
 
-    Raises ValueError if the blocks have nothing to learn, are unknown to either model or are not reached, if weights
-    are not float32 or are those of two layers, and NotFinite, which holds the student, when a loss is not finite: the
-    block is then as before, those before it are done.
+    Raises ValueError for numbers that are none, if the blocks have nothing to learn, are unknown to either model or are
+    not reached, if weights are not float32 or are those of two layers, and NotFinite, which holds the student, when a
+    loss is not finite: the block is then as before, those before it are done.
     """
     loop = loop or Loop()
+    check_counts(steps=steps, batch_size=batch_size, budget=budget)
+    check_amounts(most=1.0, drop=drop)
+    check_amounts(round_weight=round_weight, lr_bits=lr_bits, lr_scale=lr_scale, lr_step=lr_step, lr_norm=lr_norm)
     device = loop.accelerator.device
     student.to(device).eval()
     teacher.to(device).eval().requires_grad_(False)
     check_batches(batches)
     chunks = [part for batch in batches for part in _chunks(check_batch(batch), device)]
-    if not chunks or not all(isinstance(count, Integral) and count >= 1 for count in (steps, batch_size)):
-        raise ValueError(
-            f"steps is {steps!r}, batch_size {batch_size!r}, with {len(chunks)} batches; give at least 1 each, as "
-            "whole numbers"
-        )
+    if not chunks:
+        raise ValueError("there is no batch; give at least 1")
     check_float32(dict(quant_layers(student)))
     check_apart({name: layer for name, layer in quant_layers(student) if not isinstance(layer, QuantEmbedding)})
     recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step, lr_norm))
