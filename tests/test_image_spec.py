@@ -17,7 +17,9 @@ from transformers import (
 import zsaq
 from teachers import processor
 from vision_toys import vit
-from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec, normalisation, shown_size
+from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec, as_processed, normalisation, shown_size
+from zsaq.vision.images import images_of
+from zsaq.vision.job import ImageJob
 from zsaq.vision.papers.psaq import valid
 
 HALF = ((0.5,) * 3, (0.5,) * 3)
@@ -54,7 +56,8 @@ def test_a_processor_that_shows_nothing_is_refused_at_once(deviation: float) -> 
     made = ViTImageProcessorPil(size={"height": 16, "width": 16}, image_std=[deviation] * 3)
     with pytest.raises(ValueError, match=r"of a black picture .* give the processor of the model's images"):
         zsaq.quantize(vit(), "w8a8", method="psaq", images=2, image_steps=2, processor=made)
-    zsaq.quantize(vit(), "w8a8", method="rtn-noise", preset="psaq", processor=made)  # which no pixels reach
+    with pytest.raises(ValueError, match=r"of a black picture .* give the processor of the model's images"):
+        zsaq.quantize(vit(), "w8a8", method="rtn-noise", preset="psaq", images=2, processor=made)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
@@ -88,6 +91,39 @@ def test_a_student_sees_white_however_the_processor_says_it() -> None:
         layer: Any = student.get_submodule("vit.embeddings.patch_embeddings.projection")
         seen.append(layer.input_quantizer(next(iter(made(images=white(), return_tensors="pt").values()))).max())
     assert seen[0] == seen[1] == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("name", ["noise", "pink"])
+def test_noise_is_what_the_processor_makes_of_pictures(name: str) -> None:
+    size = {"height": 16, "width": 16}
+    plain, same, unit = (
+        images_of(ImageJob(vit(), ImageSpec(4, 16), made), name, 1, images=64)["pixel_values"]  # type: ignore[call-overload]
+        for made in (
+            None,
+            ViTImageProcessorPil(size=size, image_mean=list(MEAN), image_std=list(DEVIATION)),
+            ViTImageProcessorPil(size=size, do_normalize=False),
+        )
+    )
+    assert torch.equal(plain, same) and not torch.equal(plain, unit)
+    picture = plain * torch.tensor(DEVIATION)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    torch.testing.assert_close(unit, picture)
+    half = as_processed(plain, ViTImageProcessorPil(size=size))
+    torch.testing.assert_close(half, 2 * picture - 1, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_noise_of_other_channels_has_the_mean_of_imagenets(channels: int) -> None:
+    pixels, mean, deviation = torch.ones(2, channels, 4, 4), sum(MEAN) / 3, sum(DEVIATION) / 3
+    assert as_processed(pixels, None) is pixels
+    unit = as_processed(pixels, ViTImageProcessorPil(do_normalize=False))
+    torch.testing.assert_close(unit, torch.full_like(pixels, mean + deviation))
+
+
+def test_an_assumed_normalisation_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    budget: dict[str, Any] = {"images": 2, "image_steps": 2, "steps": 1, "batch_size": 2}
+    for made, told in ((None, 1), (ViTImageProcessorPil(size={"height": 16, "width": 16}), 0)):
+        zsaq.quantize(vit(), "w8a8", method="psaq-learned", processor=made, **budget)
+        assert capsys.readouterr().err.count("no image processor: black and white are taken to be") == told
 
 
 def white() -> Any:

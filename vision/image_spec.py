@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 import torch
+from torch import Tensor
 
 # ImageNet's normalisation, of each channel.
 MEAN: Final = (0.485, 0.456, 0.406)
@@ -51,6 +52,24 @@ def normalisation(processor: Any, channels: int) -> tuple[tuple[float, ...], tup
     deviation = [1 / (high - low) for low, high in zip(black, white, strict=True)]
     mean = [-low * each + 0.0 for low, each in zip(black, deviation, strict=True)]
     return six_digits(mean), six_digits(deviation)
+
+
+def as_processed(pixels: Tensor, processor: Any) -> Tensor:
+    """Images [B, C, H, W] that were drawn in units of ImageNet's normalisation, in those of an image processor: made
+    pictures of 0 to 1, which are then normalised as it does.
+
+    Without a processor, or with one that has ImageNet's mean and deviation, they are what they were. Where there are
+    other channels than 3, of which ImageNet tells nothing, each has the mean of its three. Raises ValueError as
+    `normalisation` does.
+    """
+    channels = pixels.shape[1]
+    drawn = (MEAN, DEVIATION) if channels == 3 else tuple((sum(each) / 3,) * channels for each in (MEAN, DEVIATION))
+    if processor is None or (wanted := normalisation(processor, channels)) == drawn:
+        return pixels
+    (mean, deviation), (shift, scale) = (
+        (torch.tensor(each, dtype=pixels.dtype)[:, None, None] for each in numbers) for numbers in (drawn, wanted)
+    )
+    return (pixels * deviation + mean - shift) / scale
 
 
 def six_digits(values: list[float]) -> tuple[float, ...]:

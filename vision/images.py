@@ -53,7 +53,7 @@ def images_of(
         case "noise":
             return job.once(key, lambda: gaussian(job, images, seed))
         case "pink":
-            return job.once(key, lambda: pink_images(job.spec, images=images, seed=seed))
+            return job.once(key, lambda: job.processed(pink_images(job.spec, images=images, seed=seed)["pixel_values"]))
         case "real":
             return job.once(key, lambda: real(job, images, seed))
         case "genie":
@@ -99,9 +99,9 @@ def genies(job: ImageJob, images: int, steps: int, seed: int, kept: bool) -> tup
 
 
 def gaussian(job: ImageJob, images: int, seed: int) -> Batch:
-    """`images` images from N(0, 1)."""
+    """`images` images from N(0, 1), in ImageNet's units, as the job's processor has them."""
     shape = (images, job.spec.channels, job.spec.size, job.spec.size)
-    return {"pixel_values": torch.randn(shape, generator=torch.Generator().manual_seed(seed))}
+    return job.processed(torch.randn(shape, generator=torch.Generator().manual_seed(seed)))
 
 
 def real(job: ImageJob, images: int, seed: int) -> Batch:

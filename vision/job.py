@@ -9,10 +9,12 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
+from zsaq.train.logging import say
 from zsaq.train.pair import Batch
 from zsaq.train.stages import part
+from zsaq.train.synthesis import process_index
 from zsaq.vision.classifier import answered, class_name, classifier
-from zsaq.vision.image_spec import ImageSpec, normalisation
+from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec, as_processed, normalisation
 
 T = TypeVar("T")
 
@@ -22,7 +24,8 @@ T = TypeVar("T")
 class ImageJob:
     """A classifier of images, and what may stand beside it. A plain module is wrapped as `classifier` does.
 
-    `processor`: of the images, transformers', by which they are normalised; None for ImageNet's normalisation.
+    `processor`: of the images, transformers', by which they are normalised; None for ImageNet's normalisation,
+    by which noise is of variance 1.
     `pictures`: the folder where pictures of what is synthesized go. `real()`: unlabelled real images [N, C, S, S], not
     read before a row asks that is not zero-shot. `given`: images of one's own, a batch or an iterable of batches.
     `cache`: synthetic images by what made them, so that methods and bit widths that share them compare on the same.
@@ -43,9 +46,19 @@ class ImageJob:
 
     @cached_property
     def normalised(self) -> dict[str, tuple[float, ...]]:
-        """Mean and deviation, a number for each channel, for those who ask. Raises ValueError as `normalisation`."""
+        """Mean and deviation, a number for each channel, for those who ask; told where they are assumed. Raises
+        ValueError as `normalisation`."""
+        if self.processor is None and process_index() == 0:
+            say(
+                f"no image processor: black and white are taken to be ImageNet's, of mean {MEAN} and deviation "
+                f"{DEVIATION}; if the teacher's are others, give processor=, or its preprocessor_config.json beside it"
+            )
         mean, deviation = normalisation(self.processor, self.spec.channels)
         return {"mean": mean, "deviation": deviation}
+
+    def processed(self, pixels: Tensor) -> Batch:
+        """Noise [B, C, S, S] of variance 1 as the teacher's pictures are (`as_processed`)."""
+        return {"pixel_values": as_processed(pixels, self.processor)}
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes, the first time; then the same again."""
