@@ -24,7 +24,8 @@ from zsaq.deploy.parity import verify
 from zsaq.io.teacher import kind_of
 from zsaq.quant.layers import quant_activations, quant_layers
 from zsaq.vision import presets
-from zsaq.vision.models import batch_norms, blocks, head, layers
+from zsaq.vision.heads import head
+from zsaq.vision.models import batch_norms, blocks, layers
 
 SIZE = 32
 State = dict[str, Tensor]

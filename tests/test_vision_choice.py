@@ -1,16 +1,22 @@
 """What suits a teacher: methods by its kind, the one chosen by its kind and bits, and presets."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from torch import nn
+from torch import Tensor, nn
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 import zsaq
 from vision_toys import CLASSES, TRANSFORMER, cnn, convnext, deit, names, resnet, swin, vit
 from zsaq.vision.choice import auto, check_needs, preset_for, suits
+from zsaq.vision.classifier import classifier
+from zsaq.vision.heads import has_head, head
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.methods import METHODS
 from zsaq.vision.presets import preset_config
+
+SPEC = ImageSpec(4, 16)
 
 
 def test_what_suits_a_teacher() -> None:
@@ -75,3 +81,41 @@ def test_a_net_whose_layers_share_a_weight_is_given_what_takes_it(norm: Any, met
     assert auto(teacher, (4, 4)) == auto(teacher, (8, 8)) == method
     student = zsaq.quantize(teacher, "w4a4", spec=zsaq.ImageSpec(4, 16), images=4)
     assert student.zsaq.results.method == method
+
+
+class Gated(nn.Module):
+    """A head that is registered before a gate, and a projector that nothing calls; `classes` of a convolution, or of a
+    linear layer with what stands behind."""
+
+    def __init__(self, convolutional: bool = False, behind: Callable[[Tensor], Tensor] = lambda x: x) -> None:
+        super().__init__()
+        self.fc: nn.Module = nn.Conv2d(8, 4, 1) if convolutional else nn.Linear(8, 4)
+        self.conv, self.norm, self.gate = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 8)
+        self.projector, self.behind = nn.Linear(8, 4), behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x)).relu().mean((2, 3))
+        x = x * self.gate(x).sigmoid()
+        return self.behind(self.fc(x[..., None, None]).flatten(1) if isinstance(self.fc, nn.Conv2d) else self.fc(x))
+
+
+class Twofold(Gated):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.projector(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("behind", [lambda x: x, lambda x: x.softmax(1), lambda x: 2 * x])
+def test_the_head_of_a_plain_module_is_what_answers(behind: Callable[[Tensor], Tensor]) -> None:
+    net = Gated(behind=behind).eval()
+    assert head(net) is head(net.half(), SPEC) is head(classifier(net)) is net.fc and has_head(net)
+
+
+@pytest.mark.parametrize(("net", "found"), [(Gated(convolutional=True), 0), (Twofold(), 2)])
+def test_a_net_that_no_linear_layer_answers_is_offered_no_method_of_heads(net: nn.Module, found: int) -> None:
+    assert not has_head(net.eval(), SPEC)
+    with pytest.raises(ValueError, match=f"has {found} linear heads; give a classifier that ends in one"):
+        head(net, SPEC)
+    of_heads = {"intraq", "qimera", "qimera-ait", "sadag", "sadag-released", "sadag-deep"}
+    assert set(suits(net, SPEC)) == set(suits(resnet())) - of_heads
+    with pytest.raises(ValueError, match=f"{type(net).__name__} does not suit intraq, which needs .* a linear head"):
+        zsaq.quantize(net, "w4a4", method="intraq", spec=SPEC)

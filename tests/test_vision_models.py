@@ -11,6 +11,7 @@ import vision_toys as toys
 from zsaq import QuantConfig, quantize_model
 from zsaq.train.pair import Capture, Pair
 from zsaq.vision.classifier import Classifier
+from zsaq.vision.heads import head
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import (
     attentions,
@@ -18,7 +19,6 @@ from zsaq.vision.models import (
     blocks,
     classifier,
     feature_places,
-    head,
     last_feature_map,
     layers,
     spec_of,

@@ -14,7 +14,8 @@ import zsaq
 from recipes.benchmarks.tiny import SIDE, inputs_of, tiny
 from zsaq.deploy.parity import verify
 from zsaq.quant.layers import quant_layers
-from zsaq.vision.models import attentions, blocks, has_attentions, has_head, last_feature_map, layers
+from zsaq.vision.heads import has_head
+from zsaq.vision.models import attentions, blocks, has_attentions, last_feature_map, layers
 
 BLOCKS = {  # how many of them stand beside single layers, in the models of `tiny`
     "EfficientNet": 7, "RegNet": 4, "ResNet": 4, "ConvNext": 4, "ConvNextV2": 4, "MobileNetV1": 0, "MobileNetV2": 16,

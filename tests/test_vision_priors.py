@@ -9,11 +9,12 @@ from torch import Tensor, nn
 import reference_vision_priors as reference
 from vision_toys import CLASSES, cnn, images, vit
 from zsaq.train.pair import Pair, run_model
+from zsaq.vision.heads import head
 from zsaq.vision.losses.disagreement import AgreementCE, DisagreementCE, EntropyMargin
 from zsaq.vision.losses.moments import Moments, inputs_of_norms, moments_of, stored
 from zsaq.vision.losses.priors import BatchNormStats, MarginDistance, SoftInception, TeacherCE, layered
 from zsaq.vision.losses.smoothness import ImageNorm, ImageStats, TextureEnergy, TotalVariation
-from zsaq.vision.models import classifier, head
+from zsaq.vision.models import classifier
 
 TEACHER = classifier(cnn()).eval().requires_grad_(False)
 NORMS = [m for m in TEACHER.modules() if isinstance(m, nn.BatchNorm2d)]

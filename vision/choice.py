@@ -4,32 +4,35 @@ from torch import nn
 
 from zsaq.method import Method
 from zsaq.quant.kinds import kind_of
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.methods import METHODS
 from zsaq.vision.models import class_name, classifier, has_attentions, has_batch_norms
 from zsaq.vision.presets import has_relus
 from zsaq.vision.rows import NEEDS
 
 
-def suits(teacher: nn.Module) -> list[str]:
-    """Names of the methods whose needs the teacher meets, in the order of the table."""
-    return [name for name, method in METHODS.items() if NEEDS[method.needs](teacher)]
+def suits(teacher: nn.Module, spec: ImageSpec | None = None) -> list[str]:
+    """Names of the methods whose needs the teacher meets, in the order of the table. `spec`: what a plain module is
+    shown to find its head, by default 64 x 64 pixels."""
+    met = {needs: meets(teacher, spec) for needs, meets in NEEDS.items()}
+    return [name for name, method in METHODS.items() if met[method.needs]]
 
 
-def check_needs(method: Method, teacher: nn.Module) -> None:
+def check_needs(method: Method, teacher: nn.Module, spec: ImageSpec | None = None) -> None:
     """Raises ValueError for a teacher that lacks what the method needs, with the methods that do suit it."""
-    if not NEEDS[method.needs](teacher):
+    if not NEEDS[method.needs](teacher, spec):
         raise ValueError(
             f"{class_name(classifier(teacher))} does not suit {method.name}, which needs {method.needs}; take one of "
-            f"{', '.join(suits(teacher))}"
+            f"{', '.join(suits(teacher, spec))}"
         )
 
 
-def find(name: str, teacher: nn.Module) -> Method:
+def find(name: str, teacher: nn.Module, spec: ImageSpec | None = None) -> Method:
     """The row of that name. Raises ValueError for a name that is not in the table, and as `check_needs` does."""
     if name not in METHODS:
         kind = class_name(classifier(teacher))
-        raise ValueError(f"method is {name!r}; for {kind} give one of {', '.join(suits(teacher))}")
-    check_needs(METHODS[name], teacher)
+        raise ValueError(f"method is {name!r}; for {kind} give one of {', '.join(suits(teacher, spec))}")
+    check_needs(METHODS[name], teacher, spec)
     return METHODS[name]
 
 

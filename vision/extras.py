@@ -8,10 +8,11 @@ import torch
 
 from zsaq.method import Budget
 from zsaq.train.synthesis import Source
+from zsaq.vision.heads import head
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
 from zsaq.vision.losses.matching import LayerGradient
-from zsaq.vision.models import head, last_feature_map
+from zsaq.vision.models import last_feature_map
 from zsaq.vision.papers.arc import SearchedGenerator, arc
 from zsaq.vision.papers.psaq import psaq_learned
 from zsaq.vision.papers.qimera import Superposed
@@ -45,7 +46,7 @@ def host(name: str) -> Extra:
         spec, size = job.spec, budget["batch_size"]
         if name == "arc":
             return {"source": SearchedGenerator(spec, size, published(arc, spec)["cells"], seed=seed)}
-        start = torch.randn(head(job.teacher).weight.shape, generator=torch.Generator().manual_seed(seed))
+        start = torch.randn(head(job.teacher, spec).weight.shape, generator=torch.Generator().manual_seed(seed))
         return {"source": Superposed(spec, size, start, **published(Superposed, spec), seed=seed)}
 
     return source

@@ -22,7 +22,6 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer, ResNetB
 from transformers.models.swin.modeling_swin import SwinModel
 
 from zsaq.quant.attention import attention_of
-from zsaq.quant.heads import heads
 from zsaq.train.pair import Capture
 from zsaq.vision.classifier import answered, class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
@@ -141,26 +140,6 @@ def attentions(model: nn.Module) -> dict[nn.Module, int]:
     return dict(found)
 
 
-def head(model: nn.Module) -> nn.Linear:
-    """The layer that answers the logits. Raises ValueError unless it is one linear layer."""
-    found = linear_heads(model)
-    if not has_head(model):
-        raise ValueError(f"{class_name(model)} has {len(found)} linear heads; give a classifier that ends in one")
-    return found[-1]
-
-
-def has_head(model: nn.Module) -> bool:
-    """Whether a linear layer answers the logits: the only one in the heads of a transformers model."""
-    found = linear_heads(model)
-    return len(found) == 1 if isinstance(model, PreTrainedModel) else bool(found)
-
-
-def linear_heads(model: nn.Module) -> list[nn.Linear]:
-    """Linear layers in the heads of a transformers model; all of a plain module."""
-    found = heads(model) if isinstance(model, PreTrainedModel) else set(model.modules())
-    return [m for m in model.modules() if isinstance(m, nn.Linear) and m in found]
-
-
 def last_feature_map(model: nn.Module, spec: ImageSpec | None = None) -> At:
     """Where activation maps are taken (Grad-CAM), never on a map of one pixel.
 
@@ -229,11 +208,16 @@ def _branch_end(name: str, block: nn.Module) -> str:
 
 def _sides(model: nn.Module, spec: ImageSpec | None) -> dict[nn.Module, int]:
     """The pixels H * W of what each convolution answers to a blank image."""
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
-    if spec is None and isinstance(model, PreTrainedModel) and "image_size" in model.config.to_dict():
-        spec = spec_of(model)
-    if not convolutions:
+    if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         return {}
-    spec, capture = spec or ImageSpec(1, 64, convolutions[0].in_channels), Capture("teacher", nn.Conv2d)
+    spec, capture = shown_spec(model, spec), Capture("teacher", nn.Conv2d)
     seen = answered(classifier(model), torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
     return {module: answer.shape[-2] * answer.shape[-1] for module, answer in seen}
+
+
+def shown_spec(model: nn.Module, spec: ImageSpec | None) -> ImageSpec:
+    """The images that a model is shown to be looked at, where none are given: of 64 pixels if it does not tell."""
+    if spec is None and isinstance(model, PreTrainedModel) and "image_size" in model.config.to_dict():
+        return spec_of(model)
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    return spec or ImageSpec(1, 64, 3 if first is None else first.in_channels)

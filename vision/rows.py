@@ -21,9 +21,11 @@ from zsaq.train.trainer import calibrate
 from zsaq.vision.budgets import Counts
 from zsaq.vision.early import Check, first_passable, of_classes, static_reached
 from zsaq.vision.extras import Extra, zeroq_ranges
+from zsaq.vision.heads import has_head
+from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
-from zsaq.vision.models import has_attentions, has_batch_norms, has_head
+from zsaq.vision.models import has_attentions, has_batch_norms
 from zsaq.vision.onepass import onepass
 from zsaq.vision.papers.synq import filtered
 from zsaq.vision.published import PAPERS, TABLE, published
@@ -31,12 +33,12 @@ from zsaq.vision.sources.crops import minibatches
 
 ANY, NORMS, HEADED = "any", "BatchNorm", "BatchNorm and a linear head"
 ATTENTION, ATTENTION_HEADED = "a vision transformer", "a vision transformer with one linear head"
-NEEDS: dict[str, Callable[[nn.Module], bool]] = {
-    ANY: lambda teacher: True,
-    NORMS: has_batch_norms,
-    HEADED: lambda teacher: has_batch_norms(teacher) and has_head(teacher),
-    ATTENTION: has_attentions,
-    ATTENTION_HEADED: lambda teacher: has_attentions(teacher) and has_head(teacher),
+NEEDS: dict[str, Callable[[nn.Module, ImageSpec | None], bool]] = {
+    ANY: lambda teacher, spec: True,
+    NORMS: lambda teacher, spec: has_batch_norms(teacher),
+    HEADED: lambda teacher, spec: has_batch_norms(teacher) and has_head(teacher, spec),
+    ATTENTION: lambda teacher, spec: has_attentions(teacher),
+    ATTENTION_HEADED: lambda teacher, spec: has_attentions(teacher) and has_head(teacher, spec),
 }
 OF_IMAGES = ("images", "image_steps")  # budgets that a fit does not see
 OF_JOB = {"seed", "loop", "folder", "ranges", "source", "layer", "learn", "mean", "deviation", "stage"}

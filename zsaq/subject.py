@@ -158,7 +158,7 @@ class Subject:
                     method = language.auto(self.job.kind, configured(self.job, config), effort)
             return language.find(method, self.job.start, Size.of(config) or QuantConfig.given(config))
         chosen = choice.auto(self.job.teacher, presets.bits_of(config)) if method == "auto" else method
-        return choice.find(chosen, self.job.teacher)
+        return choice.find(chosen, self.job.teacher, self.job.spec)
 
     def check_reads(self, rows: Iterable[Method], configs: Iterable[Any]) -> None:
         """Raises ValueError for what one of the methods reads and nobody gave, and for batches that none reads: nobody

@@ -14,9 +14,10 @@ from zsaq.train.objectives import CE, KL
 from zsaq.train.pair import Batch
 from zsaq.vision.beginning import Start, begun
 from zsaq.vision.fine_tuning import fine_tune
+from zsaq.vision.heads import head
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.priors import BatchNormStats, MarginDistance, SoftInception
-from zsaq.vision.models import At, classifier, head
+from zsaq.vision.models import At, classifier
 from zsaq.vision.sources.optimised import optimised_images
 
 
@@ -32,7 +33,7 @@ def intraq_images(
     Raises ValueError for a teacher without BatchNorm2d or a linear head, and as `optimised_images` does.
     """
     teacher = classifier(teacher)
-    last = head(teacher)
+    last = head(teacher, spec)
     features = At(tuple(name for name, module in teacher.named_modules() if module is last))
     margin = MarginDistance(features, lower, upper)
     return optimised_images(

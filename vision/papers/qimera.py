@@ -15,8 +15,9 @@ from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
 from zsaq.vision.beginning import Start
+from zsaq.vision.heads import head
 from zsaq.vision.image_spec import ImageSpec
-from zsaq.vision.models import classifier, head
+from zsaq.vision.models import classifier
 from zsaq.vision.papers.gdfq import learn
 from zsaq.vision.sources.generators import Decoder, check_batch, embedded_labels, seeded
 
@@ -73,7 +74,7 @@ def qimera(
     MobileNetV2 (0.4, 100). Raises ValueError for a teacher without BatchNorm2d or a linear head.
     """
     teacher = classifier(teacher)
-    start = head(teacher).weight
+    start = head(teacher, spec).weight
     if not from_teacher:
         start = torch.randn(start.shape, generator=torch.Generator().manual_seed(seed))
     return learn(

@@ -22,18 +22,19 @@ from zsaq.quant.config import QuantConfig
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch, Pair
 from zsaq.train.synthesis import Synthesizer, numbered, seed_of
+from zsaq.vision.heads import head
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.matching import Diversity, GradientMatching, LayerGradient
-from zsaq.vision.models import At, classifier, has_batch_norms, head
+from zsaq.vision.models import At, classifier, has_batch_norms
 from zsaq.vision.papers.genie import genie, prior
 from zsaq.vision.pictures import album
 from zsaq.vision.sources.pixels import Unrolled
 from zsaq.vision.sources.swing import Latents
 
 
-def at_head(teacher: nn.Module) -> LayerGradient:
-    """Gradients at the classifier's last layer, in closed form: the paper's choice."""
-    last = head(teacher)
+def at_head(teacher: nn.Module, spec: ImageSpec | None = None) -> LayerGradient:
+    """Gradients at the classifier's last layer, in closed form: the paper's choice. Raises ValueError as `head`."""
+    last = head(teacher, spec)
     return LayerGradient(At(tuple(name for name, module in teacher.named_modules() if module is last)))
 
 
@@ -114,7 +115,7 @@ def sadag(
     """
     loop = loop or Loop()
     teacher = classifier(teacher).to(loop.accelerator.device)
-    learn = learn or partial(genie, lr_bits=lr_bits)
+    layer, learn = layer or at_head(teacher, spec), learn or partial(genie, lr_bits=lr_bits)
     if isinstance(images, Sequence):
         groups: Sequence[Latents | Unrolled] = copy.deepcopy(images)
         first = {"pixel_values": torch.cat([source()["pixel_values"].detach().cpu() for source in groups])}
