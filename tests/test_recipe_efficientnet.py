@@ -163,6 +163,7 @@ def student_of(state: State, preset: Any, folder: Path) -> Any:
     save_file(state, folder / "net.safetensors")
     subject = photos(imagenet.NETS["lite0"], str(folder / "net.safetensors"), [], size=SIZE)
     teacher, spec = subject["model"], subject["spec"]
+    assert presets.mostly_relus(teacher)
     assert len(blocks(teacher)) == 19 and len(batch_norms(teacher)) == 49 and head(teacher) is teacher.fc
     config = presets.preset_config("w4a4", preset, teacher, spec)
     student = calibrate(quantize_model(teacher, config), [{"pixel_values": images(4, SIZE)}])

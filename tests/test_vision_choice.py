@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
 import zsaq
-from vision_toys import CLASSES, TRANSFORMER, cnn, convnext, deit, names, resnet, swin, vit
+from vision_toys import CLASSES, TRANSFORMER, cnn, convnext, deit, mobilenet, names, regnet, resnet, swin, vit
 from zsaq.vision.choice import auto, check_needs, preset_for, suits
 from zsaq.vision.classifier import classifier
 from zsaq.vision.heads import has_head, head
@@ -70,6 +70,35 @@ def test_each_row_has_a_preset_of_its_own() -> None:
         assert preset_config("w4a4", preset, teacher).weight is not None
     with pytest.raises(ValueError, match="preset is 'gdfq'; give brecq, psaq or uniform"):
         preset_config("w4a4", "gdfq", teacher)
+
+
+class Squeezed(nn.Module):
+    """SiLUs, and one ReLU in the squeeze, as MobileNetV3 and EfficientNet may have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act, self.relu = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.SiLU(), nn.ReLU()
+        self.down, self.up, self.last, self.fc = nn.Linear(8, 2), nn.Linear(2, 8), nn.Conv2d(8, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act(self.norm(self.conv(x)))
+        x = x * self.up(self.relu(self.down(x.mean((2, 3))))).sigmoid()[..., None, None]
+        return self.fc(self.act(self.last(x)).mean((2, 3)))
+
+
+def test_uniform_is_for_nets_that_are_mostly_relus(capsys: pytest.CaptureFixture[str]) -> None:
+    shared = nn.ReLU()
+    bodies = [m for _ in range(6) for m in (nn.Conv2d(3, 3, 3), shared)]
+    one = nn.Sequential(*bodies, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+    for net in (resnet(), resnet(layer_type="bottleneck"), regnet(), mobilenet(), cnn(), one.eval()):
+        assert preset_for(METHODS["hast"], net, ImageSpec(4, 32)) == "uniform"
+    net = Squeezed().eval()
+    budget: dict[str, Any] = {"images": 2, "image_steps": 1, "steps": 1, "batch_size": 2}
+    assert preset_for(METHODS["hast"], net, SPEC) == "psaq"
+    for preset, told in ((None, 0), ("uniform", 1), ("brecq", 0)):
+        results = zsaq.quantize(net, "w4a4", method="hast", preset=preset, spec=SPEC, **budget).zsaq.results
+        assert results.preset == (preset or "psaq")
+        assert capsys.readouterr().err.count("1 beside the 5 layers of Squeezed: about 4 read floats; preset") == told
 
 
 @pytest.mark.parametrize(("norm", "method"), [(nn.Identity, "rtn-noise"), (nn.BatchNorm2d, "zeroq")])

@@ -4,10 +4,12 @@ from torch import nn
 
 from zsaq.method import Method
 from zsaq.quant.kinds import kind_of
+from zsaq.train.logging import say
+from zsaq.train.synthesis import process_index
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.methods import METHODS
 from zsaq.vision.models import class_name, classifier, has_attentions, has_batch_norms
-from zsaq.vision.presets import has_relus
+from zsaq.vision.presets import calls, has_relus, mostly_relus
 from zsaq.vision.rows import NEEDS
 
 
@@ -36,10 +38,21 @@ def find(name: str, teacher: nn.Module, spec: ImageSpec | None = None) -> Method
     return METHODS[name]
 
 
-def preset_for(method: Method, teacher: nn.Module) -> str:
-    """The method's own preset; psaq instead of uniform for a teacher without a ReLU, whose outputs uniform rounds."""
+def preset_for(method: Method, teacher: nn.Module, spec: ImageSpec | None = None) -> str:
+    """The method's own preset; psaq instead of uniform for a teacher whose layers are not mostly followed by ReLUs,
+    whose outputs uniform rounds. `spec`: what a plain module is shown, by default 64 x 64 pixels."""
     assert method.preset is not None
-    return "psaq" if method.preset == "uniform" and not has_relus(teacher) else method.preset
+    return "psaq" if method.preset == "uniform" and not mostly_relus(teacher, spec) else method.preset
+
+
+def tell_floats(preset: str, teacher: nn.Module, spec: ImageSpec) -> None:
+    """Says how many layers read floats under a preset that was asked for, where they are the most."""
+    if preset == "uniform" and has_relus(teacher) and not mostly_relus(teacher, spec) and process_index() == 0:
+        relus, layers = calls(teacher, spec)
+        say(
+            f"preset uniform rounds what ReLUs put out, {relus} beside the {layers} layers of {class_name(teacher)}: "
+            f"about {layers - relus} read floats; preset brecq or psaq rounds what goes into layers"
+        )
 
 
 def auto(teacher: nn.Module, bits: tuple[int, int]) -> str:

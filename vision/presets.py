@@ -19,6 +19,7 @@ from zsaq.quant.layers import ACTIVATIONS
 from zsaq.train.pair import Capture
 from zsaq.vision.classifier import answered, class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.models import shown_spec
 
 ANY_SPEC = ImageSpec(classes=1, size=224)  # a convolutional net takes any size
 
@@ -118,6 +119,25 @@ def check_layers(model: nn.Module) -> None:
 
 def has_relus(model: nn.Module) -> bool:
     return any(type(module) in ACTIVATIONS for module in model.modules())
+
+
+def calls(model: nn.Module, spec: ImageSpec | None = None) -> tuple[int, int]:
+    """How often modules of ReLU and layers are called for one image. `spec`: what a plain module is shown, by default
+    64 x 64 pixels."""
+    model, spec = classifier(model), shown_spec(model, spec)
+    capture = Capture("teacher", lambda _, m: type(m) in ACTIVATIONS or kind_of(m) is not None, "input")
+    seen = answered(model, torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
+    relus = sum(type(module) in ACTIVATIONS for module, _ in seen)
+    return relus, len(seen) - relus
+
+
+def mostly_relus(model: nn.Module, spec: ImageSpec | None = None) -> bool:
+    """Whether there is a ReLU for every second layer at least, as in MobileNetV2; in a net of SiLUs with one in each
+    squeeze there is one for five. `spec`: as for `calls`."""
+    if not has_relus(model):
+        return False
+    relus, layers = calls(model, spec)
+    return 2 * relus >= layers
 
 
 def bits(text: str) -> tuple[int, int]:

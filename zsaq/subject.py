@@ -204,7 +204,8 @@ class Subject:
                 f"{config!r} does not say which tensors of images are rounded: give preset='brecq', 'psaq' or "
                 "'uniform', or a QuantConfig"
             )
-        preset = preset or choice.preset_for(row, self.job.teacher)  # type: ignore[arg-type]
+        preset = preset or choice.preset_for(row, self.job.teacher, self.job.spec)  # type: ignore[arg-type]
+        choice.tell_floats(preset, self.job.teacher, self.job.spec)
         return presets.preset_config(config, preset, self.job.teacher, self.job.spec), preset
 
     def prepare(self, rows: Iterable[Method], loop: Loop) -> None:
