@@ -148,8 +148,9 @@ def test_swing_shifts_the_inputs_of_strided_convolutions_and_ends() -> None:
     drawn = {next(i for i, shift in enumerate(shifts) if torch.equal(s, shift)) for s in seen}
     assert drawn == set(range(9))
     assert torch.equal(eye(x), x[..., ::2, ::2])
-    with swing(model, seed=0):
-        assert torch.equal(eye(x), seen[0])
+    for named in ((), ("input",)):
+        with swing(model, seed=0):
+            assert torch.equal(eye(**dict.fromkeys(named, x)) if named else eye(x), seen[0])
 
 
 class Called(nn.Module):

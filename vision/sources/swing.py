@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from zsaq.train.pair import Batch
+from zsaq.train.pair import Batch, first_input
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source
 from zsaq.vision.image_spec import ImageSpec
@@ -66,16 +66,17 @@ def swing(teacher: nn.Module, seed: int = 0) -> Iterator[None]:
     """
     rng, paddings = generator(seed), Paddings()
 
-    def shift(module: nn.Module, args: tuple[Tensor, ...]) -> Tensor | None:
-        bare, pad = paddings.undone(args[0])
+    def shift(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+        bare, pad = paddings.undone(first_input(args, kwargs))
         height, width = bare.shape[-2:]
         if min(height, width) < 2:
             return None
         top, left = torch.randint(3, (2,), generator=rng).tolist()
-        return pad(F.pad(bare, (1, 1, 1, 1), mode="reflect")[..., top : top + height, left : left + width])
+        shifted = pad(F.pad(bare, (1, 1, 1, 1), mode="reflect")[..., top : top + height, left : left + width])
+        return ((shifted,), {}) if args else ((), {**kwargs, next(iter(kwargs)): shifted})
 
     strided = [m for m in teacher.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
-    handles = [conv.register_forward_pre_hook(shift) for conv in strided]
+    handles = [conv.register_forward_pre_hook(shift, with_kwargs=True) for conv in strided]
     try:
         with paddings:
             yield
