@@ -89,6 +89,34 @@ def test_a_pass_that_rounds_to_nearest_takes_them(method: str, make: Any) -> Non
         quantize(make(), method, preset="uniform")
 
 
+class Unnormed(Cnn):
+    """BatchNorms whose forwards are called by name, all or all but the first."""
+
+    def __init__(self, all_of_them: bool) -> None:
+        super().__init__()
+        self.layer1, self.layer2 = nn.Sequential(), nn.Sequential(nn.Conv2d(8, 16, 3))
+        self.layer2.add_module("norm", Past(16))
+        self.bn1 = Past(8) if all_of_them else nn.BatchNorm2d(8)
+
+
+class Past(nn.BatchNorm2d):
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.forward(x)
+
+
+@pytest.mark.parametrize("method", ["zeroq", "onepass", "genie", "synq-own", "texq", "gdfq"])
+def test_batch_norms_that_no_image_reaches(method: str) -> None:
+    with pytest.raises(ValueError, match=r"bn1, module\.layer2\.norm: no image reaches these.*self\.norm\(x\).*-pink$"):
+        quantize(Unnormed(True).eval(), method)
+
+
+def test_batch_norms_that_no_image_reaches_beside_others_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(AssertionError, match="images are made"):
+        quantize(Unnormed(False).eval(), "zeroq")
+    told = "module.layer2.norm: no image reaches these BatchNorms, whose statistics are left out"
+    assert told in capsys.readouterr().err
+
+
 class Bright(Cnn):
     """A layer that a black image does not reach, and where asked one whose forward is called by name."""
 

@@ -83,6 +83,26 @@ def test_measured_statistics_of_batches_are_those_of_all_their_images() -> None:
         moments_of(TEACHER, [])
 
 
+def test_norms_that_no_image_reaches_are_left_out_or_told() -> None:
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    teacher = classifier(body).eval()
+    alone = BatchNormStats(teacher)
+    whole = float(alone(Pair(teacher, teacher, {"pixel_values": images(6)}, alone.captures)))
+    body.forward = lambda x: nn.Sequential.forward(body[:4], x)  # type: ignore[method-assign]
+    body.add_module("unused", nn.BatchNorm2d(4))
+    both = BatchNormStats(teacher)
+    assert float(both(Pair(teacher, teacher, {"pixel_values": images(6)}, both.captures))) == whole / 2
+    _, kept = moments_of(teacher, [{"pixel_values": images(6)}])
+    assert torch.equal(kept.variance, torch.ones(4))
+    none = classifier(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())).eval()
+    none.unused = nn.BatchNorm2d(4)
+    lone = BatchNormStats(none)
+    with pytest.raises(ValueError, match=r"^unused: no image reaches these BatchNorms.*as onepass-pink$"):
+        lone(Pair(none, none, {"pixel_values": images(6)}, lone.captures))
+    with pytest.raises(ValueError, match=r"^unused: no image reaches these BatchNorms.*as onepass-pink$"):
+        moments_of(none, [{"pixel_values": images(6)}])
+
+
 def test_gradients_of_the_statistics_reach_the_images() -> None:
     for objective in (BatchNormStats(TEACHER), BatchNormStats(TEACHER, "instance")):
         pixels = images(6).requires_grad_()

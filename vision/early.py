@@ -16,11 +16,14 @@ from zsaq.quant.attention import rounds
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.plan import Plan
 from zsaq.train.gptq import check_apart, check_float32
+from zsaq.train.logging import say
 from zsaq.train.rounding import UNEVEN
+from zsaq.train.synthesis import process_index
 from zsaq.vision.classifier import answered, class_name
 from zsaq.vision.job import ImageJob, check_spec
 from zsaq.vision.losses.disagreement import EntropyMargin
 from zsaq.vision.losses.features import ActivationMap
+from zsaq.vision.losses.moments import unreached
 from zsaq.vision.losses.smoothness import check_texture
 from zsaq.vision.models import blocks, last_feature_map
 from zsaq.vision.papers.plf import check_falling
@@ -84,6 +87,12 @@ def of_two(job: ImageJob, plan: Plan, budget: Budget, name: str = "images") -> N
 def in_pairs(job: ImageJob, plan: Plan, budget: Budget) -> None:
     """One that is made anew in every batch is of two there."""
     of_two(job, plan, budget, "batch_size")
+
+
+def normed(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """Images reach BatchNorms; it is said which they do not."""
+    if (left := unreached(job.teacher, pink_images(job.spec, images=1)["pixel_values"])) and process_index() == 0:
+        say(f"{', '.join(left)}: no image reaches these BatchNorms, whose statistics are left out")
 
 
 def first_passable(job: ImageJob, plan: Plan, budget: Budget) -> None:

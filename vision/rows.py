@@ -19,7 +19,7 @@ from zsaq.train.pair import Batch
 from zsaq.train.recomputing import recomputing
 from zsaq.train.trainer import calibrate
 from zsaq.vision.budgets import Counts
-from zsaq.vision.early import Check, first_passable, of_classes, static_reached
+from zsaq.vision.early import Check, first_passable, normed, of_classes, static_reached
 from zsaq.vision.extras import Extra, zeroq_ranges
 from zsaq.vision.heads import has_head
 from zsaq.vision.image_spec import ImageSpec
@@ -59,7 +59,7 @@ def rounded(
     """Round-to-nearest with the static ranges of the images; no step is taken."""
 
     def fit(job: ImageJob, config: QuantConfig, budget: Budget, seed: int, loop: Loop) -> nn.Module:
-        batch: Any = learned_from(job, images, config, budget, seed, loop)
+        batch: Any = learned_from(job, images, config, budget, seed, loop, checks_of(needs))
         return calibrate(quantize_model(job.teacher, config), minibatches(batch, 64), loop.accelerator)
 
     return Method(
@@ -82,6 +82,7 @@ def fitted(
     `checks` come before the images.
     """
     settings = settings_of(method, {*budgets, *fixed})
+    checks = (*checks_of(needs), *checks)
     if preset == "uniform" and zero_shot:
         settings["onepass"] = False
         checks = (*checks, first_passable)
@@ -129,6 +130,11 @@ def learned_from(
         check(job, plan, budget)
     count, steps = (budget.numbers.get(name, 0) for name in OF_IMAGES)
     return images_of(job, images, seed, images=count, steps=steps) if images else None
+
+
+def checks_of(needs: str) -> tuple[Check, ...]:
+    """Of a row that needs this: statistics are read where a BatchNorm is needed."""
+    return (normed,) if needs in (NORMS, HEADED) else ()
 
 
 def first_images(job: ImageJob, seed: int) -> Batch:

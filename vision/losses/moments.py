@@ -65,23 +65,49 @@ def stored(norm: nn.BatchNorm2d | nn.SyncBatchNorm) -> Moments:
     return Moments(norm.running_mean.detach().clone(), norm.running_var.detach().clone())
 
 
+def unreached(teacher: nn.Module, pixels: Tensor) -> list[str]:
+    """Names of the BatchNorms with statistics that images [B, C, H, W] do not reach, or not by calls of the module.
+    Raises ValueError if they reach none."""
+    capture, norms = inputs_of_norms(), set(batch_norms(teacher))
+    seen = {norm for norm, _ in answered(teacher, pixels, (capture,)).seen[capture]}
+    if not norms & seen:
+        raise ValueError(out_of_reach(teacher))
+    return [name for name, module in teacher.named_modules() if module in norms - seen]
+
+
+def out_of_reach(teacher: nn.Module) -> str:
+    """What is said where no image reaches a BatchNorm."""
+    norms = set(batch_norms(teacher))
+    names = [name for name, module in teacher.named_modules() if module in norms]
+    return (
+        f"{', '.join(names[:4])}{' and others' if len(names) > 4 else ''}: no image reaches these BatchNorms, whose "
+        "statistics this method reads: call each as a module, self.norm(x) and not self.norm.forward(x), or take a "
+        "method without statistics, as onepass-pink"
+    )
+
+
 @torch.no_grad()
 def moments_of(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
     """Statistics of synthetic `batches` at each BatchNorm2d, in module order, as targets of `BatchNormStats`.
 
-    Mean of the batches' means; variance within plus between batches (law of total variance; equal batch sizes).
-    Raises ValueError if there is no batch or a BatchNorm2d that none reaches.
+    Mean of the batches' means; variance within plus between batches (law of total variance; equal batch sizes). A
+    BatchNorm2d that no batch reaches has what it keeps. Raises ValueError if there is no batch, or none reaches any.
     """
     capture, norms = inputs_of_norms(), batch_norms(teacher)
     measured: dict[nn.Module, list[Moments]] = {norm: [] for norm in norms}
+    empty = True
     for batch in batches:
+        empty = False
         for norm, x in answered(teacher, batch["pixel_values"], (capture,)).seen[capture]:
             if norm in measured:
                 measured[norm].append(moments(x))
-    if not all(measured.values()):
-        raise ValueError("there is no batch to measure, or a BatchNorm2d that no batch reaches")
+    if not any(measured.values()):
+        raise ValueError("there is no batch to measure: give at least one" if empty else out_of_reach(teacher))
     total = []
-    for each in measured.values():
+    for norm, each in measured.items():
+        if not each:
+            total.append(stored(norm))
+            continue
         means = torch.stack([m.mean for m in each])
         within = torch.stack([m.variance for m in each]).mean(0)
         total.append(Moments(means.mean(0), within + means.var(0, unbiased=False)))

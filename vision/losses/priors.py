@@ -15,7 +15,7 @@ from zsaq.train.objectives import Objective, labels_of
 from zsaq.train.pair import Batch, Capture, Pair
 from zsaq.train.randomness import generator
 from zsaq.vision.classifier import answered
-from zsaq.vision.losses.moments import Moments, inputs_of_norms, moments, stored
+from zsaq.vision.losses.moments import Moments, inputs_of_norms, moments, out_of_reach, stored
 from zsaq.vision.models import batch_norms
 
 Form = Literal["batch", "instance"]
@@ -39,7 +39,8 @@ class BatchNormStats(Objective):
     spread may be for free, max(|gap| - slack, 0) (Zhang et al. 2021, DSG, arXiv 2103.01049). `enhance`: image i counts
     double at layer i modulo L, so that each image stresses a layer of its own (DSG); instances only.
 
-    Raises ValueError if the teacher has no BatchNorm2d with statistics, or if a list has another length.
+    Raises ValueError if the teacher has no BatchNorm2d with statistics, if a list has another length, and, called, if
+    images reach none of them; those that they do not reach are left out.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class BatchNormStats(Objective):
             i = self.place.get(norm)  # none for a norm that keeps no statistics
             if i is not None and self.weights[i]:
                 layers.append(self.weights[i] * self.layer(x.float(), i))
+        if not layers:
+            raise ValueError(out_of_reach(pair.models[0]))
         total = torch.stack(layers).sum()
         return total / len(self.place) if self.form == "batch" else total
 
