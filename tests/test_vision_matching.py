@@ -1,6 +1,6 @@
 """Gradients of single images at a layer, their cosines, and the objectives on them."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,7 +10,9 @@ from torch.nn import functional as F
 from reference_reconstruction import cosines, gradient, gram
 from toys_matching import SPEC, models, pair
 from vision_toys import cnn, images, vit
+from zsaq import Grid, QuantConfig, calibrate, quantize_model
 from zsaq.quant.layers import QuantLayer
+from zsaq.vision.classifier import classifier
 from zsaq.vision.losses.matching import Directions, Diversity, GradientMatching, LayerGradient
 from zsaq.vision.models import At, last_feature_map
 from zsaq.vision.papers.sadag import at_head
@@ -114,6 +116,26 @@ def test_sketches_keep_cosines() -> None:
     assert b.h.shape[1] <= 24 * 24
     assert (a.with_all(a) - b.with_all(b)).abs().mean() < 0.12
     assert torch.equal(b.h, short(pair(teacher, student, short, pixels)).h)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_gradients_are_those_of_what_a_layer_rounds_its_input_to(bits: int) -> None:
+    config, pixels = QuantConfig(Grid(8, symmetric=False), Grid(bits, symmetric=False, per="tensor")), images(8)
+    teacher = classifier(cnn()).eval()
+    student = calibrate(quantize_model(teacher, config), [{"pixel_values": pixels}])
+    name = "module.layer2.0.conv2"
+    layer = LayerGradient(At((name,)), sketch=None)
+    here = layer(pair(teacher, student, layer, pixels))
+    answers: dict[nn.Module, Tensor] = {}
+    for module in (own := student.get_submodule(name), theirs := teacher.get_submodule(name)):
+        module.register_forward_hook(lambda m, args, out: answers.__setitem__(m, out))
+    gradients = []
+    for x in pixels.split(1):
+        teacher(pixel_values=x)
+        student(pixel_values=x)
+        loss = 0.5 * (answers[theirs].detach() - answers[own]).square().sum()
+        gradients.append(torch.autograd.grad(loss, cast(Tensor, own.weight))[0].flatten())
+    assert torch.allclose(here.with_all(here), cosines(gradients, gradients), atol=1e-4)
 
 
 def test_the_neighbour_is_further_than_at_a_random_direction() -> None:

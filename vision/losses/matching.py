@@ -2,8 +2,9 @@
 themselves (Diversity).
 
 The gradient of a layer's reconstruction loss 1/2 sum_p |f_P - f_Q|^2 at its weight is, for one sample, minus
-sum_p e_p h_p' over its positions p, with the error e = f_P - f_Q at the layer's output and its input h. No backward
-pass is needed. With one position, as in a classifier's head, cos(G, G2) = cos(e, e2) cos(h, h2).
+sum_p e_p h_p' over its positions p, with the error e = f_P - f_Q at the layer's output and its input h, as rounded as
+it is multiplied. No backward pass is needed. With one position, as in a classifier's head, cos(G, G2) = cos(e, e2)
+cos(h, h2).
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsaq.quant.layers import QuantLayer
 from zsaq.train.compensation import padded
 from zsaq.train.objectives import Objective
 from zsaq.train.pair import Capture, Pair
@@ -71,7 +73,10 @@ class LayerGradient:
         if len(answer) != 1 or len(seen) != 1 or not isinstance(layer := seen[0][0], nn.Linear | nn.Conv2d):
             kinds = [type(module).__name__ for module, _ in seen]
             raise ValueError(f"gradients are matched at one linear layer or convolution, seen once; here are {kinds}")
-        e, h = _errors(layer, target[0][1].float() - answer[0][1].float()), _inputs(layer, seen[0][1].float())
+        x = seen[0][1].float()
+        if isinstance(layer, QuantLayer):
+            x = layer.inputs(x)  # what the weight is multiplied with
+        e, h = _errors(layer, target[0][1].float() - answer[0][1].float()), _inputs(layer, x)
         if e.shape[:3] != h.shape[:3]:
             raise ValueError(f"the error has positions and groups {list(e.shape[1:3])}, the layer {list(h.shape[1:3])}")
         if e.shape[1:3] == (1, 1):
