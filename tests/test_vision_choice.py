@@ -128,6 +128,13 @@ class Gated(nn.Module):
         return self.behind(self.fc(x[..., None, None]).flatten(1) if isinstance(self.fc, nn.Conv2d) else self.fc(x))
 
 
+def test_sadag_deep_reads_no_head() -> None:
+    body = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.Flatten()]
+    budget: dict[str, Any] = {"images": 4, "image_steps": 1, "warm_steps": 1, "sharpening": 1, "steps": 1}
+    student = zsaq.quantize(nn.Sequential(*body).eval(), "w4a4", method="sadag-deep", spec=SPEC, **budget)
+    assert student.zsaq.results.method == "sadag-deep"
+
+
 class Twofold(Gated):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + self.projector(self.conv(x).mean((2, 3)))
@@ -144,7 +151,7 @@ def test_a_net_that_no_linear_layer_answers_is_offered_no_method_of_heads(net: n
     assert not has_head(net.eval(), SPEC)
     with pytest.raises(ValueError, match=f"has {found} linear heads; give a classifier that ends in one"):
         head(net, SPEC)
-    of_heads = {"intraq", "qimera", "qimera-ait", "sadag", "sadag-released", "sadag-deep"}
+    of_heads = {"intraq", "qimera", "qimera-ait", "sadag", "sadag-released"}
     assert set(suits(net, SPEC)) == set(suits(resnet())) - of_heads
     with pytest.raises(ValueError, match=f"{type(net).__name__} does not suit intraq, which needs .* a linear head"):
         zsaq.quantize(net, "w4a4", method="intraq", spec=SPEC)

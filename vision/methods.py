@@ -221,7 +221,7 @@ ROWS = (
     sharpened("sadag", idea="Genie's images, sharpened so that gradients agree around each"),
     sharpened("sadag-released", idea="SADAG in the released direction", released=True),
     sharpened(
-        "sadag-deep", idea="SADAG with gradients of the last convolution", extra=deep,
+        "sadag-deep", idea="SADAG with gradients of the last convolution", extra=deep, needs=NORMS,
         checks=(learnable, in_float32, convolved),
     ),
     sharpened(
