@@ -57,6 +57,14 @@ def test_gray_and_many_images(tmp_path: Path) -> None:
     assert grid(images(70, 1), tmp_path / "a.png", limit=2).exists() and grid(images(70), tmp_path / "b.png").exists()
 
 
+@pytest.mark.parametrize("channels", [2, 4, 5])
+def test_other_channels_are_shown_by_their_mean(channels: int, tmp_path: Path) -> None:
+    several = images(4, channels)
+    shown = grid(several, tmp_path / "a.png").read_bytes()
+    assert shown == grid(several.mean(1, keepdim=True), tmp_path / "b.png").read_bytes()
+    assert all(path.exists() for path in album(several, tmp_path / "all", [1.0, 0.5], filtered=several))
+
+
 def test_a_wave_has_its_power_at_its_frequency() -> None:
     wave = torch.cos(2 * math.pi * 3 * torch.arange(16) / 16).expand(1, 1, 16, 16)
     power = radial_power(wave + 4)  # the mean is taken out
@@ -73,7 +81,7 @@ def test_curves_leave_gaps_where_nothing_was_told(tmp_path: Path) -> None:
 
 def test_what_is_no_batch_of_images_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
-    for wrong in (torch.randn(3, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(0, 3, 8, 8)):
+    for wrong in (torch.randn(3, 8, 8), torch.randn(2, 0, 8, 8), torch.randn(0, 3, 8, 8)):
         with pytest.raises(ValueError, match="give \\[B, C, H, W\\]"):
             spectrum(wrong, path)
     with pytest.raises(ValueError, match="not finite"):

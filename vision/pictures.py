@@ -20,7 +20,8 @@ NO_LOSSES = {"step", "seconds", "lr"}  # among the numbers of a log's line
 
 
 def grid(pixels: Batch | Tensor, path: Path, *, filtered: Batch | Tensor | None = None, limit: int = 64) -> Path:
-    """The first `limit` images [B, C, H, W] (C 1 or 3); with `filtered` of the same shape, before and after in pairs.
+    """The first `limit` images [B, C, H, W]; with `filtered` of the same shape, before and after in pairs. Of channels
+    that are neither 1 nor 3, which no screen shows, their mean.
 
     Returns `path`. Raises ValueError for other shapes, values that are not finite, and where matplotlib is missing.
     """
@@ -119,15 +120,17 @@ def album(
 def _images(pixels: Batch | Tensor) -> Tensor:
     """Pixels as float32 on the CPU. Raises ValueError for what is no batch of images."""
     images = (pixels if isinstance(pixels, Tensor) else pixels["pixel_values"]).detach().float().cpu()
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.numel():
-        raise ValueError(f"pixels are {tuple(images.shape)}; give [B, C, H, W] with 1 or 3 channels, B at least 1")
+    if images.ndim != 4 or not images.numel():
+        raise ValueError(f"pixels are {tuple(images.shape)}; give [B, C, H, W], each at least 1")
     if not images.isfinite().all():
         raise ValueError("some pixels are not finite; the synthesis went wrong, lower its learning rate")
     return images
 
 
 def _stretched(images: Tensor) -> Tensor:
-    """Each image from its smallest value to its largest, in [0, 1]; a flat image is black."""
+    """Each image from its smallest value to its largest, in [0, 1] and 1 or 3 channels; a flat image is black."""
+    if images.shape[1] not in (1, 3):
+        images = images.mean(1, keepdim=True)
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
     return (images - low) / (high - low).clamp_min(1e-12)
 
