@@ -203,6 +203,8 @@ def test_what_is_asked_of_images_themselves() -> None:
     pixels = images(6)
     mean, spread = pixels.mean((2, 3)), (pixels.var((2, 3)) + 1e-6).sqrt()
     assert float(ask(ImageStats())) == pytest.approx(float((mean**2 + (spread - 1) ** 2).sum() / 6), rel=1e-4)
+    with pytest.raises(ValueError, match=r"of 1 pixel, which has no deviation .* larger size$"):
+        ask(ImageStats(), torch.ones(6, 3, 1, 1))
     lengths = [math.sqrt(sum(v * v for v in image.flatten().tolist())) for image in pixels]
     assert float(ask(ImageNorm())) == pytest.approx(sum(lengths) / 6, rel=1e-4)
     total = 0.0

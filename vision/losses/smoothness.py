@@ -15,11 +15,14 @@ class ImageStats(Objective):
     """Every channel of every image should have mean 0 and deviation 1, as normalised photos have over the data set.
 
     Squared gaps of the mean and the unbiased deviation, sum over channels, mean over images: ZeroQ's and Genie's term
-    for the input (arXiv 2001.00281, 2212.04780).
+    for the input (arXiv 2001.00281, 2212.04780). Raises ValueError for images of one pixel, which have no deviation.
     """
 
     def __call__(self, pair: Pair) -> Tensor:
-        variance, mean = torch.var_mean(pair.batch["pixel_values"].float(), (2, 3))
+        pixels = pair.batch["pixel_values"]
+        if pixels[0, 0].numel() < 2:
+            raise ValueError("images are of 1 pixel, which has no deviation to match: give an ImageSpec of larger size")
+        variance, mean = torch.var_mean(pixels.float(), (2, 3))
         return (mean.square() + ((variance + 1e-6).sqrt() - 1).square()).sum(1).mean()
 
 
