@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vision_toys import CLASSES, cnn, images, mobilenet, regnet, resnet, vit
 from zsaq import Pair
+from zsaq.train.optim import NotFinite
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
@@ -185,11 +186,16 @@ def test_the_teacher_chooses_the_prior_that_misses_less(
     assert ("layers count alike" in told) == even and (not even or "8 images miss 0." in told)
 
 
-def test_a_prior_that_is_not_finite_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pyramid, "even_prior", lambda teacher: float("nan") * even_prior(teacher))
-    teacher = scaled(0.01)
+@pytest.mark.parametrize(("failing", "scale", "left"), [("even_prior", 0.01, prior), ("prior", 1.0, even_prior)])
+def test_a_prior_that_is_not_finite_is_not_taken(
+    failing: str, scale: float, left: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, teacher = getattr(pyramid, failing), scaled(scale)
+    monkeypatch.setattr(pyramid, failing, lambda teacher: float("nan") * made(teacher))
     chosen = fitting_prior(teacher, SPEC, 8, 4, 0.1, 0.1)
-    assert [weight for weight, _ in chosen.parts] == [weight for weight, _ in prior(teacher).parts]
+    assert [weight for weight, _ in chosen.parts] == [weight for weight, _ in left(teacher).parts]
+    with pytest.raises(NotFinite, match="Genie's prior tried"):  # both
+        fitting_prior(teacher, SPEC, 8, 4, 0.1, float("nan"))
 
 
 def test_a_layer_that_answers_nothing_has_a_weight() -> None:
