@@ -9,6 +9,7 @@ from typing import Any, TypeVar, final
 import torch
 from torch import Tensor, nn
 
+from zsaq.train.clocks import read
 from zsaq.train.logging import say
 from zsaq.train.pair import Batch
 from zsaq.train.stages import part
@@ -28,7 +29,8 @@ class ImageJob:
     by which noise is of variance 1.
     `pictures`: the folder where pictures of what is synthesized go. `real()`: unlabelled real images [N, C, S, S], not
     read before a row asks that is not zero-shot. `given`: images of one's own, a batch or an iterable of batches.
-    `cache`: synthetic images by what made them, so that methods and bit widths that share them compare on the same.
+    `cache`: synthetic images by what made them, so that methods and bit widths that share them compare on the same;
+    `costs`: the seconds that these took, and what they read, for each row that reads them (`zsaq.train.clocks`).
     Raises ValueError as `check_spec` does.
     """
 
@@ -39,6 +41,7 @@ class ImageJob:
     real: Callable[[], Tensor] | None = None
     given: Batch | Iterable[Batch] | None = None
     cache: dict[Hashable, Any] = field(default_factory=dict, repr=False)
+    costs: dict[Hashable, dict[str, float]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.teacher = classifier(self.teacher)
@@ -63,8 +66,10 @@ class ImageJob:
     def once(self, key: Hashable, make: Callable[[], T]) -> T:
         """What `make` makes, the first time; then the same again."""
         if key not in self.cache:
-            with part(f"images {key}", anywhere=True):  # whichever method comes first
+            with part(name := f"images {key}", anywhere=True) as at:  # whichever method comes first
                 self.cache[key] = make()
+            self.costs[key] = at.clock.costs(name)
+        read(self.costs[key])
         return self.cache[key]
 
     def folder(self, name: str, seed: int) -> Path | None:

@@ -208,7 +208,7 @@ def budget_of(row: Method, effort: Effort, options: Mapping[str, Any]) -> Budget
 def run(
     subject: Subject, row: Method, config: QuantConfig, budget: Budget, seed: int, loop: Loop
 ) -> tuple[nn.Module, float]:
-    """One student and its seconds, the budget told first. The teacher's flags are put back as they were."""
+    """One student and the seconds that it takes by itself, the budget told first. The teacher's flags are put back."""
     if loop.accelerator.is_main_process:
         say(f"{row.name} on {subject.name}, effort {budget.effort}: {str(budget) or 'nothing to spend'}")
         if isinstance(subject.job, TextJob) and (cost := Cost.of(subject.job, budget, loop)) is not None:
@@ -223,7 +223,7 @@ def run(
         student = row.fit(subject.job, config, budget, seed, loop)
     if not isinstance(student, nn.Module):
         raise ValueError(f"the method {row.name} answered a {type(student).__name__}; it is to answer the student")
-    return student, round(at.seconds, 2)
+    return student, round(at.clock.total, 2)
 
 
 def measured(

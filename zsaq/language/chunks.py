@@ -1,7 +1,7 @@
 """Prompted text, written a chunk at a time when it is needed first, kept, and read by every method."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, Self, final
 
 import torch
@@ -12,6 +12,7 @@ from zsaq.language.prompted import PromptedWriter, Written
 from zsaq.language.prompts import Prompts
 from zsaq.language.sources import columns
 from zsaq.language.text import encode, similar, text_pairs
+from zsaq.train.clocks import Clock, read, running
 from zsaq.train.logging import say
 from zsaq.train.pair import Batch
 
@@ -36,6 +37,16 @@ class Chunks:
         self.kept: list[tuple[list[Any], list[float]]] = []
         self.began: float | None = None
         self.seconds = 0.0
+        self.prompting: dict[str, float] = {}  # what choosing the prompts cost, for every row that reads texts
+        self.costs: list[dict[str, float]] = []  # of each chunk, for every row that reads it
+
+    @classmethod
+    def shared(cls, make: Callable[[], "Chunks"]) -> "Chunks":
+        """What `make` answers, for several rows: each counts the seconds that it takes."""
+        with running(Clock(), shared=True) as clock:
+            chunks = make()
+        chunks.prompting = clock.costs("prompts")
+        return chunks
 
     def __getitem__(self, i: int) -> list[Any]:
         """The rows of chunk i."""
@@ -45,8 +56,12 @@ class Chunks:
         """Rows of chunk i, and how fluent each is; of a pair the mean of both texts."""
         while len(self.kept) <= i:
             self.began = time.perf_counter() - self.seconds
-            self.kept.append(self.chunk(len(self.kept)))
+            with running(Clock(), shared=True) as clock:
+                self.kept.append(self.chunk(len(self.kept)))
+            self.costs.append(clock.costs(f"chunk {len(self.costs)}"))
             self.seconds = time.perf_counter() - self.began
+        for costs in (self.prompting, *self.costs[: i + 1]):  # alone a row writes those before i too
+            read(costs)
         return self.kept[i]
 
     def chunk(self, i: int) -> tuple[list[Any], list[float]]:

@@ -161,7 +161,7 @@ class TextJob:
             model, tokenizer = load_generator(self.generator) if isinstance(self.generator, str) else self.generator
             talks = TALKS if tokenizer is ours and self._talks(tokenizer) else 0.0
             return self._stream(model, tokenizer, ours, seed, chat=talks)
-        self.chunks = self.chunks or self.written(self.seed_of(0))
+        self.chunks = self.chunks or Chunks.shared(lambda: self.written(self.seed_of(0)))
         return ChunkStream(self.chunks, ours, self.layout, self.batch_size, seed=self.seed_of(seed))
 
     @property

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final, Protocol, Self, final
 import torch.distributed as dist
 
 from zsaq.locks import hold
+from zsaq.train.clocks import Clock
 from zsaq.train.logging import say
 from zsaq.train.randomness import Streams
 from zsaq.train.records import ANEW, MANIFEST, Records, agreed, rank
@@ -31,9 +32,7 @@ class Open(Protocol):
     """A stage that runs: its path, and its seconds until now."""
 
     path: str
-
-    @property
-    def seconds(self) -> float: ...
+    clock: Clock
 
 
 class Taken(ValueError):
@@ -161,7 +160,9 @@ class Checkpoint:
             "parts": {name: part.state_dict() for name, part in parts.items()},
             "random": random_state(), "streams": self.streams.state_dict(),
         }  # fmt: skip
-        seconds = {"": self.seconds, **{each.path: each.seconds for each in self.open}}
+        seconds = {path: each for path, each in self.records.seconds.items() if "/" not in path} | {"": self.seconds}
+        for each in self.open:
+            seconds |= each.clock.kept(each.path)
         try:
             self.records.write(stage, step, state, seconds)
         except OSError as error:

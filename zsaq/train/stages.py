@@ -1,11 +1,11 @@
 """The stages of a run: what takes long, and what a checkpoint keeps of it."""
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, final
 
 from zsaq.train.checkpoint import Checkpoint
+from zsaq.train.clocks import Clock, running
 from zsaq.train.records import agreed
 from zsaq.train.state import stateful
 from zsaq.train.stopping import Stopped
@@ -18,15 +18,9 @@ class Stage:
     def __init__(self, keeper: Checkpoint | None, path: str, lasting: Mapping[str, Any]) -> None:
         self.keeper, self.path = keeper, path
         self.lasting = {} if keeper is None else {name: stateful(part) for name, part in lasting.items()}
-        before = 0.0 if keeper is None else keeper.records.seconds.get(path, 0.0)
-        self.began = time.perf_counter() - before
+        self.clock = Clock() if keeper is None else Clock.of(path, keeper.records.seconds)
         self.kept = keeper is not None and path in keeper.records.steps
         self.todo = keeper is None or not self.kept or keeper.records.steps[path] is not None
-
-    @property
-    def seconds(self) -> float:
-        """Since it began, those before it was stopped included."""
-        return time.perf_counter() - self.began
 
     def steps(self, count: int, **passing: Any) -> Iterator[int]:
         """1 .. `count`, or from where it was stopped; `passing`: what changes in the loop and is of no use after it."""
@@ -70,11 +64,13 @@ def stage(name: str, **lasting: Any) -> Iterator[Stage]:
 @contextmanager
 def part(name: str, *, anywhere: bool = False, **lasting: Any) -> Iterator[Stage]:
     """A part of a run of which nothing is kept but its stages. Its path is that of the one around it and its name, of
-    which equal ones are numbered; `anywhere`: its name alone, since what it stands in may be over, and forgotten, when
-    the run goes on."""
+    which equal ones are numbered; `anywhere`: what others read too. Its path is its name alone, since what it stands in
+    may be over, and forgotten, when the run goes on, and its seconds are its own (`Clock`)."""
     keeper = Checkpoint.running[-1] if Checkpoint.running else None
     if keeper is None:
-        yield Stage(None, name, {})
+        at = Stage(None, name, {})
+        with running(at.clock, shared=anywhere):
+            yield at
         return
     outer, looked = keeper.streams.place, keeper.stopper.looks
     place = f"{outer}/{name}" if outer and not anywhere else name
@@ -83,7 +79,10 @@ def part(name: str, *, anywhere: bool = False, **lasting: Any) -> Iterator[Stage
     at = Stage(keeper, keeper.streams.place, lasting)
     keeper.open.append(at)
     try:
-        yield at
+        with running(at.clock, shared=anywhere):
+            yield at
     finally:
         keeper.open.remove(at)
+        if "/" not in at.path:  # rows, and what they share: a run that goes on may find them over, and read them
+            keeper.records.seconds |= at.clock.kept(at.path)
         keeper.streams.place, keeper.stopper.looks = outer, looked
