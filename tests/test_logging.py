@@ -113,6 +113,17 @@ def test_an_estimate_comes_after_a_tenth_of_the_steps(capsys: pytest.CaptureFixt
     assert ["in all)" in line for line in lines] == [False, True, False]
 
 
+def test_an_estimate_comes_where_the_steps_are_known_late(capsys: pytest.CaptureFixture[str]) -> None:
+    with SynthesisLog(Accelerator(cpu=True)):
+        images = synthesizer()
+        next(images)
+        images.advance(60)
+        next(images)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[1] for line in lines] == ["step 1", "step 1/60", "step 6/60", "step 50/60", "step 62"]
+    assert ["in all)" in line for line in lines] == [False, False, True, False, False]
+
+
 @pytest.mark.parametrize("way", ["finish", "advance", "next"])
 def test_on_a_terminal_known_steps_have_a_bar_and_the_time_that_is_left(
     way: str, monkeypatch: pytest.MonkeyPatch

@@ -198,21 +198,21 @@ class SynthesisLog:
             self.bar = None
 
     def write(self, stage: str, step: int, steps: int | None, loss: float) -> None:
-        """One step's loss; `step` counts from 1, anew for each source, to `steps` where that is known."""
+        """One step's loss; `step` counts from 1, anew for each source, to `steps` where that is known, be it late."""
         if not self.speaks or StepLog.running:
             return
-        if step == 1:
+        if begins := step == 1 or steps != self.pace.steps:
             self.began, self.pace = time.perf_counter(), Pace(steps)
         count = f"{stage}, images  step {step}" + ("" if steps is None else f"/{steps}")
         if not self.console.is_terminal:
             early = steps is not None and step == max(2, steps // 10)  # for the estimate
-            if step == 1 or step % self.every == 0 or early:
+            if begins or step % self.every == 0 or early:
                 seconds = time.perf_counter() - self.began
                 progress = f"{count}  {seconds:.0f} s{self.pace.estimate(step, seconds)}"
                 say(f"{progress}  loss {loss:.4g}")
             return
         line = f"{count}  loss {loss:.4g}"
-        if self.bar is None or step == 1:  # each source has a pace of its own
+        if self.bar is None or begins:  # each source has a pace of its own
             self.rest()
             told = (SpinnerColumn(), TimeElapsedColumn()) if steps is None else (BarColumn(), TimeRemainingColumn())
             self.bar = Progress(TextColumn("{task.description}"), *told, console=self.console, transient=True)

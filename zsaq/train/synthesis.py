@@ -56,7 +56,8 @@ class Synthesizer(Iterator[Batch]):
         stage: str = "synthesize",
     ) -> None:
         self.source, self.stage = source, stage
-        self.steps: int | None = None  # that will have been taken, where it is known, for those who watch
+        self.begin = 0  # for those who watch: the steps before those that are counted,
+        self.steps: int | None = None  # and how many these will be, where it is known
         self.teacher = teacher.eval().requires_grad_(False)
         self.student = teacher if student is None else student
         self.objective = objective if isinstance(objective, Sum) else 1.0 * objective
@@ -103,7 +104,7 @@ class Synthesizer(Iterator[Batch]):
         for scheduler in self.schedulers:
             scheduler.step(*([value] if isinstance(scheduler, ReduceLROnPlateau) else []))
         self.losses.append(value)
-        tell(self.stage, len(self.losses), self.steps, value)
+        tell(self.stage, len(self.losses) - self.begin, self.steps, value)
         return {name: value.detach() for name, value in batch.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,15 +125,16 @@ class Synthesizer(Iterator[Batch]):
 
     def advance(self, steps: int) -> None:
         """`steps` steps, as a stage of the run, after which it goes on."""
-        self.steps = len(self.losses) + steps
+        self.begin, self.steps = len(self.losses), steps
         with stage(self.stage, synthesizer=self) as at:
             for _ in at.steps(steps):
                 next(self)
+        self.begin, self.steps = 0, None
 
     def finish(self, steps: int, then: Callable[[], object] | None = None) -> Batch:
         """`steps` steps, as a stage of the run; the batch of the last one. `then` is called after each. The source is
         done with them: of its optimizers nothing is kept."""
-        self.steps = len(self.losses) + steps
+        self.begin, self.steps = len(self.losses), steps
         last = Held()
         with stage(self.stage, source=self.source, last=last) as at:
             for _ in at.steps(steps, synthesizer=self):
