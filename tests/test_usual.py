@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    ViTConfig,
+    ViTModel,
+)
 
 import toys
 import zsaq
@@ -17,7 +26,7 @@ from teachers import FEW_IMAGES, folder_of, objects, processor
 from zsaq.language.defaults import CALIBRATION, usual_bits
 from zsaq.language.job import TextJob
 from zsaq.language.nearness import POOR, Nearness, nearness, remedy
-from zsaq.quant.config import QuantConfig
+from zsaq.quant.config import Grid, QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.run import Results
 from zsaq_cli.given import with_ends
@@ -59,6 +68,20 @@ def test_other_models_alone(name: str, capsys: pytest.CaptureFixture[str]) -> No
     else:
         student = zsaq.quantize(model, method="genie", processor=processor(), **FEW_IMAGES)
     assert "no bits were given: w4a8" in capsys.readouterr().err and student.zsaq.results.own_text == {}
+
+
+def test_a_vision_encoder_without_a_head_takes_weights_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    images = {"image_size": 16, "patch_size": 8}
+    for model in (ViTModel(ViTConfig(**small, **images)), CLIPVisionModel(CLIPVisionConfig(**small, **images))):
+        results = zsaq.quantize(model).zsaq.results
+        assert results.method == "rtn" and results.config == QuantConfig.parse("w4a16")
+        assert "w4a16, weights of 4 bits, inputs in floats, as it is no classifier" in capsys.readouterr().err
+        with pytest.raises(ValueError, match=r"a classifier of images .* without a head .* weights alone, 'w4a16'$"):
+            zsaq.quantize(model, "w4a8")
+        static = QuantConfig(Grid(4), Grid(8, per="tensor", symmetric=False))
+        with pytest.raises(ValueError, match=r"it reads pixel_values: give weights alone, 'w4a16'$"):
+            zsaq.quantize(model, static)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ class Subject:
         """The configuration that was given, or the usual one of such a model, which is told."""
         if config is not None:
             return config
-        usual, meaning = usual_bits(self.model, self.job.kind if isinstance(self.job, TextJob) else None)
+        usual, meaning = usual_bits(self.model, self.job.kind if isinstance(self.job, TextJob) else "image")
         say(f"no bits were given: {usual}, {meaning}")
         return usual
 

@@ -128,7 +128,9 @@ class TextJob:
     def words(self) -> PreTrainedTokenizerBase:
         """The teacher's tokenizer. Raises ValueError if there is none, and for one of another model."""
         if self.tokenizer is None:
-            raise ValueError(f"text for {type(self.start).__name__} needs its tokenizer, and none was given")
+            reads, name = self.start.main_input_name, type(self.start).__name__
+            remedy = "give tokenizer=..." if reads == "input_ids" else f"it reads {reads}: give weights alone, 'w4a16'"
+            raise ValueError(f"text for {name} needs its tokenizer, and none was given; {remedy}")
         check_tokens(self.start, self.tokenizer)
         return self.tokenizer
 

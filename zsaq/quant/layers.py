@@ -154,8 +154,9 @@ def unfit(layer: nn.Module, grid: Grid) -> str:
     shared = "token" if grid.per == "token" else f"group of {grid.per}"
     return (
         f"this convolution's input per {shared} would have scales for each row of pixels; give it one static range "
-        "(Grid(per='tensor')), as the presets zsaq.vision.presets.brecq('w4a8', model) and uniform do, or call "
-        "zsaq.quantize(model, 'w4a8'), which takes a preset itself"
+        "(Grid(per='tensor')), as the presets zsaq.vision.presets.brecq('w4a8', model) and uniform do, and "
+        "zsaq.quantize by itself for a classifier of images (...ForImageClassification); of an encoder without a "
+        "head quantize weights alone, 'w4a16'"
     )
 
 
