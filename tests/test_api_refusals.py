@@ -61,6 +61,7 @@ def image(**options: Any) -> Any:
         ({"method": "rtn", "score": lambda _: {"f1": "high"}}, "answers 'high' as 'f1', not a number by its name"),
         ({"method": "rtn", "score": lambda _: {1: 0.5}}, "answers 0.5 as 1, not a number by its name .its name"),
         ({"method": "rtn", "data": "sst2"}, "data is a zsaq.run.Data"),
+        ({"method": "rtn", "tokenizer": "x"}, "tokenizer is 'x', which cannot be saved beside the student"),
         ({"method": "rtn", "seed": 1.5}, "seed is 1.5; give an integer of at least 0"),
         ({"method": "rtn", "seed": -1}, "seed is -1; give an integer of at least 0"),
         ({"method": "rtn", "text_pair": "no"}, "text_pair is 'no'; give True or False"),
@@ -88,7 +89,29 @@ def test_of_text(options: dict[str, Any], message: str) -> None:
         ({"generator": "x", "teacher_bits": 8}, "generator, teacher_bits is not for ResNetForImageClassification"),
         ({"method": "distill"}, "distill reads batches of your own, and none were given: give batches="),
         ({"method": "rtn-real"}, "rtn-real reads real data, and none were given: give real="),
-        ({"spec": None}, "names no image size; give size or ImageSpec"),
+        ({"spec": None}, r"names no image size; give spec=SIDE \(--size\)"),
+        ({"spec": (4, 16, 3)}, r"spec is \(4, 16, 3\); give the side of the images in pixels, or ImageSpec\("),
+        ({"processor": "x"}, "processor is 'x', which cannot be saved beside the student .* or leave it off$"),
+        ({"processor": object()}, "processor is a object, which cannot be saved beside the student"),
+        (
+            {"method": "onepass-real", "images": 9, "real": lambda: torch.zeros(8, 3, 16, 16)},
+            r"real\(\) answers 8 images of the 9 asked for: give images=8, or more real images$",
+        ),
+        (
+            {"method": "onepass-real", "images": 9, "real": lambda: torch.zeros(0, 3, 16, 16)},
+            r"real\(\) answers 0 images of the 9 asked for: give more real images$",
+        ),
+        *(
+            (
+                {"method": "rtn-real", "real": lambda answer=answer: answer},
+                rf"real\(\) answers {words}; make it answer",
+            )
+            for answer, words in (
+                ({"pixel_values": torch.zeros(9, 3, 16, 16)}, "a dict"),
+                (torch.zeros(9, 3, 32, 32), r"torch.float32 \[9, 3, 32, 32\]"),
+                (torch.zeros(9, 3, 16, 16, dtype=torch.uint8), r"torch.uint8 \[9, 3, 16, 16\]"),
+            )
+        ),
     ],
 )
 def test_of_images(options: dict[str, Any], message: str) -> None:

@@ -232,7 +232,7 @@ def test_a_rate_beyond_all_bounds_costs_no_image() -> None:
 @pytest.mark.parametrize("pixels", [[1, 2], images(4, 8), images(4, 16)[:, :1]])
 def test_real_images_of_another_kind_are_told(pixels: Any) -> None:
     job = ImageJob(cnn(), ImageSpec(CLASSES, 16), real=lambda: pixels)
-    with pytest.raises(ValueError, match=r"give mappings with pixel_values \[B, 3, 16, 16\]"):
+    with pytest.raises(ValueError, match=r"make it answer one tensor of floats \[N, 3, 16, 16\]"):
         real(job, 2, 0)
 
 

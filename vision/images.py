@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zsaq.train.pair import Batch
-from zsaq.vision.fine_tuning import shown
 from zsaq.vision.job import ImageJob
 from zsaq.vision.papers.dsg import dsg_images
 from zsaq.vision.papers.genie import genie_images, genie_sources
@@ -105,9 +105,16 @@ def gaussian(job: ImageJob, images: int, seed: int) -> Batch:
 
 
 def real(job: ImageJob, images: int, seed: int) -> Batch:
-    """As many real images as the others make. Not zero-shot. Raises ValueError without any, and as `shown` does."""
+    """`images` real images of the job's spec. Not zero-shot. Raises ValueError where these are not there."""
     if job.real is None:
         raise ValueError("there are no real images, which this row reads: give some, or take a row that is zero-shot")
-    pixels = shown({"pixel_values": job.real()}, job.spec)["pixel_values"]
+    pixels, sides = job.real(), (job.spec.channels, job.spec.size, job.spec.size)
+    if not isinstance(pixels, Tensor) or not pixels.is_floating_point() or tuple(pixels.shape[1:]) != sides:
+        what = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, Tensor) else f"a {type(pixels).__name__}"
+        wanted = ", ".join(map(str, sides))
+        raise ValueError(f"real() answers {what}; make it answer one tensor of floats [N, {wanted}]")
+    if len(pixels) < images:
+        fewer = f"images={len(pixels)}, or " if len(pixels) else ""
+        raise ValueError(f"real() answers {len(pixels)} images of the {images} asked for: give {fewer}more real images")
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
-    return {"pixel_values": pixels[order[:images]]}
+    return {"pixel_values": pixels.detach()[order[:images]]}

@@ -53,10 +53,15 @@ def spec_of(teacher: nn.Module, size: int | None = None) -> ImageSpec:
     ValueError for a plain module and for images that are not square.
     """
     if not isinstance(teacher, PreTrainedModel):
-        raise ValueError(f"{class_name(teacher)} has no configuration that tells its images; give ImageSpec(...)")
+        given = "" if size is None else f", and spec is {size!r:.80}"
+        raise ValueError(
+            f"{class_name(teacher)} has no configuration that tells its images{given}; give ImageSpec(classes, size)"
+        )
+    if size is not None and type(size) is not int:
+        raise ValueError(f"spec is {size!r:.80}; give the side of the images in pixels, or ImageSpec(classes, size)")
     named = vision_config(teacher).get("image_size") if size is None else size
     if named is None:
-        raise ValueError(f"the configuration of {class_name(teacher)} names no image size; give size or ImageSpec(...)")
+        raise ValueError(f"the configuration of {class_name(teacher)} names no image size; give spec=SIDE (--size)")
     sides = set(named) if isinstance(named, list | tuple) else {named}
     if len(sides) != 1:
         raise ValueError(f"image_size is {named}; only square images are made, give ImageSpec(...) of one size")

@@ -10,7 +10,7 @@ from torch import nn
 
 from zsaq.io.corpus import Corpus
 from zsaq.io.folder import place_of
-from zsaq.io.readers import processor_of, tokenizer_of
+from zsaq.io.readers import check_readers, processor_of, tokenizer_of
 from zsaq.io.teacher import Kind, check_float, kind_of, load_teacher, name_of, unchanged
 from zsaq.knowledge import asking_of, used
 from zsaq.language import methods as language
@@ -102,6 +102,7 @@ class Subject:
         foreign = words if kind == "image" else {"processor": processor, "spec": spec}
         if given := [key for key, value in foreign.items() if value is not None]:
             raise ValueError(f"{', '.join(given)} is not for {architecture} (of kind {kind}): leave it off")
+        check_readers(tokenizer=tokenizer, processor=processor)
         if not isinstance(text_pair, bool):
             raise ValueError(f"text_pair is {text_pair!r}; give True or False")
         if teacher_bits is not None and (type(teacher_bits) is not int or teacher_bits not in get_args(TeacherBits)):

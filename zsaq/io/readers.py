@@ -16,6 +16,17 @@ TOKENIZER: Final = (  # files that only a tokenizer has
 PROCESSOR: Final = ("preprocessor_config.json", "processor_config.json")
 
 
+def check_readers(**readers: Any) -> None:
+    """Raises ValueError for a tokenizer or processor that could not be saved beside a student; None is none."""
+    for name, reader in readers.items():
+        if reader is not None and (isinstance(reader, type) or not callable(getattr(reader, "save_pretrained", None))):
+            what = f"{reader!r:.80}" if isinstance(reader, str | Path | type) else f"a {type(reader).__name__}"
+            raise ValueError(
+                f"{name} is {what}, which cannot be saved beside the student (save_pretrained): give the one that "
+                "transformers loads, or leave it off"
+            )
+
+
 def tokenizer_of(source: str | Path) -> PreTrainedTokenizerBase | None:
     """The tokenizer that lies beside a model; None where there is none. Raises ValueError as `read` does."""
 
