@@ -78,4 +78,4 @@ def processor_of(names: Sequence[str], size: int | None, resize: int | None, mea
                 "correct them in its preprocessor_config.json, or give --size"
             )
         return processor
-    raise ValueError(f"{' and '.join(names)} have no image processor: give --size, and --mean and --std if need be")
+    raise ValueError(f"{' and '.join(names)}: no image processor there; give --size, and --mean and --std if need be")

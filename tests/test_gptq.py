@@ -176,6 +176,8 @@ def test_bad_input_is_told() -> None:
         gptq(student, [], blocks(student))
     with pytest.raises(ValueError, match="holds no quantized layer"):
         gptq(student, texts, [("bert.embeddings.LayerNorm", student)])
+    with pytest.raises(ValueError, match=r"blocks has 'l'; give pairs, as \[\('layer1', student\.get_submodule\("):
+        gptq(student, texts, ["l"])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="no module 'nothing'"):
         gptq(student, texts, [("nothing", student)])
     with pytest.raises(ValueError, match="ranges='searched'"):

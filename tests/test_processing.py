@@ -21,7 +21,7 @@ def test_flags_make_a_processor_that_resizes_and_cuts_the_middle() -> None:
     middle = picture(0, size=(40, 60)).resize((20, 30), Image.Resampling.BILINEAR).crop((2, 7, 18, 23))
     values = torch.frombuffer(bytearray(middle.tobytes()), dtype=torch.uint8).view(16, 16, 3).permute(2, 0, 1)
     assert torch.allclose(pixels, (values / 255 - 0.5) / 0.25, atol=1e-5)
-    with pytest.raises(ValueError, match="no image processor: give --size"):
+    with pytest.raises(ValueError, match=r"^[^:]*: no image processor there; give --size"):
         processor_of([str(ROOT / "tests")], None, None, (), ())
 
 

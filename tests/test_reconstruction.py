@@ -233,6 +233,8 @@ def test_what_cannot_be_is_said() -> None:
     one = blocks(teacher)[:1]
     with pytest.raises(ValueError, match="no module 'nowhere'"):
         reconstruct(student, teacher, batches(), [("nowhere", nn.Identity())], steps=1)
+    with pytest.raises(ValueError, match="blocks has 'layer1'; give pairs"):
+        reconstruct(student, teacher, batches(), ["layer1"], steps=1)  # type: ignore[list-item]
     with pytest.raises(ValueError, match="not float32"):
         reconstruct(copy.deepcopy(student).bfloat16(), teacher, batches(), one, steps=1)
     with pytest.raises(ValueError, match="there is no batch; give at least 1"):

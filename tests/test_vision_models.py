@@ -187,10 +187,11 @@ def test_norms_are_all_found_or_their_absence_is_explained(teachers: dict[str, n
 def test_specs_come_from_configurations(teachers: dict[str, nn.Module]) -> None:
     assert spec_of(teachers["vit"]) == ImageSpec(4, 16)
     assert spec_of(teachers["resnet"], 32) == ImageSpec(4, 32)
-    with pytest.raises(ValueError, match="names no image size; give size"):
+    with pytest.raises(ValueError, match="names no image size; give spec=SIDE"):
         spec_of(teachers["resnet"])
-    with pytest.raises(ValueError, match="Cnn has no configuration"):
-        spec_of(teachers["cnn"])
+    for size, words in ((None, ""), (16, ", and spec is 16"), ((4, 16, 3), r", and spec is \(4, 16, 3\)")):
+        with pytest.raises(ValueError, match=rf"Cnn has no configuration that tells its images{words}; give ImageSpec"):
+            spec_of(teachers["cnn"], size)  # type: ignore[arg-type]
     teachers["swin"].config.image_size = (32, 16)  # type: ignore[union-attr]
     with pytest.raises(ValueError, match="only square"):
         spec_of(teachers["swin"])

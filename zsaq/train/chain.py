@@ -146,6 +146,14 @@ def as_called(model: nn.Module, names: Sequence[str], batch: Batch, idle: Collec
     return sorted(reached, key=lambda name: called[blocks[name]])
 
 
+def names_of(blocks: Sequence[tuple[str, nn.Module]]) -> list[str]:
+    """The names of (name, module). Raises ValueError for anything else."""
+    for each in blocks:
+        if not (isinstance(each, tuple | list) and len(each) == 2 and isinstance(each[0], str)):
+            raise ValueError(f"blocks has {each!r:.80}; give pairs, as [('layer1', student.get_submodule('layer1'))]")
+    return [name for name, _ in blocks]
+
+
 @torch.no_grad()
 def answer_forms(model: nn.Module, blocks: Sequence[nn.Module], batch: Batch) -> list[int] | None:
     """How many values each block answers in a tuple (0: a tensor); None where the blocks are no chain on this batch."""

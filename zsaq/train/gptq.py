@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zsaq.quant.layers import QuantConv1D, QuantConv2d, QuantExpertLinear, QuantLayer, QuantLinear, quant_layers
 from zsaq.train.calls import Reached, duplicate, positions
-from zsaq.train.chain import Args, Chain, as_called
+from zsaq.train.chain import Args, Chain, as_called, names_of
 from zsaq.train.compensation import check_damping, moment, round_layers
 from zsaq.train.logging import StepLog, say
 from zsaq.train.loop import Loop
@@ -54,7 +54,7 @@ def compensate(
     check_damping(damping)
     chunks = [{k: v.to(loop.accelerator.device) for k, v in batch.items()} for batch in listed(batches)]
     student.to(loop.accelerator.device).eval()
-    layers = {name: layers_of(student, name) for name, _ in blocks}
+    layers = {name: layers_of(student, name) for name in names_of(blocks)}
     check_apart({f"{name}.{each}".rstrip("."): layer for name, some in layers.items() for each, layer in some.items()})
     with (
         keeping(student),

@@ -19,7 +19,7 @@ from zsaq.quant.layers import QuantEmbedding, quant_layers
 from zsaq.quant.quantizer import Quantizer
 from zsaq.train.amounts import check_amounts, check_counts
 from zsaq.train.calls import Calls
-from zsaq.train.chain import Chain, as_called, beside, twin_of
+from zsaq.train.chain import Chain, as_called, beside, names_of, twin_of
 from zsaq.train.fallback import Fallback
 from zsaq.train.gptq import check_apart, check_float32
 from zsaq.train.logging import StepLog
@@ -118,13 +118,13 @@ def reconstruct(
     chunks = [part for batch in batches for part in _chunks(check_batch(batch), device)]
     if not chunks:
         raise ValueError("there is no batch; give at least 1")
+    names = names_of(blocks)
     check_float32(dict(quant_layers(student)))
     check_apart({name: layer for name, layer in quant_layers(student) if not isinstance(layer, QuantEmbedding)})
     recipe = _Recipe(steps, batch_size, drop, round_weight, (lr_bits, lr_scale, lr_step, lr_norm))
     rng, draw = generator(seed, device), generator(seed)
     done = set(fixed)
     with keeping(student), StepLog(loop.accelerator, stage, steps * len(blocks), loop.folder, loop.every) as log:
-        names = [name for name, _ in blocks]
         for name in names:
             _block(student, name, "student")
             _block(teacher, name, "teacher")
@@ -156,7 +156,7 @@ def reconstruct(
                     raise
                 done |= soft.harden()
     if done == set(fixed):
-        raise ValueError(f"the blocks {[name for name, _ in blocks]} hold no quantizer; give the blocks of the student")
+        raise ValueError(f"the blocks {names} hold no quantizer; give the blocks of the student")
     return student
 
 
