@@ -236,12 +236,17 @@ def test_real_images_of_another_kind_are_told(pixels: Any) -> None:
         real(job, 2, 0)
 
 
-def test_a_student_of_a_plain_net_comes_back_by_its_state(tmp_path: Path) -> None:
+def test_a_student_of_a_plain_net_comes_back_by_its_state(tmp_path: Path, capfd: Any) -> None:
     spec = ImageSpec(CLASSES, 16)
     config = preset_config("w4a4", "brecq", cnn(), spec)
     student: Any = quantize(cnn(), config, method="onepass-noise", spec=spec, images=4)
     with pytest.raises(ValueError, match=r"Classifier is no model of transformers, .* save its state_dict\(\)"):
         save(student, tmp_path / "student")
+    for refused in (student.save_pretrained, student.push_to_hub):
+        with pytest.raises(ValueError, match=r"Classifier is no model of transformers, .* save its state_dict\(\)"):
+            refused("student", max_shard_size="1GB")
+    said = capfd.readouterr().err
+    assert said.count("comes back by its state_dict()") == 1 and said.index("plain module") < said.index("effort")
     again = quantize_model(classifier(cnn()), config)
     again.load_state_dict(student.state_dict())
     shown = images(4, 16)

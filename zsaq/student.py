@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from zsaq.atomic import told
 from zsaq.io.loading import load as read
 from zsaq.io.record import Record
-from zsaq.io.saving import alone, is_main, save, weight_bytes, write
+from zsaq.io.saving import alone, is_main, refuse_plain, save, weight_bytes, write
 from zsaq.quant.adapter import save_pretrained
 from zsaq.report.card import Card
 from zsaq.report.comparison import HUGE
@@ -25,14 +25,27 @@ Score = Callable[[Any], Mapping[str, float] | float]
 
 
 def finish(student: nn.Module, record: Record) -> Any:
-    """The student with its record as `student.zsaq`; one of transformers then saves and publishes itself with it.
+    """The student with its record as `student.zsaq`; one of transformers then saves and publishes itself with it, and a
+    plain module, unless it has ways of its own, refuses both as `zsaq.save` does.
 
     Methods are bound to the instance, so that its class, and what it is called in config.json, stay the teacher's.
     """
     vars(student)["zsaq"] = record
     if isinstance(student, PreTrainedModel):
         vars(student).update(save_pretrained=MethodType(save_whole, student), push_to_hub=MethodType(push, student))
+    else:
+        missing = [name for name in ("save_pretrained", "push_to_hub") if not hasattr(student, name)]
+        vars(student).update({name: MethodType(refuse_plain, student) for name in missing})
     return student
+
+
+def tell_plain(model: nn.Module) -> None:
+    """Before anything is spent, what becomes of a student of a plain module."""
+    if not isinstance(model, PreTrainedModel):
+        say(
+            "a student of a plain module is for use as it is and comes back by its state_dict() (docs/saving.md): zsaq "
+            "saves, publishes and exports models of transformers alone"
+        )
 
 
 def load(

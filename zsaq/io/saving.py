@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import torch
 from torch import Tensor, distributed, nn
@@ -58,15 +58,20 @@ def save(
     return write(student, folder, *parts, results=results, files=files)[0]
 
 
+def refuse_plain(student: nn.Module, *_: Any, **__: Any) -> NoReturn:
+    """What stands for the `save_pretrained` and `push_to_hub` of a student that is no model of transformers."""
+    raise ValueError(
+        f"{type(student).__name__} is no model of transformers, which load it again; save its state_dict(), that "
+        "zsaq.quantize_model of the same net and configuration takes, or make the net a PreTrainedModel first"
+    )
+
+
 def write(
     student: PreTrainedModel, folder: str | Path, *parts: Any, results: Results | None = None, files: Path | None = None
 ) -> tuple[Path, Results | None]:
     """`save`; also the results as they were written, None for none."""
     if not isinstance(student, PreTrainedModel):
-        raise ValueError(
-            f"{type(student).__name__} is no model of transformers, which load it again; save its state_dict(), that "
-            "zsaq.quantize_model of the same net and configuration takes, or make the net a PreTrainedModel first"
-        )
+        refuse_plain(student)
     check_kept(student)
     if away := [name for name, tensor in student.state_dict().items() if tensor.is_meta]:
         raise ValueError(
