@@ -201,10 +201,8 @@ class Subject:
                 raise ValueError(f"preset is {preset!r}, and a QuantConfig says all itself: leave it off, or give text")
             return config, None
         if preset is None and (row is None or row.preset is None):
-            raise ValueError(
-                f"{config!r} does not say which tensors of images are rounded: give preset='brecq', 'psaq' or "
-                "'uniform', or a QuantConfig"
-            )
+            ways = "give preset='brecq', 'psaq' or 'uniform', or a QuantConfig"
+            raise ValueError(f"{config!r} does not say which tensors of images are rounded: {ways}")
         preset = preset or choice.preset_for(row, self.job.teacher, self.job.spec)  # type: ignore[arg-type]
         choice.tell_floats(preset, self.job.teacher, self.job.spec)
         return presets.preset_config(config, preset, self.job.teacher, self.job.spec), preset
