@@ -128,7 +128,7 @@ def test_gradients_are_those_of_what_a_layer_rounds_its_input_to(bits: int) -> N
     here = layer(pair(teacher, student, layer, pixels))
     answers: dict[nn.Module, Tensor] = {}
     for module in (own := student.get_submodule(name), theirs := teacher.get_submodule(name)):
-        module.register_forward_hook(lambda m, args, out: answers.__setitem__(m, out))
+        module.register_forward_hook(lambda m, args, out: answers.update({m: out}))
     gradients = []
     for x in pixels.split(1):
         teacher(pixel_values=x)

@@ -104,7 +104,7 @@ def moments_of(teacher: nn.Module, batches: Iterable[Batch]) -> list[Moments]:
     if not any(measured.values()):
         raise ValueError("there is no batch to measure: give at least one" if empty else out_of_reach(teacher))
     total = []
-    for norm, each in measured.items():
+    for norm, each in zip(norms, measured.values(), strict=True):
         if not each:
             total.append(stored(norm))
             continue
