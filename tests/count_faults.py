@@ -27,7 +27,7 @@ from faults_folders import damaged_folders
 from faults_hostile import hostile_inputs
 from faults_kills import kills
 from faults_tally import Tally, table
-from zsaq.train.logging import quiet
+from zsaq.quiet import quiet
 
 
 class Counts(NamedTuple):

@@ -54,11 +54,12 @@ def failing(_: Any) -> dict[str, float]:
     return {"accuracy": ANSWERS.pop()}
 
 
-def test_finished_runs_are_not_repeated(tmp_path: Path) -> None:
+def test_finished_runs_are_not_repeated(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ANSWERS[:] = [1.0, 1.0]
     with pytest.raises(RuntimeError, match="power failure"):
         compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=failing)
     lines = (tmp_path / RUNS).read_text()
+    assert "no checkpoint" not in capfd.readouterr().err, "nobody asked for one"
     ANSWERS.append(2.0)
     table = compare(["w4a8"], ["rtn", "gptq"], folder=tmp_path, calibration=1, score=failing)
     assert [run["accuracy"] for run in table.runs] == [1.0, 1.0, 2.0]

@@ -17,6 +17,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.locks": [],
     "zsaq.atomic": ["zsaq.locks"],
     "zsaq.form": [],
+    "zsaq.quiet": [],
     "zsaq.method": [],
     "zsaq.foreign": [],
     "zsaq.script": [],
@@ -30,13 +31,14 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
         "zsaq.atomic",
         "zsaq.foreign",
         "zsaq.form",
+        "zsaq.quiet",
         "zsaq.run",
         "zsaq.sentence",
         "zsaq.sentence_files",
         "zsaq.quant",
     ],
-    "zsaq.train": ["zsaq.atomic", "zsaq.locks", "zsaq.pooling", "zsaq.quant"],
-    "zsaq.deploy": ["zsaq.atomic", "zsaq.io", "zsaq.quant", "zsaq.trimming"],
+    "zsaq.train": [*rooms("atomic locks pooling quiet quant")],
+    "zsaq.deploy": [*rooms("atomic io quiet quant trimming")],
     "zsaq.report": ["zsaq.atomic", "zsaq.form", "zsaq.io", "zsaq.run", "zsaq.quant"],
     "zsaq.language": [*rooms("foreign train method pooling sentence quant")],
     "zsaq.stream": [*rooms("foreign io language train trimming quant")],
@@ -44,7 +46,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     "zsaq.eval": [*rooms("atomic foreign script io train pooling sentence quant")],
     "zsaq.knowledge": [*rooms("language report io train")],
     "zsaq.keys": [*rooms("subject report train method quant")],
-    "zsaq.student": ["zsaq.atomic", "zsaq.report", "zsaq.io", "zsaq.train", "zsaq.run", "zsaq.quant"],
+    "zsaq.student": [*rooms("atomic quiet report io train run quant")],
     # The two files that see language and vision.
     "zsaq.subject": [*rooms("knowledge language vision report io train run method sentence quant")],
     "zsaq.closing": [*rooms("subject language train quant")],
@@ -56,7 +58,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
     ],
     "zsaq.comparing": [*rooms("keys subject api student report io train method quant")],
     "zsaq.beforehand": [*rooms("comparing api subject report io train method")],
-    "zsaq.launch": [*rooms("beforehand script comparing api student report io train method")],
+    "zsaq.launch": [*rooms("beforehand quiet script comparing api student report io train method")],
     # The public page.
     "zsaq": [
         *rooms("synthesizing streaming comparing api student vision deploy report io train"),
@@ -69,7 +71,7 @@ ROOMS = {  # a package, or a module that stands alone -> what it may import of u
 SCRIPTS = {"recipes": ["recipes"], "tests": ["tests", "recipes"]}  # whose files are found by their bare names
 THIRD_PARTIES = {  # who may import them
     "transformers": [
-        *("zsaq.quant", "zsaq.io", "zsaq.train.trainer", "zsaq.train.logging", "zsaq.train.recomputing"),
+        *("zsaq.quant", "zsaq.io", "zsaq.quiet", "zsaq.train.trainer", "zsaq.train.recomputing"),
         *("zsaq.report.hub", "zsaq.deploy", "zsaq.language", "zsaq.stream"),
         *("zsaq.student", "zsaq.launch", "zsaq.vision.classifier", "zsaq.vision.models", "zsaq.eval"),
         *("zsaq_cli", "recipes", "tests"),

@@ -12,6 +12,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from toys import bert
+from zsaq.quiet import quiet
 from zsaq.train import logging
 from zsaq.train.logging import StepLog, SynthesisLog
 from zsaq.train.objectives import Objective
@@ -162,7 +163,7 @@ def test_inside_quiet_others_are_silent(tmp_path: Path, capfd: pytest.CaptureFix
     assert before == (True, True, True)
     bert().save_pretrained(tmp_path / "before")
     assert "Writing model shards" in capfd.readouterr().err
-    with pytest.raises(KeyError), logging.quiet():
+    with pytest.raises(KeyError), quiet():
         assert bars_and_hints() == (False, False, False)
         bert().save_pretrained(tmp_path / "inside")
         assert capfd.readouterr() == ("", "")
@@ -172,11 +173,11 @@ def test_inside_quiet_others_are_silent(tmp_path: Path, capfd: pytest.CaptureFix
 
 @pytest.mark.parametrize("hub_bars", [False, True])
 def test_quiet_restores_what_it_found(hub_bars: bool) -> None:
-    with logging.quiet():
+    with quiet():
         if hub_bars:
             enable_progress_bars()
         before = bars_and_hints()
-        with logging.quiet():
+        with quiet():
             assert bars_and_hints() == (False, False, False)
         assert bars_and_hints() == before
     assert bars_and_hints() == (True, True, True)

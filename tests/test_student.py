@@ -48,6 +48,17 @@ def test_a_student_saves_itself_whole(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == [type(student).__name__]
 
 
+def test_no_bars_of_others_are_left(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    student = zsaq.quantize(bert(wordpiece()), "w8a8", method="rtn", tokenizer=wordpiece())
+    capfd.readouterr()
+    student.save_pretrained(tmp_path / "one")
+    zsaq.save(student, tmp_path / "two")
+    zsaq.load(tmp_path / "one")
+    assert capfd.readouterr() == ("", "")
+    zsaq.export(tmp_path / "one", "compressed-tensors")  # which has bars of its own
+    assert "Writing" not in (said := capfd.readouterr().err) and "Loading" not in said
+
+
 def test_a_loaded_student_saves_itself_whole_again(tmp_path: Path) -> None:
     def files(folder: Path) -> dict[str, bytes]:
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.*")}

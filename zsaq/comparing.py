@@ -116,7 +116,9 @@ def compare(
                 cell = f"{name}-{row.name}-{seed}"
                 steps = dataclasses.replace(loop, folder=Path(folder) / "steps" / cell)
                 key = of | own[row.name] | {"config": name} | circumstances(row, budget, seed, loop)
-                keeper = Checkpoint(Path(folder) / "checkpoints" / cell, key, every=checkpoint_every, resume=True)
+                keeper = Checkpoint(
+                    Path(folder) / "checkpoints" / cell, key, every=checkpoint_every, resume=True, asked=False
+                )
                 try:
                     with keeper:
                         student, seconds = run(subject, row, config, budget, seed, steps)

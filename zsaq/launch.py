@@ -29,11 +29,12 @@ from zsaq.io.rescue import rescued, save_or_rescue
 from zsaq.io.saving import alone, save
 from zsaq.io.target import float_bytes, ready_comparison, ready_target
 from zsaq.method import Effort
+from zsaq.quiet import quiet
 from zsaq.report.curves import draw_curves
 from zsaq.report.table import Table
 from zsaq.script import beside, options_of, positive, told, value_of
 from zsaq.student import made_whole, noted
-from zsaq.train.logging import quiet, say
+from zsaq.train.logging import say
 from zsaq.train.loop import Loop, processes
 from zsaq.train.optim import NotFinite
 

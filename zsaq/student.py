@@ -16,10 +16,11 @@ from zsaq.io.loading import load as read
 from zsaq.io.record import Record
 from zsaq.io.saving import alone, is_main, refuse_plain, save, weight_bytes, write
 from zsaq.quant.adapter import save_pretrained
+from zsaq.quiet import quiet
 from zsaq.report.card import Card
 from zsaq.report.comparison import HUGE
 from zsaq.report.hub import push_to_hub
-from zsaq.train.logging import quiet, say
+from zsaq.train.logging import say
 
 Score = Callable[[Any], Mapping[str, float] | float]
 

@@ -71,7 +71,7 @@ def hushed(work: Callable[[], Outcome]) -> Callable[[], Outcome]:
     """`work` without the loading bars and hints of others."""
 
     def inside() -> Outcome:
-        from zsaq.train.logging import quiet
+        from zsaq.quiet import quiet
 
         with quiet():
             return work()

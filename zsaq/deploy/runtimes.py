@@ -23,6 +23,7 @@ from zsaq.deploy.openvino.write import to_openvino
 from zsaq.io.added import sealed_export, write_export
 from zsaq.io.checksums import fingerprint, sealed_files
 from zsaq.io.saving import weight_bytes
+from zsaq.quiet import quiet
 
 Batches = list[dict[str, Tensor]]
 
@@ -120,6 +121,7 @@ def absent(place: Path) -> None:
         raise ValueError(f"{place} exists; remove it or give another target")
 
 
+@quiet()
 def export(
     source: str | Path, to: str, target: str | Path | None = None, size: tuple[int, int] | None = None,
     like: str | Path | None = None,

@@ -27,6 +27,7 @@ from zsaq.io.verifying import verified
 from zsaq.quant.guard import AGAIN
 from zsaq.quant.packed import quantized
 from zsaq.quant.plan import plan_of
+from zsaq.quiet import quiet
 from zsaq.sentence import Sentence
 
 AUTO_CLASSES: Final = (
@@ -95,6 +96,7 @@ def config_of(folder: Path, source: str | Path) -> PreTrainedConfig:
         raise ValueError(f"{source} is no folder or Hub id of a saved student ({error}); {AGAIN}") from error
 
 
+@quiet()
 def load(
     source: str | Path,
     auto_class: Any = None,

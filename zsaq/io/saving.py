@@ -25,6 +25,7 @@ from zsaq.quant.layers import quant_layers
 from zsaq.quant.modes import evaluating
 from zsaq.quant.placing import PAINTED, PICTURES, is_log
 from zsaq.quant.sharded import is_sharded
+from zsaq.quiet import quiet
 from zsaq.run import Results
 
 DRAWN: Final = ("curves.png", *(f"{PICTURES}/**/{name}" for name in PAINTED))  # by zsaq
@@ -66,6 +67,7 @@ def refuse_plain(student: nn.Module, *_: Any, **__: Any) -> NoReturn:
     )
 
 
+@quiet()
 def write(
     student: PreTrainedModel, folder: str | Path, *parts: Any, results: Results | None = None, files: Path | None = None
 ) -> tuple[Path, Results | None]:

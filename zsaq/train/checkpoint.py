@@ -47,19 +47,22 @@ class Checkpoint:
     SIGTERM and SIGINT end a step, write its state and raise `Stopped`. All processes share the folder, each has its own
     states in it. What cannot be written is told, and the run goes on. Raises ValueError before anything is spent for a
     folder that cannot be written to, that holds something else, another run's checkpoint, one that is damaged, or,
-    without `resume`, any; and ConnectionError where another process has ended.
+    without `resume`, any; and ConnectionError where another process has ended. `asked`: whether a person asked to
+    resume, who is told where there is nothing to go on from.
     """
 
     running: ClassVar[list["Checkpoint"]] = []
 
     def __init__(
-        self, folder: str | Path, key: Mapping[str, Any], *, every: int | None = None, resume: bool = False
-    ) -> None:
+        self, folder: str | Path, key: Mapping[str, Any], *, every: int | None = None, resume: bool = False,
+        asked: bool = True,
+    ) -> None:  # fmt: skip
         if not isinstance(folder, str | os.PathLike) or not str(folder):
             raise ValueError(f"checkpoint is {folder!r:.80}; give a folder, or leave it off to keep nothing")
         if every is not None and (type(every) is not int or every < 1):
             raise ValueError(f"checkpoint_every is {every!r}; give a number of steps, at least 1")
         self.folder, self.every, self.resume = Path(os.path.expanduser(folder)).absolute(), every, resume
+        self.asked = asked
         self.records = Records(self.folder, {name: str(value) for name, value in key.items()})
         self.streams, self.stopper = Streams(), Stopper()
         self.open: list[Open] = []
@@ -121,7 +124,7 @@ class Checkpoint:
         if rank() == 0:
             self.records.store()
             self.records.sweep()
-            if self.resume:
+            if self.resume and (self.asked or self.records.steps):
                 say(f"goes on from {self.folder}" if self.records.steps else f"no checkpoint in {self.folder}: begins")
 
     def take(self) -> None:

@@ -4,18 +4,13 @@ Progress goes to stderr, so that stdout holds the results alone.
 """
 
 import json
-import logging
 import math
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self, final
 
 from accelerate import Accelerator
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,7 +21,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from transformers.utils import logging as transformers_logging
 
 from zsaq.train.watching import watched
 
@@ -34,38 +28,6 @@ from zsaq.train.watching import watched
 def say(line: str) -> None:
     """A line of progress."""
     print(line, file=sys.stderr, flush=True)
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Inside, others say no more than they must: no bars of transformers and of the Hub, no hints of accelerate and of
-    torch's exporter.
-
-    transformers' own warnings stay: weights that a checkpoint lacks are worth a line. On the way out all is as it was.
-    """
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("accelerate", "torch.onnx"))}
-    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    with _unhindered():
-        transformers_logging.disable_progress_bar()  # the Hub's too
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-        with _unhindered():
-            if bars:
-                transformers_logging.enable_progress_bar()
-            (enable_progress_bars if hub_bars else disable_progress_bars)()
-
-
-@contextmanager
-def _unhindered() -> Iterator[None]:
-    """The Hub warns where an environment variable decides on its bars; it then keeps to the variable."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @final
