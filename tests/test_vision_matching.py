@@ -127,8 +127,12 @@ def test_gradients_are_those_of_what_a_layer_rounds_its_input_to(bits: int) -> N
     layer = LayerGradient(At((name,)), sketch=None)
     here = layer(pair(teacher, student, layer, pixels))
     answers: dict[nn.Module, Tensor] = {}
+
+    def note(module: nn.Module, args: Any, out: Tensor) -> None:
+        answers[module] = out
+
     for module in (own := student.get_submodule(name), theirs := teacher.get_submodule(name)):
-        module.register_forward_hook(lambda m, args, out: answers.update({m: out}))
+        module.register_forward_hook(note)
     gradients = []
     for x in pixels.split(1):
         teacher(pixel_values=x)
