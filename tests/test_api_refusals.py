@@ -88,6 +88,7 @@ def test_of_text(options: dict[str, Any], message: str) -> None:
         ({"tokenizer": bpe(), "text_pair": True}, "tokenizer, text_pair is not for ResNetForImageClassification"),
         ({"generator": "x", "teacher_bits": 8}, "generator, teacher_bits is not for ResNetForImageClassification"),
         ({"method": "distill"}, "distill reads batches of your own, and none were given: give batches="),
+        ({"method": "onepass-blocks", "mixes": 0}, r"mixes is 0; .* give at least 1, or leave it off for three$"),
         ({"method": "rtn-real"}, "rtn-real reads real data, and none were given: give real="),
         ({"spec": None}, r"names no image size; give spec=SIDE \(--size\)"),
         ({"spec": (4, 16, 3)}, r"spec is \(4, 16, 3\); give the side of the images in pixels, or ImageSpec\("),

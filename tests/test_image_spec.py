@@ -16,7 +16,8 @@ from transformers import (
 
 import zsaq
 from teachers import processor
-from vision_toys import vit
+from vision_toys import CLASSES, resnet, vit
+from zsaq.method import Budget
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec, as_processed, normalisation, shown_size
 from zsaq.vision.images import images_of
 from zsaq.vision.job import ImageJob
@@ -147,3 +148,14 @@ def test_what_no_pixel_can_be_normalised_by_is_refused(deviation: float) -> None
 def test_the_size_is_that_of_a_square_picture() -> None:
     assert shown_size(processor()) == 16
     assert shown_size(BitImageProcessorPil(crop_size={"height": 24, "width": 24})) == 24
+
+
+def test_what_a_run_takes_beside_its_numbers_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    few: dict[str, Any] = {"images": 2, "image_steps": 1, "steps": 1, "batch_size": 2}
+    zsaq.quantize(resnet(), "w8a8", method="plf", onepass=True, spec=32, processor=processor(), **few)
+    said = capfd.readouterr().err
+    assert "spec says images of 32 pixels, and the processor makes them of 16: spec counts" in said
+    assert "plf: begins with one pass on 64 pyramid images of 60 steps" in said
+    assert Budget("light", {"images": 2, "mixes": None}).told == "images 2; by the model, or none: mixes"
+    ImageJob(resnet(), ImageSpec(CLASSES, 16), processor())
+    assert capfd.readouterr().err == ""

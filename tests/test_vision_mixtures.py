@@ -118,6 +118,9 @@ def test_fewer_mixtures_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     onepass(teacher, config, spec, {"pixel_values": pixels[:1]})
     assert "onepass: 0 of 3 mixtures of each of the images 1 x 3 x 32 x 32; one alone" in capsys.readouterr().err
     given = onepass(teacher, config, spec, {"pixel_values": pixels}, mixes=2).state_dict()
+    monkeypatch.undo()
+    onepass(teacher, config, spec, {"pixel_values": pixels})
+    assert "onepass: 3 mixtures of each of the images 4 x 3 x 32 x 32\n" in capsys.readouterr().err
     assert "mixtures of each" not in capsys.readouterr().err
     assert all(torch.equal(value, given[name]) for name, value in few.items())
 

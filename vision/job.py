@@ -1,6 +1,7 @@
 """What a vision method works on: a teacher, the images that it is shown, and synthetic ones that methods share."""
 
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ from zsaq.train.pair import Batch
 from zsaq.train.stages import part
 from zsaq.train.synthesis import process_index
 from zsaq.vision.classifier import answered, class_name, classifier
-from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec, as_processed, normalisation
+from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec, as_processed, normalisation, shown_size
 
 T = TypeVar("T")
 
@@ -46,6 +47,10 @@ class ImageJob:
     def __post_init__(self) -> None:
         self.teacher = classifier(self.teacher)
         check_spec(self.teacher, self.spec)
+        with suppress(ValueError, ImportError):  # of a processor that makes no image, which not every method asks
+            side = self.spec.size if self.processor is None else shown_size(self.processor, self.spec.channels)
+            if side != self.spec.size:
+                say(f"spec says images of {self.spec.size} pixels, and the processor makes them of {side}: spec counts")
 
     @cached_property
     def normalised(self) -> dict[str, tuple[float, ...]]:

@@ -41,7 +41,7 @@ from zsaq.vision.early import (
 )
 from zsaq.vision.extras import by_psaq, deep, host, mean_and_deviation, zeroq_ranges
 from zsaq.vision.fine_tuning import on_batches
-from zsaq.vision.onepass import onepass, onepass_blocks, onepass_blocks_kl, onepass_kl
+from zsaq.vision.onepass import mixing, onepass, onepass_blocks, onepass_blocks_kl, onepass_kl
 from zsaq.vision.papers.adadfq import adadfq
 from zsaq.vision.papers.adasg import adasg
 from zsaq.vision.papers.ait import ait, divergence_alone
@@ -84,10 +84,10 @@ then_kl = partial(
     fitted, method=onepass_kl, budgets=ONEPASS | KL_STEPS, preset="brecq", cost="images, then steps of SGD",
     checks=(of_two, in_pairs, passable),
 )  # fmt: skip
-then_blocks = partial(passed, method=onepass_blocks, cost=STEPS_OF_BLOCKS, checks=(of_two, passable, learnable))
+then_blocks = partial(passed, method=onepass_blocks, cost=STEPS_OF_BLOCKS, checks=(of_two, mixing, passable, learnable))
 then_both = partial(
     then_blocks, method=onepass_blocks_kl, cost=f"{STEPS_OF_BLOCKS}, then of SGD",
-    checks=(of_two, in_pairs, passable, learnable),
+    checks=(of_two, in_pairs, mixing, passable, learnable),
 )  # fmt: skip
 learned = partial(
     blockwise, method=psaq_learned, budgets=PSAQ | OF_PSAQ, needs=ATTENTION, preset="psaq", paper="psaq",

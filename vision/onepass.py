@@ -6,8 +6,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from zsaq.method import Budget
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
+from zsaq.quant.plan import Plan
 from zsaq.train.logging import say
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL
@@ -19,6 +21,7 @@ from zsaq.train.synthesis import seed_of
 from zsaq.train.trainer import distill
 from zsaq.vision.fine_tuning import shown
 from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.job import ImageJob
 from zsaq.vision.models import blocks, classifier
 from zsaq.vision.papers.gdfq import sgd
 from zsaq.vision.sources.crops import minibatches
@@ -51,14 +54,28 @@ def onepass(
 
 
 def with_mixtures(images: Batch, mixes: int | None, seed: int, loop: Loop, stage: str, least: int = 0) -> Batch:
-    """Images and `mixes` mixtures of each, None for as many as there is `room`, but `least`; said if they are fewer."""
+    """Images and `mixes` mixtures of each, None for as many as there is `room`, but `least`; said."""
     pixels = images["pixel_values"]
     taken = max(least, room(pixels)) if mixes is None else mixes
-    if mixes is None and taken < MIXES and loop.accelerator.is_main_process:
-        shape = " x ".join(map(str, pixels.shape))
+    if mixes is not None:
+        check_mixes(mixes, least)
+    elif loop.accelerator.is_main_process:
         why = "mixes= takes more, and memory" if len(pixels) > 1 else "one alone has no other to mix with, give more"
-        say(f"{stage}: {taken} of {MIXES} mixtures of each of the images {shape}; {why}")
+        count, end = (f"{taken} of {MIXES}", f"; {why}") if taken < MIXES else (str(taken), "")
+        say(f"{stage}: {count} mixtures of each of the images {' x '.join(map(str, pixels.shape))}{end}")
     return {"pixel_values": beside(pixels, taken, generator(seed_of(seed_of(seed, 0), 2)))}
+
+
+def check_mixes(mixes: int, least: int) -> None:
+    """Raises ValueError for fewer mixtures than `least`; what is no number is told where they are made."""
+    if mixes == 0 < least:
+        raise ValueError("mixes is 0; rounding is learned on mixtures too: give at least 1, or leave it off for three")
+
+
+def mixing(job: ImageJob, plan: Plan, budget: Budget) -> None:
+    """A row of blocks learns from mixtures."""
+    if budget["mixes"] is not None:
+        check_mixes(budget["mixes"], 1)
 
 
 def room(pixels: Tensor) -> int:
@@ -80,7 +97,7 @@ def onepass_blocks(
     images alone .247 to .285. So `lr_bits` is by default 1e-2, beyond 2,000 steps as much less as they are more;
     `lr_step` 1e-3 was ahead of the published 4e-5 (.225). `lr_norm` 1e-3 is the one rate above 0 that was looked at,
     there too: after `onepass_blocks_kl` W2A4 .149 to .131, W2A2 .416 to .399; on ResNet-32 it gave nothing.
-    `folder` is not used. Raises ValueError for one image and as `onepass` and `zsaq.reconstruct` do.
+    `folder` is not used. Raises ValueError for one image, for no mixtures, and as `onepass` and `zsaq.reconstruct` do.
     """
     teacher, loop = classifier(teacher), loop or Loop()
     samples = with_mixtures(shown(images, spec), mixes, seed, loop, "onepass", least=1)

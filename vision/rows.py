@@ -14,6 +14,7 @@ from zsaq.method import Budget, Method
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.quant.plan import make_plan
+from zsaq.train.logging import say
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch
 from zsaq.train.recomputing import recomputing
@@ -40,6 +41,7 @@ NEEDS: dict[str, Callable[[nn.Module, ImageSpec | None], bool]] = {
     ATTENTION: lambda teacher, spec: has_attentions(teacher),
     ATTENTION_HEADED: lambda teacher, spec: has_attentions(teacher) and has_head(teacher, spec),
 }
+FIRST = {"images": 64, "steps": 60}  # whatever a row's own budget is
 OF_IMAGES = ("images", "image_steps")  # budgets that a fit does not see
 OF_JOB = {"seed", "loop", "folder", "ranges", "source", "layer", "learn", "mean", "deviation", "stage"}
 INPUTS = {
@@ -100,6 +102,8 @@ def fitted(
             options["lr"] *= speed
         start, more = config, extra
         if options.pop("onepass", False):
+            if loop.accelerator.is_main_process:
+                say(f"{name}: begins with one pass on {FIRST['images']} pyramid images of {FIRST['steps']} steps")
             start = onepass(job.teacher, config, job.spec, first_images(job, seed), seed=seed, loop=loop)
             more = unranged(extra)
         options |= {count: budget[count] for count in budgets if count not in OF_IMAGES}
@@ -139,7 +143,7 @@ def checks_of(needs: str) -> tuple[Check, ...]:
 
 def first_images(job: ImageJob, seed: int) -> Batch:
     """Pyramid images for the one pass that a student may begin with."""
-    images: Any = images_of(job, "pyramid", seed, images=64, steps=60)
+    images: Any = images_of(job, "pyramid", seed, **FIRST)
     return images
 
 

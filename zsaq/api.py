@@ -211,7 +211,7 @@ def run(
 ) -> tuple[nn.Module, float]:
     """One student and the seconds that it takes by itself, the budget told first. The teacher's flags are put back."""
     if loop.accelerator.is_main_process:
-        say(f"{row.name} on {subject.name}, effort {budget.effort}: {str(budget) or 'nothing to spend'}")
+        say(f"{row.name} on {subject.name}, effort {budget.effort}: {budget.told}")
         if isinstance(subject.job, TextJob) and (cost := Cost.of(subject.job, budget, loop)) is not None:
             say(f"{row.name}: {cost}")
         if isinstance(subject.job, TextJob) and config.static:

@@ -64,6 +64,12 @@ class Budget:
     def __str__(self) -> str:
         return ", ".join(f"{name} {value}" for name, value in self.numbers.items() if value is not None)
 
+    @property
+    def told(self) -> str:
+        """The numbers, and by name what depends on the model or is left out."""
+        open_ones = ", ".join(name for name, value in self.numbers.items() if value is None)
+        return (str(self) or "nothing to spend") + (f"; by the model, or none: {open_ones}" if open_ones else "")
+
 
 def alike(value: Any, default: Any) -> bool:
     """Whether a setting can stand where its default stands: an integer below 2**31 for an integer, a finite number for
