@@ -3,6 +3,7 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +86,11 @@ def test_the_limits_name_every_method_of_files() -> None:
 
 def cells(line: str) -> list[str]:
     return [cell.strip(" *") for cell in line.strip().strip("|").split("|")]
+
+
+def test_one_pass_and_its_parts_run_as_they_stand() -> None:
+    page = (ROOT / "docs/library.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"## One pass, and its parts\n.*?```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102 (our own page)
+    assert zsaq.coverage(names["student"])["module.5"].startswith("weights")
