@@ -78,7 +78,8 @@ def test_what_rows_share_counts_for_each_that_reads_it_whatever_their_order(monk
     for methods in ([images, prior, nothing], [nothing, prior, images]):
         table = zsaq.compare(resnet(), ["w4a8"], methods, spec=16, preset="brecq")
         assert {run["method"]: run["seconds"] for run in table.runs} == {"images": 36, "prior": 7, "nothing": 3}
-    student = zsaq.quantize(resnet(), QuantConfig.parse("w4a16"), method=images, baselines=[prior], spec=16)
+    baselines: Any = [prior]
+    student = zsaq.quantize(resnet(), QuantConfig.parse("w4a16"), method=images, baselines=baselines, spec=16)
     assert [row.seconds for row in student.zsaq.results.rows] == [0, 7, 36]
     assert student.zsaq.results.seconds == 38, "all that passed"
 

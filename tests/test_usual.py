@@ -71,8 +71,8 @@ def test_other_models_alone(name: str, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_vision_encoder_without_a_head_takes_weights_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    images = {"image_size": 16, "patch_size": 8}
+    small: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    images: dict[str, Any] = {"image_size": 16, "patch_size": 8}
     for model in (ViTModel(ViTConfig(**small, **images)), CLIPVisionModel(CLIPVisionConfig(**small, **images))):
         results = zsaq.quantize(model).zsaq.results
         assert results.method == "rtn" and results.config == QuantConfig.parse("w4a16")
