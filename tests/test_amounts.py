@@ -52,8 +52,9 @@ def test_amounts(value: Any) -> None:
 def test_what_blocks_cannot_be_learned_with(name: str, value: Any) -> None:
     teacher = classifier(cnn())
     student = quantize_model(teacher, uniform("w4a4", teacher))
+    options: dict[str, Any] = {"steps": 1, name: value}
     with pytest.raises(ValueError, match=f"{name} is {value!r}; give"):
-        reconstruct(student, teacher, [BATCH], blocks(teacher), **{"steps": 1} | {name: value})
+        reconstruct(student, teacher, [BATCH], blocks(teacher), **options)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_what_rows_share_counts_for_each_that_reads_it_whatever_their_order(monk
         return then()
 
     def images(job: Any, config: Any, *_: Any) -> nn.Module:
-        for _ in range(2):
+        for _turn in range(2):
             job.once("images", lambda: passing(30, lambda: job.once("prior", lambda: passing(5))))
         return passing(1, lambda: zsaq.quantize_model(job.teacher, config))
 

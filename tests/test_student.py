@@ -155,7 +155,8 @@ def test_a_teacher_that_transformers_does_not_save_is_refused_before_anything_is
         raise AssertionError("a step was taken")
 
     model = bert(wordpiece())
-    first, second = model.bert.encoder.layer
+    layers: Any = model.bert.encoder.layer
+    first, second = layers
     second.output.dense.weight = first.output.dense.weight
     with pytest.raises(ValueError, match=r"does not save this BertFor.*give parameters .* each their own"):
         zsaq.quantize(model, "w4a8", method=never, tokenizer=wordpiece())

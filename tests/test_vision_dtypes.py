@@ -22,7 +22,7 @@ def test_a_net_of_another_dtype_is_shown_its_images(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize(("method", "options"), FEW.items())
-def test_a_student_of_a_16_bit_teacher_learns_in_float32(method: str, options: dict[str, int]) -> None:
+def test_a_student_of_a_16_bit_teacher_learns_in_float32(method: str, options: dict[str, Any]) -> None:
     teacher = cnn().bfloat16()
     before = {name: value.float() for name, value in teacher.named_parameters()}
     student = quantize(teacher, "w4a4", method=method, spec=ImageSpec(CLASSES, 16), effort="light", **options)
@@ -36,7 +36,9 @@ def test_one_pass_fits_a_student_of_a_float64_teacher(method: str) -> None:
     teacher = cnn().double()
     with torch.no_grad():
         teacher.linear.weight += 1e-9  # which float32 does not hold
-    few = {"images": 4, "image_steps": 1} | ({"steps": 1, "batch_size": 2} if method != "onepass" else {})
+    few: dict[str, Any] = {"images": 4, "image_steps": 1} | (
+        {"steps": 1, "batch_size": 2} if method != "onepass" else {}
+    )
     student = quantize(teacher, "w4a4", method=method, spec=ImageSpec(CLASSES, 16), **few)
     assert {value.dtype for value in student.parameters()} == {torch.float32}
 

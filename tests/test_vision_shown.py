@@ -107,7 +107,7 @@ def test_what_no_image_reaches_stays_in_floats_where_a_rule_says_so(method: str)
     teacher, spec = Aside().eval(), ImageSpec(CLASSES, 16)
     config = preset_config("w4a4", "brecq", classifier(teacher), spec)
     config = replace(config, rules=(("module.aside", None), *config.rules))
-    few: dict[str, int] = {"images": 4, "image_steps": 1, "steps": 1, "batch_size": 2}
+    few: dict[str, Any] = {"images": 4, "image_steps": 1, "steps": 1, "batch_size": 2}
     student = quantize(teacher, config, method=method, spec=spec, effort="light", **few)
     assert torch.equal(student.module.aside.weight, teacher.aside.weight)
     assert type(student.module.aside) is nn.Linear

@@ -15,7 +15,7 @@ def check_counts(least: int = 1, **given: Any) -> None:
 def check_amounts(least: float = 0.0, most: float = math.inf, **given: Any) -> None:
     """Raises ValueError for what is no finite number from `least` to `most`, and for a truth."""
     for name, value in given.items():
-        known = isinstance(value, Real) and not isinstance(value, bool)
-        if not known or not least <= value <= most or not math.isfinite(value):
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+        if not least <= number <= most or not math.isfinite(number):
             reach = f"from {least:g} to {most:g}" if math.isfinite(most) else f"of at least {least:g}"
             raise ValueError(f"{name} is {value!r:.50}; give a finite number {reach}")

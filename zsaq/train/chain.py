@@ -142,8 +142,8 @@ def as_called(model: nn.Module, names: Sequence[str], batch: Batch, idle: Collec
             handle.remove()
     if missed := [name for name, block in blocks.items() if block not in called and name not in idle]:
         raise ValueError(f"the blocks {missed[:4]} are not reached by a forward pass; leave them out")
-    reached = (name for name in names if blocks[name] in called)
-    return sorted(reached, key=lambda name: called[blocks[name]])
+    in_reach = [name for name in names if blocks[name] in called]
+    return sorted(in_reach, key=lambda name: called[blocks[name]])
 
 
 def names_of(blocks: Sequence[tuple[str, nn.Module]]) -> list[str]:
