@@ -1,12 +1,14 @@
 """What a run says, and where."""
 
-from logging import WARNING, getLogger
+import threading
+from logging import ERROR, WARNING, getLogger
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
-from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.tqdm import progress_bar_states
 from rich.progress import TimeRemainingColumn
 from torch import nn
 from transformers.utils import logging as transformers_logging
@@ -173,11 +175,38 @@ def test_inside_quiet_others_are_silent(tmp_path: Path, capfd: pytest.CaptureFix
 
 @pytest.mark.parametrize("hub_bars", [False, True])
 def test_quiet_restores_what_it_found(hub_bars: bool) -> None:
-    with quiet():
-        if hub_bars:
-            enable_progress_bars()
+    (enable_progress_bars if hub_bars else disable_progress_bars)()
+    try:
         before = bars_and_hints()
-        with quiet():
+        assert before == (True, hub_bars, True)
+        with quiet(), quiet():
             assert bars_and_hints() == (False, False, False)
         assert bars_and_hints() == before
-    assert bars_and_hints() == (True, True, True)
+    finally:
+        enable_progress_bars()
+
+
+def test_threads_that_are_quiet_leave_all_as_it_was() -> None:
+    before = (transformers_logging.is_progress_bar_enabled(), dict(progress_bar_states))
+    level = (logger := getLogger("accelerate")).level
+    progress_bar_states["peft.foo"] = False
+    barrier = threading.Barrier(2)
+
+    def within() -> None:
+        with quiet():
+            barrier.wait()  # both are inside
+            assert logger.level == ERROR and not transformers_logging.is_progress_bar_enabled()
+        barrier.wait()
+
+    try:
+        threads = [threading.Thread(target=within) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with pytest.raises(KeyError), quiet():
+            raise KeyError
+        assert are_progress_bars_disabled("peft.foo") and logger.level == level
+    finally:
+        del progress_bar_states["peft.foo"]
+    assert (transformers_logging.is_progress_bar_enabled(), dict(progress_bar_states)) == before

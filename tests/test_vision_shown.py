@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from vision_toys import CLASSES, cnn, images, resnet
 from zsaq import Grid, ImageSpec, QuantConfig, compensate, one_pass, quantize, quantize_model, save
+from zsaq.student import refuse_plain
 from zsaq.train.objectives import KL
 from zsaq.train.pair import Pair
 from zsaq.vision.images import real
@@ -209,3 +211,15 @@ def test_a_student_of_a_plain_net_comes_back_by_its_state(tmp_path: Path, capfd:
     again.load_state_dict(student.state_dict())
     shown = images(4, 16)
     assert torch.equal(again.eval()(shown), student.eval()(shown))
+
+
+def test_fewer_real_images_than_asked_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    job = ImageJob(cnn(), ImageSpec(CLASSES, 16), real=lambda: images(8, 16))
+    assert len(real(job, 9, 0)["pixel_values"]) == 8
+    assert "real() answers 8 images of the 9 asked for: the row is of 8" in capsys.readouterr().err
+
+
+def test_a_student_of_a_plain_module_holds_no_method_of_its_own() -> None:
+    student = quantize(cnn(), "w4a4", method="rtn-noise", spec=ImageSpec(CLASSES, 16), images=8)
+    for name in ("save_pretrained", "push_to_hub"):  # which would pickle as its name, and not come back
+        assert isinstance(vars(student)[name], partial) and vars(student)[name].func is refuse_plain

@@ -52,7 +52,6 @@ def learnable(job: ImageJob, plan: Plan, budget: Budget) -> None:
     """Rounding up or down is learned for each layer by itself, on even levels."""
     layers = layers_of(job, plan)
     check_apart(layers)
-    check_reached(job, list(layers))
     check_called(
         job, [name for name, block in blocks(job.teacher) if any(m in layers.values() for m in block.modules())]
     )
@@ -169,7 +168,7 @@ def check_called(job: ImageJob, names: Sequence[str]) -> None:
 
 def check_reached(job: ImageJob, names: Sequence[str]) -> None:
     """Raises ValueError for modules that neither an empty image nor noise reaches."""
-    if left := missed(job, names, calls_noted):
+    if left := missed(job, names, either_noted):
         globs = ", ".join(f'("{name}", None)' for name in left)
         raise ValueError(
             f"{', '.join(left[:4])}{' and others' if len(left) > 4 else ''}: no image reaches them, to set a range or "
@@ -186,6 +185,13 @@ def missed(job: ImageJob, names: Sequence[str], noted: Noted) -> list[str]:
         if not seen.issuperset(names):
             answered(job.teacher, pink_images(job.spec, images=8)["pixel_values"])
     return [name for name in names if name not in seen]
+
+
+@contextmanager
+def either_noted(modules: Mapping[str, nn.Module], seen: set[str]) -> Iterator[None]:
+    """Inside, names are added whose module or its forward is called; hooks keep torch from fusing modules."""
+    with calls_noted(modules, seen), hooks_noted(modules, seen):
+        yield
 
 
 @contextmanager

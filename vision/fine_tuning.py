@@ -51,7 +51,8 @@ def on_batches(
     those of an iterator once; the first `calibration` set the static ranges. `folder` is not used. Raises ValueError
     for batches without pixel_values [B, C, S, S] of the `spec`, and as `zsaq.calibrate` and `zsaq.distill` do.
     """
-    check_counts(steps=steps, batch_size=batch_size, calibration=calibration)
+    check_counts(steps=steps, batch_size=batch_size)
+    check_counts(0, calibration=calibration)
     teacher, loop = classifier(teacher), loop or Loop()
     student = begun(teacher, config)
     if isinstance(images, Mapping):

@@ -27,7 +27,8 @@ def has_head(model: nn.Module, spec: ImageSpec | None = None) -> bool:
 
 def linear_heads(model: nn.Module, spec: ImageSpec | None = None) -> list[nn.Linear]:
     """Linear layers in the heads of a transformers model. Of a plain module those whose output is its answer to an
-    image of noise; failing that, those of as many outputs, if a layer of them is the last: a softmax stands behind."""
+    image of noise; failing that, if it is the last layer, the only one, or those of as many outputs: a softmax, or a
+    choice among the classes, stands behind. Raises ValueError for a net that cannot take the image."""
     plain, linears = classifier(model), [m for m in model.modules() if isinstance(m, nn.Linear)]
     if not isinstance(plain, Classifier) or not linears:
         found = heads(model)
@@ -35,9 +36,16 @@ def linear_heads(model: nn.Module, spec: ImageSpec | None = None) -> list[nn.Lin
     spec, layer = shown_spec(model, spec), nn.Linear | nn.Conv2d
     capture = Capture("teacher", lambda _, module: isinstance(module, layer))
     noise = torch.randn(1, spec.channels, spec.size, spec.size, generator=generator(0))
-    out = answered(plain, noise, (capture,))
+    try:
+        out = answered(plain, noise, (capture,))
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{class_name(model)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
+        ) from error
     seen, answer = out.seen[capture], out.answer
     if itself := {m for m, value in seen if isinstance(m, nn.Linear) and torch.equal(value.float(), answer)}:
         return [m for m in linears if m in itself]
-    wide = {m for m, _ in seen if isinstance(m, nn.Linear) and m.out_features == answer.shape[-1]}
-    return [m for m in linears if m in wide] if seen[-1][0] in wide else []
+    last = {m for m, _ in seen if isinstance(m, nn.Linear)}
+    if len(last) > 1:
+        last = {m for m in last if m.out_features == answer.shape[-1]}
+    return [m for m in linears if m in last] if seen and seen[-1][0] in last else []

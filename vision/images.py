@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsaq.train.logging import say
 from zsaq.train.pair import Batch
+from zsaq.train.synthesis import process_index
 from zsaq.vision.job import ImageJob
 from zsaq.vision.papers.dsg import dsg_images
 from zsaq.vision.papers.genie import genie_images, genie_sources
@@ -113,8 +115,9 @@ def real(job: ImageJob, images: int, seed: int) -> Batch:
         what = f"{pixels.dtype} {list(pixels.shape)}" if isinstance(pixels, Tensor) else f"a {type(pixels).__name__}"
         wanted = ", ".join(map(str, sides))
         raise ValueError(f"real() answers {what}; make it answer one tensor of floats [N, {wanted}]")
-    if len(pixels) < images:
-        fewer = f"images={len(pixels)}, or " if len(pixels) else ""
-        raise ValueError(f"real() answers {len(pixels)} images of the {images} asked for: give {fewer}more real images")
+    if not len(pixels):
+        raise ValueError(f"real() answers no image, and {images} are asked for: give some")
+    if len(pixels) < images and process_index() == 0:
+        say(f"real() answers {len(pixels)} images of the {images} asked for: the row is of {len(pixels)}")
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(seed))
     return {"pixel_values": pixels.detach()[order[:images]]}

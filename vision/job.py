@@ -49,7 +49,7 @@ class ImageJob:
         check_spec(self.teacher, self.spec)
         with suppress(ValueError, ImportError):  # of a processor that makes no image, which not every method asks
             side = self.spec.size if self.processor is None else shown_size(self.processor, self.spec.channels)
-            if side != self.spec.size:
+            if side != self.spec.size and process_index() == 0:
                 say(f"spec says images of {self.spec.size} pixels, and the processor makes them of {side}: spec counts")
 
     @cached_property
@@ -74,7 +74,7 @@ class ImageJob:
             with part(name := f"images {key}", anywhere=True) as at:  # whichever method comes first
                 self.cache[key] = make()
             self.costs[key] = at.clock.costs(name)
-        read(self.costs[key])
+        read(self.costs.get(key, {}))
         return self.cache[key]
 
     def folder(self, name: str, seed: int) -> Path | None:

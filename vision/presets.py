@@ -67,7 +67,12 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
     model = classifier(model)
     check_layers(model)
     capture = Capture("teacher", lambda _, module: kind_of(module) is not None, "input")
-    seen = answered(model, torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
+    try:
+        seen = answered(model, torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{class_name(model)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
+        ) from error
     names = {module: name for name, module in model.named_modules()}
     first, last = names[seen[0][0]], names[seen[-1][0]]
     second = [names[module] for module, tensor in seen if len(seen) > 1 and tensor is seen[1][1]]
@@ -126,7 +131,12 @@ def calls(model: nn.Module, spec: ImageSpec | None = None) -> tuple[int, int]:
     64 x 64 pixels."""
     model, spec = classifier(model), shown_spec(model, spec)
     capture = Capture("teacher", lambda _, m: type(m) in ACTIVATIONS or kind_of(m) is not None, "input")
-    seen = answered(model, torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
+    try:
+        seen = answered(model, torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{class_name(model)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
+        ) from error
     relus = sum(type(module) in ACTIVATIONS for module, _ in seen)
     return relus, len(seen) - relus
 

@@ -32,7 +32,7 @@ from zsaq.quant.model import coverage
 from zsaq.quant.plan import make_plan, plan_of
 from zsaq.quant.share import Share
 from zsaq.run import Data, Results, Row
-from zsaq.student import Score, finish, last_numbers, numbers, saved_bytes, tell_plain
+from zsaq.student import Score, check_saving, finish, last_numbers, numbers, saved_bytes
 from zsaq.subject import GIVEN, OWN, Subject, TeacherBits
 from zsaq.train.checkpoint import Checkpoint
 from zsaq.train.logging import SynthesisLog, say
@@ -135,7 +135,7 @@ def quantize(
             (each, *subject.config(each, config, preset), budget_of(each, effort, options if each is row else {}))
             for each in (*others, row)
         ]
-        tell_plain(subject.model)
+        check_saving(subject.model, processor)
         for each, plan, _, _ in work:
             tell_share(subject, each, plan, loop)
         _, _, named_preset, budget = work[-1]

@@ -1,12 +1,15 @@
 """A context, and a decorator, in which other libraries show no bars and hints."""
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from huggingface_hub.utils.tqdm import progress_bar_states
 from transformers.utils import logging as transformers_logging
+
+_lock, _within, _state = threading.Lock(), [0], [ExitStack()]
 
 
 @contextmanager
@@ -14,23 +17,41 @@ def quiet() -> Iterator[None]:
     """Inside, others say no more than they must: no bars of transformers and of the Hub, no hints of accelerate and of
     torch's exporter.
 
-    transformers' own warnings stay: weights that a checkpoint lacks are worth a line. On the way out all is as it was.
+    transformers' own warnings stay: weights that a checkpoint lacks are worth a line. When the last of those inside, of
+    any thread, is out, all is as it was before the first.
     """
-    levels = {logger: logger.level for logger in map(logging.getLogger, ("accelerate", "torch.onnx"))}
-    bars, hub_bars = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    with _unhindered():
-        transformers_logging.disable_progress_bar()  # the Hub's too
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
+    with _lock:
+        if not _within[0]:
+            _state[0] = _hushed()
+        _within[0] += 1
     try:
         yield
     finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
-        with _unhindered():
-            if bars:
-                transformers_logging.enable_progress_bar()
-            (enable_progress_bars if hub_bars else disable_progress_bars)()
+        with _lock:
+            _within[0] -= 1
+            if not _within[0]:
+                _state[0].close()
+
+
+def _hushed() -> ExitStack:
+    """Others are silent, until it is closed."""
+    back = ExitStack()
+    for logger in map(logging.getLogger, ("accelerate", "torch.onnx")):
+        back.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.ERROR)
+    back.callback(_put_back, transformers_logging.is_progress_bar_enabled(), dict(progress_bar_states))
+    with _unhindered():
+        transformers_logging.disable_progress_bar()  # the Hub's too
+    return back
+
+
+def _put_back(bars: bool, states: dict[str, bool]) -> None:
+    """Bars of transformers, and those of the Hub by their groups."""
+    with _unhindered():
+        if bars:
+            transformers_logging.enable_progress_bar()
+    progress_bar_states.clear()
+    progress_bar_states.update(states)
 
 
 @contextmanager

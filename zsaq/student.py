@@ -3,6 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from transformers import PreTrainedModel
 
 from zsaq.atomic import told
 from zsaq.io.loading import load as read
+from zsaq.io.readers import check_readers
 from zsaq.io.record import Record
 from zsaq.io.saving import alone, is_main, refuse_plain, save, weight_bytes, write
 from zsaq.quant.adapter import save_pretrained
@@ -36,13 +38,17 @@ def finish(student: nn.Module, record: Record) -> Any:
         vars(student).update(save_pretrained=MethodType(save_whole, student), push_to_hub=MethodType(push, student))
     else:
         missing = [name for name in ("save_pretrained", "push_to_hub") if not hasattr(student, name)]
-        vars(student).update({name: MethodType(refuse_plain, student) for name in missing})
+        # A method would pickle as its name, which the class of a plain module does not have.
+        vars(student).update({name: partial(refuse_plain, student) for name in missing})
     return student
 
 
-def tell_plain(model: nn.Module) -> None:
-    """Before anything is spent, what becomes of a student of a plain module."""
-    if not isinstance(model, PreTrainedModel):
+def check_saving(model: nn.Module, processor: Any) -> None:
+    """Before anything is spent, what becomes of a student: of a plain module it is told. Raises ValueError for a
+    processor that could not be saved beside one of transformers; None is none."""
+    if isinstance(model, PreTrainedModel):
+        check_readers(processor=processor)
+    else:
         say(
             "a student of a plain module is for use as it is and comes back by its state_dict() (docs/saving.md): zsaq "
             "saves, publishes and exports models of transformers alone"
@@ -119,6 +125,8 @@ def saved_bytes(model: nn.Module) -> int:
         try:
             type(model).save_pretrained(model, folder)
         except RuntimeError as error:
+            if "shared" not in str(error):
+                raise
             why = str(error).partition("\n")[0]
             raise ValueError(
                 f"transformers does not save this {type(model).__name__}, so nothing made of it could be saved "

@@ -102,7 +102,7 @@ class Subject:
         foreign = words if kind == "image" else {"processor": processor, "spec": spec}
         if given := [key for key, value in foreign.items() if value is not None]:
             raise ValueError(f"{', '.join(given)} is not for {architecture} (of kind {kind}): leave it off")
-        check_readers(tokenizer=tokenizer, processor=processor)
+        check_readers(tokenizer=tokenizer)
         if not isinstance(text_pair, bool):
             raise ValueError(f"text_pair is {text_pair!r}; give True or False")
         if teacher_bits is not None and (type(teacher_bits) is not int or teacher_bits not in get_args(TeacherBits)):

@@ -66,14 +66,14 @@ def swing(teacher: nn.Module, seed: int = 0) -> Iterator[None]:
     """
     rng, paddings = generator(seed), Paddings()
 
-    def shift(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Any:
+    def shift(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
         bare, pad = paddings.undone(first_input(args, kwargs))
         height, width = bare.shape[-2:]
         if min(height, width) < 2:
             return None
         top, left = torch.randint(3, (2,), generator=rng).tolist()
         shifted = pad(F.pad(bare, (1, 1, 1, 1), mode="reflect")[..., top : top + height, left : left + width])
-        return ((shifted,), {}) if args else ((), {**kwargs, next(iter(kwargs)): shifted})
+        return ((shifted, *args[1:]), kwargs) if args else ((), {**kwargs, next(iter(kwargs)): shifted})
 
     strided = [m for m in teacher.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
     handles = [conv.register_forward_pre_hook(shift, with_kwargs=True) for conv in strided]

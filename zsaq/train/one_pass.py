@@ -174,7 +174,8 @@ def check_fresh(
         if there is None:
             strange = name.endswith(".weight") and name.removesuffix(".weight") in every
         else:
-            strange = there.shape != value.shape or not torch.equal(there.to(value), value)
+            same = there.shape == value.shape
+            strange = not same or not (torch.equal(there.to(value), value) or torch.equal(there, value.to(there)))
         if strange:
             raise ValueError(
                 f"{name} of the student is not that of the teacher, from which it would be fitted: give a fresh "
