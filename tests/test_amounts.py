@@ -75,7 +75,7 @@ def test_what_a_student_cannot_be_tuned_with() -> None:
     teacher: nn.Module = cnn()
     with pytest.raises(ValueError, match="batch_size is 0; give at least 1"):
         hast(teacher, uniform("w4a4", classifier(teacher)), SPEC, BATCH, steps=1, batch_size=0)
-    with pytest.raises(ValueError, match="calibration is -1; give at least 1"):
+    with pytest.raises(ValueError, match="calibration is -1; give at least 0"):
         on_batches(teacher, uniform("w4a4", classifier(teacher)), SPEC, [BATCH], steps=1, calibration=-1)
 
 
