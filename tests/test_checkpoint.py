@@ -1,7 +1,6 @@
 """What a checkpoint keeps, what it refuses, and how a run is asked to stop."""
 
 import json
-import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,7 +33,7 @@ def counted(folder: Path, *, upto: int = 5, stop: int | None = None, **options: 
             for step in at.steps(upto):
                 seen.value.append(float(torch.rand(())) + float(torch.rand((), generator=rng)) + np.random.rand())
                 if step == stop:
-                    os.kill(os.getpid(), signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
     return seen.value
 
 
@@ -61,13 +60,13 @@ def test_random_streams_go_on(tmp_path: Path, numbers: list[float], every: int |
 def test_a_signal_waits_for_the_step_and_a_second_does_not() -> None:
     with Stopper() as stopper:
         stopper.looks = True
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         assert stopper.asked == signal.SIGTERM
         with pytest.raises(Stopped) as stop:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         assert stop.value.code == 143
     with Stopper(), pytest.raises(Stopped):  # nobody looks: at once
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
 
 def text_run(**given: Any) -> Mapping[str, Any]:

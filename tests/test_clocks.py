@@ -1,6 +1,5 @@
 """The seconds of rows: what several share counts for each that reads it, whoever comes first, also after a stop."""
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -36,7 +35,7 @@ def test_a_run_that_goes_on_counts_what_rows_share_for_each(
             for turn in at.steps(3):
                 now += seconds
                 if stop == (name, turn):
-                    os.kill(os.getpid(), signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
 
     def rows(stop: Any) -> dict[str, float]:
         job, seconds = SimpleNamespace(cache={}, costs={}), {}
