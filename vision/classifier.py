@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from zsaq.quant.modes import evaluating
 from zsaq.train.pair import Capture, Out, run_model
 from zsaq.train.widening import widened
+from zsaq.vision.image_spec import ImageSpec
 
 
 @final
@@ -41,3 +42,17 @@ def answered(model: nn.Module, pixels: Tensor, captures: tuple[Capture, ...] = (
     where = next((parameter.device for parameter in model.parameters()), None)
     with evaluating(model), widened(model):
         return run_model(model, {"pixel_values": pixels.to(where)}, captures)
+
+
+def answered_as(
+    model: nn.Module, spec: ImageSpec, captures: tuple[Capture, ...] = (), pixels: Tensor | None = None
+) -> Out:
+    """What a classifier answers to a blank image of the `spec`, or to `pixels` [B, C, S, S] of it. Raises ValueError
+    for one that cannot take it."""
+    blank = torch.zeros(1, spec.channels, spec.size, spec.size)
+    try:
+        return answered(model, blank if pixels is None else pixels, captures)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{class_name(model)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
+        ) from error

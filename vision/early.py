@@ -4,7 +4,7 @@ The budget that checks see has the paper's values where none were given.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any
 
@@ -31,7 +31,6 @@ from zsaq.vision.sources.generators import check_batch, first_side
 from zsaq.vision.sources.pink import pink_images
 
 Check = Callable[[ImageJob, Plan, Budget], None]
-Noted = Callable[[Mapping[str, nn.Module], set[str]], AbstractContextManager[None]]
 
 
 def static_reached(job: ImageJob, plan: Plan, budget: Budget) -> None:
@@ -157,8 +156,8 @@ def layers_of(job: ImageJob, plan: Plan) -> dict[str, nn.Module]:
 
 def check_called(job: ImageJob, names: Sequence[str]) -> None:
     """Raises ValueError for modules that no image reaches, and for those whose forward is called past their hooks."""
-    check_reached(job, names)
-    if left := missed(job, names, hooks_noted):
+    hooked = check_reached(job, names)
+    if left := [name for name in names if name not in hooked]:
         raise ValueError(
             f"{', '.join(left[:4])}{' and others' if len(left) > 4 else ''}: their forward is called, and not they "
             "themselves, so hooks do not see their inputs, by which this method rounds: call the layer, layer(x) for "
@@ -166,32 +165,22 @@ def check_called(job: ImageJob, names: Sequence[str]) -> None:
         )
 
 
-def check_reached(job: ImageJob, names: Sequence[str]) -> None:
-    """Raises ValueError for modules that neither an empty image nor noise reaches."""
-    if left := missed(job, names, either_noted):
+def check_reached(job: ImageJob, names: Sequence[str]) -> set[str]:
+    """Raises ValueError for modules that neither an empty image nor noise reaches; answers those that hooks see."""
+    modules, called, hooked = dict(job.teacher.named_modules()), set[str](), set[str]()
+    asked = {name: modules[name] for name in names}
+    with calls_noted(asked, called), hooks_noted(asked, hooked):  # hooks keep torch from fusing modules
+        check_spec(job.teacher, job.spec)
+        if not hooked.issuperset(names):
+            answered(job.teacher, pink_images(job.spec, images=8)["pixel_values"])
+    if left := [name for name in names if name not in called | hooked]:
         globs = ", ".join(f'("{name}", None)' for name in left)
         raise ValueError(
             f"{', '.join(left[:4])}{' and others' if len(left) > 4 else ''}: no image reaches them, to set a range or "
             f"a rounding by; leave them in floats, by rules=({globs},) of the QuantConfig "
             "(zsaq.vision.presets.preset_config makes one of a text)"
         )
-
-
-def missed(job: ImageJob, names: Sequence[str], noted: Noted) -> list[str]:
-    """Those that are not called for an empty image, nor for noise."""
-    modules, seen = dict(job.teacher.named_modules()), set[str]()
-    with noted({name: modules[name] for name in names}, seen):
-        check_spec(job.teacher, job.spec)
-        if not seen.issuperset(names):
-            answered(job.teacher, pink_images(job.spec, images=8)["pixel_values"])
-    return [name for name in names if name not in seen]
-
-
-@contextmanager
-def either_noted(modules: Mapping[str, nn.Module], seen: set[str]) -> Iterator[None]:
-    """Inside, names are added whose module or its forward is called; hooks keep torch from fusing modules."""
-    with calls_noted(modules, seen), hooks_noted(modules, seen):
-        yield
+    return hooked
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from torch import nn
 from zsaq.quant.heads import heads
 from zsaq.train.pair import Capture
 from zsaq.train.randomness import generator
-from zsaq.vision.classifier import Classifier, answered, class_name, classifier
+from zsaq.vision.classifier import Classifier, answered_as, class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import shown_spec
 
@@ -36,12 +36,7 @@ def linear_heads(model: nn.Module, spec: ImageSpec | None = None) -> list[nn.Lin
     spec, layer = shown_spec(model, spec), nn.Linear | nn.Conv2d
     capture = Capture("teacher", lambda _, module: isinstance(module, layer))
     noise = torch.randn(1, spec.channels, spec.size, spec.size, generator=generator(0))
-    try:
-        out = answered(plain, noise, (capture,))
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"{class_name(model)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
-        ) from error
+    out = answered_as(plain, spec, (capture,), noise)
     seen, answer = out.seen[capture], out.answer
     if itself := {m for m, value in seen if isinstance(m, nn.Linear) and torch.equal(value.float(), answer)}:
         return [m for m in linears if m in itself]

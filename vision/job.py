@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, final
 
-import torch
 from torch import Tensor, nn
 
 from zsaq.train.clocks import read
@@ -15,7 +14,7 @@ from zsaq.train.logging import say
 from zsaq.train.pair import Batch
 from zsaq.train.stages import part
 from zsaq.train.synthesis import process_index
-from zsaq.vision.classifier import answered, class_name, classifier
+from zsaq.vision.classifier import answered_as, class_name, classifier
 from zsaq.vision.image_spec import DEVIATION, MEAN, ImageSpec, as_processed, normalisation, shown_size
 
 T = TypeVar("T")
@@ -84,12 +83,7 @@ class ImageJob:
 
 def check_spec(teacher: nn.Module, spec: ImageSpec) -> None:
     """Raises ValueError for a teacher that cannot take an empty image of the spec, or answers other classes."""
-    try:
-        out = answered(teacher, torch.zeros(1, spec.channels, spec.size, spec.size))
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"{class_name(teacher)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
-        ) from error
+    out = answered_as(teacher, spec)
     if out.headless is None and out.answer.shape[1:] != (spec.classes,):
         raise ValueError(
             f"{class_name(teacher)} answers {tuple(out.answer.shape)} to one image where the spec has {spec.classes} "

@@ -9,7 +9,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, final
 
-import torch
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from transformers import PreTrainedModel
@@ -23,7 +22,7 @@ from transformers.models.swin.modeling_swin import SwinModel
 
 from zsaq.quant.attention import attention_of
 from zsaq.train.pair import Capture
-from zsaq.vision.classifier import answered, class_name, classifier
+from zsaq.vision.classifier import answered_as, class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
 
 BLOCK_TYPES = (
@@ -216,7 +215,7 @@ def _sides(model: nn.Module, spec: ImageSpec | None) -> dict[nn.Module, int]:
     if not any(isinstance(m, nn.Conv2d) for m in model.modules()):
         return {}
     spec, capture = shown_spec(model, spec), Capture("teacher", nn.Conv2d)
-    seen = answered(classifier(model), torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
+    seen = answered_as(classifier(model), spec, (capture,)).seen[capture]
     return {module: answer.shape[-2] * answer.shape[-1] for module, answer in seen}
 
 

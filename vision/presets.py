@@ -9,7 +9,6 @@ import re
 from collections.abc import Collection
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from zsaq.quant.config import Grid, QuantConfig
@@ -17,7 +16,7 @@ from zsaq.quant.heads import heads
 from zsaq.quant.kinds import kind_of
 from zsaq.quant.layers import ACTIVATIONS
 from zsaq.train.pair import Capture
-from zsaq.vision.classifier import answered, class_name, classifier
+from zsaq.vision.classifier import answered_as, class_name, classifier
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.models import shown_spec
 
@@ -67,12 +66,7 @@ def brecq(text: str, model: nn.Module, spec: ImageSpec = ANY_SPEC) -> QuantConfi
     model = classifier(model)
     check_layers(model)
     capture = Capture("teacher", lambda _, module: kind_of(module) is not None, "input")
-    try:
-        seen = answered(model, torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"{class_name(model)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
-        ) from error
+    seen = answered_as(model, spec, (capture,)).seen[capture]
     names = {module: name for name, module in model.named_modules()}
     first, last = names[seen[0][0]], names[seen[-1][0]]
     second = [names[module] for module, tensor in seen if len(seen) > 1 and tensor is seen[1][1]]
@@ -131,12 +125,7 @@ def calls(model: nn.Module, spec: ImageSpec | None = None) -> tuple[int, int]:
     64 x 64 pixels."""
     model, spec = classifier(model), shown_spec(model, spec)
     capture = Capture("teacher", lambda _, m: type(m) in ACTIVATIONS or kind_of(m) is not None, "input")
-    try:
-        seen = answered(model, torch.zeros(1, spec.channels, spec.size, spec.size), (capture,)).seen[capture]
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"{class_name(model)} cannot take an image of {spec} ({error}); give the ImageSpec of its images"
-        ) from error
+    seen = answered_as(model, spec, (capture,)).seen[capture]
     relus = sum(type(module) in ACTIVATIONS for module, _ in seen)
     return relus, len(seen) - relus
 

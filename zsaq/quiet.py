@@ -1,15 +1,14 @@
 """A context, and a decorator, in which other libraries show no bars and hints."""
 
 import logging
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from threading import Lock
+from typing import ClassVar, final
 
 from huggingface_hub.utils.tqdm import progress_bar_states
 from transformers.utils import logging as transformers_logging
-
-_lock, _within, _state = threading.Lock(), [0], [ExitStack()]
 
 
 @contextmanager
@@ -20,17 +19,34 @@ def quiet() -> Iterator[None]:
     transformers' own warnings stay: weights that a checkpoint lacks are worth a line. When the last of those inside, of
     any thread, is out, all is as it was before the first.
     """
-    with _lock:
-        if not _within[0]:
-            _state[0] = _hushed()
-        _within[0] += 1
+    _Hush.enter()
     try:
         yield
     finally:
-        with _lock:
-            _within[0] -= 1
-            if not _within[0]:
-                _state[0].close()
+        _Hush.leave()
+
+
+@final
+class _Hush:
+    """How many are inside, and what puts all back."""
+
+    lock: ClassVar = Lock()
+    inside: ClassVar[int] = 0
+    back: ClassVar[ExitStack] = ExitStack()
+
+    @classmethod
+    def enter(cls) -> None:
+        with cls.lock:
+            if not cls.inside:
+                cls.back = _hushed()
+            cls.inside += 1
+
+    @classmethod
+    def leave(cls) -> None:
+        with cls.lock:
+            cls.inside -= 1
+            if not cls.inside:
+                cls.back.close()
 
 
 def _hushed() -> ExitStack:

@@ -48,7 +48,7 @@ def check_saving(model: nn.Module, processor: Any) -> None:
     processor that could not be saved beside one of transformers; None is none."""
     if isinstance(model, PreTrainedModel):
         check_readers(processor=processor)
-    else:
+    elif is_main():
         say(
             "a student of a plain module is for use as it is and comes back by its state_dict() (docs/saving.md): zsaq "
             "saves, publishes and exports models of transformers alone"

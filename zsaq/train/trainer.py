@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
-from numbers import Integral
 from typing import Any, Final, Protocol, TypeVar
 
 import torch
@@ -18,6 +17,7 @@ from transformers import get_scheduler
 
 from zsaq.quant.ranges import Static, static_ranges
 from zsaq.quant.sharded import total_norm
+from zsaq.train.amounts import check_counts
 from zsaq.train.logging import StepLog
 from zsaq.train.loop import Loop, prepared, processes
 from zsaq.train.objectives import Objective, Sum
@@ -117,8 +117,7 @@ def distill(
     device = accelerator.device
     student.to(device).eval()
     teacher.to(device).eval().requires_grad_(False)
-    if not isinstance(steps, Integral) or steps < 1:
-        raise ValueError(f"steps is {steps!r}; give at least 1, as a whole number")
+    check_counts(steps=steps)
     wanted = [p for p in student.parameters() if p.requires_grad]
     if not wanted:
         raise ValueError("no parameter of the student wants a gradient; nothing can be distilled")
