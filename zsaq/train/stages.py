@@ -83,6 +83,4 @@ def part(name: str, *, anywhere: bool = False, **lasting: Any) -> Iterator[Stage
             yield at
     finally:
         keeper.open.remove(at)
-        if "/" not in at.path:  # rows, and what they share: a run that goes on may find them over, and read them
-            keeper.records.seconds |= at.clock.kept(at.path)
         keeper.streams.place, keeper.stopper.looks = outer, looked
