@@ -35,7 +35,7 @@ def test_a_run_that_goes_on_counts_what_rows_share_for_each(
             for turn in at.steps(3):
                 now += seconds
                 if stop == (name, turn):
-                    signal.raise_signal(signal.SIGINT)
+                    Checkpoint.running[-1].stopper.heard(signal.SIGINT, None)  # as Ctrl-C is
 
     def images(stop: Any) -> None:
         nonlocal now
