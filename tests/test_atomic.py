@@ -2,12 +2,14 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors import SafetensorError
@@ -189,6 +191,23 @@ def writer(target: Path, name: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "begun\n"
     return process
+
+
+def test_a_former_folder_that_is_half_gone_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "model"
+    put(target, "first")
+
+    def killed(path: Path, *_: Any, **__: Any) -> None:
+        if path.exists():
+            next(path.iterdir()).unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(shutil, "rmtree", killed)
+        put(target, "second")
+    assert former_of(target) is None and texts(target) == {"second"}
+    put(target, "third")
+    assert held(tmp_path) == ["model"]
 
 
 def test_two_processes_that_are_killed_leave_a_whole_folder(tmp_path: Path) -> None:

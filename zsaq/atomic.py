@@ -42,8 +42,7 @@ def told(place: Path) -> Iterator[None]:
 
 @contextmanager
 def claimed(target: Path) -> Iterator[tuple[str, int]]:
-    """The start of hidden names beside `target` that are this writer's alone while the block runs, and the mode of a
-    new file there. The folder of `target` is made."""
+    """The start of hidden names beside `target`, this writer's alone, and the mode of a new file; makes its folder."""
     target.parent.mkdir(parents=True, exist_ok=True)
     while True:
         stem = f".{target.name}.{uuid.uuid4().hex[:8]}"
@@ -90,7 +89,9 @@ def sweep(target: Path, formers: bool) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take away a file, a link or a folder."""
+    """Take away a file, a link or a folder; what was replaced by another name, so that half of it is not for whole."""
+    if path.suffix == ".former":
+        path = path.rename(path.with_name(f"{path.name.removesuffix('former')}partial.gone"))
     (shutil.rmtree if path.is_dir() and not path.is_symlink() else os.unlink)(path)
 
 
@@ -135,11 +136,8 @@ def settle_all(folder: Path, mode: int) -> None:
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A path to write to; it takes the place of the file `target` at the end, unless the block raises.
-
-    The path ends as `target` does, for writers that go by that. The folder of `target` is made. Raises OSError for what
-    the disk refuses.
-    """
+    """A path to write to; it takes the place of the file `target` at the end, unless the block raises. It ends as
+    `target` does, whose folder is made. Raises OSError for what the disk refuses."""
     with told(target), claimed(target) as (stem, mode):
         partial = target.with_name(f"{stem}.partial{target.suffix}")
         try:
@@ -185,14 +183,16 @@ def atomic_folder(target: Path, check: Callable[[Path], Any] | None = None) -> I
             check(target)
         try:
             while not moved(partial, target):
-                shutil.rmtree(former, ignore_errors=True)  # another writer has been faster: its folder goes, too
+                with suppress(OSError):
+                    remove(former)  # another writer has been faster: its folder goes, too
                 with suppress(FileNotFoundError):
                     os.rename(target, former)
         except BaseException:
             if former.exists() and not os.path.lexists(target):
                 os.rename(former, target)
             raise
-        shutil.rmtree(former, ignore_errors=True)
+        with suppress(OSError):
+            remove(former)
         sweep(target, formers=True)
 
 
@@ -228,8 +228,7 @@ def check_file(target: Path) -> Path:
 
 
 def check_room(target: Path, size: int = 0) -> None:
-    """Raises ValueError if nothing of `size` bytes could be written at `target`, by trying it in the last folder on the
-    way there that exists; leaves nothing behind."""
+    """Raises ValueError if nothing of `size` bytes could be written at `target`, by trying it. Leaves nothing there."""
     remedy = "give another folder, or make room there and the right to write"
     try:
         folder = next(parent for parent in target.parents if os.path.lexists(parent))
