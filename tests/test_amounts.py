@@ -15,8 +15,21 @@ from zsaq.train.compensation import check_damping
 from zsaq.train.randomness import generator
 from zsaq.vision.fine_tuning import on_batches
 from zsaq.vision.models import blocks, classifier
-from zsaq.vision.papers.genie import genie_images
+from zsaq.vision.onepass import onepass_blocks, onepass_blocks_kl, onepass_kl
+from zsaq.vision.papers.adadfq import adadfq
+from zsaq.vision.papers.adasg import adasg
+from zsaq.vision.papers.ait import ait
+from zsaq.vision.papers.arc import arc
+from zsaq.vision.papers.gdfq import gdfq
+from zsaq.vision.papers.genie import genie, genie_images
 from zsaq.vision.papers.hast import hast, hast_images
+from zsaq.vision.papers.intraq import intraq
+from zsaq.vision.papers.plf import plf
+from zsaq.vision.papers.psaq import psaq_learned
+from zsaq.vision.papers.qimera import qimera
+from zsaq.vision.papers.sadag import sadag
+from zsaq.vision.papers.synq import genie_synq, synq
+from zsaq.vision.papers.texq import texq
 from zsaq.vision.presets import uniform
 from zsaq.vision.sources.mixtures import beside
 from zsaq.vision.sources.pyramid import pyramid_images
@@ -77,6 +90,38 @@ def test_what_a_student_cannot_be_tuned_with() -> None:
         hast(teacher, uniform("w4a4", classifier(teacher)), SPEC, BATCH, steps=1, batch_size=0)
     with pytest.raises(ValueError, match="calibration is -1; give at least 0"):
         on_batches(teacher, uniform("w4a4", classifier(teacher)), SPEC, [BATCH], steps=1, calibration=-1)
+
+
+MAKERS = [adadfq, adasg, ait, arc, gdfq, qimera, texq]
+TUNERS = [
+    genie,
+    genie_synq,
+    hast,
+    intraq,
+    onepass_blocks,
+    onepass_blocks_kl,
+    onepass_kl,
+    plf,
+    psaq_learned,
+    sadag,
+    synq,
+]
+
+
+@pytest.mark.parametrize("value", [0, True, 1.5])
+@pytest.mark.parametrize("method", [*MAKERS, *TUNERS], ids=lambda method: method.__name__)
+def test_methods_called_directly_check_their_steps(method: Any, value: Any) -> None:
+    teacher: nn.Module = cnn()
+    with pytest.raises(ValueError, match=f"steps is {value!r}; give at least 1, as a whole number"):
+        method(teacher, uniform("w4a4", classifier(teacher)), SPEC, BATCH, steps=value)
+
+
+@pytest.mark.parametrize("method", MAKERS, ids=lambda method: method.__name__)
+def test_generators_check_their_warm_up(method: Any) -> None:
+    teacher: nn.Module = cnn()
+    for name, least in (("warmup", 0), ("calibration", 1)):
+        with pytest.raises(ValueError, match=f"{name} is 1.5; give at least {least}, as a whole number"):
+            method(teacher, uniform("w4a4", classifier(teacher)), SPEC, None, steps=1, **{name: 1.5})
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from zsaq.quant.ranges import known, static_ranges
+from zsaq.train.amounts import check_counts
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import Objective
 from zsaq.train.optim import Wrapper, keeping
@@ -40,8 +41,7 @@ def alternate(
     look at the student; they are forgotten. A student that has its ranges already keeps them. `folder` is where
     pictures of the synthesizer's next images go. Raises ValueError as `calibrate`, `distill` and the synthesizer do.
     """
-    if warmup < 0 or calibration < 1:
-        raise ValueError(f"warmup is {warmup}, calibration {calibration}; give steps, at least 0 and 1")
+    check_turns(steps, warmup, calibration)
     loop = loop or Loop()
     accelerator = loop.accelerator
     teacher.to(accelerator.device)
@@ -62,6 +62,12 @@ def alternate(
     if folder is not None:
         album(next(synthesizer), folder, synthesizer.losses)
     return student
+
+
+def check_turns(steps: int, warmup: int, calibration: int) -> None:
+    """Raises ValueError for numbers of steps that are none, before the first is taken."""
+    check_counts(steps=steps, calibration=calibration)
+    check_counts(0, warmup=warmup)
 
 
 def forget(student: nn.Module) -> None:

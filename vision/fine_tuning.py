@@ -33,6 +33,7 @@ def fine_tune(
     rate follows `loop.schedule`. Ranges are those of `images`, or of the `ranges` given; the papers take a GDFQ
     generator's images for that and throw it away. Raises ValueError as `zsaq.calibrate` and `zsaq.distill` do.
     """
+    check_counts(steps=steps, batch_size=batch_size)
     loop = loop or Loop()
     if not known(student):
         calibrate(student, minibatches(images, batch_size) if ranges is None else ranges, loop.accelerator)

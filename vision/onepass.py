@@ -10,6 +10,7 @@ from zsaq.method import Budget
 from zsaq.quant.config import QuantConfig
 from zsaq.quant.model import quantize_model
 from zsaq.quant.plan import Plan
+from zsaq.train.amounts import check_amounts, check_counts
 from zsaq.train.logging import say
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL
@@ -99,6 +100,7 @@ def onepass_blocks(
     there too: after `onepass_blocks_kl` W2A4 .149 to .131, W2A2 .416 to .399; on ResNet-32 it gave nothing.
     `folder` is not used. Raises ValueError for one image, for no mixtures, and as `onepass` and `zsaq.reconstruct` do.
     """
+    check_counts(steps=steps, batch_size=batch_size)
     teacher, loop = classifier(teacher), loop or Loop()
     samples = with_mixtures(shown(images, spec), mixes, seed, loop, "onepass", least=1)
     student = onepass(teacher, config, spec, samples, mixes=0, damping=damping, seed=seed, loop=loop)
@@ -126,6 +128,7 @@ def onepass_kl(
     did to KL on other mixtures is told, and where it rose; where it rose to twice, they are taken back.
     `folder` is not used. Raises ValueError as `onepass` and `zsaq.distill` do.
     """
+    check_tuning(batch_size, lr, temperature, steps=steps)
     teacher, images, loop = classifier(teacher), shown(images, spec), loop or Loop()
     first = part_mixed(images, seed, 2)
     student = onepass(teacher, config, spec, first, mixes=0, damping=damping, loop=loop)
@@ -145,15 +148,22 @@ def onepass_blocks_kl(
     looked at: recipes/LOG.md). `folder` is not used. Raises ValueError as both do, for what the last steps cannot take
     before the first.
     """
-    if min(tuning_steps, batch_size - 1) < 1 or not 0 < temperature < float("inf") or not 0 < lr < float("inf"):
-        given = f"tuning_steps {tuning_steps}, batch_size {batch_size}, temperature {temperature}, lr {lr}"
-        raise ValueError(f"{given}: give at least 1 step of 2 images, a positive temperature and a positive lr")
+    check_tuning(batch_size, lr, temperature, steps=steps, tuning_steps=tuning_steps)
     teacher, images, loop = classifier(teacher), shown(images, spec), loop or Loop()
     student = onepass_blocks(
         teacher, config, spec, images, steps=steps, batch_size=batch_size, mixes=mixes, lr_bits=lr_bits,
         lr_step=lr_step, lr_norm=lr_norm, damping=damping, seed=seed, loop=loop,
     )  # fmt: skip
     return brought_nearer(student, teacher, images, tuning_steps, batch_size, lr, temperature, seed, loop)
+
+
+def check_tuning(batch_size: int, lr: float, temperature: float, **steps: int) -> None:
+    """Raises ValueError for what the steps of KL could not take, before anything is spent on what comes first."""
+    check_counts(**steps)
+    check_counts(2, batch_size=batch_size)  # a mixture is of two images
+    check_amounts(lr=lr, temperature=temperature)
+    if not min(lr, temperature) > 0:
+        raise ValueError(f"lr is {lr}, temperature {temperature}; give positive numbers")
 
 
 def brought_nearer(

@@ -111,6 +111,7 @@ def genie(
     images.
     `folder` is not used. Raises ValueError as `zsaq.reconstruct` does.
     """
+    check_counts(steps=steps, batch_size=batch_size)
     teacher, loop = classifier(teacher), loop or Loop()
     student = calibrate(quantize_model(teacher, config), minibatches(images, 64), loop.accelerator)
     return reconstruct(

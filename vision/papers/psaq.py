@@ -19,6 +19,7 @@ from zsaq.quant.layers import QuantConv2d
 from zsaq.quant.model import quantize_model
 from zsaq.quant.quantizer import Quantizer
 from zsaq.quant.ranges import Static
+from zsaq.train.amounts import check_counts
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.pair import Batch, Pair
@@ -153,6 +154,7 @@ def psaq_learned(
     zero-shot result. Raises ValueError as `zsaq.reconstruct` does, and for a `mean` and `deviation` that do not fit the
     spec.
     """
+    check_counts(steps=steps, batch_size=batch_size)
     loop = loop or Loop()
     black, white = valid(spec, mean, deviation)
     layers = blocks(teacher)

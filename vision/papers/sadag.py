@@ -19,6 +19,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 from zsaq.quant.config import QuantConfig
+from zsaq.train.amounts import check_counts
 from zsaq.train.loop import Loop
 from zsaq.train.pair import Batch, Pair
 from zsaq.train.synthesis import Synthesizer, numbered, seed_of
@@ -40,8 +41,7 @@ def at_head(teacher: nn.Module, spec: ImageSpec | None = None) -> LayerGradient:
 
 def unrolled(images: Batch, group: int) -> list[Unrolled]:
     """A source for each `group` of given images. Raises ValueError for a group below 1."""
-    if group < 1:
-        raise ValueError(f"group is {group}; give at least 1 image")
+    check_counts(group=group)
     return [Unrolled(part) for part in images["pixel_values"].split(group)]
 
 
@@ -60,10 +60,10 @@ def sharpen(
     direction is ours (`GradientMatching`), `released` gives theirs. `layer`: where gradients are taken, by default the
     head. Raises ValueError for numbers of steps below 1.
     """
-    if steps < 1 or (decay_every is not None and decay_every < 1):
-        raise ValueError(f"steps is {steps}, decay_every {decay_every}; give at least 1")
+    check_counts(steps=steps)
+    decay_every = max(1, round(steps / 500)) if decay_every is None else decay_every
+    check_counts(decay_every=decay_every)
     layer = layer or at_head(teacher)
-    decay_every = decay_every or max(1, round(steps / 500))
     student.eval().requires_grad_(False)
     diverse, device = Diversity(layer, slack), next(teacher.parameters()).device
     finished, losses = [], []
@@ -113,6 +113,7 @@ def sadag(
     The sources given stay as they are. Defaults are the paper's, the direction apart. `folder` is where pictures of the
     sharpened images go. Raises ValueError as `zsaq.reconstruct` and `sharpen` do.
     """
+    check_counts(steps=steps, batch_size=batch_size, warm_steps=warm_steps, sharpening=sharpening)
     loop = loop or Loop()
     teacher = classifier(teacher).to(loop.accelerator.device)
     layer, learn = layer or at_head(teacher, spec), learn or partial(genie, lr_bits=lr_bits)

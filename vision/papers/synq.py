@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from zsaq.quant.config import QuantConfig
+from zsaq.train.amounts import check_counts
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import CE, KL, AtWorstInput, Sum
 from zsaq.train.pair import Batch
@@ -91,6 +92,7 @@ def synq(
     Raises ValueError as `fine_tune` does, for maps of a single position, and for `ranges` beside a student that has its
     own.
     """
+    check_counts(steps=steps, batch_size=batch_size)
     fresh = isinstance(config, QuantConfig)
     if ranges is not None and not fresh:
         raise ValueError("ranges are given for a student that is trained on as it is; leave them off, it keeps its own")
@@ -122,6 +124,7 @@ def genie_synq(
     SynQ takes `tuning_steps` of `tuning_batch_size` images; the labels are those of `images` or the teacher's answers.
     Raises ValueError as both do.
     """
+    check_counts(steps=steps, batch_size=batch_size, tuning_steps=tuning_steps, tuning_batch_size=tuning_batch_size)
     clear = filtered(images, cutoff)
     student = genie(teacher, config, spec, clear, steps=steps, batch_size=batch_size, seed=seed, loop=loop)
     return synq(

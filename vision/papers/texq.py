@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from zsaq.quant.ranges import known
+from zsaq.train.amounts import check_counts
 from zsaq.train.loop import Loop
 from zsaq.train.objectives import KL
 from zsaq.train.pair import Batch
@@ -22,6 +23,7 @@ from zsaq.train.stages import stage
 from zsaq.train.streams import Mapped
 from zsaq.train.synthesis import Synthesizer, process_index, seed_of
 from zsaq.train.trainer import calibrate, distill
+from zsaq.vision.alternation import check_turns
 from zsaq.vision.beginning import Start, begun
 from zsaq.vision.image_spec import ImageSpec
 from zsaq.vision.losses.moments import Moments, moments_of
@@ -80,6 +82,8 @@ def texq(
     the student's `steps`. `folder` is where pictures of the centres and of the last images go. Raises ValueError for a
     teacher without BatchNorm2d, images below 8 pixels unless `texture` is 0, and losses that are not finite.
     """
+    check_turns(steps, warmup, calibration)
+    check_counts(centre_steps=centre_steps)
     teacher, loop = classifier(teacher), loop or Loop()
     teacher.to(loop.accelerator.device)
     source = Conditional(spec, batch_size, seed=seed)

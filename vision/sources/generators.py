@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from zsaq.train.amounts import check_counts
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
@@ -35,7 +36,8 @@ def first_side(spec: ImageSpec, times: int) -> int:
 
 
 def check_batch(batch_size: int) -> None:
-    """Raises ValueError for a batch of one, on which a generator's norms do not work."""
+    """Raises ValueError for a batch of one, on which a generator's norms do not work, and for what is no number."""
+    check_counts(batch_size=batch_size)
     if batch_size < 2:
         raise ValueError(f"batch_size is {batch_size}; a generator's norms work on a batch: give at least 2 images")
 
@@ -111,8 +113,7 @@ class Conditional(Source):
     def __init__(self, spec: ImageSpec, batch_size: int, *, width: int = 100, seed: int = 0) -> None:
         super().__init__()
         check_batch(batch_size)
-        if width < 1:
-            raise ValueError(f"width is {width}; give at least 1 latent number")
+        check_counts(width=width)
         self.spec, self.batch_size, self.width = spec, batch_size, width
         small = spec.size <= 64
         with seeded(seed):

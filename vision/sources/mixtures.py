@@ -4,11 +4,10 @@ Nobody labels them here; the teacher's answers do. Synthetic images are plain ca
 is not, as on real images: KL on them orders students nearer to KL on real images (recipes/LOG.md).
 """
 
-from numbers import Integral
-
 import torch
 from torch import Tensor
 
+from zsaq.train.amounts import check_counts
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.streams import Mapped
@@ -43,8 +42,7 @@ def mixed(pixels: Tensor, rng: torch.Generator) -> Tensor:
 def beside(pixels: Tensor, mixes: int, rng: torch.Generator) -> Tensor:
     """Images float [B, C, H, W], then `mixes` mixtures of each: [B (1 + mixes), C, H, W]. Raises ValueError for what
     is no whole number, and as `mixed` does."""
-    if not isinstance(mixes, Integral) or isinstance(mixes, bool) or mixes < 0:
-        raise ValueError(f"mixes is {mixes!r}; give an integer of at least 0: 0 for the images alone")
+    check_counts(0, mixes=mixes)
     return torch.cat([pixels, *(mixed(pixels, rng) for _ in range(mixes))])
 
 

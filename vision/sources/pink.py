@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from zsaq.train.amounts import check_counts
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.vision.image_spec import ImageSpec
@@ -30,9 +31,9 @@ def opponents(channels: int) -> Tensor:
 def pink_images(spec: ImageSpec, *, images: int, seed: int = 0) -> Batch:
     """`images` images of Gaussian noise, pixel_values float32 [images, C, S, S]: amplitudes fall with frequency to the
     power of -SLOPE, that of an image's mean is the lowest frequency's; channels of 3 mix `opponents`; the variance of a
-    pixel is 1 on average over channels. Raises ValueError for no images."""
-    if images < 1:
-        raise ValueError(f"images is {images}; give at least 1")
+    pixel is 1 on average over channels. Raises ValueError for no images, or no number
+    of them."""
+    check_counts(images=images)
     along = torch.fft.fftfreq(spec.size, 1 / spec.size, dtype=torch.float32)
     amplitude = (along[:, None].square() + along.square()).sqrt().clamp_min(1) ** -SLOPE
     amplitude /= amplitude.square().mean().sqrt()

@@ -5,6 +5,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
+from zsaq.train.amounts import check_counts
 from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
@@ -32,11 +33,12 @@ class Pixels(Source):
     ) -> None:
         super().__init__()
         shape = (n, spec.channels, spec.size, spec.size)
-        if n < 1 or (init is not None and init.shape != shape) or (labels is not None and len(labels) != n):
+        check_counts(n=n)
+        if (init is not None and init.shape != shape) or (labels is not None and len(labels) != n):
             given = (
                 f"init {init if init is None else tuple(init.shape)}, {None if labels is None else len(labels)} labels"
             )
-            raise ValueError(f"n is {n}, with {given}; give at least 1 image, init of shape {shape} and {n} labels")
+            raise ValueError(f"n is {n}, with {given}; give init of shape {shape} and {n} labels")
         if init is None:
             init = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
         self.pixels = nn.Parameter(init.detach().float().clone())

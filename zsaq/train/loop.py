@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from torch import nn
 
 from zsaq.quant.sharded import is_sharded
+from zsaq.train.amounts import check_counts
 from zsaq.train.logging import say
 from zsaq.train.pair import Batch
 
@@ -71,10 +72,7 @@ class Loop:
             raise ValueError(
                 "mixed precision is 'fp16', whose loss scaler SAM's two passes would break; use 'bf16' or 'no'"
             )
-        for name in ("accumulate", "every"):
-            count = getattr(self, name)
-            if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
-                raise ValueError(f"{name} is {count!r}; give a whole number of at least 1")
+        check_counts(accumulate=self.accumulate, every=self.every)
         if not isinstance(self.warmup, Real) or not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup!r}; give a share of the steps, below 1")
         if self.schedule not in get_args(Schedule):

@@ -7,7 +7,6 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from numbers import Integral
 from typing import Any, Self, final
 
 import torch
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from zsaq.train.amounts import check_counts
 from zsaq.train.objectives import Objective, Sum
 from zsaq.train.optim import NotFinite
 from zsaq.train.pair import Batch, Pair
@@ -162,8 +162,7 @@ def synthesize(
     Returns the batch of the last step, detached; adds the loss of every step to `losses`.
     Raises ValueError for steps that are no number of at least 1, or if a loss is not finite.
     """
-    if not isinstance(steps, Integral) or steps < 1:
-        raise ValueError(f"{stage}: steps is {steps!r}; give at least 1, as a whole number")
+    check_counts(steps=steps)
     synthesizer = Synthesizer(source, objective, optimizer, teacher, student, scheduler=scheduler, stage=stage)
     batch = synthesizer.finish(steps)
     if losses is not None:
