@@ -74,7 +74,7 @@ def test_mixtures_stand_behind_their_images() -> None:
     assert torch.equal(batch, torch.cat([pixels, mixed(pixels, draw), mixed(pixels, draw)]))
     assert torch.equal(beside(pixels, 0, rng()), pixels)
     for wrong in (-1, 2.5, "3", True):
-        with pytest.raises(ValueError, match=r"mixes is .*; give an integer of at least 0"):
+        with pytest.raises(ValueError, match=r"mixes is .*; give at least 0, as a whole number"):
             beside(pixels[:1], wrong, rng())  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="there is 1 image to mix"):
         beside(pixels[:1], 1, rng())
