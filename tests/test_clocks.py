@@ -3,6 +3,7 @@
 import signal
 import time
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from zsaq.language.chunks import Chunks
 from zsaq.language.prompted import PromptedWriter
 from zsaq.language.prompts import Prompts
 from zsaq.train.checkpoint import Checkpoint
+from zsaq.train.clocks import Clock, read, running
 from zsaq.train.stages import part, stage
 from zsaq.train.stopping import Stopped
 from zsaq.vision.job import ImageJob
@@ -56,6 +58,46 @@ def test_a_run_that_goes_on_counts_what_rows_share_for_each(
         rows((row, step))
     now += 1000
     assert rows(None) == {"one": 38, "two": 38}
+
+
+def test_what_was_read_before_a_stop_counts_where_it_costs_nothing_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    def row(stop: bool) -> float:
+        nonlocal now
+        with Checkpoint(tmp_path / "run", {}, resume=True, every=1), part("row") as at:
+            if stop:  # a text on disk is there when the run goes on
+                read({"text": 10.0})
+            with stage("steps") as steps:
+                for turn in steps.steps(3):
+                    now += 1
+                    if stop and turn == 2:
+                        Checkpoint.running[-1].stopper.heard(signal.SIGINT, None)
+            return at.clock.total
+
+    with pytest.raises(Stopped):
+        row(True)
+    assert row(False) == 13
+
+
+def test_clocks_of_other_threads_stand_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+
+    def other() -> None:
+        nonlocal now
+        with running(Clock(), shared=True):
+            now += 5
+        read({"text": 1.0})
+
+    with running(Clock()) as here:
+        thread = Thread(target=other)
+        thread.start()
+        thread.join()
+    assert here.total == 5
 
 
 def test_what_rows_share_counts_for_each_that_reads_it_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

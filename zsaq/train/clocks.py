@@ -3,15 +3,14 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import ClassVar, Self, final
+from contextvars import ContextVar
+from typing import Self, final
 
 
 @final
 class Clock:
     """The seconds of a part of a run, those `before` it was stopped included, but for what it shares with others: while
     that is made the clock stands, and `shared` holds, by name, the seconds of what was read."""
-
-    running: ClassVar[list["Clock"]] = []
 
     def __init__(self, before: float = 0.0, shared: Mapping[str, float] | None = None) -> None:
         self.began, self.shared = time.perf_counter() - before, dict(shared or {})
@@ -41,18 +40,22 @@ class Clock:
         return cls(kept.get(path, 0.0), {name.removeprefix(inside): seconds for name, seconds in shared.items()})
 
 
+_running: ContextVar[tuple[Clock, ...]] = ContextVar("running", default=())  # of this thread, outermost first
+
+
 @contextmanager
 def running(clock: Clock, *, shared: bool = False) -> Iterator[Clock]:
     """Around a part of a run. `shared`: the clocks around it stand, until it is over."""
-    outer = [each for each in Clock.running if each.stands is None] if shared else []
+    before = _running.get()
+    outer = [each for each in before if each.stands is None] if shared else []
     stood = time.perf_counter()
     for each in outer:
         each.stands = stood
-    Clock.running.append(clock)
+    _running.set((*before, clock))
     try:
         yield clock
     finally:
-        Clock.running.remove(clock)
+        _running.set(tuple(each for each in _running.get() if each is not clock))
         made = time.perf_counter() - stood
         for each in outer:
             each.began, each.stands = each.began + made, None
@@ -60,5 +63,5 @@ def running(clock: Clock, *, shared: bool = False) -> Iterator[Clock]:
 
 def read(costs: Mapping[str, float]) -> None:
     """What is open reads something shared, at these `costs`; twice costs no more."""
-    for clock in Clock.running:
+    for clock in _running.get():
         clock.shared |= costs
