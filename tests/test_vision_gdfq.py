@@ -96,7 +96,7 @@ def test_fit_sets_ranges_from_the_last_batches_then_freezes_them(tmp_path: Path)
     calibrate(seen, islice(shown, 4))
     for ours, known in zip(static_ranges(student), static_ranges(seen), strict=True):
         assert torch.equal(ours.scale, known.scale) and ours.observer.updates == 4
-    with pytest.raises(ValueError, match="calibration 0"):
+    with pytest.raises(ValueError, match="calibration is 0"):
         alternate(student, teacher, synthesizer, KL(), sgd(student, 1e-4), 1, calibration=0)
 
 

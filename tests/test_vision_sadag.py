@@ -104,7 +104,7 @@ def test_what_cannot_be_is_said() -> None:
         Diversity(at_head(teacher), 1.0)
     with pytest.raises(ValueError, match="sketch is 0"):
         LayerGradient(nn.Linear, sketch=0)
-    with pytest.raises(ValueError, match="decay_every 0"):
+    with pytest.raises(ValueError, match="decay_every is 0"):
         sharpen([], teacher, student, decay_every=0)
     with pytest.raises(ValueError, match="group is 0"):
         unrolled({"pixel_values": images(2)}, 0)

@@ -13,6 +13,7 @@ from zsaq.train.pair import Batch
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source, process_index, seed_of
 from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.sources.enlarging import EnlargingConv2d
 
 EPS = 0.8  # of the generators' norms. GDFQ meant it for the momentum; its results, and its successors', rest on it
 
@@ -90,14 +91,14 @@ class Decoder(nn.Module):
 
         self.linear = nn.Linear(width, 128 * self.side**2)
         self.norms = nn.ModuleList([norm(128, 1e-5), norm(128, EPS), norm(64, EPS)])
-        self.convs = nn.ModuleList([nn.Conv2d(128, 128, 3, padding=1), nn.Conv2d(128, 64, 3, padding=1)])
+        self.convs = nn.ModuleList([EnlargingConv2d(128, 128), EnlargingConv2d(128, 64)])
         self.paint = nn.Conv2d(64, spec.channels, 3, padding=1)
         self.last = nn.BatchNorm2d(spec.channels, affine=False)
 
     def forward(self, latent: Tensor, labels: Tensor) -> Tensor:
         x = self.norms[0](self.linear(latent).view(-1, 128, self.side, self.side), labels)
         for conv, norm in zip(self.convs, self.norms[1:], strict=True):
-            x = F.leaky_relu(norm(conv(F.interpolate(x, scale_factor=2.0)), labels), 0.2)
+            x = F.leaky_relu(norm(conv(x), labels), 0.2)
         return self.last(torch.tanh(self.paint(x)))
 
 

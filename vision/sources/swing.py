@@ -15,6 +15,7 @@ from zsaq.train.pair import Batch, first_input
 from zsaq.train.randomness import generator
 from zsaq.train.synthesis import Source
 from zsaq.vision.image_spec import ImageSpec
+from zsaq.vision.sources.enlarging import EnlargingConv2d
 from zsaq.vision.sources.generators import first_side, seeded
 
 Pad = Callable[[Tensor], Tensor]
@@ -41,12 +42,10 @@ class Latents(Source):
                 nn.Linear(width, 128 * side**2),
                 nn.Unflatten(1, (128, side, side)),
                 nn.BatchNorm2d(128),
-                nn.Upsample(scale_factor=2),
-                nn.Conv2d(128, 64, 3, padding=1),
+                EnlargingConv2d(128, 64),
                 nn.BatchNorm2d(64),
                 nn.LeakyReLU(0.2),
-                nn.Upsample(scale_factor=2),
-                nn.Conv2d(64, spec.channels, 3, padding=1),
+                EnlargingConv2d(64, spec.channels),
                 nn.Tanh(),
                 nn.BatchNorm2d(spec.channels, affine=False),
             )
