@@ -3,6 +3,7 @@
 import threading
 from logging import ERROR, WARNING, getLogger
 from pathlib import Path
+from typing import Never
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from rich.progress import TimeRemainingColumn
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
+import zsaq
 from toys import bert
 from zsaq.quiet import quiet
 from zsaq.train import logging
@@ -210,3 +212,17 @@ def test_threads_that_are_quiet_leave_all_as_it_was() -> None:
     finally:
         del progress_bar_states["peft.foo"]
     assert (transformers_logging.is_progress_bar_enabled(), dict(progress_bar_states)) == before
+
+
+def test_a_student_that_is_downloaded_shows_the_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[bool] = []
+
+    def fetched(*_: object) -> Never:
+        shown.append(not are_progress_bars_disabled())
+        raise ValueError("not there")
+
+    before = not are_progress_bars_disabled()
+    monkeypatch.setattr("zsaq.io.loading.verified", fetched)
+    with pytest.raises(ValueError, match="not there"):
+        zsaq.load("user/name")
+    assert shown == [before]

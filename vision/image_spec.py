@@ -30,7 +30,7 @@ class ImageSpec:
 def shown_size(processor: Any, channels: int = 3) -> int:
     """The side in pixels of what an image processor of transformers makes of a square picture. Raises ValueError for
     one that makes no image of it."""
-    return shown(processor, 0, channels).shape[-1]
+    return shown(processor, 0, channels, ", or an ImageSpec").shape[-1]
 
 
 def normalisation(processor: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -77,9 +77,9 @@ def six_digits(values: list[float]) -> tuple[float, ...]:
     return tuple(float(f"{value:.6g}") for value in values)
 
 
-def shown(processor: Any, light: int, channels: int) -> Any:
+def shown(processor: Any, light: int, channels: int, instead: str = "") -> Any:
     """What a processor makes of a square picture that is all of one `light`, [channels, height, width]. Raises
-    ValueError for what it cannot take, and for what is no image."""
+    ValueError for what it cannot take, and for what is no image; `instead`: what else may be given."""
     from PIL import Image  # an extra, as image processors are
 
     if mode := {1: "L", 3: "RGB", 4: "RGBA"}.get(channels):
@@ -93,6 +93,6 @@ def shown(processor: Any, light: int, channels: int) -> Any:
     except Exception as error:  # of whoever wrote it
         raise ValueError(
             f"{type(processor).__name__} makes no image of a picture of {channels} channels ({error}): give the "
-            "processor of the model's images, or an ImageSpec"
+            f"processor of the model's images{instead}"
         ) from error
     return images[0]

@@ -23,7 +23,7 @@ from transformers import (
 
 from zsaq.io.folder import bounded
 from zsaq.io.record import record_of
-from zsaq.io.verifying import verified
+from zsaq.io.verifying import Verified, verified
 from zsaq.quant.guard import AGAIN
 from zsaq.quant.packed import quantized
 from zsaq.quant.plan import plan_of
@@ -96,7 +96,6 @@ def config_of(folder: Path, source: str | Path) -> PreTrainedConfig:
         raise ValueError(f"{source} is no folder or Hub id of a saved student ({error}); {AGAIN}") from error
 
 
-@quiet()
 def load(
     source: str | Path,
     auto_class: Any = None,
@@ -116,7 +115,15 @@ def load(
     extra, wrongly shaped or typed tensors, scales or codes that no grid has, numbers that are not finite, layers drawn
     at random.
     """
-    found = verified(source, revision)
+    found = verified(source, revision)  # what is downloaded shows its bars
+    with quiet():
+        return loaded(found, source, auto_class, dtype, device_map)
+
+
+def loaded(
+    found: Verified, source: str | Path, auto_class: Any, dtype: torch.dtype | Literal["auto"], device_map: Any
+) -> PreTrainedModel:
+    """`load`, of files that are here."""
     auto = auto_class_of(config_of(found.folder, source)) if auto_class is None else auto_class
     try:
         with bounded(found.header, source):
