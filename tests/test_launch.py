@@ -109,6 +109,12 @@ def test_so_are_those_of_a_table(words: str, message: str, capsys: pytest.Captur
     assert left.value.code == 2 and message in capsys.readouterr().err
 
 
+def test_tables_are_of_16_bits_too() -> None:
+    flags = launch.table_parser("text", "w4a8", "language")
+    args = launch.parse(flags, ["--methods", "rtn", "--output_dir", "x", "--mixed_precision", "bf16"])
+    assert args.mixed_precision == "bf16" and not args.options
+
+
 def test_options_that_python_has_pass() -> None:
     args = arguments("--zero_shot", "true", "--image_steps", "3")
     with launch.session(args):

@@ -50,12 +50,13 @@ def blank(text: str | None) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(
         description=text, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    flags.set_defaults(own=[], preset=None, trackers=[], mixed_precision=None)
+    flags.set_defaults(own=[], preset=None, trackers=[])
     flags.add_argument(
         "--checkpoint_every", type=positive, metavar="STEPS", help="keep the run's state so often (default: 5 minutes)"
     )
     for name, words in {"resume": "go on where a run with the same arguments was stopped", **MEMORY}.items():
         flags.add_argument(f"--{name}", action="store_true", help=words)
+    flags.add_argument("--mixed_precision", choices=["no", "bf16"], help="as accelerate's (default: its own)")
     flags.add_argument("--effort", choices=get_args(Effort), default="light", help="what scales the budgets not given")
     return flags
 
@@ -67,7 +68,6 @@ def parser(text: str | None, bits: str, name: str, method: str | None = None) ->
     flags.set_defaults(name=name, method=method, room="vision" if method is None else "language")
     flags.add_argument("--bits", default=bits, help="see zsaq.QuantConfig.parse (default: %(default)s)")
     flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--mixed_precision", choices=["no", "bf16"], help="as accelerate's (default: its own)")
     flags.add_argument("--trackers", nargs="*", default=[], help="accelerate's trackers by name, such as tensorboard")
     flags.add_argument("--output_dir", default=f"outputs/{name}", help="(default: %(default)s)")
     flags.add_argument("--push_to_hub", metavar="ID", help="also publish the model, with a card, as user/name")
