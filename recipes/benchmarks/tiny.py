@@ -78,7 +78,10 @@ def inputs_of(model: PreTrainedModel, seed: int = 0) -> dict[str, Tensor]:
     if not model.config.is_encoder_decoder:
         return inputs
     ids[:, TOKENS // 2] = SMALL["eos_token_id"]  # where such classifiers look
-    return inputs if type(model).__name__.endswith("Classification") else inputs | {"decoder_input_ids": ids.flip(-1)}
+    if not type(model).__name__.endswith("Classification"):
+        return inputs | {"decoder_input_ids": ids.flip(-1)}
+    begun = torch.full_like(ids[:, :1], model.config.decoder_start_token_id)  # as these models do, which graphs do not
+    return inputs | {"decoder_input_ids": torch.cat([begun, ids[:, :-1]], 1)}
 
 
 def answers(model: PreTrainedModel, inputs: dict[str, Tensor]) -> list[Tensor]:
