@@ -140,10 +140,10 @@ def test_a_second_load_that_differs_is_told(exported: Path, monkeypatch: pytest.
 
 def test_a_layer_that_is_not_seen_does_not_pass_in_silence(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = compare.packed_layers
-    monkeypatch.setattr("zsaq.deploy.onnx.captures.AFTER", {"GatherBlockQuantized": ()})
+    monkeypatch.setattr("zsaq.deploy.onnx.places.AFTER", {"GatherBlockQuantized": ()})
     report = graph_of(exported)
     assert len(report["layers_not_seen_alone"]) == len(list(names(load(exported)))) - 1
-    monkeypatch.setattr("zsaq.deploy.onnx.captures.AFTER", {})
+    monkeypatch.setattr("zsaq.deploy.onnx.places.AFTER", {})
     assert graph_of(exported)["layers"] == {}
 
 
