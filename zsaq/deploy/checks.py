@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from zsaq.deploy.comparison import Differences, apart, apply_plainly, difference, norms_of, see
+from zsaq.deploy.comparison import Differences, apart, apply_plainly, difference, hooked, norms_of, see
 from zsaq.deploy.gptq.read import Checkpoint
 from zsaq.deploy.onnx.blocks import block_of
 from zsaq.deploy.onnx.captures import Captures
@@ -54,6 +54,14 @@ def tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: torch.tensor(array) for name, array in arrays.items()}
 
 
+def calls_of(model: PreTrainedModel, names: Any, inputs: dict[str, Tensor]) -> list[str]:
+    """The named modules in the order in which the model calls them, as often as it does."""
+    calls: list[str] = []
+    with hooked(model, names, lambda name, *_: calls.append(name)):
+        model(**inputs)
+    return calls
+
+
 def verify_onnx(
     model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]], graph: str = MODEL
 ) -> dict[str, Any]:
@@ -64,17 +72,20 @@ def verify_onnx(
     place = folder / "onnx"
     differences = Differences(model, norms=norms_of(model, batches[0]))
     others = {name: layer for name, layer in differences.packed.items() if not isinstance(layer, PackedConv2d)}
-    captures = Captures(place / graph, others, plan_of(model).tied, read_layers(place)[0])
+    calls = calls_of(model, others, batches[0])
+    convolutions = read_layers(place)[0]
+    captures = Captures(place / graph, others, plan_of(model).tied, calls, convolutions)
     for inputs in batches:
         deployed, answers, arrays = captures.run({name: value.numpy() for name, value in inputs.items()})
-        seen = {name: [(torch.tensor(x), torch.tensor(y))] for name, (x, y) in arrays.items()}
+        seen = {name: [(torch.tensor(x), torch.tensor(y)) for x, y in each] for name, each in arrays.items()}
         differences.add(inputs, tensors(answers), seen, tensors(deployed))
     for name in captures.places:
         if isinstance(layer := differences.packed[name], PackedEmbedding):
             rows, _ = apply_plainly(layer, torch.arange(layer.num_embeddings))
             got = torch.tensor(captures.rows(name, len(rows)))
             differences.alone[name] = max(differences.alone.get(name, 0.0), difference(got, rows))
-    return differences.facts(captures.absent)
+    gone = differences.packed.keys() - others.keys() - convolutions.keys()  # the export tells of all that it holds
+    return differences.facts(captures.absent | gone)
 
 
 def verify_blocks(model: PreTrainedModel, folder: Path, batches: list[dict[str, Tensor]]) -> dict[str, Any]:

@@ -16,19 +16,21 @@ Arrays = dict[str, np.ndarray]
 class Captures:
     """A graph file opened twice: as it is deployed, and with the places of its layers as further outputs.
 
-    `layers`: those that are no convolutions; `tied`: as in the plan; `convolutions`: as export.json has them. Nothing
-    is written: weights are read from beside the file. Raises ValueError as `Session` does.
+    `layers`: those that are no convolutions; `tied`: as in the plan; `calls`: layers in the order in which the model
+    calls them; `convolutions`: as export.json has them. Nothing is written: weights are read from beside the file.
+    Raises ValueError as `Session` does.
     """
 
     def __init__(
-        self, file: Path, layers: dict[str, PackedLayer], tied: dict[str, str], convolutions: dict[str, dict[str, Any]]
-    ) -> None:
+        self, file: Path, layers: dict[str, PackedLayer], tied: dict[str, str], calls: list[str],
+        convolutions: dict[str, dict[str, Any]],
+    ) -> None:  # fmt: skip
         import onnx
 
         self.file: Final = file
         with spoken(file):
             self.proto: Final[Any] = onnx.load(str(file), load_external_data=False)
-        self.places: Final = find_places(self.proto.graph, layers, tied)
+        self.places: Final = find_places(self.proto.graph, layers, tied, calls)
         self.places.update(find_convolutions(self.proto.graph, convolutions))
         read = {name for node in self.proto.graph.node for name in node.input}
         # What a model computes and does not answer is not in its graph.
@@ -38,18 +40,20 @@ class Captures:
             if name not in tied and name not in tied.values() and f"model.{name}.stored" not in read
         }
         self.deployed: Final = Session(file)
-        wanted = {name for place in self.places.values() for name in (place.input, place.output)}
+        wanted = {name for each in self.places.values() for place in each for name in (place.input, place.output)}
         wanted -= {value.name for value in (*self.proto.graph.output, *self.proto.graph.input)}
         captured = onnx.ModelProto.FromString(self.proto.SerializeToString())
         captured.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(wanted))
         self.captured: Final = Session(file, captured)
         self.outputs: Final = [value.name for value in captured.graph.output]
 
-    def run(self, inputs: dict[str, np.ndarray]) -> tuple[Arrays, Arrays, dict[str, tuple[np.ndarray, np.ndarray]]]:
-        """Answers as deployed, answers with captures, and each place's values: what went in, what came out."""
+    def run(
+        self, inputs: dict[str, np.ndarray]
+    ) -> tuple[Arrays, Arrays, dict[str, list[tuple[np.ndarray, np.ndarray]]]]:
+        """Answers as deployed, answers with captures, and what went into each place and came out, call by call."""
         watched = dict(zip(self.outputs, self.captured.run(inputs), strict=True))
         values = inputs | watched
-        seen = {layer: place.read(values) for layer, place in self.places.items()}
+        seen = {layer: [place.read(values) for place in each] for layer, each in self.places.items()}
         names = self.deployed.answers
         deployed = dict(zip(names, self.deployed.run(inputs), strict=True))
         return deployed, {name: watched[name] for name in names}, seen
@@ -58,7 +62,7 @@ class Captures:
         """All rows of a token table, by its part of the graph alone; inputs of a run reach only a few."""
         import onnx
 
-        place, proto = self.places[layer], onnx.ModelProto.FromString(self.proto.SerializeToString())
+        place, proto = self.places[layer][0], onnx.ModelProto.FromString(self.proto.SerializeToString())
         makers, alive = {output: node for node in proto.graph.node for output in node.output}, [place.output]
         for name in alive:
             if name != place.input and name in makers:

@@ -81,25 +81,37 @@ class Written:
         return cls(layer._parameters.get("bias") is not None, static, divided, scaled)
 
 
-def find_places(graph: Any, layers: dict[str, PackedLayer], tied: dict[str, str]) -> dict[str, Place]:
-    """The places of the layers whose stored bytes reach one kernel of `AFTER` in the form that the export writes."""
+def find_places(
+    graph: Any, layers: dict[str, PackedLayer], tied: dict[str, str], calls: list[str]
+) -> dict[str, list[Place]]:
+    """The places of the layers whose stored bytes reach kernels of `AFTER` in the form that the export writes, one for
+    each call. `calls`: the layers in the order in which the model calls them; what shares its bytes, a layer with
+    itself or with those that are tied to it, finds its own by that order, which is the graph's too."""
     makers = {output: node for node in graph.node for output in node.output}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    places = {}
-    for layer, packed in layers.items():
-        ends = {end for pair in tied.items() if layer in pair for end in pair} or {layer}
-        kernels = [kernel for end in sorted(ends) for kernel in _kernels(f"model.{end}.stored", readers)]
-        if len(ends) > 1:  # both ends of a tie read the same bytes, which the file may hold once
-            kernels = [k for k in kernels if (k.op_type == "GatherBlockQuantized") == (layer in tied.values())]
-        if len(kernels) == 1 and (place := _place(kernels[0], Written.of(packed), makers, readers)) is not None:
-            places[layer] = place
-    return places
+    order = {id(node): number for number, node in enumerate(graph.node)}
+    sharing: dict[str, list[str]] = {}
+    for layer in layers:
+        sharing.setdefault(tied.get(layer, layer), []).append(layer)
+    places: dict[str, list[Place]] = {}
+    for owner, members in sharing.items():
+        ends = {owner, *members}
+        found = {id(node): node for end in ends for node in _kernels(f"model.{end}.stored", readers)}
+        for table in (True, False):
+            mine = [node for node in found.values() if (node.op_type == "GatherBlockQuantized") == table]
+            own = [name for name in calls if name in ends and isinstance(layers[name], PackedEmbedding) == table]
+            if len(mine) != len(own):
+                continue
+            for name, node in zip(own, sorted(mine, key=lambda node: order[id(node)]), strict=True):
+                place = _place(node, Written.of(layers[name]), makers, readers)
+                places.setdefault(name, []).extend([] if place is None else [place])
+    return {name: each for name, each in places.items() if len(each) == calls.count(name)}
 
 
-def find_convolutions(graph: Any, kernels: dict[str, dict[str, Any]]) -> dict[str, Place]:
+def find_convolutions(graph: Any, kernels: dict[str, dict[str, Any]]) -> dict[str, list[Place]]:
     """The places of convolutions, each with the norm behind it. Raises ValueError for sizes that no export writes."""
     from onnx import numpy_helper
 
@@ -109,12 +121,12 @@ def find_convolutions(graph: Any, kernels: dict[str, dict[str, Any]]) -> dict[st
     for layer, ends in kernels.items():
         node, padded = makers.get(ends["output"]), padding_of(layer, ends)
         if node is not None and node.op_type == "Conv" and node.input[0] == ends["input"]:
-            places[layer] = Place(ends["input"], ends["output"], padded=padded)
+            places[layer] = [Place(ends["input"], ends["output"], padded=padded)]
         elif (
             node is not None and node.op_type == "MatMulIntegerToFloat" and {node.input[2], node.input[4]} <= set(known)
         ):
             scale, zero = (float(numpy_helper.to_array(known[node.input[i]])) for i in (2, 4))
-            places[layer] = Place(ends["input"], ends["output"], (scale, zero), padded)
+            places[layer] = [Place(ends["input"], ends["output"], (scale, zero), padded)]
     return places
 
 
