@@ -102,13 +102,14 @@ def find_places(
         found = {id(node): node for end in ends for node in _kernels(f"model.{end}.stored", readers)}
         for table in (True, False):
             mine = [node for node in found.values() if (node.op_type == "GatherBlockQuantized") == table]
-            own = [name for name in calls if name in ends and isinstance(layers[name], PackedEmbedding) == table]
+            kind = [name for name in members if isinstance(layers[name], PackedEmbedding) == table]
+            own = [name for name in calls if name in kind] or kind  # the first text may not reach it
             if len(mine) != len(own):
                 continue
             for name, node in zip(own, sorted(mine, key=lambda node: order[id(node)]), strict=True):
                 place = _place(node, Written.of(layers[name]), makers, readers)
                 places.setdefault(name, []).extend([] if place is None else [place])
-    return {name: each for name, each in places.items() if len(each) == calls.count(name)}
+    return {name: each for name, each in places.items() if len(each) == max(1, calls.count(name))}
 
 
 def find_convolutions(graph: Any, kernels: dict[str, dict[str, Any]]) -> dict[str, list[Place]]:
